@@ -1,0 +1,96 @@
+"""The tasks: which columns, labels and metric a dataset has. Add a dataset here: one row."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Kind = Literal["classification", "regression"]
+
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman", "mse"),
+}
+
+
+def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(columns) not in (1, 2):
+        raise ValueError(f"text has {len(columns)} columns {list(columns)!r}; name one, or two for pairs")
+    return columns
+
+
+class Task(BaseModel):
+    """One dataset and how to read it. Either `hub` is set, or `files` maps splits to local paths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: Annotated[tuple[str, ...], AfterValidator(_strictly_named)]
+    label: str = "label"
+    kind: Kind = "classification"
+    classes: int | tuple[str, ...] | None = None
+    metric: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    revision: str = "main"
+    splits: dict[str, str] = Field(default={"train": "train", "validation": "validation"})
+    files: dict[str, str] | None = None
+    digest: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Task:
+        if self.kind == "classification" and self.classes is None:
+            raise ValueError(
+                "classes is missing; give the number of classes (labels 0, 1, ...) or the list of labels"
+            )
+        if self.kind == "regression" and self.classes is not None:
+            raise ValueError(f"classes is {self.classes!r}; a regression task has none: remove it")
+        if self.kind == "classification" and self.outputs < 2:
+            raise ValueError(f"classes is {self.classes!r}; a classification task needs at least 2")
+        if self.main_metric not in METRICS[self.kind]:
+            raise ValueError(
+                f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}"
+            )
+        if self.main_metric == "f1" and self.outputs != 2:
+            raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use accuracy or matthews")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head: the number of classes, or 1 for a regression."""
+        if self.kind == "regression":
+            return 1
+        return self.classes if isinstance(self.classes, int) else len(self.classes or ())
+
+    @property
+    def main_metric(self) -> str:
+        return self.metric or ("accuracy" if self.kind == "classification" else "pearson")
+
+
+def _glue(config: str, *text: str, classes: int | None = 2, metric: str | None = None) -> Task:
+    kind: Kind = "classification" if classes else "regression"
+    return Task(text=text, kind=kind, classes=classes, metric=metric, hub="nyu-mll/glue", config=config)
+
+
+_MNLI_SPLITS = {
+    "train": "train",
+    "validation": "validation_matched",
+    "validation_mismatched": "validation_mismatched",
+}
+
+# GLUE: Wang et al. 2019, arXiv 1804.07461, with the main metric of its Table 1.
+TASKS: dict[str, Task] = {
+    "cola": _glue("cola", "sentence", metric="matthews"),
+    "sst2": _glue("sst2", "sentence"),
+    "mrpc": _glue("mrpc", "sentence1", "sentence2", metric="f1"),
+    "qqp": _glue("qqp", "question1", "question2", metric="f1"),
+    "stsb": _glue("stsb", "sentence1", "sentence2", classes=None, metric="pearson"),
+    "mnli": _glue("mnli", "premise", "hypothesis", classes=3).model_copy(update={"splits": _MNLI_SPLITS}),
+    "qnli": _glue("qnli", "question", "sentence"),
+    "rte": _glue("rte", "sentence1", "sentence2"),
+    "wnli": _glue("wnli", "sentence1", "sentence2"),
+    "toy": Task(text=("sentence",), classes=2),
+}
+
+# The names by which the seed's scripts called its three tasks.
+ALIASES = {"SST2DATA": "sst2", "COLADATA": "cola", "STSBDATA": "stsb"}
