@@ -1,0 +1,264 @@
+"""A fine-tuned network and batches to the scores of several criteria, in one pass (the only hooks).
+
+B = examples of a batch, T = tokens of its longest, O = outputs of a linear layer, I = its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from deepcuts.criteria import CRITERIA, Pass, Weights
+from deepcuts.criteria import Batch as Evidence
+from deepcuts.masks import bytewise
+from deepcuts.models import Network
+from deepcuts.seeds import derive
+
+MicroBatches = Sequence[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the batches are run; `passes`, `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
+
+    seed: int
+    passes: int = 10
+    noise_std: float = 0.001
+    shift: float = 10.0
+    dropout: bool = True
+    count_padding: bool = False
+
+
+def score(
+    network: Network,
+    names: Sequence[str],
+    criteria: Sequence[str],
+    batches: Iterable[MicroBatches],
+    settings: Settings,
+    initial: Mapping[str, Tensor] | None = None,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Scores of the parameters `names`, per criterion, fp32 on the CPU, and the number of batches used.
+
+    All criteria must need the same pass. Each batch is a sequence of micro-batches, whose gradients and outputs
+    are put together as if it were whole. A criterion's bits do not depend on the others asked for. Raises ValueError
+    when a loss or a score is not finite.
+    """
+    data = {CRITERIA[criterion].data for criterion in criteria}
+    assert len(data) == 1, "criteria of one call share their pass"
+    parameters = dict(network.model.named_parameters())
+    tensors = {name: parameters[name] for name in bytewise(names)}
+    totals: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in criteria}
+    used = 0
+    pass_ = data.pop()
+    if pass_ != "none":
+        with _only_gradients_of(network.model, tensors):
+            for micro_batches in batches:
+                _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
+                used += 1
+                on_batch(used)
+    scores = {}
+    for criterion in criteria:
+        generator = torch.Generator().manual_seed(derive(settings.seed, "score", criterion))
+        scores[criterion] = {
+            name: _score(criterion, tensor, totals[criterion].get(name), initial, name, generator)
+            for name, tensor in tensors.items()
+        }
+    return scores, used
+
+
+@torch.no_grad()
+def _score(
+    criterion: str,
+    tensor: Tensor,
+    total: Tensor | None,
+    initial: Mapping[str, Tensor] | None,
+    name: str,
+    generator: torch.Generator,
+) -> Tensor:
+    start = initial[name].to(tensor.device) if initial is not None and CRITERIA[criterion].initial else None
+    value = CRITERIA[criterion].score(Weights(tensor.detach(), start, generator), total).float().cpu()
+    assert value.shape == tensor.shape
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
+    return value
+
+
+def _add_batch(
+    network: Network,
+    tensors: Mapping[str, nn.Parameter],
+    totals: dict[str, dict[str, Tensor]],
+    micro_batches: MicroBatches,
+    pass_: Pass,
+    settings: Settings,
+    index: int,
+) -> None:
+    rows = [CRITERIA[criterion] for criterion in totals]
+    seen = {}
+    if pass_ == "forward" or any(row.outputs for row in rows):
+        seen = _observe(network, tensors, micro_batches, settings, inputs=pass_ == "forward")
+    gradients = {}
+    if pass_ != "forward":
+        gradients = _gradients(network, tensors, micro_batches, pass_, settings, index)
+    with torch.no_grad():
+        for name in tensors:
+            evidence = _evidence(name, gradients.get(name), seen.get(name.rpartition(".")[0]), settings.shift)
+            for criterion, row in zip(totals, rows, strict=True):
+                assert row.term is not None
+                term = row.term(evidence).float()
+                sums = totals[criterion]
+                sums[name] = sums[name].add_(term) if name in sums else term.clone()
+
+
+def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: float) -> Evidence:
+    """A bias (O,) is scored like a weight: its output unexpanded, its input 1."""
+    if seen is None:
+        return Evidence(gradient, shift=shift)
+    if name.endswith(".bias"):
+        one = torch.ones(1, device=seen.output.device)
+        return Evidence(gradient, seen.output / seen.count, one, one * seen.count, shift)
+    output, mean = seen.output / seen.count, seen.input / seen.count
+    return Evidence(gradient, output[..., None], mean[None], seen.squares[None], shift)
+
+
+def _nothing() -> Tensor:
+    return torch.zeros(())
+
+
+@dataclass
+class Sums:
+    """Over the real tokens of a batch (its examples, where there is no token axis): how many, and the sums of a
+    layer's outputs (O,) or of its inputs (I,) and squared inputs (I,)."""
+
+    output: Tensor = field(default_factory=_nothing)
+    input: Tensor = field(default_factory=_nothing)
+    squares: Tensor = field(default_factory=_nothing)
+    count: int = 0
+
+
+@dataclass
+class _Observer:
+    """Sums of what leaves, or enters, the linear layers while it watches."""
+
+    modules: dict[str, nn.Linear]
+    inputs: bool
+    real: Tensor = field(default_factory=_nothing)
+    sums: dict[str, Sums] = field(default_factory=dict)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        handles = [module.register_forward_hook(self._hook(path)) for path, module in self.modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            sums = self.sums.setdefault(path, Sums())
+            rows, count = self._real_rows(args[0] if self.inputs else output, path)
+            sums.count += count
+            if self.inputs:
+                sums.input = sums.input + rows.sum(0)
+                sums.squares = sums.squares + rows.square().sum(0)
+            else:
+                sums.output = sums.output + rows.sum(0)
+
+        return add
+
+    def _real_rows(self, values: Tensor, path: str) -> tuple[Tensor, int]:
+        """Values (B, T, X) or (B, X) as fp32 rows, those of padding zero; and the number of real rows."""
+        if values.dim() == 2 and values.shape[0] == self.real.shape[0]:
+            return values.float(), values.shape[0]
+        assert values.shape[:2] == self.real.shape, f"{path} sees {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
+        return (values.float() * self.real[..., None]).flatten(0, 1), int(self.real.sum())
+
+
+@torch.no_grad()
+def _observe(
+    network: Network,
+    tensors: Mapping[str, nn.Parameter],
+    micro_batches: MicroBatches,
+    settings: Settings,
+    inputs: bool,
+) -> dict[str, Sums]:
+    """Layer by layer what a clean forward pass (no dropout, no noise) shows."""
+    paths = {name.rpartition(".")[0] for name in tensors}
+    modules = {path: m for path, m in network.model.named_modules() if path in paths and isinstance(m, nn.Linear)}
+    observer = _Observer(modules, inputs)
+    network.model.eval()
+    with observer.watching():
+        for batch in micro_batches:
+            mask = batch["attention_mask"]
+            observer.real = (torch.ones_like(mask) if settings.count_padding else mask).float()
+            network.outputs(batch)
+    return observer.sums
+
+
+def _gradients(
+    network: Network,
+    tensors: Mapping[str, nn.Parameter],
+    micro_batches: MicroBatches,
+    pass_: Pass,
+    settings: Settings,
+    index: int,
+) -> dict[str, Tensor]:
+    """Gradients of the batch's loss; when smoothed, their mean over passes with noise on every linear output.
+
+    The random numbers of a repeat are drawn from the seed, the pass, the batch and the repeat alone.
+    """
+    network.model.train(settings.dropout)
+    network.model.zero_grad(set_to_none=True)
+    repeats = settings.passes if pass_ == "smoothed" else 1
+    examples = sum(len(batch["labels"]) for batch in micro_batches)
+    with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0):
+        for repeat in range(repeats):
+            for part, batch in enumerate(micro_batches):
+                torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
+                loss = network.batch_loss(batch, examples)
+                if not bool(torch.isfinite(loss)):
+                    raise ValueError(f"the loss of scoring batch {index} is {loss.item()!r}, not finite")
+                loss.backward()
+    gradients = {}
+    for name, tensor in tensors.items():
+        # An unused tensor (a pooler that the head passes by) has no gradient: it has no influence on the loss.
+        gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        gradients[name] = gradient.div_(repeats)
+    network.model.zero_grad(set_to_none=True)
+    network.model.eval()
+    return gradients
+
+
+@contextmanager
+def _noise(model: nn.Module, std: float) -> Iterator[None]:
+    """Gaussian noise on the output of every linear layer, the head included (the seed's SmoothGrad)."""
+
+    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + std * torch.randn_like(output)
+
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
+    handles = [module.register_forward_hook(add) for module in linear]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _only_gradients_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Spare the gradients that nothing scores."""
+    wanted = {id(tensor) for tensor in tensors.values()}
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])

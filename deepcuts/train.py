@@ -1,0 +1,260 @@
+"""The only optimisation loop, evaluation, and the checkpoints by which a stage goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
+from deepcuts.masks import Masks, zero_weights
+from deepcuts.models import Network
+from deepcuts.seeds import derive
+from deepcuts.spec import Training
+
+EVALUATION_BATCH = 64
+# Reading a loss waits for the device; a loss that is not finite is found within this many steps.
+STEPS_PER_LOOK = 50
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop; its checkpoint is saved."""
+
+
+class Checkpoint(Protocol):
+    """Where a stage keeps its state. `load` gives the tensors and notes of the last `save`, or None."""
+
+    minutes: float
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Position:
+    """How far a stage has come. `losses` are those of the current epoch's steps, summed; `history` the epochs."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller hears and decides: `after_epoch` gives metrics to record, `stop` ends at the next step,
+    `snapshot` receives the weights after the steps in `snapshots`."""
+
+    after_epoch: Callable[[int], dict[str, dict[str, float]]] = lambda epoch: {}
+    on_step: Callable[[int, int], None] = lambda epoch, step: None
+    stop: Callable[[], bool] = lambda: False
+    snapshots: Collection[int] = ()
+    snapshot: Callable[[int], None] = lambda step: None
+
+
+def deterministic(threads: int, tf32: bool) -> None:
+    """Make this process repeat itself bit for bit: deterministic kernels, a fixed number of threads."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def train(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    *,
+    seed: int,
+    stage: str,
+    masks: Masks | None = None,
+    checkpoint: Checkpoint | None = None,
+    hooks: Hooks | None = None,
+) -> list[dict[str, Any]]:
+    """Train the network in place with a fresh optimiser and return one row per metric and epoch.
+
+    Pruned weights (False in `masks`) are exactly zero after every step: they are zeroed once and their gradients
+    always, before any clipping. Batches, dropout and all else random follow from the seed, the stage and the step.
+    Raises ValueError when a loss is not finite, Interrupted when asked to stop.
+    """
+    hooks = hooks or Hooks()
+    zero_weights(network.model, masks or {})
+    optimiser = _optimiser(network.model, settings)
+    position = _resume(network.model, optimiser, checkpoint)
+    steps_per_epoch = len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
+    saved = time.monotonic()
+    while position.epoch < settings.epochs:
+        began = time.monotonic()
+        batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
+        recent: list[Tensor] = []
+        for batch in batches[position.step_of_epoch :]:
+            if position.step in hooks.snapshots:
+                hooks.snapshot(position.step)
+            _set_rate(optimiser, settings, position.step, settings.epochs * steps_per_epoch)
+            torch.manual_seed(derive(seed, stage, "step", position.step))
+            recent.append(_step(network, tokens, batch, settings, optimiser, masks or {}))
+            position.step += 1
+            position.step_of_epoch += 1
+            hooks.on_step(position.epoch, position.step)
+            if len(recent) == STEPS_PER_LOOK or network.device.type == "cpu":
+                _take(recent, position, stage)
+            due = checkpoint is not None and time.monotonic() - saved > checkpoint.minutes * 60
+            stopping = hooks.stop()
+            if due or stopping:
+                _take(recent, position, stage)
+                position.seconds, began = position.seconds + time.monotonic() - began, time.monotonic()
+                _save(network.model, optimiser, checkpoint, position)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted
+        _take(recent, position, stage)
+        position.seconds += time.monotonic() - began
+        _end_epoch(position, hooks, stage)
+        if position.epoch < settings.epochs:
+            _save(network.model, optimiser, checkpoint, position)
+            saved = time.monotonic()
+    if position.step in hooks.snapshots:
+        hooks.snapshot(position.step)
+    return position.history
+
+
+def _step(
+    network: Network,
+    tokens: Tokens,
+    batch: Integers,
+    settings: Training,
+    optimiser: torch.optim.Optimizer,
+    masks: Masks,
+) -> Tensor:
+    """One step of the optimiser over one batch; its loss, still on the device."""
+    network.model.train()
+    optimiser.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=network.device)
+    for part in micro_batches(batch, settings.micro_batch):
+        loss = network.batch_loss(tokens.batch(part, network.device), len(batch))
+        loss.backward()
+        total += loss.detach()
+    parameters = dict(network.model.named_parameters()) if masks else {}
+    for name, mask in masks.items():
+        gradient = parameters[name].grad
+        if gradient is not None:
+            gradient.mul_(mask)
+    if settings.max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(network.model.parameters(), settings.max_grad_norm)
+    optimiser.step()
+    return total
+
+
+def _optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """As the field does, biases and LayerNorm (tensors of one dimension) are not decayed."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, settings.lr, momentum=settings.betas[0], fused=True)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, settings.lr, betas=settings.betas, fused=True)
+
+
+def rate(settings: Training, step: int, steps: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant, linear or cosine decay to 0 at the end."""
+    warmup = int(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return settings.lr * factors[settings.schedule]
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int, steps: int) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate(settings, step, steps)
+
+
+def _take(recent: list[Tensor], position: Position, stage: str) -> None:
+    """Add the losses of the steps since the last look; raise where one is not finite."""
+    losses = torch.stack(recent).tolist() if recent else []
+    first = position.step - len(losses)
+    for offset, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of {stage} step {first + offset} (epoch {position.epoch}) is {loss!r}, not finite;"
+                " lower the learning rate, or set max_grad_norm"
+            )
+        position.loss_sum += loss
+    recent.clear()
+
+
+def _end_epoch(position: Position, hooks: Hooks, stage: str) -> None:
+    metrics = {"train": {"loss": position.loss_sum / position.step_of_epoch}} | hooks.after_epoch(position.epoch)
+    for split, values in metrics.items():
+        for metric, value in values.items():
+            position.history.append(
+                {
+                    "stage": stage,
+                    "epoch": position.epoch,
+                    "step": position.step,
+                    "split": split,
+                    "metric": metric,
+                    "value": value,
+                    "seconds": position.seconds,
+                }
+            )
+    position.epoch, position.step_of_epoch, position.loss_sum = position.epoch + 1, 0, 0.0
+
+
+def _save(
+    model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint | None, position: Position
+) -> None:
+    if checkpoint is None:
+        return
+    tensors = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for index, state in optimiser.state_dict()["state"].items():
+        for entry, value in state.items():
+            if value is not None:
+                tensors[f"optimiser/{index}/{entry}"] = torch.as_tensor(value)
+    checkpoint.save(tensors, vars(position))
+
+
+@torch.no_grad()
+def _resume(model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> Position:
+    saved = checkpoint.load() if checkpoint else None
+    if saved is None:
+        return Position()
+    tensors, notes = saved
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[f"model/{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimiser/"):
+            _, index, entry = key.split("/")
+            state.setdefault(int(index), {})[entry] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return Position(**notes)
+
+
+def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
+    """Outputs (N, C) for every example in its own order; the model is left in evaluation mode."""
+    network.model.eval()
+    rows: list[NDArray[np.float32]] = []
+    order = []
+    with torch.inference_mode():
+        for examples in by_length(tokens.lengths, EVALUATION_BATCH):
+            rows.append(network.outputs(tokens.batch(examples, network.device)).cpu().numpy())
+            order.append(examples)
+    outputs = np.empty_like(np.concatenate(rows))
+    outputs[np.concatenate(order)] = np.concatenate(rows)
+    return outputs
