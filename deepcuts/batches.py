@@ -30,13 +30,14 @@ BATCHES_PER_RUN = 50
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised split: every example's ids one after the other, `starts` (N + 1,) tells where each begins."""
+    """A tokenised split: every example's ids one after the other; `starts` (N + 1,) tells where each begins, `cut`
+    (N,) which ones were longer than `max_tokens`."""
 
     inputs: dict[str, Tensor]
     starts: Integers
     labels: Tensor
     padding: dict[str, int]
-    truncated: int
+    cut: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -47,11 +48,12 @@ class Tokens:
         return np.diff(self.starts)
 
     def select(self, examples: Integers) -> Tokens:
-        """The given examples in the given order; `truncated` stays what it is for the whole split."""
+        """The given examples in the given order."""
         where = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in examples])
         starts = np.concatenate([[0], np.cumsum(self.lengths[examples])])
         chosen = {name: ids[torch.from_numpy(where)] for name, ids in self.inputs.items()}
-        return Tokens(chosen, starts, self.labels[torch.from_numpy(examples)], self.padding, self.truncated)
+        labels = self.labels[torch.from_numpy(examples)]
+        return Tokens(chosen, starts, labels, self.padding, self.cut[examples])
 
     def batch(self, examples: Integers, device: torch.device) -> dict[str, Tensor]:
         """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), on the device."""
@@ -84,7 +86,7 @@ def tokenise(
         arrays["starts"],
         torch.from_numpy(labels.astype(np.float32)),
         {name: padding[name] for name in names},
-        int(arrays["truncated"][0]),
+        arrays["cut"],
     )
 
 
@@ -100,7 +102,7 @@ def _tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_tokens: int)
         f"input/{name}": np.concatenate([np.asarray(ids, np.int32) for ids in whole[name]]) for name in names
     }
     arrays["starts"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    arrays["truncated"] = np.array([int((full > max_tokens).sum())])
+    arrays["cut"] = full > max_tokens
     return arrays
 
 
@@ -114,7 +116,7 @@ def _cached(path: Path, examples: int) -> dict[str, NDArray[Any]] | None:
         arrays = load_file(path)
     except (OSError, SafetensorError):
         return None
-    whole = {"starts", "truncated", "input/input_ids"} <= set(arrays)
+    whole = {"starts", "cut", "input/input_ids"} <= set(arrays)
     return arrays if whole and len(arrays["starts"]) == examples + 1 else None
 
 

@@ -132,9 +132,7 @@ CRITERIA: dict[str, Criterion] = {
     "MagWeight": Criterion(magnitude, "Han et al. 2015, arXiv 1506.02626"),
     "MagGrad": Criterion(saliency, _SHRINKBENCH, absolute_gradient, "plain"),
     "SNIP": Criterion(saliency, "Lee et al. 2019, arXiv 1810.02340", gradient, "plain"),
-    "Fisher": Criterion(
-        squared, "LeCun et al. 1990; Kurtic et al. 2022, arXiv 2203.07259", squared_gradient, "plain"
-    ),
+    "Fisher": Criterion(squared, "LeCun et al. 1990; Kurtic et al. 2022, arXiv 2203.07259", squared_gradient, "plain"),
     "MagAct": Criterion(saliency, _SHRINKBENCH, input_mean, "forward"),
     "Wanda": Criterion(root, "Sun et al. 2023, arXiv 2306.11695", input_squares, "forward"),
     "GradCAM": Criterion(saliency, _SEED, class_activation, "plain", outputs=True),
@@ -142,9 +140,7 @@ CRITERIA: dict[str, Criterion] = {
     "SmoothGrad": Criterion(saliency, _SEED, absolute_gradient, "smoothed"),
     "SmoothGradCAM": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True),
     "SmoothGradCAMShift": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True, shifted=True),
-    "MagIncrease": Criterion(
-        increase, "Zhou et al. 2019, arXiv 1905.01067", initial=True, signed=True
-    ),
+    "MagIncrease": Criterion(increase, "Zhou et al. 2019, arXiv 1905.01067", initial=True, signed=True),
     "Random": Criterion(uniform, "baseline"),
 }
 
@@ -153,7 +149,8 @@ SCOPES: tuple[Scope, ...] = ("layer", "global", "row")
 
 def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> str:
     """`<Layer|Global|Row><Criterion>[+shuffle]`."""
-    assert criterion is not None and scope is not None
+    assert criterion is not None
+    assert scope is not None
     return scope.capitalize() + criterion + ("" if control == "none" else f"+{control}")
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from deepcuts.budget import count_kept
+
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
 Scope = Literal["layer", "global", "row"]
@@ -20,13 +22,6 @@ Scope = Literal["layer", "global", "row"]
 def bytewise(names: Iterable[str]) -> list[str]:
     """Names in the one order that decides ties."""
     return sorted(names, key=str.encode)
-
-
-def count_kept(fraction: float, size: int) -> int:
-    """floor(fraction * size + 0.5): how many of `size` scores a mask keeps."""
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"cannot keep a fraction of {fraction!r}; allowed is 0 to 1")
-    return int(fraction * size + 0.5)
 
 
 def highest(scores: Tensor, keep: int) -> Tensor:
@@ -91,21 +86,3 @@ def zero_weights(model: nn.Module, masks: Masks) -> None:
         if parameters[name].shape != mask.shape:
             raise ValueError(f"mask of {name!r} is {tuple(mask.shape)}, not {tuple(parameters[name].shape)}")
         parameters[name].masked_fill_(~mask, 0.0)
-
-
-def compression_to_fraction(compression: float, total: int, prunable: int) -> float:
-    """The share of prunable parameters to keep: (total / compression - (total - prunable)) / prunable.
-
-    Compression is total / kept over the whole network (ShrinkBench; Blalock et al. 2020). Raises ValueError
-    for one below 1, or above the ceiling total / (total - prunable), where nothing prunable would be left.
-    """
-    if compression < 1:
-        raise ValueError(f"compression {compression!r} is below 1; 1 keeps every weight")
-    fraction = (total / compression - (total - prunable)) / prunable
-    if fraction < 0:
-        ceiling = total / (total - prunable)
-        raise ValueError(
-            f"compression {compression!r} cannot be reached: {prunable:,} of {total:,} parameters are prunable,"
-            f" so the largest compression is {ceiling:.4f} (then all of them are gone)"
-        )
-    return min(fraction, 1.0)

@@ -30,7 +30,7 @@ def accuracy(labels: Floats, predictions: Floats) -> float:
 def f1(labels: Floats, predictions: Floats) -> float:
     """2 TP / (2 TP + FP + FN) of class 1; 0.0 with a warning when class 1 never occurs."""
     true_positives = np.sum((labels == 1) & (predictions == 1))
-    return _ratio("f1", 2 * true_positives, np.sum(labels == 1) + np.sum(predictions == 1))
+    return _ratio("f1", 2 * true_positives, float(np.sum(labels == 1) + np.sum(predictions == 1)))
 
 
 def matthews(labels: Floats, predictions: Floats) -> float:
@@ -41,14 +41,14 @@ def matthews(labels: Floats, predictions: Floats) -> float:
     n, correct = len(labels), float(np.sum(labels == predictions))
     covariance = correct * n - true @ predicted
     spread = (n**2 - predicted @ predicted) * (n**2 - true @ true)
-    return _ratio("matthews", covariance, np.sqrt(spread))
+    return _ratio("matthews", float(covariance), float(np.sqrt(spread)))
 
 
 def _correlation(name: str, x: Floats, y: Floats) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # exact: centring a constant leaves rounding, not zeros
         return _ratio(name, 0.0, 0.0)
     x, y = x - x.mean(), y - y.mean()
-    return _ratio(name, x @ y, np.linalg.norm(x) * np.linalg.norm(y))
+    return _ratio(name, float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def pearson(labels: Floats, predictions: Floats) -> float:

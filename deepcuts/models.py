@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from deepcuts import toy
+from deepcuts import modelfolder, toy
 from deepcuts.masks import bytewise
 
 Batch = Mapping[str, Tensor]
@@ -80,7 +79,7 @@ def load(name: str, revision: str, outputs: int, regression: bool, seed: int) ->
     if name == "toy":
         return _toy(outputs, regression, seed)
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-        name,
+        modelfolder.folder_of(name) or name,
         revision=revision,
         num_labels=outputs,
         problem_type="regression" if regression else "single_label_classification",
@@ -116,14 +115,16 @@ def load_tokenizer(name: str, revision: str) -> Any:
     quiet()
     if name == "toy":
         return transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(toy.VOCABULARY)})
-    return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return transformers.AutoTokenizer.from_pretrained(
+        modelfolder.folder_of(name) or name, revision=revision, trust_remote_code=False
+    )
 
 
 def commit(name: str, revision: str) -> str | None:
     """The hub's commit that `revision` of a model resolved to, None for a folder or where it is not known."""
     from huggingface_hub import try_to_load_from_cache
 
-    if name == "toy" or Path(name).is_dir():
+    if name == "toy" or modelfolder.folder_of(name) is not None:
         return None
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     found = re.search(r"/snapshots/([0-9a-f]{40})/", str(path))
@@ -136,7 +137,7 @@ def count(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
         config = transformers.BertConfig(**toy.CONFIG, num_labels=outputs)
     else:
         config = transformers.AutoConfig.from_pretrained(
-            name, revision=revision, num_labels=outputs, trust_remote_code=False
+            modelfolder.folder_of(name) or name, revision=revision, num_labels=outputs, trust_remote_code=False
         )
     with torch.device("meta"):
         model = transformers.AutoModelForSequenceClassification.from_config(config)

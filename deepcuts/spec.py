@@ -130,8 +130,9 @@ class ScoreSpec(Frozen):
 
     @property
     def pass_id(self) -> str:
-        """Equal for the criteria that one pass over the batches serves."""
-        settings = _changed(self, leave_out={"dense", "criterion", "shift"})
+        """Equal for the criteria that one pass over the batches serves (in one sweep, which has one `shift`)."""
+        alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
+        settings = _changed(self, leave_out=alone)
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
 
@@ -197,7 +198,10 @@ def _model_identity(model: ModelSource) -> dict[str, Any]:
 
 def _task_identity(task: Task) -> dict[str, Any]:
     if task.digest:
-        return {"digest": task.digest, **_changed(task, {"digest", "files", "hub", "config", "revision", "splits", "text", "label"})}
+        return {
+            "digest": task.digest,
+            **_changed(task, {"digest", "files", "hub", "config", "revision", "splits", "text", "label"}),
+        }
     return _changed(task, leave_out={"files"})
 
 

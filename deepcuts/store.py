@@ -197,9 +197,7 @@ class Store:
         content = encode(table, rows)
         self.write_bytes(f"{table}/{key}.parquet", content)
 
-    def read(
-        self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
-    ) -> Read:
+    def read(self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> Read:
         """A table's rows, with columns and filter pushed down; damaged files are left out and named."""
         paths = [self.path(table, name) for name in self.names(table, ".parquet")]
         try:
@@ -328,6 +326,13 @@ def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
     with pq.ParquetWriter(sink, content.schema, compression="zstd") as writer:
         writer.write_table(content, row_group_size=1 if table == "masks" else None)
     return sink.getvalue()
+
+
+def decode(table: str, path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that `encode` made, columns that are null in all of them left out."""
+    content = pq.read_table(path, schema=SCHEMAS[table])
+    given = [name for name in content.schema.names if content[name].null_count < len(content)]
+    return list(content.select(given).to_pylist())
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -20,9 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
 
 def _name(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with . or _"
-        )
+        raise ValueError(f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with . or _")
     return name
 
 
@@ -168,7 +166,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"({_FLOAT.pattern})$"), list("-+.0123456789"))
@@ -205,7 +205,9 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
     except ValidationError as error:
         raise ValueError("\n".join(_explained(path, tree, error))) from None
     except TypeError:
-        raise ValueError(f"{path}: every key must be text, not {[k for k in raw if not isinstance(k, str)]!r}") from None
+        raise ValueError(
+            f"{path}: every key must be text, not {[k for k in raw if not isinstance(k, str)]!r}"
+        ) from None
 
 
 def _change(raw: dict[str, Any], change: str) -> None:
@@ -214,7 +216,9 @@ def _change(raw: dict[str, Any], change: str) -> None:
         raise ValueError(f"cannot read --set {change!r}; write key=value, as in retrain.epochs=3")
     *parents, last = key.split(".")
     for parent in parents:
-        raw = raw.setdefault(parent, {}) if raw.get(parent) is not None else raw.__setitem__(parent, {}) or raw[parent]
+        if raw.get(parent) is None:
+            raw[parent] = {}
+        raw = raw[parent]
         if not isinstance(raw, dict):
             raise ValueError(f"cannot read --set {change!r}: {parent!r} is {raw!r}, which has no keys")
     try:
@@ -239,14 +243,17 @@ def _known_keys(place: tuple[str, ...]) -> list[str]:
     return list((OwnData if place and place[0] == "datasets" else SweepFile).model_fields)
 
 
-def _explained(path: Path, tree: yaml.Node, error: ValidationError) -> list[str]:
+def _explained(path: Path, tree: yaml.Node | None, error: ValidationError) -> list[str]:
     lines = []
+    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: say only what is wrong with the one
+    deeper = any(each["loc"][:1] == ("datasets",) and each["type"] not in wrong_type for each in error.errors())
     for problem in error.errors():
         place = tuple(str(part) for part in problem["loc"])
-        place = tuple(part for part in place if not re.match(r"(list|dict|nullable|function|constrained|literal)\b", part))
-        if place[:1] == ("datasets",) and problem["type"] in ("list_type", "dict_type"):
-            if any(str(other["loc"][0]) == "datasets" and other["type"] not in ("list_type", "dict_type") for other in error.errors()):
-                continue
+        place = tuple(
+            part for part in place if not re.match(r"(list|dict|nullable|function|constrained|literal)\b", part)
+        )
+        if problem["type"] in wrong_type and place[:1] == ("datasets",) and deeper:
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = _unknown("key", place[-1], _known_keys(place[:-1]))

@@ -40,17 +40,13 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _complete(self) -> Task:
         if self.kind == "classification" and self.classes is None:
-            raise ValueError(
-                "classes is missing; give the number of classes (labels 0, 1, ...) or the list of labels"
-            )
+            raise ValueError("classes is missing; give the number of classes (labels 0, 1, ...) or the list of labels")
         if self.kind == "regression" and self.classes is not None:
             raise ValueError(f"classes is {self.classes!r}; a regression task has none: remove it")
         if self.kind == "classification" and self.outputs < 2:
             raise ValueError(f"classes is {self.classes!r}; a classification task needs at least 2")
         if self.main_metric not in METRICS[self.kind]:
-            raise ValueError(
-                f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}"
-            )
+            raise ValueError(f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}")
         if self.main_metric == "f1" and self.outputs != 2:
             raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use accuracy or matthews")
         return self

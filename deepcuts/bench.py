@@ -1,0 +1,195 @@
+"""A trial's working place: its network and data, loaded; trained and evaluated into rows of the store's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcuts import batches, data, metrics, models, tensors
+from deepcuts.batches import Tokens
+from deepcuts.models import Network
+from deepcuts.spec import DenseSpec, ScoreSpec, Training
+from deepcuts.store import Store
+from deepcuts.tasks import METRICS
+from deepcuts.train import Hooks, Interrupted, evaluate, train
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a trial works: its store, how much of the machine it has, and whom it tells how far it is.
+
+    `micro_batch` bounds the examples that are run at once (None: whole batches), and `snapshots` and `partners`
+    are what other trials of the sweep want of the shared stages when this one makes them.
+    """
+
+    store: Store
+    threads: int
+    micro_batch: int | None = None
+    checkpoint_minutes: float = 5.0
+    snapshots: frozenset[int] = frozenset()
+    partners: Sequence[ScoreSpec] = ()
+    on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
+    stop: Callable[[], bool] = lambda: False
+
+    def checkpoint(self, key: str) -> tensors.StoreCheckpoint:
+        return tensors.StoreCheckpoint(self.store, key, self.checkpoint_minutes)
+
+    def snapshot_name(self, dense_id: str, step: int) -> str:
+        """Where the weights of a step lie until the fine-tuning is published."""
+        return f"artifacts/_checkpoints/{dense_id}-step-{step}.safetensors"
+
+    def check_stop(self) -> None:
+        """Raise Interrupted when asked to stop."""
+        if self.stop():
+            raise Interrupted
+
+    def bounded(self, settings: Training) -> Training:
+        return settings.model_copy(update={"micro_batch": self.bound(settings.micro_batch, settings.batch_size)})
+
+    def bound(self, micro_batch: int | None, batch_size: int) -> int | None:
+        """The smaller of what the sweep asks for and what the memory allows; None for whole batches."""
+        size = min(micro_batch or batch_size, self.micro_batch or batch_size)
+        return None if size == batch_size else size
+
+
+@dataclass(frozen=True)
+class Material:
+    """The tokenised splits of a trial's dataset and the metrics that it records."""
+
+    train: Tokens
+    evaluated: dict[str, Tokens]
+    metric_names: tuple[str, ...]
+
+    @property
+    def cut(self) -> int:
+        return int(sum(tokens.cut.sum() for tokens in (self.train, *self.evaluated.values())))
+
+
+def device_of(dense: DenseSpec) -> torch.device:
+    """The device that the spec asks for. Raises ValueError where there is no usable CUDA: never a silent CPU run."""
+    if dense.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the trial asks for a GPU, and this process sees no usable CUDA device; set resources.gpus=0")
+    return torch.device(dense.device)
+
+
+def load_material(dense: DenseSpec) -> Material:
+    """Read and tokenise every split of the dataset (from the cache where it was done before)."""
+    tokenizer = models.load_tokenizer(dense.model.name, dense.model.revision)
+    source = dense.model.digest or (dense.model.name, dense.model.revision)
+    splits = {}
+    for split in dense.task.splits:
+        part = data.load(dense.task, split)
+        key = batches.cache_key(source, dense.task.digest or dense.task, dense.task.text, split, len(part.texts))
+        splits[split] = batches.tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
+    chosen = batches.first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
+    names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
+    return Material(splits.pop("train").select(chosen), splits, names)
+
+
+def load_network(dense: DenseSpec) -> Network:
+    """theta_0: the pretrained encoder with the head that the seed draws, on its device."""
+    regression = dense.task.kind == "regression"
+    model = models.load(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed)
+    device = device_of(dense)
+    return Network(model.to(device), dense.head, dense.loss, dense.precision, device)
+
+
+def weights_of(network: Network) -> dict[str, Tensor]:
+    """A copy of every parameter, on the CPU, sharing no memory with the network."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in network.model.named_parameters()}
+
+
+@torch.no_grad()
+def set_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the network. Raises ValueError unless they are those of every parameter."""
+    parameters = dict(network.model.named_parameters())
+    if set(parameters) != set(weights):
+        raise ValueError(f"weights of other parameters: {sorted(set(parameters) ^ set(weights))[:3]!r}")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+
+
+def evaluation(network: Network, material: Material, stage: str) -> tuple[dict[str, dict[str, float]], Rows]:
+    """Metrics per split, and a row per example for the `predictions` table."""
+    values, rows = {}, []
+    for split, tokens in material.evaluated.items():
+        outputs = evaluate(network, tokens)
+        labels = tokens.labels.numpy().astype(np.float64)
+        predictions = metrics.predictions_from(outputs)
+        values[split] = metrics.evaluate(material.metric_names, labels, predictions)
+        for i in range(len(labels)):
+            rows.append(
+                {
+                    "stage": stage,
+                    "split": split,
+                    "example": i,
+                    "label": labels[i],
+                    "prediction": predictions[i],
+                    "logits": outputs[i],
+                }
+            )
+    return values, rows
+
+
+def fit(
+    network: Network,
+    material: Material,
+    settings: Training,
+    dense: DenseSpec,
+    bench: Bench,
+    stage: str,
+    key: str,
+    masks: Mapping[str, Tensor] | None = None,
+) -> tuple[Rows, Rows]:
+    """Train, evaluating after every epoch; the metrics of all epochs and the predictions of the last one.
+
+    With no epochs the network is evaluated as it is (epoch 0, step 0).
+    """
+    predictions: Rows = []
+
+    def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
+        values, rows = evaluation(network, material, stage)
+        predictions[:] = rows
+        return values
+
+    def snapshot(step: int) -> None:
+        with bench.store.new_file(bench.snapshot_name(key, step)) as path:
+            tensors.save(path, weights_of(network))
+
+    hooks = Hooks(
+        after_epoch,
+        on_step=lambda epoch, step: bench.on_progress(stage, epoch, step),
+        stop=bench.stop,
+        snapshots=bench.snapshots if stage == "dense" else (),
+        snapshot=snapshot,
+    )
+    rows = train(
+        network,
+        material.train,
+        bench.bounded(settings),
+        seed=dense.seed,
+        stage=stage,
+        masks=masks,
+        checkpoint=bench.checkpoint(key),
+        hooks=hooks,
+    )
+    if not settings.epochs:
+        rows = metric_rows(stage, after_epoch(0))
+    return rows, predictions
+
+
+def metric_rows(stage: str, values: Mapping[str, Mapping[str, float]]) -> Rows:
+    """Rows for the `metrics` table of an evaluation outside training: epoch, step and seconds are 0."""
+    at = {"stage": stage, "epoch": 0, "step": 0, "seconds": 0.0}
+    return [
+        {**at, "split": split, "metric": metric, "value": value}
+        for split, named in values.items()
+        for metric, value in named.items()
+    ]

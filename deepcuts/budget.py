@@ -1,0 +1,27 @@
+"""How many weights a mask keeps: compression, sparsity and counts (Blalock et al. 2020, arXiv 2003.03033)."""
+
+from __future__ import annotations
+
+
+def count_kept(fraction: float, size: int) -> int:
+    """floor(fraction * size + 0.5): how many of `size` scores a mask keeps. Raises ValueError outside 0 to 1."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"cannot keep a fraction of {fraction!r}; allowed is 0 to 1")
+    return int(fraction * size + 0.5)
+
+
+def compression_to_fraction(compression: float, total: int, prunable: int) -> float:
+    """The share of prunable parameters to keep: (total / compression - (total - prunable)) / prunable.
+
+    Compression is total / kept over the whole network. Raises ValueError for one below 1, or above the ceiling
+    total / (total - prunable), where nothing prunable would be left.
+    """
+    if compression < 1:
+        raise ValueError(f"compression {compression!r} is below 1; 1 keeps every weight")
+    fraction = (total / compression - (total - prunable)) / prunable
+    if fraction < 0:
+        raise ValueError(
+            f"compression {compression!r} cannot be reached: {prunable:,} of {total:,} parameters are prunable, so the"
+            f" largest compression is {total / (total - prunable):.4f}; ask for less, or write the sweep in sparsities"
+        )
+    return min(fraction, 1.0)

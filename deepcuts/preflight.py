@@ -1,0 +1,125 @@
+"""What a sweep file names, found and checked before anything is launched; nothing is written here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from deepcuts import data, modelfolder
+from deepcuts.budget import compression_to_fraction
+from deepcuts.grid import SweepSpec
+from deepcuts.spec import ModelSource
+from deepcuts.sweepfile import Settings, SweepFile
+from deepcuts.tasks import Task
+from deepcuts.toy import VERSION as TOY
+
+if TYPE_CHECKING:
+    from deepcuts.models import Counts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that can be launched, with what was counted on the way: per dataset, and per dataset and split."""
+
+    spec: SweepSpec
+    counts: Mapping[str, Counts]
+    examples: Mapping[str, Mapping[str, int]]
+
+
+def prepare(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
+    """Find the model and the datasets, check them, and check what the sweep asks of them.
+
+    Raises ValueError for the first thing that could not run.
+    """
+    model = find_model(file.model, file.revision)
+    folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
+    tasks, examples, counts = {}, {}, {}
+    for dataset, own in file.dataset_rows().items():
+        tasks[dataset] = data.locate(dataset, own, folder)
+        _check_head(dataset, tasks[dataset], file.for_dataset(dataset))
+        examples[dataset] = data.check(dataset, tasks[dataset])
+    for dataset, task in tasks.items():
+        settings = file.for_dataset(dataset)
+        counts[dataset] = count(model, task.outputs, file.prune_biases)
+        _check_size(dataset, file, settings, counts[dataset])
+        _check_rewind(dataset, settings, examples[dataset]["train"])
+    return Prepared(SweepSpec(file, model, tasks, device), counts, examples)
+
+
+def find_model(name: str, revision: str) -> ModelSource:
+    """A folder with the hash of its content, the built-in toy, or a hub id. Raises ValueError."""
+    if name == "toy":
+        return ModelSource(name=name, digest=TOY)
+    folder = modelfolder.folder_of(name)
+    if folder is None:
+        return ModelSource(name=name, revision=revision)
+    stored = name if name.startswith(modelfolder.PACKAGE) else str(folder)
+    return ModelSource(name=stored, digest=modelfolder.digest(folder))
+
+
+def count(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
+    """The model's counts. Raises ValueError where its config cannot be had or is of no known kind."""
+    from deepcuts import models
+
+    try:
+        return models.count(model.name, model.revision, outputs, prune_biases)
+    except (OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"cannot load the config of model {model.name!r} (revision {model.revision!r}): {reason}; give the id of a"
+            " Hub model, or where there is no network a folder with its files"
+        ) from None
+
+
+def _check_head(dataset: str, task: Task, settings: Settings) -> None:
+    for key, value, plain in (("head", settings.head, "linear"), ("loss", settings.loss, "mean")):
+        if value != plain and task.kind != "regression":
+            raise ValueError(
+                f"{key}: {value!r} is for a regression, and {dataset!r} is a classification; set it for the regression"
+                f" alone, as in overrides: {{stsb: {{{key}: {value}}}}}"
+            )
+
+
+def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Counts) -> None:
+    for compression in file.compressions or []:
+        try:
+            compression_to_fraction(compression, counts.parameters, counts.prunable)
+        except ValueError as error:
+            raise ValueError(f"compressions: {dataset!r} on model {file.model!r}: {error}") from None
+    if counts.positions is not None and settings.max_tokens > counts.positions:
+        raise ValueError(
+            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
+        )
+
+
+def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:
+    if not isinstance(settings.rewind, int):
+        return
+    used = min(examples, settings.max_train_examples or examples)
+    steps = settings.finetune.epochs * math.ceil(used / settings.finetune.batch_size)
+    if settings.rewind > steps:
+        raise ValueError(f"rewind: step {settings.rewind!r} is beyond the {steps} steps of fine-tuning on {dataset!r}")
+
+
+def local_gpus() -> int:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES shows, found without loading CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+def choose_gpus(asked: float | None, available: float) -> float:
+    """GPUs of a trial: as asked, else 1 if there is any. Raises ValueError for GPUs where there are none."""
+    if asked is None:
+        return 1.0 if available else 0.0
+    if asked and not available:
+        raise ValueError(
+            f"resources.gpus: {asked:g} a trial are asked for and there is no usable GPU; set resources.gpus=0 to run"
+            " on the CPU, or give --address of a cluster that has GPUs"
+        )
+    return asked

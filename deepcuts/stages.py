@@ -1,0 +1,186 @@
+"""The stages that trials share, each made once: the fine-tuned network and the scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcuts import data, models, scoring, tensors
+from deepcuts.batches import micro_batches, shuffled
+from deepcuts.bench import Bench, Material, Rows, fit, set_weights, weights_of
+from deepcuts.criteria import CRITERIA
+from deepcuts.models import Network
+from deepcuts.spec import DenseSpec, ScoreSpec
+from deepcuts.store import Store, decode, encode
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The fine-tuned network's record: its weights, metrics and predictions, and whether it was there already."""
+
+    weights: dict[str, Tensor]
+    metrics: Rows
+    predictions: Rows
+    cached: bool
+    seconds: float
+
+
+def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Bench) -> Dense:
+    """theta_1, from the store or made now and published there; the network is left with its weights.
+
+    Raises ValueError where the stored one was made from another commit of the model or the dataset.
+    """
+    key, began = dense.dense_id, time.monotonic()
+    commits = {
+        "model_commit": models.commit(dense.model.name, dense.model.revision),
+        "data_commit": data.commit(dense.task),
+    }
+    meta = bench.store.artifact("dense", key)
+    if meta is not None and {_snapshot(step) for step in bench.snapshots} <= set(meta["files"]):
+        _same_commits(meta, commits, key)
+        set_weights(network, tensors.load_artifact(bench.store, "dense", key, "model.safetensors"))
+        rows, predictions = (_stored_rows(bench.store, key, table) for table in ("metrics", "predictions"))
+        return Dense(weights_of(network), rows, predictions, True, 0.0)
+    rows, predictions = fit(network, material, dense.finetune, dense, bench, "dense", key)
+    seconds = time.monotonic() - began
+    about = {"dense_id": key, "spec": dense.model_dump(mode="json"), "seconds": seconds, **commits}
+    with bench.store.new_artifact("dense", key, about) as folder:
+        tensors.save(folder / "model.safetensors", weights_of(network))
+        for table, content in (("metrics", rows), ("predictions", predictions)):
+            (folder / f"{table}.parquet").write_bytes(encode(table, content))
+        for step in bench.snapshots:
+            with bench.store.local_copy(bench.snapshot_name(key, step)) as path:
+                (folder / _snapshot(step)).write_bytes(path.read_bytes())
+    bench.checkpoint(key).remove()
+    for step in bench.snapshots:
+        bench.store.delete(bench.snapshot_name(key, step))
+    return Dense(weights_of(network), rows, predictions, False, seconds)
+
+
+def _snapshot(step: int) -> str:
+    return f"step-{step}.safetensors"
+
+
+def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
+    """The weights after `step` steps of fine-tuning, which `fine_tune` kept for a rewind to there."""
+    return tensors.load_artifact(store, "dense", dense.dense_id, _snapshot(step))
+
+
+def _stored_rows(store: Store, key: str, table: str) -> Rows:
+    with store.open_artifact("dense", key, f"{table}.parquet") as path:
+        return decode(table, path)
+
+
+def _same_commits(meta: Mapping[str, Any], commits: Mapping[str, str | None], key: str) -> None:
+    for what, now in commits.items():
+        if now is not None and meta[what] is not None and meta[what] != now:
+            raise ValueError(
+                f"the fine-tuned network {key} was made from commit {meta[what]} of the {what.split('_')[0]},"
+                f" and {now} is what its revision means today; pin `revision` to one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one criterion, the batches they come from, and whether they were there already."""
+
+    scores: dict[str, Tensor]
+    batches: int
+    cached: bool
+    seconds: float
+
+
+def find_scores(
+    network: Network,
+    material: Material,
+    spec: ScoreSpec,
+    bench: Bench,
+    initial: Mapping[str, Tensor],
+) -> Scored:
+    """Scores on the fine-tuned network, from the store or made now.
+
+    One pass over the batches makes, and publishes, those of every partner that it serves as well. What needs no
+    pass is computed each time: that is faster than reading it.
+    """
+    assert spec.criterion is not None
+    assert spec.score_id is not None
+    names = models.prunable(network.model, spec.prune_biases)
+    if spec.data != "none":
+        meta = bench.store.artifact("scores", spec.score_id)
+        if meta is not None:
+            loaded = tensors.load_artifact(bench.store, "scores", spec.score_id, "scores.safetensors")
+            return Scored(loaded, meta["batches"], True, 0.0)
+    began = time.monotonic()
+    wanted = _served(spec, bench)
+    scores, used = scoring.score(
+        network,
+        names,
+        list(wanted),
+        _scoring_batches(network, material, spec, bench),
+        _settings(wanted),
+        initial,
+        lambda done: bench.on_progress("score", 0, done),
+    )
+    seconds = time.monotonic() - began
+    if spec.data != "none":
+        for criterion, partner in wanted.items():
+            _publish_scores(bench.store, partner, scores[criterion], used, seconds)
+    return Scored(scores[spec.criterion], used, False, seconds)
+
+
+def _served(spec: ScoreSpec, bench: Bench) -> dict[str, ScoreSpec]:
+    """The criteria whose scores one pass makes: the one asked for, and every partner's that is not there yet."""
+    wanted = {str(spec.criterion): spec}
+    if spec.data == "none":
+        return wanted
+    for partner in bench.partners:
+        if partner.score_id and partner.pass_id == spec.pass_id and not bench.store.artifact("scores", partner.score_id):
+            wanted.setdefault(str(partner.criterion), partner)
+    return wanted
+
+
+def _settings(wanted: Mapping[str, ScoreSpec]) -> scoring.Settings:
+    """The settings of the pass; of `shift` and `count_padding` those of the criteria that use them."""
+    first = next(iter(wanted.values()))
+    shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
+    observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
+    return scoring.Settings(
+        seed=first.dense.seed,
+        passes=first.smoothing_passes,
+        noise_std=first.noise_std,
+        shift=shifted[0].shift if shifted else first.shift,
+        dropout=first.dropout,
+        count_padding=observing[0].count_padding if observing else first.count_padding,
+    )
+
+
+def _scoring_batches(
+    network: Network, material: Material, spec: ScoreSpec, bench: Bench
+) -> Iterator[list[dict[str, Tensor]]]:
+    """At most one pass over the training split, in an order that the seed decides."""
+    tokens = material.train
+    order = shuffled(tokens.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
+    micro_batch = bench.bound(spec.micro_batch, spec.batch_size)
+    for examples in order[: spec.batches]:
+        bench.check_stop()
+        yield [tokens.batch(part, network.device) for part in micro_batches(examples, micro_batch)]
+
+
+def _publish_scores(store: Store, spec: ScoreSpec, scores: Mapping[str, Tensor], used: int, seconds: float) -> None:
+    assert spec.score_id is not None
+    settings = spec.model_dump(mode="json", exclude={"dense"})
+    about = {
+        "score_id": spec.score_id,
+        "dense_id": spec.dense.dense_id,
+        "spec": settings,
+        "batches": used,
+        "seconds": seconds,
+        "torch": torch.__version__,
+    }
+    with store.new_artifact("scores", spec.score_id, about) as folder:
+        tensors.save(folder / "scores.safetensors", scores)
