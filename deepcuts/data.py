@@ -208,7 +208,11 @@ def _check_text(name: str, values: Sequence[Any]) -> None:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (not isinstance(value, str) and bool(value != value))  # NaN
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or (isinstance(value, str) and not value)
+    )
 
 
 def _refuse(label: str, wrong: NDArray[np.bool_], values: Sequence[Any], what: str) -> None:

@@ -63,7 +63,8 @@ def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
     except (ValueError, OSError, LookupError, NotImplementedError) as error:
         raise ValueError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
     require(path, wanted, [str(name) for name in frame.columns])
-    return {name: frame[name].tolist() for name in wanted}
+    values = {name: frame[name].astype(object) for name in wanted}
+    return {name: column.where(column.notna(), None).tolist() for name, column in values.items()}
 
 
 def _delimited(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:

@@ -89,7 +89,7 @@ def _files(task: Task, card: DatasetCardData) -> dict[str, list[str]] | None:
     listed = config.get("data_files")
     if not listed or config.get("data_dir"):
         return None
-    rows = [listed] if isinstance(listed, str) else listed
+    rows: list[Any] = [listed] if isinstance(listed, str) else listed
     rows = rows if isinstance(rows[0], dict) else [{"split": "train", "path": rows}]  # as `datasets` reads it
     files = {row["split"]: [row["path"]] if isinstance(row["path"], str) else row["path"] for row in rows}
     for name in task.splits.values():

@@ -220,6 +220,8 @@ def test_texts_that_are_missing_or_no_text_are_refused(tmp_path):
         assert "column 'body' is missing in row 1 (from 0), 2 such rows" in problem(tmp_path, frame, suffix)
     numbers = pd.DataFrame({"body": [12, 13], "label": [0, 1]})
     assert "column 'body' is 12, not text in row 0" in problem(tmp_path, numbers, ".parquet")
+    lists = pd.DataFrame({"body": [["a", "b"], ["c"]], "label": [0, 1]})
+    assert "not text in row 0" in problem(tmp_path, lists, ".parquet")
     assert "surrogate pair in row 0" in problem(tmp_path, '{"body": "\\ud800", "label": 1}', ".jsonl")
 
 
@@ -247,6 +249,8 @@ def test_missing_and_boolean_labels_of_typed_files_are_refused(tmp_path):
     frame = pd.DataFrame({"body": list("abc"), "label": [0, None, 1]})
     for suffix in (".parquet", ".jsonl"):
         assert "in row 1 (from 0) of column 'label' is missing" in problem(tmp_path, frame, suffix)
+    nullable = frame.assign(label=frame["label"].astype("Int64"))
+    assert "label None in row 1 (from 0)" in problem(tmp_path, nullable, ".parquet")
     assert "name the classes" in problem(tmp_path, frame.assign(label=[True, False, True]), ".parquet")
 
 
