@@ -45,6 +45,10 @@ class Task(BaseModel):
             raise ValueError(f"classes is {self.classes!r}; a regression task has none: remove it")
         if self.kind == "classification" and self.outputs < 2:
             raise ValueError(f"classes is {self.classes!r}; a classification task needs at least 2")
+        if isinstance(self.classes, tuple) and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {list(self.classes)!r} name one twice; give each once")
+        if self.label in self.text:
+            raise ValueError(f"column {self.label!r} is both text and label; they must differ")
         if self.main_metric not in METRICS[self.kind]:
             raise ValueError(f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}")
         if self.main_metric == "f1" and self.outputs != 2:
