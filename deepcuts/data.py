@@ -123,14 +123,8 @@ def _own_task(own: OwnData) -> Task:
 def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:
     folder = data_dir / name
     if not folder.is_dir():
-        there = (
-            sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else None
-        )
-        what = (
-            f"it has {', '.join(there) or 'no folders'}"
-            if there is not None
-            else "data_dir itself does not exist"
-        )
+        there = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else None
+        what = f"it has {', '.join(there) or 'no folders'}" if there is not None else "data_dir itself does not exist"
         raise ValueError(f"no folder {str(folder)!r} in data_dir; {what}")
     paths = {}
     for split, stem in task.splits.items():
@@ -181,9 +175,7 @@ def _split(columns: Mapping[str, Sequence[Any]], task: Task, training: bool) -> 
     else:
         labels = _class_names(task.label, columns[task.label], task.classes or ())
     if training and task.kind == "classification" and (labels == labels[0]).all():
-        raise ValueError(
-            f"every label of the training split is {columns[task.label][0]!r}: there is nothing to learn"
-        )
+        raise ValueError(f"every label of the training split is {columns[task.label][0]!r}: there is nothing to learn")
     return Split(texts, labels)
 
 
@@ -192,36 +184,24 @@ def _check_text(name: str, values: Sequence[Any]) -> None:
     if wrong:
         missing = _is_missing(values[wrong[0]])
         what = "is missing" if missing else f"is {values[wrong[0]]!r}, not text"
-        do = (
-            "remove such rows or fill them"
-            if missing
-            else "name a column of text, or write the values as text"
-        )
+        do = "remove such rows or fill them" if missing else "name a column of text, or write the values as text"
         raise ValueError(f"column {name!r} {what} in row {wrong[0]} (from 0), {len(wrong)} such rows; {do}")
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
         row = next(row for row, text in enumerate(values) if text.encode(errors="replace").decode() != text)
-        raise ValueError(
-            f"column {name!r} holds half a surrogate pair in row {row} (from 0); repair it"
-        ) from None
+        raise ValueError(f"column {name!r} holds half a surrogate pair in row {row} (from 0); repair it") from None
 
 
 def _is_missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, float) and value != value)
-        or (isinstance(value, str) and not value)
-    )
+    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
 
 
 def _refuse(label: str, wrong: NDArray[np.bool_], values: Sequence[Any], what: str) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         count = f"{int(wrong.sum()):,} of {len(values):,} rows"
-        raise ValueError(
-            f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are so"
-        )
+        raise ValueError(f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are so")
 
 
 def _numbers(label: str, values: Sequence[Any], wanted: str) -> NDArray[np.float64]:
@@ -242,9 +222,7 @@ def _numbers(label: str, values: Sequence[Any], wanted: str) -> NDArray[np.float
 def _class_numbers(label: str, values: Sequence[Any], classes: int) -> NDArray[np.float64]:
     allowed = f"0 to {classes - 1}"
     names = sorted({value for value in values if isinstance(value, str)})[:20]
-    numbers = _numbers(
-        label, values, f"a class number, {allowed}; name the classes instead: classes: {names!r}"
-    )
+    numbers = _numbers(label, values, f"a class number, {allowed}; name the classes instead: classes: {names!r}")
     _refuse(
         label,
         numbers == -1,

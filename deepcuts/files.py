@@ -34,9 +34,7 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
-        ) from None
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
 
 
 def require(where: object, wanted: Sequence[str], columns: Sequence[str]) -> None:
@@ -47,9 +45,7 @@ def require(where: object, wanted: Sequence[str], columns: Sequence[str]) -> Non
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{where}: no column {name!r}; {hint}it has {', '.join(map(repr, columns))}")
         if columns.count(name) > 1:
-            raise ValueError(
-                f"{where}: column {name!r} is there {columns.count(name)} times; rename all but one"
-            )
+            raise ValueError(f"{where}: column {name!r} is there {columns.count(name)} times; rename all but one")
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
@@ -79,11 +75,7 @@ def _delimited(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
             places = [(values[name], header.index(name)) for name in wanted]
             for row in rows:
                 if row and len(row) != len(header):
-                    why = (
-                        "a tab or line end in a text? use another format"
-                        if tabs
-                        else "a comma in a text? quote it"
-                    )
+                    why = "a tab or line end in a text? use another format" if tabs else "a comma in a text? quote it"
                     raise ValueError(
                         f"{path}: line {rows.line_num} has {len(row)} fields, the header {len(header)}: {why}"
                     )
@@ -104,13 +96,9 @@ def _jsonl(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}: line {number} is no JSON: {error.msg} at character {error.pos}"
-                ) from None
+                raise ValueError(f"{path}: line {number} is no JSON: {error.msg} at character {error.pos}") from None
             if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}: line {number} is {type(row).__name__}, not an object such as {{...}}"
-                )
+                raise ValueError(f"{path}: line {number} is {type(row).__name__}, not an object such as {{...}}")
             keys.update(dict.fromkeys(row))
             for name in values:
                 values[name].append(row.get(name))

@@ -127,9 +127,7 @@ def _load(
     columns = {column: list(table.with_format(None)[column]) for column in wanted}
     feature = table.features[task.label]
     if isinstance(feature, datasets.ClassLabel) and isinstance(task.classes, tuple):
-        columns[task.label] = [
-            feature.names[i] if i is not None and i >= 0 else i for i in columns[task.label]
-        ]
+        columns[task.label] = [feature.names[i] if i is not None and i >= 0 else i for i in columns[task.label]]
     return columns
 
 
@@ -141,9 +139,7 @@ def _explained(task: Task) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise ValueError(
-            f"{title(task)} is gated on the Hub: ask for access on its page and log in"
-        ) from None
+        raise ValueError(f"{title(task)} is gated on the Hub: ask for access on its page and log in") from None
     except errors.RepositoryNotFoundError:
         raise ValueError(f"{task.hub!r} is no dataset of the Hub, or a private one: log in") from None
     except errors.RevisionNotFoundError:

@@ -139,7 +139,11 @@ def _served(spec: ScoreSpec, bench: Bench) -> dict[str, ScoreSpec]:
     if spec.data == "none":
         return wanted
     for partner in bench.partners:
-        if partner.score_id and partner.pass_id == spec.pass_id and not bench.store.artifact("scores", partner.score_id):
+        if (
+            partner.score_id
+            and partner.pass_id == spec.pass_id
+            and not bench.store.artifact("scores", partner.score_id)
+        ):
             wanted.setdefault(str(partner.criterion), partner)
     return wanted
 

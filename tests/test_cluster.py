@@ -44,9 +44,7 @@ def test_ray_fills_the_file_in_and_accepts_the_result():
 
     config = filled()
     validate_config(config)
-    assert (
-        config["head_setup_commands"][0] == config["worker_setup_commands"][0] == CONFIG["setup_commands"][0]
-    )
+    assert config["head_setup_commands"][0] == config["worker_setup_commands"][0] == CONFIG["setup_commands"][0]
     assert {name: row["max_workers"] for name, row in config["available_node_types"].items()} == {
         name: row["max_workers"] for name, row in TYPES.items()
     }
@@ -91,26 +89,18 @@ def test_the_autoscaler_starts_spot_workers_first_then_the_others():
     score = partial(scheduler._default_utilization_scorer, node_availability_summary=None)
     trials = [{"GPU": 1, "CPU": 4}] * 12
     head = CONFIG["head_node_type"]
-    nodes, waiting = scheduler.get_nodes_for(
-        filled()["available_node_types"], {head: 1}, head, 10, trials, score
-    )
+    nodes, waiting = scheduler.get_nodes_for(filled()["available_node_types"], {head: 1}, head, 10, trials, score)
     assert dict(nodes) == {name: row["max_workers"] for name, row in WORKERS.items()}
     assert len(waiting) == 2
-    nodes, _ = scheduler.get_nodes_for(
-        filled()["available_node_types"], {head: 1}, head, 10, trials[:3], score
-    )
+    nodes, _ = scheduler.get_nodes_for(filled()["available_node_types"], {head: 1}, head, 10, trials[:3], score)
     assert dict(nodes) == {"gpu_spot": 3}
 
 
 def test_every_node_installs_the_project_with_the_pinned_packages():
     install = "pip install --no-cache-dir -c constraints.txt ."
     folders = [folder for folder, local in CONFIG["file_mounts"].items() if local == "."]
-    assert [command for command in CONFIG["setup_commands"] if install in command] == [
-        f"cd {folders[0]} && {install}"
-    ]
-    assert not any("worker_setup_commands" in row for row in TYPES.values()), (
-        "it would replace setup_commands"
-    )
+    assert [command for command in CONFIG["setup_commands"] if install in command] == [f"cd {folders[0]} && {install}"]
+    assert not any("worker_setup_commands" in row for row in TYPES.values()), "it would replace setup_commands"
     kept = ["deepcuts", "sweeps", "run_sweep.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"]
     assert not set(kept) & set(CONFIG["rsync_exclude"])
 
@@ -139,8 +129,6 @@ def test_ray_starts_with_the_autoscaler_on_the_head_alone():
 def test_every_node_reaches_the_store_by_a_profile_and_no_secret_is_written():
     for row in TYPES.values():
         assert row["node_config"]["IamInstanceProfile"]["Name"].startswith("deepcuts-")
-    assert not re.search(
-        r"AKIA|ASIA|aws_secret|secret_access_key|BEGIN [A-Z ]*PRIVATE|hf_[A-Za-z0-9]{8}", TEXT, re.I
-    )
+    assert not re.search(r"AKIA|ASIA|aws_secret|secret_access_key|BEGIN [A-Z ]*PRIVATE|hf_[A-Za-z0-9]{8}", TEXT, re.I)
     assert "ssh_private_key" not in CONFIG["auth"]
     assert not re.search(r"arn:aws|\b\d{12}\b|\bami-[0-9a-f]{8}", TEXT)

@@ -35,9 +35,7 @@ def examples(texts: list[str], column: str = "body") -> pd.DataFrame:
 
 
 def own(train: str, validation: str | None = None, **fields: object) -> OwnData:
-    return OwnData(
-        **{"train": train, "validation": validation or train, "text": "body", "classes": 2, **fields}
-    )
+    return OwnData(**{"train": train, "validation": validation or train, "text": "body", "classes": 2, **fields})
 
 
 def problem(tmp_path: Path, train: str | pd.DataFrame, suffix: str = ".csv", **fields: object) -> str:
@@ -121,9 +119,7 @@ def test_pairs_names_of_classes_and_values_are_read(tmp_path):
 def test_numbers_may_be_named_as_classes(tmp_path):
     frame = pd.DataFrame({"body": ["x", "y", "z"], "label": [5, 1, 3]})
     for suffix in (".csv", ".parquet", ".jsonl"):
-        path = write(
-            frame.astype({"label": "float64" if suffix == ".parquet" else int}), tmp_path / f"a{suffix}"
-        )
+        path = write(frame.astype({"label": "float64" if suffix == ".parquet" else int}), tmp_path / f"a{suffix}")
         split = data.load(data.locate("stars", own(path, classes=["1", "2", "3", "4", "5"])), "train")
         assert split.labels.tolist() == [4, 0, 2]
 
@@ -263,9 +259,7 @@ def test_unknown_class_names_are_named(tmp_path):
     assert "is missing" in problem(tmp_path, frame, classes=["yes", "no"])
 
 
-@pytest.mark.parametrize(
-    ("bad", "what"), [("high", "is not a number"), ("inf", "is infinite"), ("nan", "is NaN")]
-)
+@pytest.mark.parametrize(("bad", "what"), [("high", "is not a number"), ("inf", "is infinite"), ("nan", "is NaN")])
 def test_bad_values_of_a_regression_are_refused(tmp_path, bad, what):
     frame = pd.DataFrame({"body": list("abc"), "label": ["1.5", bad, "2"]})
     message = problem(tmp_path, frame, kind="regression", classes=None)

@@ -6,9 +6,7 @@ import pytest
 from deepcuts.files import read_columns
 
 
-def refused(
-    tmp_path, content: str | bytes, suffix: str = ".csv", wanted: tuple[str, ...] = ("body", "label")
-) -> str:
+def refused(tmp_path, content: str | bytes, suffix: str = ".csv", wanted: tuple[str, ...] = ("body", "label")) -> str:
     path = tmp_path / f"bad{suffix}"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=r"bad\.") as caught:

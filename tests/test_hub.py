@@ -53,14 +53,10 @@ def repository() -> dict[str, bytes]:
     files = {"README.md": CARD.encode()}
     for split, size in (("train", 4), ("validation", 2), ("test", 2)):
         rows = range(size)
-        frame = pd.DataFrame(
-            {"sentence": [f"{split} {row}" for row in rows], "label": [row % 2 for row in rows]}
-        )
+        frame = pd.DataFrame({"sentence": [f"{split} {row}" for row in rows], "label": [row % 2 for row in rows]})
         frame["idx"] = pd.Series(rows, dtype="int32")
         files[f"sst2/{split}-00000-of-00001.parquet"] = frame.to_parquet(index=False)
-        files[f"named/{split}.csv"] = (
-            frame.replace({"label": {0: "bad", 1: "good"}}).to_csv(index=False).encode()
-        )
+        files[f"named/{split}.csv"] = frame.replace({"label": {0: "bad", 1: "good"}}).to_csv(index=False).encode()
     return files
 
 
@@ -121,9 +117,7 @@ SST2 = [{"train": 4, "validation": 2}, COMMIT, ["train 1"], [0, 1, 0, 1]]
 def test_a_dataset_is_read_offline_from_the_cache_of_the_hub(tmp_path):
     files = {path: content for path, content in repository().items() if "test" not in path}
     cache(tmp_path, "nyu-mll/glue", files)
-    cache(
-        tmp_path, "someone/plain", {path: files[f"named/{path}"] for path in ("train.csv", "validation.csv")}
-    )
+    cache(tmp_path, "someone/plain", {path: files[f"named/{path}"] for path in ("train.csv", "validation.csv")})
     named = {"config": "named", "classes": ["good", "bad"]}
     plain = {"hub": "someone/plain", "config": None, "classes": ["bad", "good"]}
     asked = [
