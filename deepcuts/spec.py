@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -93,7 +94,7 @@ class DenseSpec(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     finetune: Training = Training()
 
-    @property
+    @cached_property
     def dense_id(self) -> str:
         fields = _changed(self, leave_out={"model", "dataset", "task"})
         return _digest("dense", fields | {"model": _model_identity(self.model), "task": _task_identity(self.task)})
@@ -121,14 +122,14 @@ class ScoreSpec(Frozen):
     def data(self) -> Pass:
         return CRITERIA[self.criterion].data if self.criterion else "none"
 
-    @property
+    @cached_property
     def score_id(self) -> str | None:
         """None where nothing is scored."""
         if self.criterion is None:
             return None
         return _digest("score", _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id})
 
-    @property
+    @cached_property
     def pass_id(self) -> str:
         """Equal for the criteria that one pass over the batches serves (in one sweep, which has one `shift`)."""
         alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
@@ -158,7 +159,7 @@ class TrialSpec(Frozen):
             return "Dense" if self.retrain is None else "Unpruned"
         return strategy_name(self.score.criterion, self.scope, self.control)
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         fields = _changed(self, leave_out={"score"})
         score = _changed(self.score, leave_out={"dense"}) | {"dense": self.dense.dense_id}

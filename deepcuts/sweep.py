@@ -1,0 +1,312 @@
+"""The plan onto Ray Tune (the only Ray): every launch is a fresh Tuner over what is wanted and not done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from deepcuts.beats import Beat, Watch, request_stop, withdraw_stop
+from deepcuts.plan import Plan, Queue, partners, snapshots
+from deepcuts.progress import Progress
+from deepcuts.spec import TrialSpec
+from deepcuts.store import Store
+
+LOOK_SECONDS = 5.0
+REPORT_SECONDS = 1.0
+
+# A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
+Work = Callable[["Handed", TrialSpec, Store, Beat], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What every worker is handed once: the trials by id, what they share, and how to run them."""
+
+    trials: Mapping[str, TrialSpec]
+    wanted: Sequence[TrialSpec]
+    sweep: str
+    store_uri: str
+    launch: str
+    threads: int
+    keep_models: bool
+    checkpoint_minutes: float
+    work: Work
+
+
+@dataclass
+class Outcome:
+    """What a launch came to: the signal that ended it early (None: it ran to its end)."""
+
+    signal: int | None = None
+    errors: list[str] = field(default_factory=list)
+
+
+def start_ray(address: str | None) -> None:
+    """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            ray.init(include_dashboard=False, **options)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
+
+
+def gpus_of_cluster() -> float:
+    """GPUs that the cluster has, or that its autoscaler may bring."""
+    return max((resources.get("GPU", 0.0) for resources in _node_kinds()), default=0.0)
+
+
+def choose_cpus(asked: int | None, gpus: float) -> int:
+    """CPU cores (and threads) of a trial: as asked, else min(4, cores of the smallest node that can run one).
+
+    Raises ValueError for a request that no node of the cluster, or of its autoscaler, can ever meet.
+    """
+    usable = [kind for kind in _node_kinds() if kind.get("GPU", 0) >= gpus and kind.get("CPU", 0) >= 1]
+    cores = [int(kind["CPU"]) for kind in usable]
+    if not usable or (asked is not None and asked > max(cores)):
+        kinds = ", ".join(f"{kind.get('CPU', 0):g} CPUs and {kind.get('GPU', 0):g} GPUs" for kind in _node_kinds())
+        raise ValueError(
+            f"resources: a trial asks for {asked or 1} cpus and {gpus:g} gpus on one node, and no node can ever give"
+            f" that; the cluster has nodes of {kinds or 'no resources at all'}"
+        )
+    return asked if asked is not None else min(4, *cores)
+
+
+def _node_kinds() -> list[dict[str, float]]:
+    """Resources of every living node, and of every kind of node that the autoscaler may start."""
+    kinds = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    config = ray._private.state.state.get_cluster_config()
+    for group in config.node_group_configs if config else []:
+        if group.max_count != 0:
+            kinds.append(dict(group.resources))
+    return kinds
+
+
+def run_plan(
+    plan: Plan,
+    handed: Handed,
+    store: Store,
+    progress: Progress,
+    *,
+    gpus: float,
+    max_concurrent: int | None = None,
+    max_failures: int = 3,
+    deadline: float | None = None,
+) -> Outcome:
+    """Run every trial of the plan; what the trials say lands in the store. Nothing new starts after `deadline`."""
+    outcome = Outcome()
+    if not plan.to_run:
+        return outcome
+    queue = Queue(list(plan.to_run), set(plan.dense_there), set(plan.scores_there), limit=max_concurrent)
+    searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
+    listener = _Listener(queue, handed, store, progress, outcome)
+    trainable = tune.with_resources(tune.with_parameters(_work, handed=handed), {"cpu": handed.threads, "gpu": gpus})
+    folder = tempfile.mkdtemp(prefix="deepcuts-tune-")
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.to_run), reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=handed.launch,
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            callbacks=[listener],
+        ),
+    )
+    try:
+        with _signals(outcome, searcher, store, handed.launch, deadline):
+            tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+class _Searcher(Searcher):
+    """Hands Tune the next ready trial, by id; None while all that is left waits for a stage being made."""
+
+    def __init__(self, queue: Queue, watch: Watch, store: Store, progress: Progress) -> None:
+        super().__init__()
+        self.queue, self.watch, self.store, self.progress = queue, watch, store, progress
+        self.ids: dict[str, str] = {}
+        self.ending = False
+        self._looked = 0.0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.ending:
+            return str(Searcher.FINISHED)
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look()
+        trial = self.queue.next()
+        if trial is None:
+            return None if self.queue.pending else str(Searcher.FINISHED)
+        self.ids[trial_id] = trial.trial_id
+        self.progress.started(trial)
+        return {"trial_id": trial.trial_id}
+
+    def _look(self) -> None:
+        """Learn what other launches on the same store are making, and what they have finished."""
+        self._looked = time.monotonic()
+        try:
+            before, busy = set(self.queue.busy), self.watch.busy()
+            if before or busy:
+                self.queue.learn(busy, self.store)
+        except OSError:  # a store that is away for a moment: look again later
+            return
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.queue.ended(self.ids.get(trial_id, ""))
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Listener(tune.Callback):
+    """Passes on what trials report. Tune aborts a sweep when a callback raises: nothing here does."""
+
+    def __init__(self, queue: Queue, handed: Handed, store: Store, progress: Progress, outcome: Outcome) -> None:
+        self.queue, self.handed, self.store, self.progress, self.outcome = queue, handed, store, progress, outcome
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        trial_id, stage = trial.config["trial_id"], result.get("stage", "")
+        self.queue.heard(trial_id, stage)
+        if stage == "done":
+            self.progress.ended(trial_id, result["row"])
+        elif stage == "interrupted":
+            self.progress.interrupted(trial_id)
+        else:
+            self.progress.heard(trial_id, stage, result.get("epoch", 0), result.get("step", 0))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Retries have run out: the trial failed by the infrastructure's fault, and runs again next time."""
+        trial_id = trial.config["trial_id"]
+        spec = self.handed.trials[trial_id]
+        text = _last_error(trial)
+        row = {
+            "trial_id": trial_id,
+            "sweep": self.handed.sweep,
+            "model": spec.dense.model.name,
+            "dataset": spec.dense.dataset,
+            "strategy": spec.strategy,
+            "compression": spec.compression,
+            "sparsity_asked": spec.sparsity,
+            "seed": spec.dense.seed,
+            "metric": spec.dense.task.main_metric,
+            "status": "failed",
+            "failure": "infrastructure",
+            "error_stage": "store" if "OSError" in text else "load",
+            "error": text.strip().splitlines()[-1] if text.strip() else "the worker process died",
+            "traceback": text,
+            "finished_at": datetime.now(UTC),
+            "spec": spec.model_dump_json(),
+        }
+        self.progress.ended(trial_id, row)
+        try:
+            if self.store.statuses().get(trial_id) != "completed":
+                self.store.write("trials", trial_id, [row])
+        except OSError as error:
+            self.outcome.errors.append(f"{trial_id}: {row['error']} (and its row could not be written: {error})")
+
+
+def _last_error(trial: Any) -> str:
+    try:
+        return str(trial.get_error() or "")
+    except Exception as error:  # Ray's own error objects may not unpickle here; the sweep goes on
+        return f"unreadable error: {error!r}"
+
+
+@contextmanager
+def _signals(
+    outcome: Outcome, searcher: _Searcher, store: Store, launch: str, deadline: float | None
+) -> Iterator[None]:
+    """SIGINT, SIGTERM and the deadline: start nothing new, let running trials save and end; a second one kills."""
+
+    def handle(number: int, frame: Any) -> None:
+        if outcome.signal is not None and number != signal.SIGALRM:
+            os._exit(128 + number)
+        outcome.signal = signal.SIGINT if number == signal.SIGALRM else number
+        searcher.ending = True
+        try:
+            request_stop(store, launch)
+        except OSError:  # the running trials cannot be told: they run to their end
+            return
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    if deadline is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        withdraw_stop(store, launch)
+
+
+def _work(config: dict[str, Any], handed: Handed) -> None:
+    """One Tune trial, in its worker: reports how far it is and, at the end, the row that it published."""
+    trial = handed.trials[config["trial_id"]]
+    store = Store(handed.store_uri)
+    stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
+    with Beat(store, trial.trial_id, handed.launch, stages) as beat:
+        row = handed.work(handed, trial, store, beat)
+    shown = ("status", "metric", "dense", "retrained", "sparsity", "total_seconds", "error", "error_stage")
+    tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in shown}})
+
+
+def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
+    """The real work of a trial; an empty row when it was asked to stop and has saved."""
+    from deepcuts.bench import Bench
+    from deepcuts.train import Interrupted
+    from deepcuts.trial import run_trial
+
+    told: dict[str, Any] = {"stage": "", "at": 0.0}
+
+    def on_progress(stage: str, epoch: int, step: int) -> None:
+        beat.tell(stage, epoch, step)
+        if stage != told["stage"] or time.monotonic() - told["at"] > REPORT_SECONDS:
+            told.update(stage=stage, at=time.monotonic())
+            tune.report({"stage": stage, "epoch": epoch, "step": step})
+
+    bench = Bench(
+        store,
+        handed.threads,
+        checkpoint_minutes=handed.checkpoint_minutes,
+        snapshots=snapshots(trial, handed.wanted),
+        partners=partners(trial, handed.wanted),
+        on_progress=on_progress,
+        stop=beat.stopping,
+    )
+    try:
+        return run_trial(trial, handed.sweep, bench, handed.keep_models)
+    except Interrupted:
+        return {}
+
+
+def new_launch() -> str:
+    """A name for one launch, to tell its beats from those of others."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
