@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from deepcuts.names import find_id, layer_kind, natural, nearest
+
+IDS = ["0123aaaa", "0123bbbb", "4567cccc"]
+
+
+def test_an_id_is_found_by_itself_and_by_a_unique_prefix() -> None:
+    assert find_id("0123bbbb", IDS) == "0123bbbb"
+    assert find_id("4567", [*IDS, "4567cccc"]) == "4567cccc"
+    assert find_id("4567", [*IDS, "4567"]) == "4567"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("0123", "may be any of 0123aaaa, 0123bbbb"),
+        ("456", "too short"),
+        ("0123aaab", "unknown trial '0123aaab'; did you mean '0123aaaa'"),
+    ],
+)
+def test_other_ids_are_refused(prefix: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_id(prefix, IDS)
+
+
+def test_nothing_near_is_not_proposed() -> None:
+    assert nearest("zzzz", ["sparsity"]) == ""
+
+
+def test_layers_sort_by_depth() -> None:
+    names = ["layer.10.x", "layer.2.x", "layer.2.a"]
+    assert sorted(names, key=natural) == ["layer.2.a", "layer.2.x", "layer.10.x"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ("bert.encoder.layer.3.attention.self.query", (3, "query")),
+        ("encoder.layer.11.attention.output.dense", (11, "attention output")),
+        ("roberta.encoder.layer.0.output.dense", (0, "output")),
+        ("distilbert.transformer.layer.5.ffn.lin1", (5, "intermediate")),
+        ("bert.pooler.dense", (None, "pooler")),
+        ("pooler.dense", (None, "pooler")),
+        ("blocks.7.mixer", (7, "mixer")),
+        ("projection", (None, "projection")),
+    ],
+)
+def test_layers_have_a_depth_and_a_kind(layer: str, expected: tuple[int | None, str]) -> None:
+    assert layer_kind(layer) == expected
