@@ -18,9 +18,7 @@ from deepcuts.store import SCHEMAS, Read, Store
 Value = str | int | float | bool | None
 
 
-def trials(
-    store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]
-) -> pd.DataFrame:
+def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
     """Completed and failed trials, a row each. A filter is a column with a value (None = null) or a list of
     them: `trials(store, dataset="cola", seed=[0, 1])`; `sweep` finds what a sweep wants, whoever ran it.
 
@@ -34,16 +32,12 @@ def trials(
     return _frame(store, "trials", columns, where)
 
 
-def metrics(
-    store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]
-) -> pd.DataFrame:
+def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
     """One number a row: every stage, epoch, split and metric of the trials. Filters as in `trials`."""
     return _frame(store, "metrics", columns, _expression("metrics", filters))
 
 
-def masks(
-    store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]
-) -> pd.DataFrame:
+def masks(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
     """One pruned tensor a row, without its `bits` unless `columns` names them. Filters as in `trials`."""
     light = [name for name in SCHEMAS["masks"].names if name != "bits"]
     return _frame(store, "masks", columns or light, _expression("masks", filters))
@@ -77,23 +71,15 @@ def _wanted(store: Store, sweeps: list[Value]) -> list[str]:
     """Ids of the trials that the sweeps want by their table, or ran where they have none."""
     rows = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
     tabled = {row["sweep"] for row in rows}
-    rows += [
-        row
-        for row in store.read("trials", ["sweep", "trial_id"]).table.to_pylist()
-        if row["sweep"] not in tabled
-    ]
+    rows += [row for row in store.read("trials", ["sweep", "trial_id"]).table.to_pylist() if row["sweep"] not in tabled]
     known = sorted({row["sweep"] for row in rows if row["sweep"] is not None})
     for sweep in sweeps:
         if sweep not in known:
-            raise ValueError(
-                f"unknown sweep {sweep!r}{nearest(str(sweep), known)}; known: {', '.join(known)}"
-            )
+            raise ValueError(f"unknown sweep {sweep!r}{nearest(str(sweep), known)}; known: {', '.join(known)}")
     return sorted({row["trial_id"] for row in rows if row["sweep"] in sweeps})
 
 
-def _frame(
-    store: Store, table: str, columns: Sequence[str] | None, where: ds.Expression | None
-) -> pd.DataFrame:
+def _frame(store: Store, table: str, columns: Sequence[str] | None, where: ds.Expression | None) -> pd.DataFrame:
     names = list(columns or SCHEMAS[table].names)
     for name in names:
         _check_column(table, name)
@@ -147,9 +133,7 @@ def _check_statement(sql: str) -> None:
         raise ValueError(_shortened(error)) from None
     if len(kinds) != 1 or kinds[0] not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         found = ", ".join(kind.name for kind in kinds) or "nothing"
-        raise ValueError(
-            f"a query is one SELECT, and this is {found}: {sql.strip()!r}; the store is only read"
-        )
+        raise ValueError(f"a query is one SELECT, and this is {found}: {sql.strip()!r}; the store is only read")
 
 
 def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
@@ -169,9 +153,7 @@ def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
     return frame
 
 
-def _register(
-    connection: duckdb.DuckDBPyConnection, store: Store, table: str, damaged: dict[str, str]
-) -> None:
+def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, damaged: dict[str, str]) -> None:
     """A view of the table: the trials' own files, then what the compacted ones have that is not in them."""
     paths = [store.path(table, name) for name in store.names(table, ".parquet")]
     sound = [path for path in paths if path not in damaged]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from deepcuts.cost import Cost, check_disk, estimate, local_slots, size
 from deepcuts.grid import SweepSpec, describe
+from deepcuts.names import find_id
 from deepcuts.output import print_json, print_records
 from deepcuts.plan import Plan, chosen, make_plan, partners, snapshots
 from deepcuts.preflight import Prepared, choose_gpus, local_gpus, prepare
@@ -97,6 +98,7 @@ def _summary(store: Store, spec: SweepSpec, wanted: Sequence[TrialSpec], signal:
     """Say what there is now and how to go on; 0 when every wanted trial is completed."""
     from deepcuts.analysis import trials
     from deepcuts.curves import table
+    from deepcuts.views import shown
 
     statuses = store.statuses()
     completed = [trial for trial in wanted if statuses.get(trial.trial_id) == "completed"]
@@ -105,7 +107,7 @@ def _summary(store: Store, spec: SweepSpec, wanted: Sequence[TrialSpec], signal:
     if completed:
         ids = {trial.trial_id for trial in completed}
         frame = trials(store)
-        print_records(table(frame[frame.trial_id.isin(ids)]))
+        print_records(shown(table(frame[frame.trial_id.isin(ids)])))
     print(f"\n{len(completed)} of {len(wanted)} trials completed, {len(failed)} failed, {left} left; store {store.uri}")
     for trial in failed[:10]:
         print(f"  failed: {describe(trial)}: deepcuts show {store.uri} {trial.trial_id}")
@@ -237,7 +239,7 @@ def run_one(args: argparse.Namespace) -> int:
         store = Store(args.source)
         file, name, trials = None, "run-one", _recorded(store)
     by_id = {trial.trial_id: trial for trial in trials}
-    trial = by_id[find_id(args.trial, list(by_id), args.source)]
+    trial = by_id[find_id(args.trial, by_id)]
     store.probe()
     return _run_here(trial, trials, store, name, file)
 
@@ -276,21 +278,6 @@ def _run_here(trial: TrialSpec, trials: Sequence[TrialSpec], store: Store, name:
     shown = ("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds")
     print_records([{key: row.get(key) for key in shown}])
     return DONE
-
-
-def find_id(text: str, known: Sequence[str], where: str) -> str:
-    """The id that begins with `text` (4 characters or more). Raises ValueError, with the nearest ids."""
-    found = [key for key in known if key.startswith(text)]
-    if len(text) >= 4 and len(found) == 1:
-        return found[0]
-    if len(text) < 4:
-        raise ValueError(f"trial {text!r} is too short; give 4 characters of its id or more")
-    if found:
-        raise ValueError(f"trial {text!r} is ambiguous: {', '.join(found[:5])}")
-    import difflib
-
-    near = difflib.get_close_matches(text, known, 3, 0.0)
-    raise ValueError(f"{where} has no trial {text!r}; nearest: {', '.join(near) or 'none, it is empty'}")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -337,7 +324,7 @@ def show(args: argparse.Namespace) -> int:
     """Everything about one trial."""
     store = Store(args.store_uri)
     rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
-    row = rows[find_id(args.trial, list(rows), f"store {args.store_uri!r}")]
+    row = rows[find_id(args.trial, rows)]
     if args.json:
         print_json([row])
         return DONE

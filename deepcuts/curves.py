@@ -25,18 +25,14 @@ _ASKED = ["compression", "sparsity_asked"]
 _GROUP = [*_TASK, "strategy", *_ASKED]
 
 
-def with_metric(
-    trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split: str = "validation"
-) -> pd.DataFrame:
+def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split: str = "validation") -> pd.DataFrame:
     """The trials with another metric in the columns of the stages: its value at each stage's last epoch.
 
     Trials that do not have the metric are left out. Raises ValueError where none has it.
     """
     known = sorted(metrics["metric"].unique())
     if metric not in known:
-        raise ValueError(
-            f"unknown metric {metric!r}{nearest(metric, known)}; the store has {', '.join(known)}"
-        )
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; the store has {', '.join(known)}")
     rows = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
     last = rows.sort_values(["epoch", "step"]).drop_duplicates(["trial_id", "stage"], keep="last")
     values = last.pivot(index="trial_id", columns="stage", values="value").reindex(columns=list(STAGES))
@@ -62,9 +58,7 @@ def curves(
         raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
     if metric is not None:
         if metrics is None:
-            raise ValueError(
-                f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)"
-            )
+            raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
         trials = with_metric(trials, metrics, metric)
     rows = _comparable(trials)
     pruned = rows[~rows["strategy"].isin(LEVELS)].dropna(subset=[stage]).sort_values("seed")
@@ -117,9 +111,7 @@ def _axis(rows: pd.DataFrame) -> Axis:
 
 def _places(rows: pd.DataFrame, axis: Axis) -> pd.Series:
     """Where each trial stands: what was asked, else the mean achieved by all that were asked for the same."""
-    asked, achieved = (
-        ("sparsity_asked", "sparsity") if axis == "sparsity" else ("compression", "compression_achieved")
-    )
+    asked, achieved = ("sparsity_asked", "sparsity") if axis == "sparsity" else ("compression", "compression_achieved")
     means = rows.groupby([*_TASK, *_ASKED], dropna=False)[achieved].transform("mean")
     return rows[asked].fillna(means)
 

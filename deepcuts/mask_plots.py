@@ -29,9 +29,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         raise ValueError("there is no overlap to plot: no two trials have masks")
     ids = set(whole["trial_a"]) | set(whole["trial_b"])
     rows = trials[trials["trial_id"].isin(ids)].drop_duplicates("trial_id")
-    rows = rows.sort_values(
-        ["dataset", "compression", "sparsity_asked", "strategy", "seed"], ignore_index=True
-    )
+    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"], ignore_index=True)
     place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
     kappa = np.full((len(rows), len(rows)), np.nan)
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
@@ -60,9 +58,7 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
     for (row, column), value in np.ndenumerate(kappa):
         if np.isfinite(value):
             color = "white" if value > 0.6 else INK
-            axes.text(
-                column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6, color=color
-            )
+            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6, color=color)
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
@@ -134,9 +130,7 @@ def plot_layers(frame: pd.DataFrame) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1))
     columns = min(4, len(handles))
-    figure.legend(
-        handles, [*labels, "by chance"], loc="outside lower center", ncols=columns, fontsize=8, frameon=False
-    )
+    figure.legend(handles, [*labels, "by chance"], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure
 
 
@@ -166,16 +160,12 @@ def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure
             linewidth=1.4,
         )
         if f"{measure}_chance" in line:
-            axes.plot(
-                line.index, line[f"{measure}_chance"], color=color, linewidth=1, linestyle="--", zorder=1
-            )
+            axes.plot(line.index, line[f"{measure}_chance"], color=color, linewidth=1, linestyle="--", zorder=1)
     numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
     step = max(1, -(-len(numbered) // 12))
     outside = names[names["depth"].isna()]
     ticks = [*numbered[::step], *outside["place"]]
-    axes.set_xticks(
-        ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]]
-    )
+    axes.set_xticks(ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]])
     axes.set_xlabel("encoder layer", fontsize=8.5, color=INK)
     axes.set_ylabel(label, fontsize=8.5, color=INK)
     if f"{measure}_chance" not in points:

@@ -17,9 +17,8 @@ Records = Sequence[Mapping[str, Any]]
 
 def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python values, undefined ones None."""
-    if not isinstance(rows, Sequence):
-        rows = rows.to_dict("records")
-    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+    found: Any = rows if isinstance(rows, Sequence) else rows.to_dict("records")
+    return [{str(key): _plain(value) for key, value in row.items()} for row in found]
 
 
 def _plain(value: Any) -> Any:

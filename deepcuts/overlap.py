@@ -190,9 +190,7 @@ def _blocks(trials: int, largest: int) -> list[slice]:
     return [slice(start, start + fitting) for start in range(0, trials, fitting)]
 
 
-def _compare(
-    masks: Masks, tensors: Sequence[Tensor], rows: Sequence[str], columns: Sequence[str]
-) -> pd.DataFrame:
+def _compare(masks: Masks, tensors: Sequence[Tensor], rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """All pairs of a block of trials with another block, or with itself."""
     same = rows is columns
     a, b = np.triu_indices(len(rows), 1) if same else np.indices((len(rows), len(columns))).reshape(2, -1)

@@ -40,9 +40,7 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
         axes.remove()
     if not named:
         handles = [Line2D([], [], label=plain(name), **_line(look(name))) for name in strategies]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8, frameon=False
-        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8, frameon=False)
     return figure
 
 
@@ -66,9 +64,7 @@ def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
         band = line[line["n"] >= 3]
         axes.fill_between(band["x"], band["low"], band["high"], color=style.color, alpha=0.11, linewidth=0)
         seeds = line.explode("values")
-        axes.scatter(
-            seeds["x"], seeds["values"].astype(float), 5, style.color, alpha=0.45, linewidths=0, zorder=2
-        )
+        axes.scatter(seeds["x"], seeds["values"].astype(float), 5, style.color, alpha=0.45, linewidths=0, zorder=2)
         axes.plot(line["x"], line["mean"], label=str(strategy), zorder=3, **_line(style))
     _place_ticks(axes, part)
     _levels(axes, part)

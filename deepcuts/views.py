@@ -1,0 +1,137 @@
+"""The verbs that look at results: tables, figures, overlap and SQL. Each returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcuts import analysis
+from deepcuts.commands import DONE, INCOMPLETE, say_damaged
+from deepcuts.names import find_id
+from deepcuts.output import print_json, print_records
+from deepcuts.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS = 60
+
+
+def _trials(args: argparse.Namespace, store: Store) -> pd.DataFrame:
+    """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
+    frame = analysis.trials(store, **({"sweep": args.sweep} if args.sweep else {}))
+    if frame.empty:
+        raise ValueError(f"store {args.store_uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it")
+    damaged = frame.attrs.get("damaged", {})
+    columns = {"trial": "trial_id", "sparsity": "sparsity_asked"}
+    for key, value in args.only.items():
+        column = columns.get(key, key)
+        if column not in frame:
+            raise ValueError(f"--only: unknown column {key!r}; known: {', '.join(frame.columns)}")
+        there = sorted({str(each) for each in frame[column].dropna()})
+        number = frame[column].dtype.kind in "if"
+        frame = frame[frame[column] == float(value)] if number else frame[frame[column].astype(str) == value]
+        if frame.empty:
+            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
+    frame.attrs["damaged"] = damaged
+    return frame
+
+
+def _code(damaged: Mapping[str, str]) -> int:
+    return INCOMPLETE if say_damaged(damaged) else DONE
+
+
+def table(args: argparse.Namespace) -> int:
+    """Mean and interval over seeds, per dataset, strategy and what was asked."""
+    from deepcuts import curves
+
+    frame = _trials(args, Store(args.store_uri))
+    results = curves.table(frame)
+    if args.json:
+        print_json(results)
+    else:
+        print_records(shown(results))
+    return _code(frame.attrs["damaged"])
+
+
+def shown(results: pd.DataFrame) -> pd.DataFrame:
+    """The results as a person reads them: mean ± half the 95 % interval, columns that are always the same left out."""
+    frame = results.copy()
+    for stage in ("dense", "pruned", "rewound", "retrained"):
+        half = frame.pop(f"{stage}_half_width")
+        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
+    if frame["model"].nunique() == 1:
+        frame = frame.drop(columns="model")
+    if not frame["failed"].any():
+        frame = frame.drop(columns="failed")
+    frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
+    return frame.rename(columns={"compression_achieved": "achieved"})
+
+
+def _with_half(mean: float, half: float) -> str | None:
+    if mean != mean:
+        return None
+    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Metric against sparsity, a line per strategy."""
+    from deepcuts import curves as over_seeds
+
+    store = Store(args.store_uri)
+    frame = _trials(args, store)
+    metrics = analysis.metrics(store) if args.metric else None
+    made = over_seeds.curves(frame, args.metric, args.stage, args.x, metrics)
+    if args.json:
+        print_json(made)
+        return _code(frame.attrs["damaged"])
+    from deepcuts.figures import save
+    from deepcuts.plots import plot_curves
+
+    out = args.output or "curves.png"
+    save(plot_curves(made), out)
+    print(f"wrote {out}")
+    return _code(frame.attrs["damaged"])
+
+
+def iou(args: argparse.Namespace) -> int:
+    """Overlap of masks between trials, and layer by layer."""
+    from deepcuts.overlap import overlap
+
+    store = Store(args.store_uri)
+    frame = _trials(args, store)
+    pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
+    chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
+    made = overlap(store, chosen)
+    damaged = frame.attrs["damaged"] | made.attrs["damaged"]
+    if args.json:
+        print_json(made)
+        return _code(damaged)
+    from deepcuts.figures import save
+    from deepcuts.mask_plots import plot_layers, plot_overlap
+
+    out = Path(args.output or "iou.png")
+    layers = out.with_name(f"{out.stem}-layers{out.suffix}")
+    save(plot_overlap(made, frame), out)
+    save(plot_layers(made), layers)
+    whole = made[made["layer"].isna()].drop(columns="layer")
+    print_records(whole.head(MOST_ROWS))
+    if len(whole) > MOST_ROWS:
+        print(f"... and {len(whole) - MOST_ROWS} more pairs: --json prints all of them")
+    print(f"wrote {out} and {layers}")
+    return _code(damaged)
+
+
+def query(args: argparse.Namespace) -> int:
+    """SQL over the tables, read-only."""
+    frame = analysis.query(Store(args.store_uri), args.sql)
+    if args.json:
+        print_json(frame)
+    elif args.csv:
+        frame.to_csv(sys.stdout, index=False)
+    else:
+        print_records(frame)
+    return _code(frame.attrs.get("damaged", {}))
