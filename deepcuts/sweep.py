@@ -60,6 +60,7 @@ def start_ray(address: str | None) -> None:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -142,7 +143,14 @@ def run_plan(
     return outcome
 
 
-class _Searcher(Searcher):
+class _Unsaved:
+    """Tune pickles what it is given, to restore a sweep; we never do, the store is what a sweep goes on from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Searcher(_Unsaved, Searcher):
     """Hands Tune the next ready trial, by id; None while all that is left waits for a stage being made."""
 
     def __init__(self, queue: Queue, watch: Watch, store: Store, progress: Progress) -> None:
@@ -182,7 +190,7 @@ class _Searcher(Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-class _Listener(tune.Callback):
+class _Listener(_Unsaved, tune.Callback):
     """Passes on what trials report. Tune aborts a sweep when a callback raises: nothing here does."""
 
     def __init__(self, queue: Queue, handed: Handed, store: Store, progress: Progress, outcome: Outcome) -> None:

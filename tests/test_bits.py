@@ -44,10 +44,7 @@ def test_pairs_are_counted_as_one_by_one(width: int) -> None:
     rows, others = random_words(4, width), random_words(3, width, 1)
     one_by_one = [[count_both(row, other) for other in others] for row in rows]
     assert count_pairs(rows, others).tolist() == one_by_one
-    among = [
-        [count_both(row, other) if j >= i else 0 for j, other in enumerate(rows)]
-        for i, row in enumerate(rows)
-    ]
+    among = [[count_both(row, other) if j >= i else 0 for j, other in enumerate(rows)] for i, row in enumerate(rows)]
     assert count_pairs(rows).tolist() == among
 
 

@@ -11,18 +11,14 @@ from deepcuts.curves import curves, table, with_metric
 
 def frame(*rows: dict) -> pd.DataFrame:
     columns = ["compression", "sparsity_asked", "pruned", "rewound", "retrained", "failure"]
-    return pd.DataFrame(rows).reindex(
-        columns=[*dict.fromkeys([*columns, *(key for row in rows for key in row)])]
-    )
+    return pd.DataFrame(rows).reindex(columns=[*dict.fromkeys([*columns, *(key for row in rows for key in row)])])
 
 
 def asked(compression: float, **fields: object) -> dict:
     return {"compression": compression, "sparsity_asked": None, **fields}
 
 
-THREE_SEEDS = [
-    trial(f"{seed}", seed=seed, retrained=0.7 + 0.1 * seed, dense=0.9 + 0.01 * seed) for seed in range(3)
-]
+THREE_SEEDS = [trial(f"{seed}", seed=seed, retrained=0.7 + 0.1 * seed, dense=0.9 + 0.01 * seed) for seed in range(3)]
 
 
 def test_mean_and_interval_over_three_seeds_by_hand() -> None:

@@ -194,9 +194,7 @@ def test_missing_and_damaged_masks_are_left_out_and_named(store: Store) -> None:
 
 
 def test_a_trials_own_file_counts_before_a_compacted_one(store: Store) -> None:
-    compacted = [
-        row for number in (0, 1, 2, 3) for row in mask_rows(f"{number}" * 16, random_masks(50 + number))
-    ]
+    compacted = [row for number in (0, 1, 2, 3) for row in mask_rows(f"{number}" * 16, random_masks(50 + number))]
     before = overlap(store)
     store.write("masks", "compact-0123", compacted)
     pd.testing.assert_frame_equal(overlap(store), before)
