@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -55,15 +56,23 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
 
 
+def ray_options() -> dict[str, Any]:
+    """Quiet, and with the environment that Tune reads: no files of its own, no handlers for our signals."""
+    os.environ |= {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is shown, and kept, by us
+    return {"logging_level": logging.ERROR}
+
+
 def start_ray(address: str | None) -> None:
     """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster."""
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options = ray_options() | {"log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **options)
@@ -240,10 +249,12 @@ class _Listener(_Unsaved, tune.Callback):
 
 
 def _last_error(trial: Any) -> str:
+    """What Tune noted of the trial's last failure; empty where its worker died without a word."""
     try:
-        return str(trial.get_error() or "")
-    except Exception as error:  # Ray's own error objects may not unpickle here; the sweep goes on
-        return f"unreadable error: {error!r}"
+        notes = Path(trial.error_file).read_text("utf-8")
+    except (OSError, TypeError):
+        return ""
+    return notes.rpartition("Failure # ")[2]
 
 
 @contextmanager
