@@ -300,7 +300,7 @@ def _work(config: dict[str, Any], handed: Handed) -> None:
 def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
     """The real work of a trial; an empty row when it was asked to stop and has saved."""
     from deepcuts.bench import Bench
-    from deepcuts.train import Interrupted
+    from deepcuts.checkpoint import Interrupted
     from deepcuts.trial import run_trial
 
     told: dict[str, Any] = {"stage": "", "at": 0.0}
