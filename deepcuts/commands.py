@@ -63,6 +63,7 @@ def _launch(args: argparse.Namespace, prepared: Prepared, todo: Plan, store: Sto
     if not args.address:
         sweep.start_ray(None)
     cpus = sweep.choose_cpus(file.resources.cpus, gpus)
+    sweep.check_nodes(store, store.uri if "://" in store.uri else store.root)
     handed = sweep.Handed(
         trials={trial.trial_id: trial for trial in todo.to_run},
         wanted=todo.wanted,

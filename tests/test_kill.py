@@ -33,8 +33,8 @@ resources: {gpus: 0, cpus: 1}
 """
 
 
-def start(sweep: Path, store: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deepcuts.cli", "run", str(sweep), "--store", str(store)]
+def start(sweep: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "deepcuts.cli", "run", str(sweep), "--store", str(store), *more]
     return subprocess.Popen(
         command, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -109,11 +109,26 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_sweep_that_is_asked_to_stop_saves_says_how_to_go_on_and_does(
-    number: signal.Signals, code: int, sweep: Path, undisturbed: Numbers
-) -> None:
-    store = sweep.parent / f"stopped-{code}"
+def test_a_sweep_that_is_interrupted_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
+    store = sweep.parent / "interrupted"
+    assert "run the same command again to go on" in stopped(sweep, store, signal.SIGINT, 130)
+    assert set(Store(str(store)).statuses().values()) <= {"completed"}
+    finish(sweep, store)
+    assert numbers(store) == undisturbed
+
+
+def test_a_sweep_that_is_terminated_ends_within_seconds(sweep: Path) -> None:
+    stopped(sweep, sweep.parent / "terminated", signal.SIGTERM, 143)
+
+
+def test_a_sweep_out_of_hours_starts_nothing_new_and_exits_130(sweep: Path) -> None:
+    process = start(sweep, sweep.parent / "hours", "--max-hours", "0.001")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    assert "stopped early" in output
+
+
+def stopped(sweep: Path, store: Path, number: signal.Signals, code: int) -> str:
     process = start(sweep, store)
     wait_for_work(process, store)
     time.sleep(2)
@@ -122,7 +137,4 @@ def test_a_sweep_that_is_asked_to_stop_saves_says_how_to_go_on_and_does(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert time.monotonic() - asked < 30
-    assert "run the same command again to go on" in output
-    assert set(Store(str(store)).statuses().values()) <= {"completed"}
-    finish(sweep, store)
-    assert numbers(store) == undisturbed
+    return output
