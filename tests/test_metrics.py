@@ -14,9 +14,7 @@ from deepcuts.metrics import FUNCTIONS, UndefinedMetric, evaluate, predictions_f
 
 CORRELATIONS = ["f1", "matthews", "pearson", "spearman"]
 classes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40)
-values = st.lists(
-    st.tuples(*2 * [st.floats(-1e3, 1e3, width=32).map(lambda x: round(x, 3))]), min_size=3, max_size=40
-)
+values = st.lists(st.tuples(*2 * [st.floats(-1e3, 1e3, width=32).map(lambda x: round(x, 3))]), min_size=3, max_size=40)
 
 
 def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
