@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +149,7 @@ def test_the_cache_gives_the_same_tokens_without_a_tokenizer(tokenizer: Any, cac
 
 
 @pytest.fixture(params=["empty", "cut", "no tensors", "a folder", "of fewer examples"])
-def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> Iterator[None]:
+def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> None:
     tokenise(tokenizer, TEXTS, LABELS, 6, "k")
     [entry] = cache.iterdir()
     whole = entry.read_bytes()
@@ -165,7 +164,6 @@ def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> Itera
         entry.write_bytes(
             {"empty": b"", "cut": whole[: len(whole) // 2], "no tensors": b"\x02\0\0\0\0\0\0\0{}"}[request.param]
         )
-    yield
 
 
 @pytest.mark.usefixtures("damage")
