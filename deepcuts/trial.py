@@ -60,6 +60,8 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Bench, keep_model: bool = Fal
     What goes wrong for reasons of the trial's own becomes a failed row. A store that cannot be read or written
     (OSError) and a request to stop (Interrupted) are raised: the trial is not at fault, and is run again.
     """
+    if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
+        bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
     account = Account(record.identity(trial, sweep), [], [])
     began = time.monotonic()
     while True:
