@@ -55,7 +55,7 @@ class Bench:
 
     def bound(self, micro_batch: int | None, batch_size: int) -> int | None:
         """The smaller of what the sweep asks for and what the memory allows; None for whole batches."""
-        size = min(micro_batch or batch_size, self.micro_batch or batch_size)
+        size = min(micro_batch or batch_size, self.micro_batch or batch_size, batch_size)
         return None if size == batch_size else size
 
 
