@@ -106,9 +106,9 @@ def _fail(account: Account, error: Exception) -> None:
 def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> None:
     dense = trial.dense
     deterministic(bench.threads, dense.tf32)
+    account.row |= {"device": record.device_name(device_of(dense))}
     if dense.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    account.row |= {"device": record.device_name(device_of(dense))}
     material, network = load_material(dense), load_network(dense)
     names = models.prunable(network.model, trial.score.prune_biases)
     account.row |= record.sizes(network, material, names, trial, bench)
