@@ -9,7 +9,7 @@ from torch import Tensor
 from deepcuts import toy
 from deepcuts.bench import Bench, load_network, weights_of
 from deepcuts.criteria import parse_strategy
-from deepcuts.spec import DenseSpec, ModelSource, Scoring, ScoreSpec, Training, TrialSpec, score_spec
+from deepcuts.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
 from deepcuts.store import Store
 from deepcuts.tasks import TASKS, Task
 from deepcuts.tensors import load_artifact
