@@ -30,3 +30,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty token cache."""
     monkeypatch.setenv("DEEPCUTS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tokens"
+
+
+@pytest.fixture
+def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded dataset cut short: 200 sentences to train on, 64 to validate."""
+    from deepcuts import toy
+
+    whole = toy.sentences
+    monkeypatch.setattr(toy, "sentences", lambda split: whole(split)[: 200 if split == "train" else 64])

@@ -19,7 +19,7 @@ from deepcuts.train import Interrupted
 from deepcuts.trial import run_trial
 
 pytestmark = [
-    pytest.mark.usefixtures("torch_state"),
+    pytest.mark.usefixtures("torch_state", "few_sentences"),
     pytest.mark.filterwarnings(f"ignore::{UndefinedMetric.__module__}.UndefinedMetric"),
 ]
 SHORT = Training(epochs=0, batch_size=16)
@@ -234,7 +234,7 @@ def test_a_machine_bounds_the_micro_batch_but_never_enlarges_it(store: Store) ->
 
 def test_material_is_the_chosen_examples_with_what_was_cut() -> None:
     few, short = load_material(dense()), load_material(dense(max_tokens=8))
-    assert (len(few.train), len(few.evaluated["validation"])) == (48, 500)
+    assert (len(few.train), len(few.evaluated["validation"])) == (48, 64)
     assert few.metric_names == ("accuracy", "f1", "matthews")
     assert few.cut == 0
     assert short.cut == sum(int(tokens.cut.sum()) for tokens in (short.train, short.evaluated["validation"])) > 0

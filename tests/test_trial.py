@@ -20,7 +20,7 @@ from deepcuts.tensors import load_artifact
 from deepcuts.trial import run_trial
 
 pytestmark = [
-    pytest.mark.usefixtures("torch_state"),
+    pytest.mark.usefixtures("torch_state", "few_sentences"),
     pytest.mark.filterwarnings(f"ignore::{UndefinedMetric.__module__}.UndefinedMetric"),
 ]
 
@@ -98,7 +98,7 @@ def test_the_same_spec_gives_the_same_bits_from_fresh_and_from_cached_stages(str
         assert completed(store, spec)["dense_cached"]
         found.append(everything(store, spec))
     assert all(each == found[0] for each in found)
-    assert [len(table) for table in found[0]] == [1, 14, 2000, 13]  # 4 stages of 3 metrics, 2 with a loss
+    assert [len(table) for table in found[0]] == [1, 14, 256, 13]  # 4 stages of 3 metrics, 2 with a loss
 
 
 def test_a_trial_of_a_compression_keeps_that_many_of_all_parameters(store: Store) -> None:
@@ -151,7 +151,7 @@ def test_the_row_s_numbers_are_those_of_the_last_epochs(store: Store) -> None:
         if epochs > 1:
             assert [each["step"] for each in values] == [STEPS * (epoch + 1) for epoch in range(epochs)]
         examples = [each for each in rows(store, "predictions", spec) if each["stage"] == stage]
-        assert [each["example"] for each in examples] == list(range(500))
+        assert [each["example"] for each in examples] == list(range(64))
         assert np.mean([each["label"] == each["prediction"] for each in examples]) == row[stage]
         assert all(each["prediction"] == np.argmax(each["logits"]) for each in examples)
 
@@ -164,7 +164,7 @@ def test_no_epochs_are_legal_in_either_stage(store: Store) -> None:
     assert all(torch.equal(start[name], tuned[name]) for name in start)
     assert row["pruned"] == row["rewound"] == row["retrained"]
     assert {(each["epoch"], each["step"]) for each in rows(store, "metrics", spec)} == {(0, 0)}
-    assert len(rows(store, "predictions", spec)) == 4 * 500
+    assert len(rows(store, "predictions", spec)) == 4 * 64
 
 
 def test_only_kept_weights_are_kept_of_a_model(store: Store, weights_at: dict[str, dict[str, Tensor]]) -> None:
