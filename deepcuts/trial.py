@@ -128,6 +128,7 @@ def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> 
     else:
         kept = _prune(trial, bench, account, network, material, names, theta_0)
         _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
+        account.stage = "store"
         _publish_masks(trial, bench, kept)
         if keep_model:
             _keep_weights(trial, bench, network, kept)
