@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from toytrials import STEPS, TRAINING, bench, dense, everything, rows, theta_1, trial
+from toytrials import STEPS, TASK, TRAINING, bench, dense, everything, rows, theta_1, trial
 
+from deepcuts import toy
 from deepcuts.bench import load_material, load_network
+from deepcuts.data import Split
 from deepcuts.metrics import UndefinedMetric
 from deepcuts.spec import Scoring, Training, TrialSpec
 from deepcuts.store import Store
@@ -143,6 +146,7 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
         ("deepcuts.scoring._add_batch", "score"),
         ("deepcuts.masks.make_masks", "prune"),
         ("deepcuts.trial.set_weights", "retrain"),
+        ("deepcuts.bits.pack", "store"),
     ],
 )
 def test_a_failure_leaves_one_row_that_says_what_happened(
@@ -238,6 +242,16 @@ def test_material_is_the_chosen_examples_with_what_was_cut() -> None:
     assert few.metric_names == ("accuracy", "f1", "matthews")
     assert few.cut == 0
     assert short.cut == sum(int(tokens.cut.sum()) for tokens in (short.train, short.evaluated["validation"])) > 0
+
+
+def test_tokens_of_texts_that_changed_under_the_same_name_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASK.model_copy(update={"digest": None, "hub": "somebody/something"})  # as a revision that moves on
+    for word in ("good", "bad"):
+        pairs = [(f"the film was {word}", i % 2) for i in range(4)]
+        split = Split([(text,) for text, _ in pairs], np.array([label for _, label in pairs], np.float64))
+        monkeypatch.setattr("deepcuts.data.load", lambda task, name, split=split: split)
+        ids = load_material(dense(task)).train.inputs["input_ids"]
+        assert toy.VOCABULARY.index(word) in ids
 
 
 def test_a_network_starts_on_the_device_and_precision_of_its_spec() -> None:
