@@ -71,6 +71,13 @@ def test_the_linear_layers_of_encoder_and_pooler_are_prunable(kind: str) -> None
         assert not {"embeddings", "LayerNorm", "classifier", "pre_classifier"} & set(name.split("."))
 
 
+def test_a_linear_layer_below_the_embeddings_is_not_prunable() -> None:
+    model = build("bert")
+    before = models.prunable(model, biases=True)
+    model.bert.embeddings.projection = torch.nn.Linear(8, 8)  # as in MobileBERT
+    assert models.prunable(model, biases=True) == before
+
+
 def test_bert_base_has_the_counts_of_the_reference() -> None:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(BertConfig())

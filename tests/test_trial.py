@@ -209,3 +209,26 @@ def test_a_bounded_head_is_trained_by_summed_squares_on_one_s_own_file(tmp_path:
             assert all(0 < each["prediction"] < 5 for each in examples)
             loss = [m["value"] for m in metrics if m["metric"] == "loss" and m["stage"] == "dense"][0]
             assert loss > 5  # summed over 16 examples, whose labels are 1 in the mean
+
+
+def test_a_shuffled_strategy_keeps_as_many_of_each_tensor_in_other_places(store: Store) -> None:
+    plain, control = trial("GlobalMagWeight"), trial("GlobalMagWeight+shuffle")
+    for spec in (plain, control):
+        completed(store, spec)
+    masks, shuffled = masks_of(store, plain), masks_of(store, control)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {n: int(m.sum()) for n, m in shuffled.items()}
+    assert not any(torch.equal(masks[name], shuffled[name]) for name in masks)
+
+
+def test_every_training_is_seeded_by_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepcuts import bench as module
+
+    seeds, train = [], module.train
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seeds.append((named["seed"], named["stage"]))
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(module, "train", watched)
+    completed(store, trial(of=dense(seed=3)))
+    assert seeds == [(3, "dense"), (3, "retrained")]
