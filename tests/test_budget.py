@@ -64,3 +64,12 @@ def test_a_compression_below_1_is_refused() -> None:
 def test_what_a_compression_keeps_gives_that_compression(compression: float) -> None:
     kept = compression_to_fraction(compression, BERT, WEIGHTS) * WEIGHTS
     assert BERT / (BERT - WEIGHTS + kept) == pytest.approx(compression)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "size", "kept"), [(0.9, 5, 1), (0.9, 15, 2), (0.5, 3, 2), (0.8, 85_524_480, 17_104_896)]
+)
+def test_a_half_weight_is_kept_whatever_rounding_makes_of_one_minus_the_sparsity(
+    sparsity: float, size: int, kept: int
+) -> None:
+    assert count_kept(1 - sparsity, size) == kept
