@@ -6,7 +6,8 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,13 +25,21 @@ def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat() if value == value else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Decimal):  # what DuckDB's sums are
+        value = int(value) if value == value.to_integral_value() else float(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, bytes):
         return value.hex()
-    return None if value is not None and value != value else value
+    if isinstance(value, date):
+        return value.isoformat() if value == value else None  # not a time: pandas' NaT
+    return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
 def print_json(rows: Records | pd.DataFrame) -> None:
