@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Records = Sequence[Mapping[str, Any]]
 
+# Exit codes: everything is there; something failed, is missing or damaged, and is named.
+DONE, INCOMPLETE = 0, 1
+
 
 def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python values, undefined ones None."""
@@ -78,3 +81,30 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown(results: pd.DataFrame) -> pd.DataFrame:
+    """The results as a person reads them: mean ± half the 95 % interval, columns that are always the same left out."""
+    frame = results.copy()
+    for stage in ("dense", "pruned", "rewound", "retrained"):
+        half = frame.pop(f"{stage}_half_width")
+        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
+    if frame["model"].nunique() == 1:
+        frame = frame.drop(columns="model")
+    if not frame["failed"].any():
+        frame = frame.drop(columns="failed")
+    frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
+    return frame.rename(columns={"compression_achieved": "achieved"})
+
+
+def _with_half(mean: float, half: float) -> str | None:
+    if mean != mean:
+        return None
+    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+
+
+def say_damaged(damaged: Mapping[str, str]) -> bool:
+    """Name the files that could not be read, on stderr; true when there are any."""
+    for path, reason in damaged.items():
+        sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
+    return bool(damaged)
