@@ -104,7 +104,9 @@ def schema() -> dict[str, Any]:
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME.pattern}$"
     properties["strategies"]["items"] = _strategies()
-    parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, parts["OwnData"]["properties"]["text"]]}
+    columns = parts["OwnData"]["properties"]["text"]
+    text = columns.pop("description")
+    parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}
     made["required"] = [key for key in made["required"] if key != "name"]
     made["oneOf"] = [{"required": ["compressions"]}, {"required": ["sparsities"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "A sweep of deepcuts"}

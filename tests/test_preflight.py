@@ -11,7 +11,7 @@ from test_modelfolder import folder
 from deepcuts import preflight
 from deepcuts.sweepfile import read_sweep
 
-COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=64)
+COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
 REVIEWS = "datasets: {reviews: {train: train.csv, validation: validation.csv, text: body, classes: 2}}"
 
 
@@ -74,8 +74,8 @@ def test_known_tasks_come_from_the_folder_that_is_given(tmp_path, monkeypatch, b
     ("changes", "message"),
     [
         (["compressions=[2, 5.1]"], r"compressions: 'toy' on model 'toy': compression 5.1 cannot .* compression is 5.0000"),
-        (["max_tokens=65"], "max_tokens: 65 is more than the 64 positions of model 'toy'"),
-        (["overrides.toy.max_tokens=65"], "max_tokens: 65 is more than the 64"),
+        (["max_tokens=129"], "max_tokens: 129 is more than the 128 positions of model 'toy'"),
+        (["overrides.toy.max_tokens=129"], "max_tokens: 129 is more than the 128"),
         (["head=sigmoid5"], "head: 'sigmoid5' is for a regression, and 'toy' is a classification; .* overrides"),
         (["loss=mse_sum"], "loss: 'mse_sum' is for a regression"),
         (["rewind=1251"], "rewind: step 1251 is beyond the 1250 steps of fine-tuning on 'toy'"),
