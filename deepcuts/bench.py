@@ -16,7 +16,7 @@ from deepcuts.models import Network
 from deepcuts.spec import DenseSpec, ScoreSpec, Training
 from deepcuts.store import Store
 from deepcuts.tasks import METRICS
-from deepcuts.train import Hooks, Interrupted, evaluate, train
+from deepcuts.train import Hooks, evaluate, train
 
 Rows = list[dict[str, Any]]
 
@@ -44,11 +44,6 @@ class Bench:
     def snapshot_name(self, dense_id: str, step: int) -> str:
         """Where the weights of a step lie until the fine-tuning is published."""
         return f"artifacts/_checkpoints/{dense_id}-step-{step}.safetensors"
-
-    def check_stop(self) -> None:
-        """Raise Interrupted when asked to stop."""
-        if self.stop():
-            raise Interrupted
 
     def bounded(self, settings: Training) -> Training:
         return settings.model_copy(update={"micro_batch": self.bound(settings.micro_batch, settings.batch_size)})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import deepcuts
 
-INCOMPLETE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 _EPILOG = """\
 exit codes: 0 done; 1 done, but something failed, is missing or damaged, and is named; 2 bad input, nothing written;
@@ -28,15 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"deepcuts: error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("deepcuts: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a disk that is full, a store that is away
+    except OSError as error:
         print(f"deepcuts: error: {error}", file=sys.stderr)
-        return INCOMPLETE
+        return FAILED
+    except KeyboardInterrupt:
+        print("deepcuts: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]

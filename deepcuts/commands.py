@@ -81,7 +81,9 @@ def _start(args: argparse.Namespace, ready: Ready) -> int:
 
     if not args.address:
         sweep.start_ray(None)
-    return sweep.choose_cpus(ready.file.resources.cpus, ready.gpus)
+    cpus = sweep.choose_cpus(ready.file.resources.cpus, ready.gpus)
+    sweep.check_nodes(ready.store, ready.store.address)
+    return cpus
 
 
 def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
@@ -92,7 +94,7 @@ def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
         trials={trial.trial_id: trial for trial in todo.to_run},
         wanted=todo.wanted,
         sweep=file.name,
-        store_uri=store.uri if "://" in store.uri else store.root,
+        store_uri=store.address,
         launch=sweep.new_launch(),
         threads=cpus,
         keep_models=file.keep_models,

@@ -35,7 +35,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
     kappa[a, b] = kappa[b, a] = whole["kappa"]
     size = min(9.0, 2.2 + 0.28 * len(rows))
-    figure = new_figure(size + 2.0, size + 0.5)
+    figure = new_figure(size + 1.3 + 0.075 * rows["strategy"].str.len().max(), size + 0.6)
     axes = figure.subplots()
     _heatmap(figure, axes, kappa)
     _trial_labels(axes, rows)

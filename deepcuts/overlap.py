@@ -6,7 +6,8 @@ block of trials at a time, so that memory does not grow with the number of trial
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
@@ -85,7 +86,7 @@ def _open(store: Store, path: str) -> pq.ParquetFile:
 def _index(store: Store, path: str) -> dict[str, dict[Tensor, Place]]:
     """Every trial in a file of masks, with the place of each of its tensors."""
     with _open(store, path) as file:
-        table = file.read(["trial_id", "layer", "parameter", "size", "kept"])
+        table = file.read(["trial_id", "layer", "parameter", "size", "kept"], use_threads=False)
         lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     rows = ((group, row) for group, length in enumerate(lengths) for row in range(length))
     found: dict[str, dict[Tensor, Place]] = {}
@@ -97,7 +98,8 @@ def _index(store: Store, path: str) -> dict[str, dict[Tensor, Place]]:
 
 def _fill(out: Words, size: int, place: Place, file: pq.ParquetFile) -> None:
     """Read one tensor's bits into `out` (W,). Raises OSError where they are not what was recorded."""
-    bits = file.read_row_group(place.group, ["bits"]).column("bits")[place.row].as_buffer()
+    group = file.read_row_group(place.group, ["bits"], use_threads=False)
+    bits = group.column("bits")[place.row].as_buffer()
     if bits.size != (size + 7) // 8:
         raise OSError(f"{bits.size:,} bytes hold no mask of {size:,} weights")
     words(memoryview(bits), out)
@@ -194,19 +196,37 @@ def _compare(masks: Masks, tensors: Sequence[Tensor], rows: Sequence[str], colum
     """All pairs of a block of trials with another block, or with itself."""
     same = rows is columns
     a, b = np.triu_indices(len(rows), 1) if same else np.indices((len(rows), len(columns))).reshape(2, -1)
+    layers: dict[str, Agreement] = {}
+    for tensor, (some, others) in zip(tensors, _loaded(masks, tensors, rows, columns), strict=True):
+        counts = _count(tensor[2], some, others, (a, b))
+        layers[tensor[0]] = layers[tensor[0]] + counts if tensor[0] in layers else counts
+    return _frame([rows[i] for i in a], [columns[i] for i in b], layers)
+
+
+def _loaded(
+    masks: Masks, tensors: Sequence[Tensor], rows: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[Words, Words]]:
+    """Each tensor's bits of both blocks (one array where they are the same); the next is read meanwhile."""
     paths = {masks.places[trial_id][tensors[0]].path for trial_id in (*rows, *columns)}
     files = {path: _open(masks.store, path) for path in sorted(paths)}
-    layers: dict[str, Agreement] = {}
-    try:
-        for tensor in tensors:
-            some = masks.load(tensor, rows, files)
-            others = some if same else masks.load(tensor, columns, files)
-            counts = _count(tensor[2], some, others, (a, b))
-            layers[tensor[0]] = layers[tensor[0]] + counts if tensor[0] in layers else counts
-    finally:
-        for file in files.values():
-            file.close()
-    return _frame([rows[i] for i in a], [columns[i] for i in b], layers)
+
+    def load(tensor: Tensor) -> tuple[Words, Words]:
+        some = masks.load(tensor, rows, files)
+        return some, some if rows is columns else masks.load(tensor, columns, files)
+
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            reading = reader.submit(load, tensors[0])
+            for following in tensors[1:]:
+                loaded = reading.result()
+                reading = reader.submit(load, following)
+                yield loaded
+            yield reading.result()
+        finally:
+            reading.cancel()
+            wait([reading])
+            for file in files.values():
+                file.close()
 
 
 def _count(size: int, some: Words, others: Words, pairs: Pairs) -> Agreement:

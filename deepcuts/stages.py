@@ -117,6 +117,11 @@ def find_scores(
             return Scored(loaded, meta["batches"], True, 0.0)
     began = time.monotonic()
     wanted = _served(spec, bench)
+
+    def after_batch(used: int) -> bool:
+        bench.on_progress("score", 0, used)
+        return bench.stop()
+
     scores, used = scoring.score(
         network,
         names,
@@ -124,12 +129,14 @@ def find_scores(
         _scoring_batches(network, material, spec, bench),
         _settings(wanted),
         initial,
-        lambda done: bench.on_progress("score", 0, done),
+        bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
+        after_batch,
     )
     seconds = time.monotonic() - began
     if spec.data != "none":
         for criterion, partner in wanted.items():
             _publish_scores(bench.store, partner, scores[criterion], used, seconds)
+        bench.checkpoint(spec.pass_id).remove()
     return Scored(scores[spec.criterion], used, False, seconds)
 
 
@@ -171,7 +178,6 @@ def _scoring_batches(
     order = shuffled(tokens.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
     micro_batch = bench.bound(spec.micro_batch, spec.batch_size)
     for examples in order[: spec.batches]:
-        bench.check_stop()
         yield [tokens.batch(part, network.device) for part in micro_batches(examples, micro_batch)]
 
 

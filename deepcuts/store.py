@@ -52,6 +52,11 @@ class Store:
         folder = Path(self.root)
         return next(part for part in (folder, *folder.parents) if part.exists() or part.is_symlink())
 
+    @property
+    def address(self) -> str:
+        """What opens the store from any working folder."""
+        return self.uri if "://" in self.uri else str(self.root)
+
     def path(self, *parts: str) -> str:
         return "/".join((self.root.rstrip("/"), *parts))
 

@@ -10,14 +10,16 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.beats import Beat, Watch, request_stop, withdraw_stop
 from deepcuts.plan import Plan, Queue, partners, snapshots
@@ -27,6 +29,7 @@ from deepcuts.store import Store
 
 LOOK_SECONDS = 5.0
 REPORT_SECONDS = 1.0
+WAITS_SECONDS = (1, 2, 4, 8, 16, 30)
 
 # A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
 Work = Callable[["Handed", TrialSpec, Store, Beat], Mapping[str, Any]]
@@ -55,15 +58,23 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
 
 
+def ray_options() -> dict[str, Any]:
+    """Quiet, and with the environment that Tune reads: no files of its own, no handlers for our signals."""
+    os.environ |= {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is shown, and kept, by us
+    return {"logging_level": logging.ERROR}
+
+
 def start_ray(address: str | None) -> None:
     """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster."""
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options = ray_options() | {"log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **options)
@@ -102,6 +113,41 @@ def _node_kinds() -> list[dict[str, float]]:
         if group.max_count != 0:
             kinds.append(dict(group.resources))
     return kinds
+
+
+def check_nodes(store: Store, uri: str) -> None:
+    """See from every node that a trial may run on that it reads and writes this very store.
+
+    Raises ValueError that names the first node which does not: a folder that is not shared, credentials missing.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        return
+    token = f"running/_token-{secrets.token_hex(8)}"
+    store.write_bytes(token, b"deepcuts")
+    try:
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            reach = ray.remote(_reach).options(num_cpus=0, scheduling_strategy=there)
+            if problem := ray.get(reach.remote(uri, token)):
+                name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                raise ValueError(
+                    f"store {store.uri!r}: node {name} cannot use it: {problem}; give a store that all nodes share"
+                )
+    finally:
+        store.delete(token)
+
+
+def _reach(uri: str, token: str) -> str | None:
+    """In a worker: what keeps its node from using the store; None when all is well."""
+    try:
+        store = Store(uri)
+        if not store.exists(token):
+            return "what the driver writes is not there (is the folder shared?)"
+        store.probe()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def run_plan(
@@ -242,10 +288,12 @@ class _Listener(_Unsaved, tune.Callback):
 
 
 def _last_error(trial: Any) -> str:
+    """What Tune noted of the trial's last failure; empty where its worker died without a word."""
     try:
-        return str(trial.get_error() or "")
-    except Exception as error:  # Ray's own error objects may not unpickle here; the sweep goes on
-        return f"unreadable error: {error!r}"
+        notes = Path(trial.error_file).read_text("utf-8")
+    except (OSError, TypeError):
+        return ""
+    return notes.rpartition("Failure # ")[2]
 
 
 @contextmanager
@@ -274,13 +322,15 @@ def _signals(
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        withdraw_stop(store, launch)
+        with suppress(OSError):  # a request left behind asks a launch that is over
+            withdraw_stop(store, launch)
 
 
 def _work(config: dict[str, Any], handed: Handed) -> None:
     """One Tune trial, in its worker: reports how far it is and, at the end, the row that it published."""
     trial = handed.trials[config["trial_id"]]
     store = Store(handed.store_uri)
+    _wait_for(store)
     stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
     with Beat(store, trial.trial_id, handed.launch, stages) as beat:
         row = handed.work(handed, trial, store, beat)
@@ -288,10 +338,21 @@ def _work(config: dict[str, Any], handed: Handed) -> None:
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in shown}})
 
 
+def _wait_for(store: Store) -> None:
+    """Give a store that is away for a while time to come back: a retry at once would be in vain. Raises OSError."""
+    for seconds in (*WAITS_SECONDS, None):
+        try:
+            return store.probe()
+        except ValueError as error:
+            if seconds is None:
+                raise OSError(str(error)) from None
+            time.sleep(seconds)
+
+
 def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
     """The real work of a trial; an empty row when it was asked to stop and has saved."""
     from deepcuts.bench import Bench
-    from deepcuts.train import Interrupted
+    from deepcuts.checkpoint import Interrupted
     from deepcuts.trial import run_trial
 
     told: dict[str, Any] = {"stage": "", "at": 0.0}

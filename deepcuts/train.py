@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
+from deepcuts.checkpoint import Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
 from deepcuts.seeds import derive
@@ -22,20 +23,6 @@ from deepcuts.spec import Training
 EVALUATION_BATCH = 64
 # Reading a loss waits for the device; a loss that is not finite is found within this many steps.
 STEPS_PER_LOOK = 50
-
-
-class Interrupted(Exception):
-    """The stage was asked to stop; its checkpoint is saved."""
-
-
-class Checkpoint(Protocol):
-    """Where a stage keeps its state. `load` gives the tensors and notes of the last `save`, or None."""
-
-    minutes: float
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
-
-    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None: ...
 
 
 @dataclass

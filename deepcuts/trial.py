@@ -35,11 +35,12 @@ from deepcuts.bench import (
     weights_of,
 )
 from deepcuts.budget import compression_to_fraction
+from deepcuts.checkpoint import Interrupted
 from deepcuts.models import Network
 from deepcuts.seeds import derive
 from deepcuts.spec import TrialSpec
 from deepcuts.stages import Dense, Scored, find_scores, fine_tune, snapshot_weights
-from deepcuts.train import Interrupted, deterministic
+from deepcuts.train import deterministic
 
 Row = dict[str, Any]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from test_store import kept_files, remote_store
@@ -15,6 +16,11 @@ def publish(store: Store, key: str = "k", **files: bytes) -> None:
     with store.new_artifact("dense", key, {"dense_id": key}) as folder:
         for name, content in (files or {"model": b"weights"}).items():
             (folder / name).write_bytes(content)
+
+
+def half(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise RuntimeError("broken")
 
 
 def content(store: Store, file: str = "model", key: str = "k") -> bytes:
@@ -66,9 +72,8 @@ def test_killed_at_any_rename_there_is_no_artifact_and_no_litter(tmp_path, monke
 
 def test_an_error_while_it_is_made_publishes_nothing(tmp_path):
     store = Store(str(tmp_path))
-    with pytest.raises(RuntimeError, match="no"), store.new_artifact("dense", "k", {}) as folder:
-        (folder / "model").write_bytes(b"half")
-        raise RuntimeError("no")
+    with pytest.raises(RuntimeError, match="broken"), store.new_artifact("dense", "k", {}) as folder:
+        half(folder / "model")
     assert kept_files(tmp_path) == []
 
 
@@ -119,9 +124,8 @@ def test_a_new_file_appears_when_it_is_finished(tmp_path, where):
         assert not store.exists("artifacts/_checkpoints/k")
     with store.local_copy("artifacts/_checkpoints/k") as path:
         assert path.read_bytes() == b"state"
-    with pytest.raises(RuntimeError, match="no"), store.new_file("artifacts/_checkpoints/k") as path:
-        path.write_bytes(b"half")
-        raise RuntimeError("no")
+    with pytest.raises(RuntimeError, match="broken"), store.new_file("artifacts/_checkpoints/k") as path:
+        half(path)
     assert store.read_bytes("artifacts/_checkpoints/k") == b"state"
 
 

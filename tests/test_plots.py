@@ -180,6 +180,15 @@ def test_the_heatmap_is_symmetric_and_groups_trials(store: Store) -> None:
     assert f"{whole.iloc[0]:.2f}" in {text.get_text() for text in axes.texts}
 
 
+def test_no_label_of_the_heatmap_is_cut_off(store: Store) -> None:
+    trials = store.read("trials").table.to_pandas()
+    trials["strategy"] = trials["strategy"] + "WithALongNameOfItsOwn"
+    figure = plot_overlap(overlap(store), trials)
+    figure.canvas.draw()
+    for label in figure.axes[0].get_yticklabels():
+        assert label.get_window_extent().x0 >= 0
+
+
 def test_layers_are_placed_by_depth_and_kind_beside_chance(store: Store) -> None:
     frame = overlap(store, ["aaaa", "bbbb"])
     left, right = plot_layers(frame).axes

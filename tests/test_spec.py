@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from specs import TOY, dense, trial
 
 from deepcuts import spec
 from deepcuts.criteria import CRITERIA
-from deepcuts.spec import DenseSpec, ModelSource, Scoring, ScoreSpec, Training, TrialSpec
+from deepcuts.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec
 from deepcuts.tasks import TASKS, Task
-from specs import TOY, dense, trial
 
 BERT = ModelSource(name="bert-base-uncased")
 

@@ -21,8 +21,8 @@ from deepcuts.store import SCHEMAS, Store, decode, encode
 TIME = "timestamp[us, tz=UTC]"
 COLUMNS = {
     "trials": {
-        "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage error"
-        " traceback metric dense_id score_id precision host device deepcuts torch transformers git_commit spec",
+        "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
+        " error traceback metric dense_id score_id precision host device deepcuts torch transformers git_commit spec",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes micro_batch examples_truncated",
