@@ -50,7 +50,7 @@ class Bench:
 
     def bound(self, micro_batch: int | None, batch_size: int) -> int | None:
         """The smaller of what the sweep asks for and what the memory allows; None for whole batches."""
-        size = min(micro_batch or batch_size, self.micro_batch or batch_size)
+        size = min(micro_batch or batch_size, self.micro_batch or batch_size, batch_size)
         return None if size == batch_size else size
 
 
@@ -81,7 +81,7 @@ def load_material(dense: DenseSpec) -> Material:
     splits = {}
     for split in dense.task.splits:
         part = data.load(dense.task, split)
-        key = batches.cache_key(source, dense.task.digest or dense.task, dense.task.text, split, len(part.texts))
+        key = batches.cache_key(source, data.digest({split: part}))
         splits[split] = batches.tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
     chosen = batches.first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)

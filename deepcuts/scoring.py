@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -137,7 +137,7 @@ def _add_batch(
             evidence = _evidence(name, gradients.get(name), seen.get(name.rpartition(".")[0]), settings.shift)
             for criterion, row in zip(totals, rows, strict=True):
                 assert row.term is not None
-                term = row.term(evidence).float()
+                term = row.term(evidence if row.shifted else replace(evidence, shift=0.0)).float()
                 sums = totals[criterion]
                 sums[name] = sums[name].add_(term) if name in sums else term.clone()
 
