@@ -18,7 +18,7 @@ LAYERS = [
     "agreement bits budget criteria figures files intervals metrics modelfolder names output seeds tables tasks toy"
     " yamltext",
     "batches complaints curves hub mask_plots masks plots spec store",
-    "analysis beats checkpoint models overlap plan sweepfile tensors",
+    "analysis beats cache checkpoint compact doctor models overlap plan sweepfile tensors",
     "cost data grid schema scoring views",
     "preflight progress train",
     "bench",
@@ -37,7 +37,7 @@ OWNERS = {
     "transformers": "models record",
     "matplotlib": "figures mask_plots plots",
     "duckdb": "analysis",
-    "pyarrow": "analysis overlap store tables",
+    "pyarrow": "analysis cache compact doctor overlap store tables",
     "scipy": "intervals",
     "rich": "commands output progress",
     "safetensors": "batches tensors",
@@ -47,9 +47,9 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget checkpoint cli commands complaints cost criteria curves data figures grid mask_plots"
-    " modelfolder names output overlap plan plots preflight progress schema single spec store sweepfile tables tasks"
-    " toy views yamltext"
+    "analysis beats bits budget cache checkpoint cli commands compact complaints cost criteria curves data doctor"
+    " figures grid mask_plots modelfolder names output overlap plan plots preflight progress schema single spec"
+    " store sweepfile tables tasks toy views yamltext"
 )
 
 # Longer than they should be, to be split.

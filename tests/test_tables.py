@@ -46,10 +46,10 @@ COLUMNS = {
 # In the order of the files.
 TRIALS = (
     "trial_id sweep model dataset strategy criterion scope control compression sparsity_asked rewind seed status"
-    " failure error_stage error traceback metric dense pruned rewound retrained parameters prunable kept compression_achieved"
-    " sparsity flops flops_nonzero dense_id score_id dense_cached score_cached finetune_seconds score_seconds"
-    " prune_seconds retrain_seconds total_seconds peak_gpu_bytes precision micro_batch examples_truncated host device"
-    " started_at finished_at deepcuts torch transformers git_commit spec"
+    " failure error_stage error traceback metric dense pruned rewound retrained parameters prunable kept"
+    " compression_achieved sparsity flops flops_nonzero dense_id score_id dense_cached score_cached finetune_seconds"
+    " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes precision micro_batch"
+    " examples_truncated host device started_at finished_at deepcuts torch transformers git_commit spec"
 )
 
 
