@@ -1,4 +1,5 @@
-"""The command line: what each verb takes. What it does is in `commands` and `views`, imported when it is called."""
+"""The command line: what each verb takes. What it does is in `commands`, `single` and `views`,
+imported when it is called."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]
-    module = "views" if name in ("table", "curves", "iou", "query") else "commands"
+    module = {"run": "commands", "plan": "commands", "run-one": "single"}.get(name, "views")
     imported = __import__(f"deepcuts.{module}", fromlist=[name])
     return getattr(imported, name.replace("-", "_"))
 
@@ -103,9 +104,9 @@ def _sweep_arguments(verb: argparse.ArgumentParser, run: bool) -> None:
     )
     verb.add_argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
     verb.add_argument("--json", action="store_true", help="print the plan as JSON")
+    verb.add_argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
     if not run:
         return
-    verb.add_argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
     verb.add_argument("--max-hours", type=_hours, metavar="H", help="after H hours start nothing new, save, exit 130")
     verb.add_argument("--dry-run", action="store_true", help="as the verb plan")
 

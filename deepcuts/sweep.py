@@ -166,6 +166,7 @@ def run_plan(
     if not plan.to_run:
         return outcome
     queue = Queue(list(plan.to_run), set(plan.dense_there), set(plan.scores_there), limit=max_concurrent)
+    queue.again = plan.again
     searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
     listener = _Listener(queue, handed, store, progress, outcome)
     trainable = tune.with_resources(tune.with_parameters(_work, handed=handed), {"cpu": handed.threads, "gpu": gpus})
@@ -246,7 +247,8 @@ class _Listener(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id, stage = trial.config["trial_id"], result.get("stage", "")
-        self.queue.heard(trial_id, stage)
+        if stage != "done" or result["row"]["status"] == "completed":  # a failed trial has published nothing more
+            self.queue.heard(trial_id, stage)
         if stage == "done":
             self.progress.ended(trial_id, result["row"])
         elif stage == "interrupted":

@@ -1,0 +1,146 @@
+"""The house: imports go strictly down, each heavy package has its owners, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "deepcuts"
+TESTS = Path(__file__).parent
+
+# Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
+LAYERS = [
+    "agreement bits budget criteria figures files intervals metrics modelfolder names output seeds tables tasks toy"
+    " yamltext",
+    "batches complaints curves hub mask_plots masks plots spec store",
+    "analysis beats cache checkpoint compact doctor models overlap plan sweepfile tensors",
+    "cost data grid schema scoring views",
+    "preflight progress train",
+    "bench",
+    "record stages",
+    "trial",
+    "single sweep",
+    "commands",
+    "cli",
+]
+
+# Who may import a heavy package.
+OWNERS = {
+    "ray": "sweep",
+    "datasets": "hub",
+    "huggingface_hub": "hub models",
+    "transformers": "models record",
+    "matplotlib": "figures mask_plots plots",
+    "duckdb": "analysis",
+    "pyarrow": "analysis cache compact doctor overlap store tables",
+    "scipy": "intervals",
+    "rich": "commands output progress",
+    "safetensors": "batches tensors",
+    "yaml": "commands complaints sweepfile yamltext",
+    "torch": "batches bench masks models record scoring stages tensors train trial",
+}
+
+# What answers on a laptop, and at once: none of these loads torch or Ray.
+LIGHT = (
+    "analysis beats bits budget cache checkpoint cli commands compact complaints cost criteria curves data doctor"
+    " figures grid mask_plots modelfolder names output overlap plan plots preflight progress schema single spec"
+    " store sweepfile tables tasks toy views yamltext"
+)
+
+# Longer than they should be, to be split.
+LONG_FILES = {"sweep.py"}
+LONG_FUNCTIONS = {"bench.fit", "scoring.score", "stages.find_scores", "train.train"}
+
+FILES = sorted(PACKAGE.glob("*.py"))
+MODULES = {path.stem for path in FILES if path.stem != "__init__"}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """The modules of deepcuts and the other packages that a file imports at run time, also inside functions."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    ours, others = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first != "deepcuts":
+                others.add(first)
+            elif rest and rest[0] in MODULES:
+                ours.add(rest[0])
+    return ours, others
+
+
+def test_every_module_has_one_place():
+    placed = " ".join(LAYERS).split()
+    assert sorted(placed) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_go_strictly_down(path):
+    level = {module: number for number, layer in enumerate(LAYERS) for module in layer.split()}
+    here = level.get(path.stem, 0)
+    upward = {module for module in imports(path)[0] if level[module] >= here}
+    assert not upward, f"{path.stem} (layer {here}) imports {upward}"
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_a_heavy_package_has_its_owners_and_no_others(package):
+    assert {path.stem for path in FILES if package in imports(path)[1]} == set(OWNERS[package].split())
+
+
+def test_only_the_known_packages_are_imported():
+    light = {"numpy", "pandas", "pydantic", "pydantic_core", "deepcuts"}
+    found = set().union(*(imports(path)[1] for path in FILES))
+    assert found - set(sys.stdlib_module_names) - set(OWNERS) <= light
+
+
+def test_what_answers_at_once_loads_neither_torch_nor_ray():
+    modules = ", ".join(f"deepcuts.{module}" for module in LIGHT.split())
+    heavy = "{'torch', 'ray', 'transformers', 'datasets'}"
+    code = f"import sys; import {modules}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TESTS.parent)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_at_once():
+    def seconds() -> float:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "deepcuts.cli", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS.parent)
+        assert "usage: deepcuts" in done.stdout
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted(TESTS.glob("*.py"))], ids=lambda path: path.name)
+def test_files_are_under_300_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) < 300 or path.name in LONG_FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_functions_are_under_40_lines(path):
+    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+    long = {f"{path.stem}.{node.name}" for node in nodes if (node.end_lineno or 0) - node.lineno + 1 >= 40}
+    assert long <= LONG_FUNCTIONS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_nothing_unsafe_is_called(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    names = {ast.unparse(called) for called in calls}
+    assert not names & {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.unsafe_load", "os.system"}
