@@ -102,6 +102,21 @@ class Watch:
                     busy.add(name.removesuffix(".json"))
         return busy
 
+    def seen(self) -> dict[str, Any]:
+        """The last beat of each that was seen, by its path in the store."""
+        return {key: beat for key, (beat, _) in self._seen.items()}
+
+
+def alive(store: Store) -> set[str]:
+    """Ids of trials and stages whose beats move while we look: who is really at work. Takes seconds if any may be."""
+    watch = Watch(store, "")
+    if not watch.busy():
+        return set()
+    before = watch.seen()
+    time.sleep(2 * PERIOD_SECONDS + 1)
+    watch.busy()
+    return {key for key, beat in watch.seen().items() if before.get(key) != beat}
+
 
 def _died_here(state: dict[str, Any]) -> bool:
     """Whether the owner of a beat was a process of this machine that is gone: nobody need wait for it."""

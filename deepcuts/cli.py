@@ -39,8 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+_MODULES = {"run": "commands", "plan": "commands", "run-one": "single"} | dict.fromkeys(
+    ("cache", "compact", "doctor"), "upkeep"
+)
+
+
 def _verb(name: str):  # type: ignore[no-untyped-def]
-    module = {"run": "commands", "plan": "commands", "run-one": "single"}.get(name, "views")
+    module = _MODULES.get(name, "views")
     imported = __import__(f"deepcuts.{module}", fromlist=[name])
     return getattr(imported, name.replace("-", "_"))
 
@@ -88,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         ("table", "results: mean and 95 %% interval over seeds"),
         ("curves", "a figure: the metric against sparsity, a line per strategy"),
         ("iou", "figures: the overlap of masks between trials, over all and layer by layer"),
+        ("cache", "what the shared stages hold, who needs it, and what can go"),
+        ("compact", "merge the rows of completed trials into one file per table"),
+        ("doctor", "find what is broken in a store, and with --fix set it aside"),
         ("query", "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)"),
     ):
         verb = verbs.add_parser(name, help=text, description=text.replace("%%", "%"))
@@ -131,6 +139,10 @@ def _run_one_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser
 
 def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+    if name == "cache":
+        verb.add_argument("--gc", action="store_true", help="remove what no wanted trial needs")
+    if name == "doctor":
+        verb.add_argument("--fix", action="store_true", help="set the bad aside; then the same run command completes")
     if name == "show":
         verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
     if name == "query":

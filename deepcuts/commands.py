@@ -45,10 +45,10 @@ def _ready(args: argparse.Namespace) -> Ready:
     store = Store(args.store)
     available: float = local_gpus()
     if args.address:
-        from deepcuts import sweep
+        from deepcuts import cluster
 
-        sweep.start_ray(args.address)
-        available = sweep.gpus_of_cluster()
+        cluster.start_ray(args.address)
+        available = cluster.gpus_of_cluster()
     else:
         check_cpus(file.resources.cpus)
     gpus = choose_gpus(file.resources.gpus, available)
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, ready: Ready) -> int:
     """Start Ray where it is to run here; the CPU cores of a trial. Raises ValueError where no node has them."""
-    from deepcuts import sweep
+    from deepcuts import cluster
 
     if not args.address:
-        sweep.start_ray(None)
-    cpus = sweep.choose_cpus(ready.file.resources.cpus, ready.gpus)
-    sweep.check_nodes(ready.store, ready.store.address)
+        cluster.start_ray(None)
+    cpus = cluster.choose_cpus(ready.file.resources.cpus, ready.gpus)
+    cluster.check_nodes(ready.store, ready.store.address)
     return cpus
 
 

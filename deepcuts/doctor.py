@@ -14,7 +14,7 @@ from pyarrow import fs
 from deepcuts.store import Store
 from deepcuts.tables import SCHEMAS
 
-ASIDE = "_set-aside"
+ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _orphans(store: Store) -> Iterator[Finding]:
     for info in sorted(infos, key=lambda info: info.path):
         name = _inside(store, info.path)
         parts = name.split("/")
-        if parts[0] == ASIDE or parts[:2] == ["artifacts", "_checkpoints"] and not parts[-1].startswith("_"):
+        if parts[0] == ASIDE or name == CHECKPOINTS:
             continue
-        if any(part.startswith("_") for part in parts[:-1]):
+        if any(part.startswith("_") for part in parts[:-1] if part != "_checkpoints"):
             continue  # inside a working folder, which is named itself
         if parts[-1].startswith("_"):
             yield Finding(name, "a working file that its owner left behind", "delete")

@@ -146,8 +146,9 @@ def count(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
         raise ValueError(f"model {name!r} ({config.model_type}) has no nn.Linear in its encoder: nothing to prune")
     positions = getattr(config, "max_position_embeddings", None)
     places = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if positions and getattr(places, "padding_idx", None) is not None:  # RoBERTa's kind count from behind the padding
-        positions -= places.padding_idx + 1
+    padding = getattr(places, "padding_idx", None)
+    if positions and padding is not None:  # RoBERTa's kind count positions from behind the padding's
+        positions -= padding + 1
     return Counts(sum(sizes.values()), sum(sizes[key] for key in names), positions)
 
 

@@ -174,6 +174,7 @@ class Store:
     def statuses(self) -> dict[str, str]:
         """Trial id to completed or failed, for every trial that has a readable row."""
         rows = self.read("trials", ["trial_id", "status", "failure"]).table.to_pylist()
+        rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
         return {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
 
     # Artifacts

@@ -12,7 +12,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from deepcuts import sweep
+from deepcuts import cluster, sweep
 from deepcuts.grid import SweepSpec
 from deepcuts.plan import make_plan
 from deepcuts.preflight import prepare
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(scope="module")
 def four_gpus() -> Iterator[None]:
     """A Ray of this machine with 4 CPUs and 4 logical GPUs, by the same settings as a real one."""
-    ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **sweep.ray_options())
+    ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **cluster.ray_options())
     yield
     ray.shutdown()
 
@@ -114,11 +114,11 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
 
 def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> None:
     with pytest.raises(ValueError, match="no node can ever give"):
-        sweep.choose_cpus(64, 0)
+        cluster.choose_cpus(64, 0)
     with pytest.raises(ValueError, match=r"5 gpus on one node.*4 CPUs and 4 GPUs"):
-        sweep.choose_cpus(None, 5)
-    assert sweep.choose_cpus(None, 0.5) == 4
-    assert sweep.gpus_of_cluster() == 4
+        cluster.choose_cpus(None, 5)
+    assert cluster.choose_cpus(None, 0.5) == 4
+    assert cluster.gpus_of_cluster() == 4
 
 
 def die_once(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
