@@ -90,3 +90,20 @@ def test_two_launches_of_one_sweep_at_once_share_the_work_and_repeat_no_row(tmp_
     assert len(rows) == len({row["trial_id"] for row in rows}) == 6
     masks = there.read("masks", ["trial_id", "layer", "parameter"]).table.to_pylist()
     assert len(masks) == len({tuple(row.values()) for row in masks})
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    from deepcuts.beats import Beat, Watch
+
+    there = Store(str(tmp_path / "steady"))
+    run_missing(there)
+    real, jumps = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + 86400 * (-1) ** next(jumps))
+    jumping = Store(str(tmp_path / "jumping"))
+    run_missing(jumping)
+    assert numbers(jumping) == numbers(there)
+    assert all(row["total_seconds"] >= 0 for row in jumping.read("trials").table.to_pylist())
+    with Beat(jumping, "0123456789abcdef", "other", []):
+        assert Watch(jumping, "mine").busy() == {"0123456789abcdef"}
