@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from deepcuts.agreement import MEASURES
 
@@ -32,7 +33,8 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     alone = (differs.sum(axis=1) == 1) & ~_differ(known["model"], pairs)
     chosen = pairs[alone].assign(relation=differs[alone].idxmax(axis=1))
     frame = overlap.merge(chosen, on=["trial_a", "trial_b"]).join(known, on="trial_a")
-    return frame.join(known[["dataset", "strategy", *_ASKED, "seed"]], on="trial_b", rsuffix="_b")
+    other = known[["dataset", "strategy", *_ASKED, "seed"]].add_suffix("_b")
+    return frame.join(other, on="trial_b")
 
 
 def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
@@ -65,18 +67,17 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
     in compression alone, `model, dataset, strategy, seed, denser, sparser` (trial ids), `layer`, and `share`, that
     of the sparser one's kept weights which the denser one keeps too (1: nested; null: it keeps none).
 
-    `masks` are the rows of `analysis.masks`, whose counts turn the IoU back into the weights that both keep.
+    The frame is `overlap(store)`, layer by layer; `masks` are the rows of `analysis.masks`, whose counts turn the
+    IoU back into the weights that both keep.
     """
     frame = related(overlap, trials)
     frame = frame[frame["relation"] == "other compression"]
-    layers = masks.groupby(["trial_id", "layer"])["kept"].sum().to_dict()
-    whole = masks.groupby("trial_id")["kept"].sum().to_dict()
-    kept_a, kept_b = (_kept(frame[side], frame["layer"], layers, whole) for side in ("trial_a", "trial_b"))
+    kept_a, kept_b = (_kept(frame[side], frame["layer"], masks) for side in ("trial_a", "trial_b"))
     iou = frame["kept_iou"].fillna(0.0).to_numpy(np.float64)
     both = np.rint(iou / (1 + iou) * (kept_a + kept_b))
     fewer = np.minimum(kept_a, kept_b)
-    total = {side: frame[side].map(whole) for side in ("trial_a", "trial_b")}
-    swap = total["trial_a"] < total["trial_b"]
+    total = masks.groupby("trial_id")["kept"].sum()
+    swap = frame["trial_a"].map(total) < frame["trial_b"].map(total)
     return pd.DataFrame(
         {
             **{name: frame[name] for name in ("model", "dataset", "strategy", "seed")},
@@ -88,11 +89,9 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
     ).reset_index(drop=True)
 
 
-def _kept(
-    trial_ids: pd.Series, layers: pd.Series, by_layer: dict[tuple[str, str], int], whole: dict[str, int]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    counts = [
-        whole[trial_id] if layer is None or layer != layer else by_layer[trial_id, layer]
-        for trial_id, layer in zip(trial_ids, layers, strict=True)
-    ]
-    return np.array(counts, np.float64)
+def _kept(trial_ids: pd.Series, layers: pd.Series, masks: pd.DataFrame) -> NDArray[np.float64]:
+    """Kept weights of each trial in its layer, or in the whole network where the layer is null."""
+    whole = trial_ids.map(masks.groupby("trial_id")["kept"].sum())
+    asked = pd.MultiIndex.from_arrays([trial_ids, layers])
+    by_layer = masks.groupby(["trial_id", "layer"])["kept"].sum().reindex(asked)
+    return np.where(layers.isna(), whole, by_layer).astype(np.float64)

@@ -115,18 +115,25 @@ def iou(args: argparse.Namespace) -> int:
     if args.json:
         print_json(made)
         return _code(damaged)
+    from deepcuts.density import density
     from deepcuts.figures import save
-    from deepcuts.mask_plots import plot_layers, plot_overlap
+    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
+    from deepcuts.pairs import decompose
 
     out = Path(args.output or "iou.png")
-    layers = out.with_name(f"{out.stem}-layers{out.suffix}")
-    save(plot_overlap(made, frame), out)
-    save(plot_layers(made), layers)
-    whole = made[made["layer"].isna()].drop(columns="layer")
-    print_records(whole.head(MOST_ROWS))
+    names = [out, *(out.with_name(f"{out.stem}-{name}{out.suffix}") for name in ("layers", "density"))]
+    whole = made[made["layer"].isna()]
+    kept = density(store, sorted(set(whole["trial_a"]) | set(whole["trial_b"])))
+    for figure, path in zip(
+        (plot_overlap(made, frame), plot_layers(made), plot_density(kept, frame)), names, strict=True
+    ):
+        save(figure, path)
+    print_records(whole.drop(columns="layer").head(MOST_ROWS))
     if len(whole) > MOST_ROWS:
         print(f"... and {len(whole) - MOST_ROWS} more pairs: --json prints all of them")
-    print(f"wrote {out} and {layers}")
+    print("\nmeans of the pairs that differ in one thing alone:")
+    print_records(decompose(whole, frame))
+    print(f"\nwrote {', '.join(map(str, names))}")
     return _code(damaged)
 
 
