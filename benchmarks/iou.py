@@ -4,7 +4,8 @@
 
 Every way runs in a process of its own, so that its peak memory is its own. The slow ones run on fewer pairs, or on one
 matrix, as the table says, and their time for all pairs is that per weight times all weights. Ways are compared by CPU
-time, which does not depend on what else the machine is doing; `took` is the clock's. The limit of the machine
+time, which hardly depends on what else the machine is doing; `took` is the clock's. Packed ways read their masks from
+disk within that time, the others have them in memory already. The limit of the machine
 is measured beside them: and + population count of words that lie in the cache, which no way of counting can beat.
 """
 
@@ -65,60 +66,65 @@ def write_masks(store: Store, count: int) -> list[str]:
     return ids
 
 
-# The ways: each takes the store and the ids, and returns the pairs and weights that it compared, and a kept IoU.
+# The ways. Each takes the store and the ids, and returns how many pairs of how many weights it compares, and the work
+# that is timed, which returns the kept IoU of the first pair. The last two have their masks in memory before it.
+
+Way = Callable[[str, list[str]], tuple[int, int, Callable[[], float]]]
 
 
-def all_pairs(uri: str, ids: list[str]) -> tuple[int, int, float]:
-    frame = overlap.overlap(Store(uri), ids)
-    return len(ids) * (len(ids) - 1) // 2, WEIGHTS, _iou(frame)
+def all_pairs(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
+    return len(ids) * (len(ids) - 1) // 2, WEIGHTS, lambda: _iou(overlap.overlap(Store(uri), ids))
 
 
-def pair_by_pair(uri: str, ids: list[str]) -> tuple[int, int, float]:
-    pairs = [(ids[0], other) for other in ids[1:6]]
-    found = [_iou(overlap.overlap(Store(uri), [one, other])) for one, other in pairs]
-    return len(pairs), WEIGHTS, found[0]
+def pair_by_pair(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
+    others = ids[1:6]
+    return len(others), WEIGHTS, lambda: [_iou(overlap.overlap(Store(uri), [ids[0], each])) for each in others][0]
 
 
-def boolean_arrays(uri: str, ids: list[str]) -> tuple[int, int, float]:
-    ours, *others = (_unpacked(uri, trial_id) for trial_id in ids[:4])
-    found = []
-    for theirs in others:
-        both = sum(int((ours[layer] & theirs[layer]).sum()) for layer in SHAPES)
-        either = sum(int((ours[layer] | theirs[layer]).sum()) for layer in SHAPES)
-        found.append(both / either)
-    return len(others), WEIGHTS, found[0]
+def boolean_arrays(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
+    ours, *others = (_unpacked(uri, trial_id, list(SHAPES)) for trial_id in ids[:4])
+
+    def work() -> float:
+        found = []
+        for theirs in others:
+            both = sum(int((ours[layer] & theirs[layer]).sum()) for layer in SHAPES)
+            either = sum(int((ours[layer] | theirs[layer]).sum()) for layer in SHAPES)
+            found.append(both / either)
+        return found[0]
+
+    return len(others), WEIGHTS, work
 
 
-def sets_of_indices(uri: str, ids: list[str]) -> tuple[int, int, float]:
+def sets_of_indices(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
     """The seed's way, on one matrix of 768 x 768: the positions of each mask as a set of Python integers."""
-    ours, theirs = ({*np.flatnonzero(_unpacked(uri, each, [FIRST])[FIRST]).tolist()} for each in ids[:2])
-    return 1, HIDDEN * HIDDEN, len(ours & theirs) / len(ours | theirs)
+    ours, theirs = (set(np.flatnonzero(_unpacked(uri, each, [FIRST])[FIRST]).tolist()) for each in ids[:2])
+    return 1, HIDDEN * HIDDEN, lambda: len(ours & theirs) / len(ours | theirs)
 
 
 def _iou(frame: Any) -> float:
     return float(frame.loc[frame["layer"].isna(), "kept_iou"].iloc[0])
 
 
-def _unpacked(uri: str, trial_id: str, layers: list[str] | None = None) -> dict[str, np.ndarray]:
-    columns = ["layer", "size", "bits"]
-    frame = analysis.masks(Store(uri), columns, trial_id=trial_id, layer=layers or list(SHAPES))
+def _unpacked(uri: str, trial_id: str, layers: list[str]) -> dict[str, np.ndarray]:
+    frame = analysis.masks(Store(uri), ["layer", "size", "bits"], trial_id=trial_id, layer=layers)
     return {row.layer: bits.unpack(row.bits, row.size) for row in frame.itertuples()}
 
 
-def _in_process(way: Callable[[str, list[str]], tuple[int, int, float]], uri: str, ids: list[str]) -> dict[str, Any]:
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_measured, args=(there, way, uri, ids))
+def _in_process(way: Way, uri: str, ids: list[str]) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measured, args=(there, way, uri, ids))
     process.start()
     found: dict[str, Any] = here.recv()
     process.join()
     return found
 
 
-def _measured(
-    there: Connection, way: Callable[[str, list[str]], tuple[int, int, float]], uri: str, ids: list[str]
-) -> None:
-    before, started, busy = _peak(), time.perf_counter(), time.process_time()
-    pairs, weights, iou = way(uri, ids)
+def _measured(there: Connection, way: Way, uri: str, ids: list[str]) -> None:
+    before = _peak()
+    pairs, weights, work = way(uri, ids)
+    started, busy = time.perf_counter(), time.process_time()
+    iou = work()
     found = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - busy, "iou": iou}
     there.send(found | {"pairs": pairs, "weights": weights, "peak": _peak(), "before": before})
 

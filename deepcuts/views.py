@@ -120,7 +120,7 @@ def iou(args: argparse.Namespace) -> int:
     frame = _trials(args, store)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
-    made = overlap(store, chosen)
+    made = overlap(store, chosen, by_kind=args.by_kind)
     damaged = frame.attrs["damaged"] | made.attrs["damaged"]
     if args.json:
         print_json(made)
@@ -142,7 +142,7 @@ def iou(args: argparse.Namespace) -> int:
     if len(whole) > MOST_ROWS:
         print(f"... and {len(whole) - MOST_ROWS} more pairs: --json prints all of them")
     print("\nmeans of the pairs that differ in one thing alone:")
-    print_records(decompose(whole, frame))
+    print_records(decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}")
     return _code(damaged)
 

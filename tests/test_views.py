@@ -130,6 +130,8 @@ def test_iou_prints_pairs_and_what_they_tell_and_draws_three_figures(
     out = capsys.readouterr().out
     assert "means of the pairs that differ in one thing alone" in out
     assert "other seed" in out
+    assert main(["iou", masked, "--by-kind", "-o", str(tmp_path / "iou.svg")]) == 0
+    assert "query" in capsys.readouterr().out
     assert {path.name for path in tmp_path.glob("*.svg")} == {"iou.svg", "iou-layers.svg", "iou-density.svg"}
 
 
