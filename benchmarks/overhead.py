@@ -139,9 +139,8 @@ def main() -> None:
     for count in args.trials:
         seconds, kilobytes = launched(count, cpus)
         first = first or seconds
-        print(
-            f"{count:,} trials: {seconds * 1000:.0f} ms and {kilobytes:.0f} kB of driver a trial, x {seconds / first:.2f}"
-        )
+        cost = f"{seconds * 1000:.0f} ms and {kilobytes:.0f} kB of driver a trial"
+        print(f"{count:,} trials: {cost}, x {seconds / first:.2f}")
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ TESTS = Path(__file__).parent
 
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
-    "agreement bits budget criteria figures files intervals metrics modelfolder names output seeds tables tasks toy"
-    " yamltext",
-    "batches complaints curves hub mask_plots masks plots spec store",
-    "analysis beats cache checkpoint cluster compact doctor models overlap plan sweepfile tensors",
-    "cost data grid schema scoring views",
-    "preflight progress train",
-    "bench",
+    "agreement bits budget checkpoint criteria figures files intervals metrics modelfolder names output seeds tables"
+    " tasks toy yamltext",
+    "batches complaints curves hub masks paired pairs plots resample spec store",
+    "analysis beats cache checklist cluster compact density doctor examples models overlap plan sweepfile tensors"
+    " verdicts",
+    "cost data forest grid mask_plots schema scoring stats train training_plots",
+    "bench preflight progress upkeep views",
     "record stages",
     "trial",
-    "single sweep upkeep",
+    "single sweep",
     "commands",
     "cli",
 ]
@@ -35,10 +35,10 @@ OWNERS = {
     "datasets": "hub",
     "huggingface_hub": "hub models",
     "transformers": "models record",
-    "matplotlib": "figures mask_plots plots",
+    "matplotlib": "figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
-    "pyarrow": "analysis cache compact doctor overlap store tables",
-    "scipy": "intervals",
+    "pyarrow": "analysis cache compact density doctor examples overlap store tables",
+    "scipy": "intervals paired resample",
     "rich": "commands output progress",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
@@ -47,9 +47,10 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget cache checkpoint cli commands compact complaints cost criteria curves data doctor"
-    " figures grid mask_plots modelfolder names output overlap plan plots preflight progress schema single spec"
-    " store sweepfile tables tasks toy upkeep views yamltext"
+    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
+    " density doctor examples figures forest grid mask_plots modelfolder names output overlap paired pairs plan plots"
+    " preflight progress resample schema single spec stats store sweepfile tables tasks toy training_plots upkeep"
+    " verdicts views yamltext"
 )
 
 # Longer than they should be, to be split.
