@@ -16,7 +16,7 @@ from deepcuts.store import SCHEMAS, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ROWS = 60
+MOST_ROWS = 15
 
 # What the frames below are made of. A file of one trial is read twice as fast as with all of its columns.
 _NEEDED = (
@@ -177,9 +177,10 @@ def iou(args: argparse.Namespace) -> int:
         (plot_overlap(made, frame), plot_layers(made), plot_density(kept, frame)), names, strict=True
     ):
         save(figure, path)
-    print_records(whole.drop(columns="layer").head(MOST_ROWS))
-    if len(whole) > MOST_ROWS:
-        print(f"... and {len(whole) - MOST_ROWS} more pairs: --json prints all of them")
+    if len(whole) <= MOST_ROWS:
+        print_records(whole.drop(columns="layer"))
+    else:
+        print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}")
