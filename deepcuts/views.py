@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcuts import analysis
+from deepcuts.beats import Watch
 from deepcuts.names import find_id, nearest
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, say_damaged, shown
 from deepcuts.store import SCHEMAS, Store
@@ -65,7 +66,7 @@ def status(args: argparse.Namespace) -> int:
     store = Store(args.store_uri)
     read = store.read("sweeps", ["sweep", "trial_id"])
     statuses = store.statuses()
-    running = {name.removesuffix(".json") for name in store.names("running", ".json")}
+    running = Watch(store, "").busy()
     wanted: dict[str, list[str]] = {}
     for row in read.table.to_pylist():
         wanted.setdefault(row["sweep"], []).append(row["trial_id"])
