@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]
-    module = "views" if name in ("table", "curves", "iou", "query") else "commands"
+    viewing = ("table", "curves", "iou", "query", "report", "export")
+    module = "views" if name in viewing else "commands"
     imported = __import__(f"deepcuts.{module}", fromlist=[name])
     return getattr(imported, name.replace("-", "_"))
 
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         ("table", "results: mean and 95 %% interval over seeds"),
         ("curves", "a figure: the metric against sparsity, a line per strategy"),
         ("iou", "figures: the overlap of masks between trials, over all and layer by layer"),
+        ("report", "one HTML page of everything, to open offline and pass on"),
+        ("export", "the pruned network of a trial as a transformers folder with a model card"),
         ("query", "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)"),
     ):
         verb = verbs.add_parser(name, help=text, description=text.replace("%%", "%"))
@@ -126,9 +129,18 @@ def _run_one_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
-    verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
-    if name == "show":
+    if name not in ("report", "export"):
+        verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+    if name == "status":
+        verb.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
+    if name == "report":
+        verb.add_argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page")
+        verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
+        verb.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared with")
+    if name in ("show", "export"):
         verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
+    if name == "export":
+        verb.add_argument("folder", metavar="DIR", help="a new or empty folder")
     if name == "query":
         verb.add_argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"')
         verb.add_argument("--csv", action="store_true", help="print CSV")

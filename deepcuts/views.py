@@ -135,3 +135,16 @@ def query(args: argparse.Namespace) -> int:
     else:
         print_records(frame)
     return _code(frame.attrs.get("damaged", {}))
+
+
+def export(args: argparse.Namespace) -> int:
+    """The pruned network of a trial as a transformers folder."""
+    from deepcuts.export import export as write
+
+    try:
+        row = write(Store(args.store_uri), args.trial, Path(args.folder))
+    except OSError as error:
+        print(f"deepcuts: {error}", file=sys.stderr)
+        return INCOMPLETE
+    print(f"wrote {args.folder}: {row['strategy']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
+    return DONE
