@@ -60,7 +60,7 @@ def curves(
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
         trials = with_metric(trials, metrics, metric)
-    rows = _comparable(trials)
+    rows = comparable(trials)
     pruned = rows[~rows["strategy"].isin(LEVELS)].dropna(subset=[stage]).sort_values("seed")
     axis = _axis(pruned) if x == "auto" else x
     frame = _over_seeds(pruned.assign(x=_places(pruned, axis)), stage)
@@ -91,7 +91,7 @@ def _over_seeds(rows: pd.DataFrame, stage: Stage) -> pd.DataFrame:
     return frame.assign(low=frame["mean"] - half, high=frame["mean"] + half)
 
 
-def _comparable(trials: pd.DataFrame) -> pd.DataFrame:
+def comparable(trials: pd.DataFrame) -> pd.DataFrame:
     """The completed trials. Raises ValueError where two of them are one strategy, point and seed."""
     rows = trials[trials["status"] == "completed"]
     twice = rows[rows.duplicated([*_GROUP, "seed"], keep=False)].sort_values([*_GROUP, "seed"])
@@ -128,7 +128,7 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
 
     Dense and Unpruned come first. Raises ValueError where a seed occurs twice, as `curves` does.
     """
-    rows = _comparable(trials)
+    rows = comparable(trials)
     groups = rows.groupby(_GROUP, dropna=False)
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
     for stage in STAGES:

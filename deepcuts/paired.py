@@ -1,0 +1,193 @@
+"""Tests and intervals of paired differences over few seeds (arrays in, numbers out).
+
+S = seeds: the difference of two strategies that share everything but the strategy, one per seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtr, stdtr, stdtrit
+
+from deepcuts.intervals import half_width
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+POWER = 0.8
+
+# From so many seeds on the interval is a studentised bootstrap: fewer have too few resamples that differ.
+BOOTSTRAP_SEEDS = 8
+_RESAMPLES = 9999
+
+# Metrics are fractions of examples: a smaller spread than this is the rounding of their differences.
+_NO_SPREAD = 1e-12
+_EXACT_SEEDS = 20
+_FLIPS = 99_999
+_MOST_SEEDS = 10_000
+
+
+def spread(differences: Floats) -> float:
+    """Sample standard deviation of (S,): NaN for one difference, 0 where they differ by rounding alone."""
+    if len(differences) < 2:
+        return float("nan")
+    deviation = float(np.std(differences, ddof=1))
+    return deviation if deviation > _NO_SPREAD else 0.0
+
+
+def t_test(differences: Floats) -> float:
+    """Two-sided p of the paired t test that the mean of (S,) is 0 (Student 1908), S - 1 degrees of freedom.
+
+    NaN where the differences have no spread: fewer than two, or all of them the same.
+    """
+    deviation = spread(differences)
+    if not deviation > 0:
+        return float("nan")
+    t = abs(differences.mean()) * np.sqrt(len(differences)) / deviation
+    return float(2 * stdtr(len(differences) - 1, -t))
+
+
+def sign_flip(differences: Floats, two_sided: bool = True) -> float:
+    """p of the sign-flip test of (S,): the share of all 2^S choices of signs whose sum is as far from 0 as the
+    one seen (as high, one-sided), which is exact whenever the differences are symmetric about 0.
+
+    No p is below 2 / 2^S (1 / 2^S one-sided). Above 20 seeds 99,999 random choices and the one seen stand for all
+    (Fisher 1935, "The Design of Experiments", section 21; Phipson and Smyth 2010 for the + 1).
+    """
+    seen = float(differences.sum())
+    slack = 1e-9 * max(1e-300, float(np.abs(differences).sum()))
+    if len(differences) <= _EXACT_SEEDS:
+        sums = np.zeros(1)
+        for difference in differences:
+            sums = np.concatenate([sums + difference, sums - difference])
+    else:
+        signs = np.random.default_rng(0).integers(0, 2, (_FLIPS, len(differences)), np.int8) * 2 - 1
+        sums = np.append(signs @ differences, seen)
+    as_far = np.abs(sums) >= abs(seen) - slack if two_sided else sums >= seen - slack
+    return float(as_far.mean())
+
+
+def fewest_seeds(level: float = LEVEL, two_sided: bool = True) -> int:
+    """The number of seeds below which no sign-flip test can have p <= level: 6 at 0.05, 5 one-sided."""
+    return int(np.ceil(np.log2((2 if two_sided else 1) / level)))
+
+
+def holm(values: ArrayLike) -> Floats:
+    """p values (N,) of a family corrected for their number: Holm 1979, "A simple sequentially rejective multiple
+    test procedure". The k-th smallest is multiplied by N - k + 1, and none is below the one before. NaN stays."""
+    p = np.asarray(values, np.float64)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+    corrected = np.full(len(p), np.nan)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return corrected
+
+
+def equivalence(differences: Floats, margin: float) -> float:
+    """p of the two one-sided tests that the mean of (S,) lies within ± margin: the larger of both (Schuirmann
+    1987, "A comparison of the two one-sided tests procedure"), and of their exact sign-flip forms, so that fewer
+    than 5 seeds never show it. 1 for fewer than two differences."""
+    if len(differences) < 2:
+        return 1.0
+    above, below = differences + margin, margin - differences
+    return max(max(_one_sided(side), sign_flip(side, two_sided=False)) for side in (above, below))
+
+
+def _one_sided(differences: Floats) -> float:
+    """p of the t test that the mean is 0, against being above; without spread 0 or 1, by the sign."""
+    mean, error = differences.mean(), spread(differences) / np.sqrt(len(differences))
+    if error == 0:
+        return 0.0 if mean > 0 else 1.0
+    return float(stdtr(len(differences) - 1, -mean / error))
+
+
+def interval(differences: Floats, level: float = 1 - LEVEL) -> tuple[float, float]:
+    """Confidence interval of the mean of (S,): Student's t, from 8 seeds on the studentised bootstrap, which
+    needs no normal distribution (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5).
+
+    NaN where the differences have no spread, as `t_test`. Where resamples often have none, as of a few values and
+    many ties, the t interval stands in.
+    """
+    deviation = spread(differences)
+    if not deviation > 0:
+        return float("nan"), float("nan")
+    mean = float(differences.mean())
+    if len(differences) >= BOOTSTRAP_SEEDS:
+        sample = differences[_draws(len(differences))]
+        errors = sample.std(axis=1, ddof=1)
+        if np.mean(errors <= _NO_SPREAD) < (1 - level) / 4:
+            t = (sample.mean(axis=1) - mean) / np.maximum(errors, _NO_SPREAD)
+            low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+            return mean - float(high) * deviation, mean - float(low) * deviation
+    half = float(half_width(len(differences), deviation, level))
+    return mean - half, mean + half
+
+
+@cache
+def _draws(seeds: int) -> NDArray[np.int64]:
+    """The resamples (9999, S) of S places, always the same: an interval does not change when asked for again."""
+    return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
+
+
+def seeds_needed(difference: float, deviation: float, margin: float, level: float = LEVEL) -> float:
+    """The fewest seeds that would decide with 80 % power, were the mean and deviation of the differences these:
+    show the difference (two-sided t test at `level`) or show that it lies within ± margin, whichever takes fewer.
+
+    The powers are those of the noncentral t (Cohen 1988, "Statistical Power Analysis", chapter 2; both one-sided
+    tests together at least the sum of their powers - 1). NaN where the deviation is unknown, and where 10,000
+    seeds are not enough.
+    """
+    if not deviation >= 0:
+        return float("nan")
+    to_differ = _first(lambda n: _power_of_difference(n, difference, deviation, level) >= POWER, fewest_seeds())
+    to_agree = _first(
+        lambda n: _power_of_equivalence(n, difference, deviation, margin, level) >= POWER,
+        fewest_seeds(two_sided=False),
+    )
+    return float(min((n for n in (to_differ, to_agree) if n is not None), default=float("nan")))
+
+
+def _first(enough: Callable[[int], bool], fewest: int) -> int | None:
+    """The first n from `fewest` on with enough(n), which stays true once it is; None above 10,000."""
+    low, high = fewest - 1, fewest
+    while not enough(high):
+        low, high = high, high * 2
+        if low > _MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high if high <= _MOST_SEEDS else None
+
+
+def _power_of_difference(n: int, difference: float, deviation: float, level: float) -> float:
+    if deviation == 0:
+        return float(difference != 0)
+    shift = abs(difference) * np.sqrt(n) / deviation
+    return float(_above(n, shift, stdtrit(n - 1, 1 - level / 2)))
+
+
+def _power_of_equivalence(n: int, difference: float, deviation: float, margin: float, level: float) -> float:
+    if deviation == 0:
+        return float(abs(difference) < margin)
+    critical = stdtrit(n - 1, 1 - level)
+    sides = [(margin - sign * difference) * np.sqrt(n) / deviation for sign in (1, -1)]
+    return float(sum(_above(n, side, critical) for side in sides) - 1)
+
+
+def _above(n: int, shift: float, critical: float) -> float:
+    """P(t > critical) for noncentral t with n - 1 degrees of freedom; far beyond it, certainty."""
+    if abs(shift) > 30 + critical:
+        return float(shift > 0)
+    return float(1 - nctdtr(n - 1, shift, critical))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact p that two trials are right equally often, from the examples that only one of them has
+    right: binomial with probability 1/2 (McNemar 1947, "Note on the sampling error of the difference between
+    correlated proportions"; exact as in Fagerland et al. 2013). 1 where there are none."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
