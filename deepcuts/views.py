@@ -137,6 +137,19 @@ def query(args: argparse.Namespace) -> int:
     return _code(frame.attrs.get("damaged", {}))
 
 
+def report(args: argparse.Namespace) -> int:
+    """One HTML page of a store or of one sweep."""
+    from deepcuts.report import report as make
+
+    out = Path(args.output)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--output {args.output!r}: there is no folder {str(out.parent)!r}; make it first")
+    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline)
+    out.write_text(text, "utf-8")
+    print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
+    return _code(damaged)
+
+
 def export(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
     from deepcuts.export import export as write
