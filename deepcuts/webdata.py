@@ -13,7 +13,7 @@ import pandas as pd
 from deepcuts import curves
 from deepcuts.agreement import MEASURES
 from deepcuts.figures import look
-from deepcuts.names import layer_kind, natural
+from deepcuts.names import KINDS, layer_kind, natural
 from deepcuts.output import records
 from deepcuts.overlap import overlap
 from deepcuts.store import Store
@@ -39,8 +39,10 @@ def looks(strategies: Sequence[str]) -> dict[str, Data]:
         seen = look(name)
         rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
         found[name] = {
-            "light": _readable(rgb, _PAPER),
-            "dark": _readable(rgb, _NIGHT),
+            "light": _readable(rgb, _PAPER, 2.0),
+            "dark": _readable(rgb, _NIGHT, 3.5),
+            "lightText": _readable(rgb, _PAPER, 4.6),
+            "darkText": _readable(rgb, _NIGHT, 4.6),
             "marker": seen.marker,
             "dashes": " ".join(f"{2 * length:g}" for length in seen.dashes[1]),
             "hollow": seen.hollow,
@@ -48,15 +50,16 @@ def looks(strategies: Sequence[str]) -> dict[str, Data]:
     return found
 
 
-def _readable(rgb: np.ndarray, background: float) -> str:
-    """The colour, mixed with black or white until its contrast is 3.2 or more (WCAG 2 asks 3 of graphics)."""
+def _readable(rgb: np.ndarray, background: float, contrast: float) -> str:
+    """The colour, mixed with black or white until it has this contrast; WCAG 2 asks 4.5 of text. Lines on paper
+    may have less, as in the figures: they are told apart by hue, marker and dashes, and named in text."""
     toward = 0.0 if background > 0.5 else 1.0
     for step in range(20):
         mixed = rgb + (toward - rgb) * step / 20
         linear = np.where(mixed <= 0.04045, mixed / 12.92, ((mixed + 0.055) / 1.055) ** 2.4)
         luminance = float(linear @ [0.2126, 0.7152, 0.0722])
         high, low = max(luminance, background), min(luminance, background)
-        if (high + 0.05) / (low + 0.05) >= 3.2:
+        if (high + 0.05) / (low + 0.05) >= contrast:
             break
     return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
 
@@ -144,6 +147,7 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
         "trials": [list(row.values()) for row in records(about)],
         "pairs": [[places[a], places[b]] for a, b in zip(pairs["trial_a"], pairs["trial_b"], strict=True)],
         "layers": [[name, *layer_kind(name)] for name in layers],
+        "kinds": list(dict.fromkeys(KINDS.values())),
         "measures": list(MEASURES),
         "values": base64.b64encode(packed.tobytes()).decode(),
     }

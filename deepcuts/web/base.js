@@ -64,7 +64,10 @@ const SHAPES = {
   X: 'M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z',
   h: 'M0,-4.8L4.2,-2.4V2.4L0,4.8L-4.2,2.4V-2.4Z', p: 'M0,-4.8L4.6,-1.5L2.8,3.9H-2.8L-4.6,-1.5Z',
 };
-const look = (strategy) => data.looks[strategy] ?? { light: '#666666', dark: '#aaaaaa', marker: 'o', dashes: '', hollow: false };
-const colours = (strategy) => ({ '--light': look(strategy).light, '--dark': look(strategy).dark });
+const look = (strategy) => data.looks[strategy] ?? { light: '#666666', dark: '#aaaaaa', lightText: '#555555', darkText: '#bbbbbb', marker: 'o', dashes: '', hollow: false };
+const colours = (strategy) => {
+  const { light, dark, lightText, darkText } = look(strategy);
+  return { '--light': light, '--dark': dark, '--light-text': lightText, '--dark-text': darkText };
+};
 const marker = (strategy, x, y) =>
   svg('path', { d: SHAPES[look(strategy).marker] ?? SHAPES.o, class: look(strategy).hollow ? 'mark hollow' : 'mark', transform: `translate(${x},${y})` });

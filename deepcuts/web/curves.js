@@ -83,7 +83,7 @@ function frame(lines) {
   const means = lines.flatMap(([, points]) => points.map((point) => point[MEAN])).concat(stageNow().dense ?? [], stageNow().unpruned ?? []);
   const spread = Math.max(...means) - Math.min(...means) || 0.02;
   // An interval over two seeds can be wider than the metric itself: it may leave the picture, the means may not.
-  const floor = Math.min(...means) - 0.6 * spread, ceiling = Math.max(...means) + 0.6 * spread;
+  const floor = Math.min(...means) - 0.2 * spread, ceiling = Math.max(...means) + 0.2 * spread;
   const kept = ys.filter((value) => value !== null && value >= floor && value <= ceiling);
   let [low, high] = [Math.min(...kept), Math.max(...kept)];
   [low, high] = [low - 0.06 * (high - low || 0.02), high + 0.06 * (high - low || 0.02)];
@@ -142,10 +142,12 @@ function drawLine(name, points, f) {
   const sorted = [...points].sort((a, b) => placeOf(a) - placeOf(b));
   const at = (point, part) => `${f.x(placeOf(point)).toFixed(1)},${f.y(point[part]).toFixed(1)}`;
   const group = svg('g', { class: 'series', 'data-strategy': name, vars: colours(name), 'clip-path': 'url(#plot)' });
-  const banded = sorted.filter((point) => point[LOW] !== null);
+  const banded = sorted.filter((point) => point[LOW] !== null && point[COUNT] > 2);
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
   for (const point of sorted) {
+    // Over two seeds the interval is 12.7 standard errors wide: as a band it would hide everything else.
+    if (point[COUNT] === 2) group.append(svg('line', { class: 'whisker', x1: f.x(placeOf(point)), x2: f.x(placeOf(point)), y1: f.y(point[LOW]), y2: f.y(point[HIGH]) }));
     if (curveState.seeds) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
     group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
   }
@@ -220,7 +222,7 @@ function drawCurves() {
   drawLegend();
   drawChart();
   drawCurveTable();
-  byId('curve-caption').textContent = 'Mean over seeds; the band is its 95 % t interval, cut off where it leaves the picture.';
+  byId('curve-caption').textContent = 'Mean over seeds; the band (over two seeds the upright line) is its 95 % t interval, cut off where it leaves the picture.';
 }
 
 if (data.facets.length) {

@@ -26,12 +26,11 @@ function measured(a, b, layer, measure) {
 
 const trialName = ([, dataset, strategy, compression, sparsity, seed]) => `${dataset} ${asked(compression, sparsity)} ${strategy}, seed ${seed}`;
 
-// White to deep blue for agreement beyond chance, to brown for less; readable ink on both.
+// How strong a cell is coloured: page.css mixes the colours, for light, dark and print.
 function shade(value) {
-  if (value === null) return ['#dddddd', '#222222'];
-  const strength = Math.min(1, Math.abs(value)) ** 0.8, [r, g, b] = value < 0 ? [140, 81, 10] : [8, 64, 129];
-  const mixed = [r, g, b].map((part) => Math.round(247 + (part - 247) * strength));
-  return [`rgb(${mixed.join(',')})`, strength > 0.5 ? '#ffffff' : '#1c1d22'];
+  if (value === null) return { class: 'shade', vars: { '--strength': '0%' } };
+  const strength = Math.min(1, Math.abs(value)) ** 0.8;
+  return { class: `shade${strength > 0.5 ? ' strong' : ''}${value < 0 ? ' under' : ''}`, vars: { '--strength': `${(100 * strength).toFixed(1)}%` } };
 }
 
 function drawOverlapControls() {
@@ -46,14 +45,15 @@ function drawOverlapControls() {
 }
 
 function drawMatrix() {
-  const { trials } = overlapNow(), n = trials.length, size = 480 / n;
-  const chart = svg('svg', { class: 'matrix', viewBox: '0 0 480 480', role: 'img',
+  const { trials } = overlapNow(), n = trials.length, size = 480 / n, names = size >= 14 ? 185 : 110;
+  const chart = svg('svg', { class: 'matrix', viewBox: `${-names} 0 ${480 + names} 480`, role: 'img',
     'aria-label': `${MEASURE_NAMES[overlapState.measure]} of all pairs of ${n} trials; choose two above to read one` });
   for (let a = 0; a < n; a += 1) {
     for (let b = 0; b < n; b += 1) {
       const value = a === b ? 1 : measured(a, b, 0, overlapState.measure);
       const chosen = (a === overlapState.a && b === overlapState.b) || (b === overlapState.a && a === overlapState.b);
-      const cell = svg('rect', { x: a * size, y: b * size, width: size, height: size, fill: a === b ? 'var(--soft)' : shade(value)[0], class: chosen ? 'chosen' : null, 'stroke-width': size > 12 ? 1 : 0.3 });
+      const look = a === b ? { class: 'self' } : shade(value);
+      const cell = svg('rect', { x: a * size, y: b * size, width: size, height: size, ...look, class: look.class + (chosen ? ' chosen' : ''), 'stroke-width': size > 12 ? 1 : 0.3 });
       if (a !== b) {
         cell.addEventListener('click', () => { Object.assign(overlapState, { a: Math.min(a, b), b: Math.max(a, b) }); drawOverlap(); });
         cell.addEventListener('pointermove', (event) => showTip(event.clientX, event.clientY, el('b', {}, `${MEASURE_NAMES[overlapState.measure]} ${fixed(value)}`), el('div', {}, trialName(trials[a])), el('div', {}, trialName(trials[b]))));
@@ -61,20 +61,22 @@ function drawMatrix() {
       chart.append(cell);
     }
   }
+  for (const [place, words] of matrixNames(trials, size)) chart.append(svg('text', { class: 'name', x: -6, y: place * size + Math.max(size / 2, 5) + 3.5, 'text-anchor': 'end' }, words));
   chart.append(...[...chart.querySelectorAll('.chosen')]);
   chart.addEventListener('pointerleave', hideTip);
   const caption = el('p', { class: 'quiet' }, `Every pair of ${n} trials, the whole network; ordered by dataset, how much was asked, strategy and seed. Choose a cell to see its layers.`);
   byId('overlap-pairs').replaceChildren(el('h3', {}, 'All pairs'), caption, chart, scaleBar());
 }
 
-function scaleBar() {
-  const canvas = el('canvas', { width: 100, height: 1, 'aria-hidden': 'true' }), context = canvas.getContext('2d');
-  for (let i = 0; i < 100; i += 1) {
-    [context.fillStyle] = shade(i / 99);
-    context.fillRect(i, 0, 1, 1);
-  }
-  return el('div', { class: 'scale' }, '0', canvas, '1');
+// A name for every row where there is room, else one for each group that was asked for the same.
+function matrixNames(trials, size) {
+  const asks = trials.map(([, dataset, , compression, sparsity]) => `${dataset} ${asked(compression, sparsity)}`);
+  const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  if (size >= 14) return trials.map(([, , strategy, compression, sparsity, seed], row) => [row, `${cut(strategy, 18)} ${asked(compression, sparsity)} ·${seed}`]);
+  return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, cut(words, 15)]] : []));
 }
+
+const scaleBar = () => el('div', { class: 'scale', 'aria-hidden': 'true' }, '0', el('span', { class: 'ramp' }), '1');
 
 function drawLayers() {
   const { a, b, measure } = overlapState, { layers, trials } = overlapNow(), holder = byId('overlap-layers');
@@ -84,12 +86,11 @@ function drawLayers() {
   }
   const cell = (layer) => {
     if (layer < 0) return el('td', {});
-    const value = measured(a, b, layer, measure), [colour, ink] = shade(value), chance = measure === 'kappa' ? null : measured(a, b, layer, `${measure}_chance`);
-    const made = el('td', { class: 'cell' }, fixed(value, 2), chance === null ? null : el('small', {}, `chance ${fixed(chance, 2)}`));
-    Object.assign(made.style, { background: colour, color: ink });
-    return made;
+    const value = measured(a, b, layer, measure), look = shade(value), chance = measure === 'kappa' ? null : measured(a, b, layer, `${measure}_chance`);
+    return el('td', { ...look, class: `cell ${look.class}` }, fixed(value, 2), chance === null ? null : el('small', {}, `chance ${fixed(chance, 2)}`));
   };
-  const kinds = unique(layers.filter(([, depth]) => depth !== null).map(([, , kind]) => kind));
+  const known = (kind) => (overlapNow().kinds.indexOf(kind) + 99) % 99;
+  const kinds = unique(layers.filter(([, depth]) => depth !== null).map(([, , kind]) => kind)).sort((one, other) => known(one) - known(other));
   const depths = unique(layers.map(([, depth]) => depth)).filter((depth) => depth !== null).sort((one, other) => one - other);
   const rows = depths.map((depth) => el('tr', {}, el('th', { scope: 'row' }, `layer ${depth}`),
     kinds.map((kind) => cell(layers.findIndex((each) => each[1] === depth && each[2] === kind) + 1 || -1))));

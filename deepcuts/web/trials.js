@@ -16,7 +16,7 @@ function trialText(row, name) {
   if (name === 'compression') return askedOf(row);
   if (name === 'sparsity') return value === null ? '–' : `${(100 * value).toFixed(1)} %`;
   if (name === 'total_seconds') return value === null ? '–' : value.toFixed(1);
-  if (typeof value === 'number' && !Number.isInteger(value)) return fixed(value);
+  if (['dense', 'pruned', 'rewound', 'retrained'].includes(name)) return fixed(value);
   return value === null ? '–' : String(value);
 }
 
