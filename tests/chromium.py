@@ -104,6 +104,7 @@ class Page:
         return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole, format="png")["data"])
 
     def pdf(self) -> bytes:
+        self.send("Emulation.setEmulatedMedia", media="")
         return base64.b64decode(self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
 
 

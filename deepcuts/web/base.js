@@ -55,6 +55,10 @@ function showTip(x, y, ...content) {
 }
 const hideTip = () => { byId('tip').hidden = true; };
 addEventListener('keydown', (event) => { if (event.key === 'Escape') hideTip(); });
+// On paper every comparison is open; what else is folded away stays so.
+const folded = () => document.querySelectorAll('#verdicts details');
+addEventListener('beforeprint', () => { for (const each of folded()) { each.dataset.was = each.open; each.open = true; } });
+addEventListener('afterprint', () => { for (const each of folded()) each.open = each.dataset.was === 'true'; });
 for (const form of document.querySelectorAll('form')) form.addEventListener('submit', (event) => event.preventDefault());
 
 const SHAPES = {
