@@ -41,7 +41,7 @@ def _card(dataset: str, metric: str, baseline: str, strategies: dict[str, list[R
     return element(
         "article",
         element("h3", dataset),
-        element("p", f"{metric}, against {baseline}", class_="quiet"),
+        element("p", f"{metric} against {baseline}: the difference, its 95 % interval", class_="quiet"),
         element("ul", *lines, class_="verdicts"),
         class_="card",
     )
@@ -64,12 +64,33 @@ def _badge(verdict: str) -> Html:
 
 
 def sentence(rows: Sequence[Row]) -> list[Child]:
-    """`LayerSNIP: better at 4× (+0.031, 95 % interval +0.010 to +0.052, 5 seeds); not enough seeds to tell at ...`."""
+    """`LayerSNIP: better at 4× (+0.031, +0.010 to +0.052, 8 seeds); not enough seeds to tell at 2× (...)`."""
     parts = []
     for verdict, words in WORDS.items():
-        if points := [row for row in rows if row["verdict"] == verdict]:
+        points = [row for row in rows if row["verdict"] == verdict]
+        if verdict == "undecided" and len(points) > 2:
+            parts.append(f"{words} at {_and([_asked(row) for row in points])} ({_between(points)})")
+        elif points:
             parts.append(f"{words} at {_and([_point(row) for row in points])}")
     return [element("strong", rows[0]["strategy"]), f": {'; '.join(parts)}."]
+
+
+def _asked(row: Row) -> str:
+    return asked(row["compression"], row["sparsity"])
+
+
+def _between(rows: Sequence[Row]) -> str:
+    """What undecided comparisons have seen, in one go."""
+    lows, highs = ([row[end] for row in rows if row[end] is not None] for end in ("low", "high"))
+    needed = sorted(row["seeds_needed"] for row in rows if row["seeds_needed"] is not None)
+    seeds = max(row["n"] for row in rows)
+    text = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    if lows and highs:
+        text = f"intervals within {_signed(min(lows))} to {_signed(max(highs))}, {text}"
+    if needed:
+        span = f"{needed[0]:.0f}" if needed[0] == needed[-1] else f"{needed[0]:.0f} to {needed[-1]:.0f}"
+        text += f"; about {span} would be enough"
+    return text
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -78,21 +99,17 @@ def _and(parts: Sequence[str]) -> str:
 
 def _point(row: Row) -> str:
     if not row["n"]:
-        return f"{asked(row['compression'], row['sparsity'])} (no seed in common)"
+        return f"{_asked(row)} (no seed in common)"
     seeds = f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
-    text = f"{asked(row['compression'], row['sparsity'])} ({_signed(row['difference'])}, "
-    text += seeds if row["low"] is None else f"{_interval(row)}, {seeds}"
+    text = f"{_asked(row)} ({_signed(row['difference'])}, "
+    text += seeds if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
         text += f"; about {row['seeds_needed']:.0f} would be enough"
     return f"{text})"
 
 
-def _interval(row: Row) -> str:
-    return f"95 % interval {_signed(row['low'])} to {_signed(row['high'])}"
-
-
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
 def all_comparisons(comparisons: pd.DataFrame) -> Html:
@@ -123,7 +140,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
         p, needed = row["p_holm"], row["seeds_needed"]
         yield [
             row["dataset"],
-            asked(row["compression"], row["sparsity"]),
+            _asked(row),
             row["strategy"],
             element("span", _badge(row["verdict"]), f" {WORDS[row['verdict']]}", class_="nowrap"),
             _signed(row["difference"]),

@@ -43,7 +43,7 @@ def what_was_run(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child
         ("strategies", f"{len(strategies):,}"),
         ("datasets", f"{trials['dataset'].nunique():,}"),
         ("seeds", f"{trials['seed'].nunique():,}"),
-        ("trial time in all", duration(float(trials["total_seconds"].sum()))),
+        ("trial time in all", _in_all(float(trials["total_seconds"].sum()))),
     ]
     facts = {
         "Model": _listed(trials["model"]),
@@ -62,6 +62,10 @@ def what_was_run(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child
         files = (element("li", f"{path}: {reason}") for path, reason in damaged.items())
         parts.append(element("div", element("p", "Damaged files, left out:"), element("ul", *files), class_="note"))
     return parts
+
+
+def _in_all(seconds: float) -> str:
+    return duration(seconds) if seconds < 36000 else f"{seconds / 3600:,.0f} h"
 
 
 def _listed(values: pd.Series, most: int = 12) -> str:
@@ -114,7 +118,7 @@ def overlap_explorer(shared: Sequence[tuple[str, int, Mapping[str, Any]]], notes
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
     names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance "}
     body = (
-        [name, f"{pairs:,}", *("–" if means[key] is None else f"{means[key]:.3f}" for key in names)]
+        [name, f"{pairs:,}", *("–" if means[key] is None else f"{round(means[key], 3) + 0.0:.3f}" for key in names)]
         for name, pairs, means in shared
     )
     header = ["two trials with", "pairs", *names.values()]

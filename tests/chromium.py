@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
 ]
+
+# Chromium reads its commands from descriptor 3 and writes to 4: put the two pipes there, then become it.
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for place, end in enumerate(ends, 3):
+    os.dup2(end, place)
+    os.close(end)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -52,7 +63,9 @@ class Page:
         while b"\0" not in self._buffer:
             if not select.select([self._reading], [], [], 30)[0]:
                 raise TimeoutError("chromium says nothing")
-            self._buffer += os.read(self._reading, 1 << 20)
+            heard = os.read(self._reading, 1 << 20)
+            assert heard, "chromium has ended"
+            self._buffer += heard
         text, self._buffer = self._buffer.split(b"\0", 1)
         message: dict[str, Any] = json.loads(text)
         self._hear(message.get("method", ""), message.get("params", {}))
@@ -114,10 +127,10 @@ def chromium() -> Iterator[Page]:
     assert PATH is not None
     to_browser, from_browser = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        command = f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
+        ends = to_browser[0], from_browser[1]
         browser = subprocess.Popen(
-            ["sh", "-c", command, PATH, *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=(to_browser[0], from_browser[1]),
+            [sys.executable, "-S", "-c", LAUNCH, *map(str, ends), PATH, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

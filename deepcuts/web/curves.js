@@ -76,7 +76,7 @@ function warp(place) {
 function frame(lines) {
   const width = Math.max(280, byId('curve-chart').clientWidth || 900), height = width < 600 ? 320 : 440;
   const wide = width >= 720;
-  const margin = { left: 58, right: wide ? 150 : 18, top: 18, bottom: 46 };
+  const margin = { left: 58, right: wide ? 188 : 18, top: 18, bottom: 46 };
   const places = unique(lines.flatMap(([, points]) => points.map(placeOf))).sort((a, b) => a - b);
   const ys = lines.flatMap(([, points]) => points.flatMap((point) => [point[MEAN], point[LOW], point[HIGH], ...(curveState.seeds ? point[VALUES] : [])]));
   for (const level of [stageNow().dense, stageNow().unpruned]) ys.push(level);
@@ -135,7 +135,7 @@ function drawAxes(f, right, bottom) {
 function drawLevels(f, right) {
   return [['dense', stageNow().dense], ['unpruned, retrained', stageNow().unpruned]].filter(([, value]) => value !== null).flatMap(([name, value]) => [
     svg('line', { class: 'level', x1: f.margin.left, x2: right, y1: f.y(value), y2: f.y(value) }),
-    svg('text', { x: f.margin.left + 6, y: f.y(value) - 6 }, `${name} ${fixed(value)}`)]);
+    svg('text', { x: name === 'dense' ? f.margin.left + 6 : right - 6, y: f.y(value) - 6, 'text-anchor': name === 'dense' ? 'start' : 'end' }, `${name} ${fixed(value)}`)]);
 }
 
 function drawLine(name, points, f) {
@@ -162,7 +162,7 @@ function drawNames(chart, lines, f, right) {
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
   for (const end of ends) {
-    const text = end.name.length > 20 ? `${end.name.slice(0, 19)}…` : end.name;
+    const text = end.name.length > 25 ? `${end.name.slice(0, 24)}…` : end.name;
     chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, text)));
   }
 }
