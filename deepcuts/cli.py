@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]
-    viewing = ("table", "curves", "iou", "query", "report", "export")
+    viewing = ("table", "curves", "iou", "compare", "query", "report", "export")
     module = "views" if name in viewing else "commands"
     imported = __import__(f"deepcuts.{module}", fromlist=[name])
     return getattr(imported, name.replace("-", "_"))
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         ("table", "results: mean and 95 %% interval over seeds"),
         ("curves", "a figure: the metric against sparsity, a line per strategy"),
         ("iou", "figures: the overlap of masks between trials, over all and layer by layer"),
+        ("compare", "paired statistics: strategies against a baseline over seeds, or two trials over examples"),
         ("report", "one HTML page of everything, to open offline and pass on"),
         ("export", "the pruned network of a trial as a transformers folder with a model card"),
         ("query", "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)"),
@@ -144,24 +145,48 @@ def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
     if name == "query":
         verb.add_argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"')
         verb.add_argument("--csv", action="store_true", help="print CSV")
-    if name in ("table", "curves", "iou"):
+    if name in ("table", "curves", "iou", "compare"):
         verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
         verb.add_argument(
             "--only", type=_pairs, default={}, metavar="KEY=VALUE,...", help="just trials with dataset=stsb,seed=0"
         )
-    if name in ("curves", "iou"):
+    if name in ("curves", "iou", "compare"):
         verb.add_argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")
+    if name in ("curves", "compare"):
+        _stage_arguments(verb)
     if name == "curves":
-        verb.add_argument("--metric", help="another metric than the task's main one, such as accuracy")
+        verb.add_argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis")
         verb.add_argument(
-            "--stage",
-            default="retrained",
-            choices=["dense", "pruned", "rewound", "retrained"],
-            help="after this stage",
+            "--report",
+            default="last",
+            choices=["last", "best"],
+            help="the last epoch of the stage, or as in the seed study: the best epoch of all stages, by accuracy"
+            " (regression: squared error), which flatters",
         )
-        verb.add_argument("--x", default="auto", choices=["auto", "sparsity", "compression"], help="the axis")
+    if name == "compare":
+        _compare_arguments(verb)
     if name == "iou":
         verb.add_argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these")
+
+
+def _stage_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--metric", help="another metric than the task's main one, such as accuracy")
+    verb.add_argument(
+        "--stage", default="retrained", choices=["dense", "pruned", "rewound", "retrained"], help="after this stage"
+    )
+
+
+def _compare_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example")
+    verb.add_argument(
+        "--baseline", default="LayerMagWeight", metavar="STRATEGY", help="default: LayerMagWeight; also Dense, Unpruned"
+    )
+    verb.add_argument(
+        "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
+    )
+    verb.add_argument(
+        "--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"
+    )
 
 
 if __name__ == "__main__":

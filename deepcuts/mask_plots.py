@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deepcuts.agreement import MEASURES
 from deepcuts.figures import FAINT, GREY, INK, new_figure, plain, tidy
 from deepcuts.names import layer_kind, natural
+from deepcuts.verdicts import asked
 
 # From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
 _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
@@ -113,12 +118,7 @@ def plot_layers(frame: pd.DataFrame) -> Figure:
     layers = frame[frame["layer"].notna()]
     if layers.empty:
         raise ValueError("there is no overlap per layer to plot: no two trials have masks")
-    names = pd.DataFrame({"layer": sorted(layers["layer"].unique(), key=natural)})
-    names[["depth", "kind"]] = [layer_kind(layer) for layer in names["layer"]]
-    outside = names["depth"].isna()
-    names["place"] = names["depth"].astype(float)
-    names.loc[outside, "place"] = names["place"].max(skipna=True) + 2 if not outside.all() else 0.0
-    names.loc[outside, "place"] += np.arange(outside.sum())
+    names = _placed(layers["layer"])
     points = layers.merge(names[["layer", "kind", "place"]], on="layer")
     figure = new_figure(7.2, 3.3)
     left, right = figure.subplots(1, 2)
@@ -134,6 +134,34 @@ def plot_layers(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def _placed(layers: pd.Series) -> pd.DataFrame:
+    """Every `layer` once, with its `depth` and `kind` and its `place` on the axis: those without a depth last."""
+    names = pd.DataFrame({"layer": sorted(layers.unique(), key=natural)})
+    names[["depth", "kind"]] = [layer_kind(layer) for layer in names["layer"]]
+    outside = names["depth"].isna()
+    names["place"] = names["depth"].astype(float)
+    names.loc[outside, "place"] = names["place"].max(skipna=True) + 2 if not outside.all() else 0.0
+    names.loc[outside, "place"] += np.arange(outside.sum())
+    return names
+
+
+def _look_of(kind: str, number: int) -> dict[str, Any]:
+    """The line of a kind of layer; kinds that are not known take their turns by number."""
+    every = list(_KINDS.values())
+    color, marker = _KINDS.get(kind, every[number % len(every)])
+    fine = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 1.4}
+    return {"label": plain(kind), "color": color, "marker": marker, **fine}
+
+
+def _depth_ticks(axes: Axes, names: pd.DataFrame, most: int = 12) -> None:
+    """Numbers of the encoder's layers, up to `most` of them, then the names of what stands outside."""
+    numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
+    step = max(1, -(-len(numbered) // most))
+    outside = names[names["depth"].isna()]
+    ticks = [*numbered[::step], *outside["place"]]
+    axes.set_xticks(ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]])
+
+
 def _in_order(kinds: pd.Series) -> list[str]:
     """Every kind once: those of _KINDS in its order, then others."""
     present = list(dict.fromkeys(kinds))
@@ -143,30 +171,88 @@ def _in_order(kinds: pd.Series) -> list[str]:
 def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure: str, label: str) -> None:
     """One measure against depth, a line per kind of layer; what chance gives is dashed, where there is it."""
     tidy(axes)
-    every = list(_KINDS.values())
     means = points.groupby(["kind", "place"])[[name for name in MEASURES if name.startswith(measure)]].mean()
     for number, kind in enumerate(_in_order(names["kind"])):
-        color, marker = _KINDS.get(kind, every[number % len(every)])
-        line = means.loc[kind]
-        axes.plot(
-            line.index,
-            line[measure],
-            label=plain(kind),
-            color=color,
-            marker=marker,
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            linewidth=1.4,
-        )
+        line, style = means.loc[kind], _look_of(kind, number)
+        axes.plot(line.index, line[measure], **style)
         if f"{measure}_chance" in line:
-            axes.plot(line.index, line[f"{measure}_chance"], color=color, linewidth=1, linestyle="--", zorder=1)
-    numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
-    step = max(1, -(-len(numbered) // 12))
-    outside = names[names["depth"].isna()]
-    ticks = [*numbered[::step], *outside["place"]]
-    axes.set_xticks(ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]])
+            axes.plot(
+                line.index, line[f"{measure}_chance"], color=style["color"], linewidth=1, linestyle="--", zorder=1
+            )
+    _depth_ticks(axes, names)
     axes.set_xlabel("encoder layer", fontsize=8.5, color=INK)
     axes.set_ylabel(label, fontsize=8.5, color=INK)
     if f"{measure}_chance" not in points:
         axes.axhline(0, color=GREY, linewidth=1, linestyle="--", zorder=1)
+
+
+# Density
+
+
+def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """Where the kept weights are, from a frame of `density`: share of the weights kept against depth, a line per kind
+    of layer, averaged over seeds and datasets; a row of panels per strategy, a column per compression. The dashed
+    line is the whole network's. Strategies that keep the same share in every layer have one row together.
+
+    Raises ValueError for an empty frame.
+    """
+    if frame.empty:
+        raise ValueError("there is no density to plot: no trial has masks")
+    known = trials.drop_duplicates("trial_id")[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    counts = frame.groupby(["trial_id", "layer"], sort=False)[["size", "kept"]].sum().reset_index().merge(known)
+    names = _placed(counts["layer"])
+    counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
+    counts["asked"] = [asked(c, s) for c, s in zip(counts["compression"], counts["sparsity_asked"], strict=True)]
+    places, rows = list(counts["asked"].unique()), _density_rows(counts)
+    figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
+    grid = figure.subplots(len(rows), len(places), squeeze=False, sharex=True, sharey="col")
+    for (i, (title, strategies)), (j, place) in product(enumerate(rows), enumerate(places)):
+        some = counts[counts["strategy"].isin(strategies) & (counts["asked"] == place)]
+        _density_panel(grid[i, j], some, names)
+        words = [title if j == 0 else "", place if i == 0 else ""]
+        grid[i, j].set_title(plain("\n".join(filter(None, words))), fontsize=8.5, loc="left", color=INK)
+    for axes, place in zip(grid[0], places, strict=True):
+        shares = (counts["kept"] / counts["size"])[counts["asked"] == place]
+        axes.set_ylim(0, 1.12 * shares.max() or 1)
+    figure.supxlabel("encoder layer", fontsize=8.5, color=INK)
+    figure.supylabel("share of weights kept", fontsize=8.5, color=INK)
+    handles, labels = _legend(grid)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    return figure
+
+
+def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """A title and its strategies for each row: those whose layers differ by themselves, the others together."""
+    shares = (counts["kept"] / counts["size"]).groupby([counts["strategy"], counts["trial_id"]]).agg(["min", "max"])
+    even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("strategy").all()
+    rows = [(str(strategy), [str(strategy)]) for strategy in even.index[~even]]
+    alike = [str(strategy) for strategy in even.index[even]]
+    if len(alike) > 1:
+        return [*rows, (f"{len(alike)} strategies, the same share in every layer", alike)]
+    return [*rows, *((f"{strategy}, the same share in every layer", [strategy]) for strategy in alike)]
+
+
+def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
+    tidy(axes)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _depth_ticks(axes, names, most=6)
+    if some.empty:
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+        return
+    sums = some.groupby(["kind", "place"])[["kept", "size"]].sum()
+    for number, kind in enumerate(_in_order(names["kind"])):
+        if kind in sums.index:
+            line = sums.loc[kind]
+            axes.plot(line.index, line["kept"] / line["size"], **_look_of(kind, number))
+    axes.axhline(some["kept"].sum() / some["size"].sum(), color=GREY, linewidth=1, linestyle="--", zorder=1)
+
+
+def _legend(grid: NDArray[Any]) -> tuple[list[Any], list[str]]:
+    """Every kind once, wherever it is drawn, and the dashed line."""
+    found: dict[str, Any] = {}
+    for axes in grid.flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    found["whole network"] = Line2D([], [], color=GREY, linestyle="--", linewidth=1)
+    return list(found.values()), list(found)

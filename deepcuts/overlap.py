@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deepcuts.agreement import MEASURES, Agreement, measures, of_tensor
 from deepcuts.bits import Words, count_pairs, words
-from deepcuts.names import find_id, natural
+from deepcuts.names import find_id, layer_kind, natural
 from deepcuts.store import Store
 
 # A block of trials has one tensor of each in memory, and their files open.
@@ -107,9 +107,13 @@ def _fill(out: Words, size: int, place: Place, file: pq.ParquetFile) -> None:
         raise OSError(f"{ones:,} weights are kept where {place.kept:,} were recorded")
 
 
-def overlap(store: Store, trial_ids: Sequence[str] | None = None, common: bool = False) -> pd.DataFrame:
+def overlap(
+    store: Store, trial_ids: Sequence[str] | None = None, common: bool = False, by_kind: bool = False
+) -> pd.DataFrame:
     """Overlap of the masks of all unordered pairs of trials: a row for the whole network (`layer` null) and
     one for each layer, with `trial_a, trial_b, layer` and the MEASURES (null where they are 0/0).
+
+    With `by_kind` the rows are those of kinds of layers (query, key, ... pooler), the layers of each together.
 
     `trial_ids` are ids or unique prefixes; without them all completed trials that have masks are compared.
     With `common`, masks of different models are compared on the tensors that all of them have.
@@ -122,8 +126,9 @@ def overlap(store: Store, trial_ids: Sequence[str] | None = None, common: bool =
     if not common:
         _check_models(store, ids)
     tensors = _tensors(masks, ids, common)
+    names = {layer: layer_kind(layer)[1] if by_kind else layer for layer, _, _ in tensors}
     blocks = [ids[block] for block in _blocks(len(ids), max(size for _, _, size in tensors))]
-    parts = [_compare(masks, tensors, *pair) for pair in combinations_with_replacement(blocks, 2)]
+    parts = [_compare(masks, tensors, names, *pair) for pair in combinations_with_replacement(blocks, 2)]
     frame = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     if masks.broken:
         sound = ~(frame["trial_a"].isin(masks.broken) | frame["trial_b"].isin(masks.broken))
@@ -192,14 +197,17 @@ def _blocks(trials: int, largest: int) -> list[slice]:
     return [slice(start, start + fitting) for start in range(0, trials, fitting)]
 
 
-def _compare(masks: Masks, tensors: Sequence[Tensor], rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """All pairs of a block of trials with another block, or with itself."""
+def _compare(
+    masks: Masks, tensors: Sequence[Tensor], names: Mapping[str, str], rows: Sequence[str], columns: Sequence[str]
+) -> pd.DataFrame:
+    """All pairs of a block of trials with another block, or with itself; layers of one name are added up."""
     same = rows is columns
     a, b = np.triu_indices(len(rows), 1) if same else np.indices((len(rows), len(columns))).reshape(2, -1)
     layers: dict[str, Agreement] = {}
     for tensor, (some, others) in zip(tensors, _loaded(masks, tensors, rows, columns), strict=True):
         counts = _count(tensor[2], some, others, (a, b))
-        layers[tensor[0]] = layers[tensor[0]] + counts if tensor[0] in layers else counts
+        name = names[tensor[0]]
+        layers[name] = layers[name] + counts if name in layers else counts
     return _frame([rows[i] for i in a], [columns[i] for i in b], layers)
 
 

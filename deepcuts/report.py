@@ -11,7 +11,9 @@ import pandas as pd
 
 import deepcuts
 from deepcuts import analysis, sections, webdata
+from deepcuts.output import records
 from deepcuts.page import Child, element, joined, page
+from deepcuts.pairs import decompose
 from deepcuts.stats import compare
 from deepcuts.store import Store
 
@@ -26,7 +28,7 @@ class Gathered:
     facets: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[pd.DataFrame] = field(default_factory=list)
-    shared: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)
+    shared: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -104,8 +106,8 @@ def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str)
         return
     gathered.damaged |= frame.attrs["damaged"]
     gathered.overlaps.append(data)
-    for name, pairs, means in webdata.decomposition(frame[frame["layer"].isna()], trials):
-        gathered.shared.append((f"{label} · {name}" if label else name, pairs, means))
+    shared = decompose(frame[frame["layer"].isna()], trials)
+    gathered.shared += records(shared.assign(dataset=shared["dataset"].fillna("all"), label=label))
     pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(["Dense", "Unpruned"])).sum())
     if pruned > len(data["trials"]):
         gathered.note("overlap", label, f"the masks of {len(data['trials'])} of {pruned:,} trials are compared here")

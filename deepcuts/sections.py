@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from deepcuts.checklist import checklist as recommendations
 from deepcuts.curves import LEVELS
 from deepcuts.headlines import all_comparisons, headlines
+from deepcuts.output import records
 from deepcuts.page import Child, Html, code, element, joined, section, table
 from deepcuts.progress import duration
 from deepcuts.store import Store
@@ -110,21 +112,29 @@ def curve_explorer(notes: Sequence[str]) -> list[Child]:
     ]
 
 
-def overlap_explorer(shared: Sequence[tuple[str, int, Mapping[str, Any]]], notes: Sequence[str]) -> list[Child]:
+def overlap_explorer(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[Child]:
     words = (
         "How far two masks agree. Kappa is 0 where two masks agree as two random ones of their densities would, and 1"
         " where they are the same; the IoU of random masks depends on the sparsity, so chance stands beside it."
     )
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
-    names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance "}
+    names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance"}
+    header = ["the two trials have", "dataset", "pruned to", "pairs", *names.values()]
     body = (
-        [name, f"{pairs:,}", *("–" if means[key] is None else f"{round(means[key], 3) + 0.0:.3f}" for key in names)]
-        for name, pairs, means in shared
+        [
+            f"another {row['relation'].removeprefix('other ')}",
+            " · ".join(filter(None, (row["label"], row["dataset"]))),
+            asked(row["compression"], row["sparsity_asked"]) if row["relation"] != "other compression" else "–",
+            f"{row['pairs']:,}",
+            *("–" if row[key] is None else f"{round(row[key], 3) + 0.0:.3f}" for key in names),
+        ]
+        for row in shared
     )
-    header = ["two trials with", "pairs", *names.values()]
     return [
         element("p", words),
-        table("What masks have in common, on average", header, body, header[1:]) if shared else None,
+        table("Agreement of two trials that differ in one thing alone, on average", header, body, header[3:])
+        if shared
+        else None,
         element("form", id="overlap-controls", class_="controls", aria_label="Which masks are compared"),
         element("div", element("div", id="overlap-pairs"), element("div", id="overlap-layers"), class_="split"),
         element("noscript", "The overlap of two trials is drawn by the page's own script, which is switched off here."),
@@ -210,4 +220,21 @@ def wrapped(key: str, title: str, children: Sequence[Child]) -> Html:
 
 
 def checklist(trials: pd.DataFrame) -> list[Child]:
-    return []
+    frame = recommendations(trials)
+    lines = (
+        element(
+            "li",
+            element(
+                "span",
+                "✓" if row["met"] else "–",
+                class_=f"badge {'better' if row['met'] else 'undecided'}",
+                aria_hidden="true",
+            ),
+            element("span", element("strong", row["item"]), ": met. " if row["met"] else ": not met. ", row["why"]),
+            class_="verdict",
+        )
+        for row in records(frame)
+    )
+    words = f"{int(frame['met'].sum())} of the {len(frame)} recommendations that a store can tell of are met."
+    source = 'Blalock et al. 2020, "What is the state of neural network pruning?", arXiv 2003.03033.'
+    return [element("p", words), element("ul", *lines, class_="verdicts"), element("p", source, class_="quiet")]

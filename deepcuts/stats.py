@@ -1,27 +1,23 @@
-"""Paired comparisons: strategies with a baseline over seeds, and two trials over examples (frames in, frames out)."""
+"""Paired comparisons of strategies with a baseline over seeds (frames in, frames out)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset as ds
 
 from deepcuts import paired
 from deepcuts.curves import LEVELS, STAGES, Stage, comparable, with_metric
-from deepcuts.metrics import FUNCTIONS
-from deepcuts.names import find_id, nearest
+from deepcuts.names import nearest
 from deepcuts.paired import LEVEL, Floats
-from deepcuts.resample import Resampled, two_level
-from deepcuts.store import Store
+from deepcuts.verdicts import LOWER_IS_BETTER
 
 COLUMNS = [
     *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "difference", "low", "high"),
     *("p_t", "p_signflip", "p_holm", "verdict", "seeds_needed"),
 ]
-LOWER_IS_BETTER = ("mse", "loss")
 
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
@@ -136,78 +132,3 @@ def _verdict(row: Mapping[Hashable, Any], within: bool) -> str:
         return "undecided"
     above = row["difference"] > 0
     return "better" if above != (row["metric"] in LOWER_IS_BETTER) else "worse"
-
-
-# Two levels, from predictions
-
-
-def two_level_bootstrap(
-    store: Store, trial_ids: Iterable[str], baseline_ids: Iterable[str], metric: str, stage: Stage = "retrained"
-) -> Resampled:
-    """How far the mean difference of a metric may be off when the seeds and the validation examples had been others:
-    `resample.two_level` of trials with their baselines, a pair of ids per seed, in the same order.
-
-    Raises ValueError where predictions are missing or were made on other examples.
-    """
-    ours, theirs = list(trial_ids), list(baseline_ids)
-    if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"{len(ours)} trials and {len(theirs)} baselines are no pairs; give one of each per seed")
-    labels, predictions = _predictions(store, [*ours, *theirs], stage)
-    return two_level(labels, predictions[: len(ours)], predictions[len(ours) :], metric)
-
-
-def _predictions(store: Store, trial_ids: list[str], stage: Stage) -> tuple[Floats, Floats]:
-    """Labels (N,) and predictions (T, N) of the trials on the validation split."""
-    where = ds.field("trial_id").isin(trial_ids) & (ds.field("stage") == stage) & (ds.field("split") == "validation")
-    read = store.read("predictions", ["trial_id", "example", "label", "prediction"], where)
-    rows = read.table.to_pandas().drop_duplicates(["trial_id", "example"])
-    found = {str(key): part.sort_values("example") for key, part in rows.groupby("trial_id")}
-    for trial_id in trial_ids:
-        if trial_id not in found:
-            named = "".join(f"; {path}: {reason}" for path, reason in read.damaged.items())
-            raise ValueError(f"trial {trial_id!r} has no predictions of stage {stage!r} in {store.uri!r}{named}")
-    first = found[trial_ids[0]]
-    for trial_id in trial_ids[1:]:
-        if not np.array_equal(found[trial_id][["example", "label"]], first[["example", "label"]]):
-            raise ValueError(
-                f"trials {trial_ids[0]!r} and {trial_id!r} were evaluated on other examples or labels;"
-                " choose trials of one dataset"
-            )
-    predictions = np.stack([found[trial_id]["prediction"].to_numpy(np.float64) for trial_id in trial_ids])
-    return first["label"].to_numpy(np.float64), predictions
-
-
-def compare_trials(store: Store, trial_a: str, trial_b: str, stage: Stage = "retrained") -> pd.DataFrame:
-    """Two trials on the examples of their validation split, as one row: `trial_a, trial_b, metric, n` (examples),
-    the metric's `value_a, value_b`, `difference` = a - b with its 95 % interval over the examples `low, high`, the
-    examples that just one of them has right, `only_a, only_b`, and `p_mcnemar` (null for a regression).
-
-    Raises ValueError for an unknown trial, a failed one, one without predictions, and two that have other examples.
-    """
-    rows = store.read("trials", ["trial_id", "status", "metric"]).table.to_pandas().drop_duplicates("trial_id")
-    metric_of = rows[rows["status"] == "completed"].set_index("trial_id")["metric"]
-    a, b = (find_id(each, rows["trial_id"]) for each in (trial_a, trial_b))
-    for trial_id in (a, b):
-        if trial_id not in metric_of:
-            raise ValueError(f"trial {trial_id!r} failed: it has no predictions to compare")
-    labels, (ours, theirs) = _predictions(store, [a, b], stage)
-    metric = metric_of[a]
-    found = two_level(labels, ours[None], theirs[None], metric)
-    classes = metric in ("accuracy", "f1", "matthews")
-    only_a = int(((ours == labels) & (theirs != labels)).sum())
-    only_b = int(((ours != labels) & (theirs == labels)).sum())
-    row = {
-        "trial_a": a,
-        "trial_b": b,
-        "metric": metric,
-        "n": len(labels),
-        "value_a": FUNCTIONS[metric](labels, ours),
-        "value_b": FUNCTIONS[metric](labels, theirs),
-        "difference": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "only_a": only_a if classes else None,
-        "only_b": only_b if classes else None,
-        "p_mcnemar": paired.mcnemar(only_a, only_b) if classes else None,
-    }
-    return pd.DataFrame([row])

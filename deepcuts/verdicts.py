@@ -7,6 +7,8 @@ from typing import Any
 
 from deepcuts.paired import fewest_seeds
 
+LOWER_IS_BETTER = ("mse", "loss")
+
 
 def asked(compression: float | None, sparsity: float | None) -> str:
     """`4×` where a compression was asked for, else `90 %`."""

@@ -83,16 +83,21 @@ def curves(args: argparse.Namespace) -> int:
 
     store = Store(args.store_uri)
     frame = _trials(args, store)
-    metrics = analysis.metrics(store) if args.metric else None
-    made = over_seeds.curves(frame, args.metric, args.stage, args.x, metrics)
+    metrics = analysis.metrics(store) if args.metric or args.report == "best" or args.x == "epoch" else None
+    if args.x == "epoch":
+        assert metrics is not None
+        made = over_seeds.training(frame, metrics, args.metric)
+    else:
+        made = over_seeds.curves(frame, args.metric, args.stage, args.x, metrics, args.report)
     if args.json:
         print_json(made)
         return _code(frame.attrs["damaged"])
     from deepcuts.figures import save
     from deepcuts.plots import plot_curves
+    from deepcuts.training_plots import plot_training
 
     out = args.output or "curves.png"
-    save(plot_curves(made), out)
+    save(plot_training(made) if args.x == "epoch" else plot_curves(made), out)
     print(f"wrote {out}")
     return _code(frame.attrs["damaged"])
 
@@ -110,19 +115,72 @@ def iou(args: argparse.Namespace) -> int:
     if args.json:
         print_json(made)
         return _code(damaged)
+    from deepcuts.density import density
     from deepcuts.figures import save
-    from deepcuts.mask_plots import plot_layers, plot_overlap
+    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
+    from deepcuts.pairs import decompose
 
     out = Path(args.output or "iou.png")
-    layers = out.with_name(f"{out.stem}-layers{out.suffix}")
-    save(plot_overlap(made, frame), out)
-    save(plot_layers(made), layers)
-    whole = made[made["layer"].isna()].drop(columns="layer")
-    print_records(whole.head(MOST_ROWS))
+    names = [out, *(out.with_name(f"{out.stem}-{name}{out.suffix}") for name in ("layers", "density"))]
+    whole = made[made["layer"].isna()]
+    kept = density(store, sorted(set(whole["trial_a"]) | set(whole["trial_b"])))
+    for figure, path in zip(
+        (plot_overlap(made, frame), plot_layers(made), plot_density(kept, frame)), names, strict=True
+    ):
+        save(figure, path)
+    print_records(whole.drop(columns="layer").head(MOST_ROWS))
     if len(whole) > MOST_ROWS:
         print(f"... and {len(whole) - MOST_ROWS} more pairs: --json prints all of them")
-    print(f"wrote {out} and {layers}")
+    print("\nmeans of the pairs that differ in one thing alone:")
+    print_records(decompose(whole, frame))
+    print(f"\nwrote {', '.join(map(str, names))}")
     return _code(damaged)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Strategies against a baseline over seeds, or two trials over examples."""
+    from deepcuts import examples, stats
+
+    store = Store(args.store_uri)
+    frame = _trials(args, store)
+    if args.trials:
+        if len(args.trials) != 2:
+            raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
+        one, other = args.trials
+        made = examples.compare_trials(store, one, other, args.stage, args.metric)
+        print_json(made) if args.json else print_records(made)
+        return _code(frame.attrs["damaged"])
+    metrics = analysis.metrics(store) if args.metric else None
+    made = stats.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+    if args.examples:
+        made = examples.with_examples(store, made, frame, args.stage)
+    if args.json:
+        print_json(made)
+    else:
+        _say_verdicts(made, args)
+    return _code(frame.attrs["damaged"])
+
+
+def _say_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
+    """A sentence per comparison, by dataset, and the figure where it was asked for."""
+    from deepcuts.verdicts import in_words
+
+    if made.empty:
+        print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
+        return
+    print(
+        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter"
+    )
+    for _, part in made.groupby("dataset", sort=False):
+        print()
+        for row in part.to_dict("records"):
+            print(in_words({str(key): value for key, value in row.items()}, args.margin))
+    if args.output:
+        from deepcuts.figures import save
+        from deepcuts.forest import plot_forest
+
+        save(plot_forest(made, args.margin), args.output)
+        print(f"\nwrote {args.output}")
 
 
 def query(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -152,24 +152,6 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
         "values": base64.b64encode(packed.tobytes()).decode(),
     }
     return data, frame
-
-
-def decomposition(whole: pd.DataFrame, trials: pd.DataFrame) -> Iterator[tuple[str, int, Data]]:
-    """What two trials of one dataset share, how many such pairs there are, and their mean measures."""
-    about = trials.set_index("trial_id")[["dataset", "strategy", "compression", "sparsity_asked", "seed"]]
-    sides = [about.loc[list(whole[side])].reset_index(drop=True) for side in ("trial_a", "trial_b")]
-    asked = [side[["compression", "sparsity_asked"]].fillna(-1) for side in sides]
-    same = {name: (sides[0][name] == sides[1][name]).to_numpy() for name in ("dataset", "strategy", "seed")}
-    same["asked"] = (asked[0] == asked[1]).all(axis=1).to_numpy()
-    kinds: Mapping[str, np.ndarray] = {
-        "same strategy, other seed": same["strategy"] & same["asked"] & ~same["seed"],
-        "other strategy, same seed": ~same["strategy"] & same["asked"] & same["seed"],
-        "same strategy and seed, other compression": same["strategy"] & ~same["asked"] & same["seed"],
-    }
-    for name, chosen in kinds.items():
-        part = whole[chosen & same["dataset"]]
-        if len(part):
-            yield name, len(part), records(part[list(MEASURES)].mean().to_frame().T)[0]
 
 
 def trial_rows(trials: pd.DataFrame) -> Data:

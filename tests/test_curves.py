@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rows import trial
 
-from deepcuts.curves import curves, table, with_metric
+from deepcuts.curves import best_epoch, curves, table, training, with_metric
 
 
 def frame(*rows: dict) -> pd.DataFrame:
@@ -142,3 +142,59 @@ def test_the_table_has_every_stage_with_its_interval_and_counts_failures() -> No
     )
     assert (row["dense"], row["pruned"], row["sparsity"]) == (pytest.approx(0.91), 0.6, 0.5)
     assert math.isnan(found.iloc[0]["retrained"])
+
+
+def epochs(trial_id: str, stage: str, metric: str, *values: float) -> pd.DataFrame:
+    fields = {"trial_id": trial_id, "stage": stage, "split": "validation", "metric": metric}
+    steps = 0 if stage == "rewound" else 10
+    return pd.DataFrame([{**fields, "epoch": i, "step": steps * (i + 1), "value": v} for i, v in enumerate(values)])
+
+
+def test_the_seed_studys_report_is_the_best_epoch_of_all_stages_by_accuracy() -> None:
+    rows = frame(trial("a", metric="matthews"), trial("b", seed=1, metric="matthews"))
+    parts = [
+        epochs("a", "dense", "accuracy", 0.7, 0.9, 0.8),
+        epochs("a", "retrained", "accuracy", 0.6, 0.85),
+        epochs("a", "retrained", "matthews", 0.99),
+        epochs("b", "dense", "accuracy", 0.7),
+        epochs("b", "retrained", "accuracy", 0.8, 0.6),
+    ]
+    metrics = pd.concat(parts)
+    assert best_epoch(rows, metrics)["best"].tolist() == [0.9, 0.8]
+    found = curves(rows, report="best", metrics=metrics)
+    assert found[["metric", "stage", "n", "mean"]].values.tolist() == [
+        ["accuracy", "best epoch", 2, pytest.approx(0.85)]
+    ]
+    assert curves(rows)["stage"].item() == "retrained"
+
+
+def test_the_best_epoch_of_a_regression_has_the_lowest_squared_error() -> None:
+    metrics = pd.concat([epochs("a", "dense", "mse", 0.5, 0.3), epochs("a", "retrained", "pearson", 0.9)])
+    found = best_epoch(frame(trial("a", metric="pearson")), metrics)
+    assert found[["metric", "best"]].values.tolist() == [["mse", 0.3]]
+
+
+def test_the_best_epoch_has_a_metric_of_its_own() -> None:
+    with pytest.raises(ValueError, match="best epoch is by a metric of its own"):
+        curves(frame(*THREE_SEEDS), metric="f1", metrics=METRICS, report="best")
+
+
+def test_training_starts_where_the_rewind_left_off_and_shows_a_fine_tuning_once() -> None:
+    rows = frame(trial("a"), trial("b", "LayerSNIP"))
+    shared = [epochs(trial_id, "dense", "accuracy", 0.8, 0.9) for trial_id in ("a", "b")]
+    own = [epochs("a", "rewound", "accuracy", 0.5), epochs("a", "retrained", "accuracy", 0.6, 0.7)]
+    found = training(rows, pd.concat([*shared, *own, epochs("a", "pruned", "accuracy", 0.4)]))
+    assert found[["stage", "epochs", "value"]].values.tolist() == [
+        ["dense", 1, 0.8],
+        ["dense", 2, 0.9],
+        ["retrained", 0, 0.5],
+        ["retrained", 1, 0.6],
+        ["retrained", 2, 0.7],
+    ]
+
+
+def test_training_in_another_metric() -> None:
+    metrics = pd.concat([epochs("a", "dense", "loss", 0.7, 0.2).assign(split="train"), epochs("a", "dense", "f1", 0.9)])
+    assert training(frame(trial("a")), metrics, "loss", "train")["value"].tolist() == [0.7, 0.2]
+    with pytest.raises(ValueError, match="unknown metric 'f2'; did you mean 'f1'"):
+        training(frame(trial("a")), metrics, "f2")
