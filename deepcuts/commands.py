@@ -283,6 +283,11 @@ def _run_here(trial: TrialSpec, trials: Sequence[TrialSpec], store: Store, name:
 def status(args: argparse.Namespace) -> int:
     """How far every sweep of a store is."""
     store = Store(args.store_uri)
+    if args.watch:
+        from deepcuts.watch import watch
+
+        watch(store, Console())
+        return DONE
     read = store.read("sweeps", ["sweep", "trial_id"])
     statuses = store.statuses()
     running = {name.removesuffix(".json") for name in store.names("running", ".json")}

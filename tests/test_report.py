@@ -149,7 +149,6 @@ def test_one_trial_two_models_and_missing_masks_make_a_page_with_the_reasons(tmp
     store.delete(f"masks/{'a' * 16}.parquet")
     store.write("trials", "b" * 16, [trial("b" * 16, "Dense", 0, model="other")])
     text, _ = report(store)
-    assert "1 of" not in text
     assert "2 of 2 trials completed" in text
 
 
