@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def _keep(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         save_file(arrays, working)
         os.replace(working, path)
     except (OSError, SafetensorError):
-        working.unlink(missing_ok=True)
+        with suppress(OSError):
+            working.unlink()
 
 
 def cache_key(*parts: object) -> str:

@@ -93,9 +93,39 @@ class Watch:
                 state = self._store.read_json(f"{folder}/{name}")
                 if state is None or name.startswith("stop-") or state.get("launch") == self._launch:
                     continue
+                if _died_here(state):
+                    continue
                 key, beat = f"{folder}/{name}", (state.get("launch"), state.get("beat"))
                 if key not in self._seen or self._seen[key][0] != beat:
                     self._seen[key] = beat, time.monotonic()
                 if time.monotonic() - self._seen[key][1] < STALE_SECONDS:
                     busy.add(name.removesuffix(".json"))
         return busy
+
+    def seen(self) -> dict[str, Any]:
+        """The last beat of each that was seen, by its path in the store."""
+        return {key: beat for key, (beat, _) in self._seen.items()}
+
+
+def alive(store: Store) -> set[str]:
+    """Ids of trials and stages whose beats move while we look: who is really at work. Takes seconds if any may be."""
+    watch = Watch(store, "")
+    if not watch.busy():
+        return set()
+    before = watch.seen()
+    time.sleep(2 * PERIOD_SECONDS + 1)
+    watch.busy()
+    return {key for key, beat in watch.seen().items() if before.get(key) != beat}
+
+
+def _died_here(state: dict[str, Any]) -> bool:
+    """Whether the owner of a beat was a process of this machine that is gone: nobody need wait for it."""
+    if state.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(state["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
+        return False
+    return False

@@ -16,7 +16,7 @@ from deepcuts.models import Network
 from deepcuts.spec import DenseSpec, ScoreSpec, Training
 from deepcuts.store import Store
 from deepcuts.tasks import METRICS
-from deepcuts.train import Hooks, Interrupted, evaluate, train
+from deepcuts.train import Hooks, evaluate, train
 
 Rows = list[dict[str, Any]]
 
@@ -45,17 +45,12 @@ class Bench:
         """Where the weights of a step lie until the fine-tuning is published."""
         return f"artifacts/_checkpoints/{dense_id}-step-{step}.safetensors"
 
-    def check_stop(self) -> None:
-        """Raise Interrupted when asked to stop."""
-        if self.stop():
-            raise Interrupted
-
     def bounded(self, settings: Training) -> Training:
         return settings.model_copy(update={"micro_batch": self.bound(settings.micro_batch, settings.batch_size)})
 
     def bound(self, micro_batch: int | None, batch_size: int) -> int | None:
         """The smaller of what the sweep asks for and what the memory allows; None for whole batches."""
-        size = min(micro_batch or batch_size, self.micro_batch or batch_size)
+        size = min(micro_batch or batch_size, self.micro_batch or batch_size, batch_size)
         return None if size == batch_size else size
 
 
@@ -86,7 +81,7 @@ def load_material(dense: DenseSpec) -> Material:
     splits = {}
     for split in dense.task.splits:
         part = data.load(dense.task, split)
-        key = batches.cache_key(source, dense.task.digest or dense.task, dense.task.text, split, len(part.texts))
+        key = batches.cache_key(source, data.digest({split: part}))
         splits[split] = batches.tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
     chosen = batches.first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)

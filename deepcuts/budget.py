@@ -7,7 +7,7 @@ def count_kept(fraction: float, size: int) -> int:
     """floor(fraction * size + 0.5): how many of `size` scores a mask keeps. Raises ValueError outside 0 to 1."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"cannot keep a fraction of {fraction!r}; allowed is 0 to 1")
-    return int(fraction * size + 0.5)
+    return int(round(fraction * size, 6) + 0.5)  # 0.9 sparsity of 5 is half a weight: 1 - 0.9 is a little less than 0.1
 
 
 def compression_to_fraction(compression: float, total: int, prunable: int) -> float:

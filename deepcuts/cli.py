@@ -1,4 +1,5 @@
-"""The command line: what each verb takes. What it does is in `commands` and `views`, imported when it is called."""
+"""The command line: what each verb takes. What it does is in `commands`, `single` and `views`,
+imported when it is called."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import deepcuts
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 _EPILOG = """\
 exit codes: 0 done; 1 done, but something failed, is missing or damaged, and is named; 2 bad input, nothing written;
@@ -27,17 +28,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"deepcuts: error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("deepcuts: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"deepcuts: error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("deepcuts: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+_MODULES = {"run": "commands", "plan": "commands", "run-one": "single"}
+_MODULES |= dict.fromkeys(("cache", "compact", "doctor"), "upkeep")
+_MODULES |= dict.fromkeys(("status", "report", "export"), "publish")
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]
-    viewing = ("table", "curves", "iou", "compare", "query", "report", "export")
-    module = "views" if name in viewing else "commands"
+    module = _MODULES.get(name, "views")
     imported = __import__(f"deepcuts.{module}", fromlist=[name])
     return getattr(imported, name.replace("-", "_"))
 
@@ -88,10 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", "paired statistics: strategies against a baseline over seeds, or two trials over examples"),
         ("report", "one HTML page of everything, to open offline and pass on"),
         ("export", "the pruned network of a trial as a transformers folder with a model card"),
+        ("cache", "what the shared stages hold, who needs it, and what can go"),
+        ("compact", "merge the rows of completed trials into one file per table"),
+        ("doctor", "find what is broken in a store, and with --fix set it aside"),
         ("query", "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)"),
     ):
         verb = verbs.add_parser(name, help=text, description=text.replace("%%", "%"))
         verb.add_argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI")
+        _publish_arguments(verb, name)
         _view_arguments(verb, name)
     return parser
 
@@ -104,9 +116,9 @@ def _sweep_arguments(verb: argparse.ArgumentParser, run: bool) -> None:
     )
     verb.add_argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
     verb.add_argument("--json", action="store_true", help="print the plan as JSON")
+    verb.add_argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
     if not run:
         return
-    verb.add_argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
     verb.add_argument("--max-hours", type=_hours, metavar="H", help="after H hours start nothing new, save, exit 130")
     verb.add_argument("--dry-run", action="store_true", help="as the verb plan")
 
@@ -129,19 +141,27 @@ def _run_one_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser
     _store_arguments(verb)
 
 
-def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
-    if name not in ("report", "export"):
-        verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+def _publish_arguments(verb: argparse.ArgumentParser, name: str) -> None:
     if name == "status":
         verb.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
     if name == "report":
         verb.add_argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page")
         verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
         verb.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared with")
-    if name in ("show", "export"):
-        verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
     if name == "export":
+        verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
         verb.add_argument("folder", metavar="DIR", help="a new or empty folder")
+
+
+def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
+    if name not in ("report", "export"):
+        verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+    if name == "cache":
+        verb.add_argument("--gc", action="store_true", help="remove what no wanted trial needs")
+    if name == "doctor":
+        verb.add_argument("--fix", action="store_true", help="set the bad aside; then the same run command completes")
+    if name == "show":
+        verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
     if name == "query":
         verb.add_argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"')
         verb.add_argument("--csv", action="store_true", help="print CSV")

@@ -1,4 +1,4 @@
-"""The verbs that launch and look after a sweep. Each returns the exit code."""
+"""The verbs that plan and launch a sweep or a trial. Each returns the exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +15,42 @@ from rich.console import Console
 
 from deepcuts.cost import Cost, check_disk, estimate, local_slots, size
 from deepcuts.grid import SweepSpec, describe
-from deepcuts.names import find_id
-from deepcuts.output import print_json, print_records
-from deepcuts.plan import Plan, chosen, make_plan, partners, snapshots
-from deepcuts.preflight import Prepared, choose_gpus, local_gpus, prepare
+from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, shown
+from deepcuts.plan import Plan, chosen, make_plan
+from deepcuts.preflight import Prepared, check_cpus, choose_gpus, local_gpus, prepare
 from deepcuts.progress import Progress, duration
 from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
 from deepcuts.sweepfile import SweepFile, read_sweep
 
-DONE, INCOMPLETE = 0, 1
+
+@dataclass(frozen=True)
+class Ready:
+    """A sweep that passed every check which can be made before anything is written."""
+
+    prepared: Prepared
+    store: Store
+    todo: Plan
+    gpus: float
+    cost: Cost
+
+    @property
+    def file(self) -> SweepFile:
+        return self.prepared.spec.file
 
 
-def default_store() -> str:
-    return os.environ.get("DEEPCUTS_STORE") or "results"
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run what is missing of a sweep."""
-    if args.dry_run:
-        return plan(args)
+def _ready(args: argparse.Namespace) -> Ready:
+    """Check all that `run` and `plan` need; nothing is written. Raises ValueError for the first thing wrong."""
     file = read_sweep(Path(args.sweep), args.set)
     store = Store(args.store)
     available: float = local_gpus()
     if args.address:
-        from deepcuts import sweep
+        from deepcuts import cluster
 
-        sweep.start_ray(args.address)
-        available = sweep.gpus_of_cluster()
+        cluster.start_ray(args.address)
+        available = cluster.gpus_of_cluster()
+    else:
+        check_cpus(file.resources.cpus)
     gpus = choose_gpus(file.resources.gpus, available)
     prepared = prepare(file, "cuda" if gpus else "cpu")
     wanted = chosen(prepared.spec.trials(), args.only)
@@ -49,25 +58,43 @@ def run(args: argparse.Namespace) -> int:
     _say_repeated(prepared.spec)
     cost = _cost(todo, prepared, store, gpus, available)
     check_disk(store, cost)
-    store.probe()
-    _write_sweep(store, prepared.spec)
-    if not todo.to_run:
-        return _summary(store, prepared.spec, wanted, None)
-    return _launch(args, prepared, todo, store, gpus)
+    store.check_writable()
+    return Ready(prepared, store, todo, gpus, cost)
 
 
-def _launch(args: argparse.Namespace, prepared: Prepared, todo: Plan, store: Store, gpus: float) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing of a sweep."""
+    if args.dry_run:
+        return plan(args)
+    ready = _ready(args)
+    cpus = _start(args, ready) if ready.todo.to_run else 0  # Ray may refuse too, and nothing is written by then
+    ready.store.probe()
+    _write_sweep(ready.store, ready.prepared.spec)
+    if not ready.todo.to_run:
+        return _summary(ready.store, ready.prepared.spec, ready.todo.wanted, None)
+    return _launch(args, ready, cpus)
+
+
+def _start(args: argparse.Namespace, ready: Ready) -> int:
+    """Start Ray where it is to run here; the CPU cores of a trial. Raises ValueError where no node has them."""
+    from deepcuts import cluster
+
+    if not args.address:
+        cluster.start_ray(None)
+    cpus = cluster.choose_cpus(ready.file.resources.cpus, ready.gpus)
+    cluster.check_nodes(ready.store, ready.store.address)
+    return cpus
+
+
+def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
     from deepcuts import sweep
 
-    file = prepared.spec.file
-    if not args.address:
-        sweep.start_ray(None)
-    cpus = sweep.choose_cpus(file.resources.cpus, gpus)
+    file, todo, store, gpus = ready.file, ready.todo, ready.store, ready.gpus
     handed = sweep.Handed(
         trials={trial.trial_id: trial for trial in todo.to_run},
         wanted=todo.wanted,
         sweep=file.name,
-        store_uri=store.uri if "://" in store.uri else store.root,
+        store_uri=store.address,
         launch=sweep.new_launch(),
         threads=cpus,
         keep_models=file.keep_models,
@@ -76,7 +103,8 @@ def _launch(args: argparse.Namespace, prepared: Prepared, todo: Plan, store: Sto
     )
     limit = file.resources.max_concurrent
     print(f"sweep {file.name}: {_counts(todo)}; {cpus} cpus and {gpus:g} gpus a trial", flush=True)
-    progress = Progress(Console(soft_wrap=True), len(todo.wanted), len(todo.done), limit or 1)
+    done = len(todo.done) - len(todo.again)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, limit or 1)
     deadline = time.monotonic() + args.max_hours * 3600 if args.max_hours else None
     with progress:
         outcome = sweep.run_plan(
@@ -91,14 +119,13 @@ def _launch(args: argparse.Namespace, prepared: Prepared, todo: Plan, store: Sto
         )
     for error in outcome.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
-    return _summary(store, prepared.spec, todo.wanted, outcome.signal)
+    return _summary(store, ready.prepared.spec, todo.wanted, outcome.signal)
 
 
 def _summary(store: Store, spec: SweepSpec, wanted: Sequence[TrialSpec], signal: int | None) -> int:
     """Say what there is now and how to go on; 0 when every wanted trial is completed."""
     from deepcuts.analysis import trials
     from deepcuts.curves import table
-    from deepcuts.views import shown
 
     statuses = store.statuses()
     completed = [trial for trial in wanted if statuses.get(trial.trial_id) == "completed"]
@@ -175,18 +202,12 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, available: 
 
 def plan(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
-    file = read_sweep(Path(args.sweep), args.set)
-    store = Store(args.store)
-    available = local_gpus()
-    gpus = choose_gpus(file.resources.gpus, available)
-    prepared = prepare(file, "cuda" if gpus else "cpu")
-    todo = make_plan(chosen(prepared.spec.trials(), args.only), store, args.retry_failed, file.keep_models)
-    _say_repeated(prepared.spec)
-    cost = _cost(todo, prepared, store, gpus, available)
+    ready = _ready(args)
+    file, todo, prepared, cost = ready.file, ready.todo, ready.prepared, ready.cost
     if args.json:
         print_json(_planned(todo))
         return DONE
-    print(f"sweep {file.name}, model {file.model}, store {store.uri}")
+    print(f"sweep {file.name}, model {file.model}, store {ready.store.uri}")
     print(f"  {_counts(todo)}")
     for dataset, counts in prepared.counts.items():
         ceiling = counts.parameters / (counts.parameters - counts.prunable)
@@ -225,119 +246,3 @@ def _planned(todo: Plan) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def run_one(args: argparse.Namespace) -> int:
-    """One trial in this process, without Ray."""
-    source = Path(args.source)
-    if source.suffix in (".yaml", ".yml"):
-        file = read_sweep(source, args.set)
-        gpus = choose_gpus(file.resources.gpus, local_gpus())
-        trials: Sequence[TrialSpec] = prepare(file, "cuda" if gpus else "cpu").spec.trials()
-        store, name = Store(args.store), file.name
-    else:
-        store = Store(args.source)
-        file, name, trials = None, "run-one", _recorded(store)
-    by_id = {trial.trial_id: trial for trial in trials}
-    trial = by_id[find_id(args.trial, by_id)]
-    store.probe()
-    return _run_here(trial, trials, store, name, file)
-
-
-def _recorded(store: Store) -> list[TrialSpec]:
-    rows = store.read("trials", ["spec"]).table.to_pylist()
-    return [TrialSpec.model_validate_json(row["spec"]) for row in rows if row["spec"]]
-
-
-def _run_here(trial: TrialSpec, trials: Sequence[TrialSpec], store: Store, name: str, file: SweepFile | None) -> int:
-    from deepcuts.bench import Bench
-    from deepcuts.trial import run_trial
-
-    told: dict[str, tuple[int, float]] = {}
-
-    def on_progress(stage: str, epoch: int, step: int) -> None:
-        last = told.get(stage, (-1, 0.0))
-        if epoch != last[0] or time.monotonic() - last[1] > 10:
-            told[stage] = epoch, time.monotonic()
-            print(f"  {stage}: epoch {epoch}, step {step}", flush=True)
-
-    print(f"{trial.trial_id}: {describe(trial)}", flush=True)
-    threads = (file.resources.cpus if file else None) or min(4, os.cpu_count() or 1)
-    bench = Bench(
-        store,
-        threads,
-        checkpoint_minutes=file.checkpoint_minutes if file else 5.0,
-        snapshots=snapshots(trial, trials),
-        partners=partners(trial, trials),
-        on_progress=on_progress,
-    )
-    row = run_trial(trial, name, bench, keep_model=bool(file and file.keep_models))
-    if row["status"] != "completed":
-        print(row["traceback"], file=sys.stderr)
-        return INCOMPLETE
-    shown = ("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds")
-    print_records([{key: row.get(key) for key in shown}])
-    return DONE
-
-
-def status(args: argparse.Namespace) -> int:
-    """How far every sweep of a store is."""
-    store = Store(args.store_uri)
-    if args.watch:
-        from deepcuts.watch import watch
-
-        watch(store, Console())
-        return DONE
-    read = store.read("sweeps", ["sweep", "trial_id"])
-    statuses = store.statuses()
-    running = {name.removesuffix(".json") for name in store.names("running", ".json")}
-    wanted: dict[str, list[str]] = {}
-    for row in read.table.to_pylist():
-        wanted.setdefault(row["sweep"], []).append(row["trial_id"])
-    rows = [_state(sweep, ids, statuses, running) for sweep, ids in sorted(wanted.items())]
-    if args.json:
-        print_json(rows)
-    elif rows:
-        print_records(rows)
-    else:
-        print(f"store {store.uri} holds no sweep yet")
-    return INCOMPLETE if say_damaged(store.read("trials", ["trial_id"]).damaged | read.damaged) else DONE
-
-
-def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
-    states = [statuses.get(key) for key in ids]
-    done, failed = states.count("completed"), states.count("trial")
-    at_work = sum(key in running and statuses.get(key) != "completed" for key in ids)
-    return {
-        "sweep": sweep,
-        "trials": len(ids),
-        "completed": done,
-        "failed": failed,
-        "running": at_work,
-        "left": len(ids) - done - failed,
-    }
-
-
-def say_damaged(damaged: Mapping[str, str]) -> bool:
-    """Name the files that could not be read, on stderr; true when there are any."""
-    for path, reason in damaged.items():
-        print(f"deepcuts: damaged and left out: {path}: {reason}", file=sys.stderr)
-    return bool(damaged)
-
-
-def show(args: argparse.Namespace) -> int:
-    """Everything about one trial."""
-    store = Store(args.store_uri)
-    rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
-    row = rows[find_id(args.trial, rows)]
-    if args.json:
-        print_json([row])
-        return DONE
-    width = max(len(name) for name in row)
-    for name, value in row.items():
-        if value is not None and name != "traceback":
-            print(f"{name:<{width}}  {value}")
-    if row["traceback"]:
-        print(f"\n{row['traceback']}")
-    print(f"\nrun it again: deepcuts run-one {args.store_uri} {row['trial_id']}")
-    return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -78,11 +77,14 @@ def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str],
     """Median seconds of retraining per example and epoch, by model, dataset and device type."""
     columns = ["trial_id", "dataset", "status", "retrain_seconds", "spec"]
     found: dict[tuple[str, str, str], list[float]] = {}
-    steps = _steps_per_trial(store) if plan.done else {}
+    steps = _steps_per_trial(store) if "completed" in plan.statuses.values() else {}
     for row in store.read("trials", columns).table.to_pylist():
         if row["status"] != "completed" or not row["retrain_seconds"] or row["trial_id"] not in steps:
             continue
-        spec = TrialSpec(**json.loads(row["spec"]))
+        try:
+            spec = TrialSpec.model_validate_json(row["spec"] or "")
+        except ValueError:  # a row that another version wrote
+            continue
         if spec.retrain is None or not spec.retrain.epochs:
             continue
         seen = steps[row["trial_id"]] * spec.retrain.batch_size

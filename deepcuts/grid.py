@@ -32,7 +32,7 @@ class SweepSpec:
     def repeated(self) -> list[str]:
         """What the sweep asks for more than once (all strategies at compression 1 being Unpruned is no repetition)."""
         seen: set[str] = set()
-        names = []
+        names = [f"dataset {name}" for name in self.file.repeated_datasets()]
         for trial in self._all():
             if trial.trial_id in seen and trial.strategy != "Unpruned":
                 names.append(describe(trial))

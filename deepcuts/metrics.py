@@ -48,7 +48,8 @@ def _correlation(name: str, x: Floats, y: Floats) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # exact: centring a constant leaves rounding, not zeros
         return _ratio(name, 0.0, 0.0)
     x, y = x - x.mean(), y - y.mean()
-    return _ratio(name, float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
+    value = _ratio(name, float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
+    return min(max(value, -1.0), 1.0)  # rounding can reach beyond
 
 
 def pearson(labels: Floats, predictions: Floats) -> float:
@@ -83,14 +84,20 @@ FUNCTIONS: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def predictions_from(outputs: NDArray[np.float32]) -> Floats:
-    """Outputs (N, C) of the head to predictions (N,): the class of the highest, or the value when C is 1."""
+    """Outputs (N, C) of the head to predictions (N,): the class of the highest, or the value when C is 1.
+
+    Raises ValueError where an output is not finite: the highest of NaNs would pass for a class.
+    """
+    broken = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(outputs)} predictions are not finite")
     if outputs.shape[1] == 1:
         return outputs[:, 0].astype(np.float64)
     return outputs.argmax(axis=1).astype(np.float64)
 
 
 def evaluate(names: tuple[str, ...], labels: Floats, predictions: Floats) -> dict[str, float]:
-    """The named metrics of predictions (N,) against labels (N,); f1 is left out unless there are two classes.
+    """The named metrics of predictions (N,) against labels (N,).
 
     Raises ValueError on an empty split or when a prediction is not finite.
     """

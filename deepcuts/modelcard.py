@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import yaml
 
 from deepcuts.spec import TrialSpec
 
@@ -81,7 +80,8 @@ def _front(spec: TrialSpec) -> str:
         fields["base_model"] = spec.dense.model.name
     if spec.dense.task.hub:
         fields["datasets"] = [spec.dense.task.hub]
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
+    lines = (f"{key}: {json.dumps(value)}\n" for key, value in fields.items())  # a JSON value is a YAML value
+    return f"---\n{''.join(lines)}---\n"
 
 
 def _summary(spec: TrialSpec, row: Row) -> str:

@@ -33,7 +33,10 @@ def folder_of(name: str) -> Path | None:
             raise ValueError(f"model {name!r}: the Python package {package!r} is not installed; install it with pip")
         folder = Path(found.submodule_search_locations[0]) / inside
     else:
-        folder = Path(name).expanduser()
+        try:
+            folder = Path(name).expanduser()
+        except RuntimeError as error:  # an unknown ~user
+            raise ValueError(f"model {name!r}: {error}") from None
         if not folder.is_dir() and not _looks_like_path(name):
             return None
     if not folder.is_dir():
@@ -64,8 +67,18 @@ def digest(folder: Path) -> str:
         raise ValueError(f"model folder {str(folder)!r} has no weights (*.safetensors){hint}")
     if not tokenizer:
         raise ValueError(f"model folder {str(folder)!r} has no tokenizer files, such as tokenizer.json")
+    for path in weights:
+        _check_weights(path)
     total = hashlib.sha256()
     for path in (config, *tokenizer, *weights):
         with path.open("rb") as file:
             total.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()[:32]
+
+
+def _check_weights(path: Path) -> None:
+    """A safetensors file begins with the length of its header: nothing else is read here."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= path.stat().st_size - 8:
+        raise ValueError(f"{path} holds no weights: it is damaged, or a pointer to a file that was not downloaded")

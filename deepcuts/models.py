@@ -5,7 +5,6 @@ B = examples of a batch, T = tokens of the longest, C = outputs of the head (cla
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -163,8 +162,10 @@ def count(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
     if not names:
         raise ValueError(f"model {name!r} ({config.model_type}) has no nn.Linear in its encoder: nothing to prune")
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and "roberta" in config.model_type:  # its positions begin after the padding index
-        positions -= config.pad_token_id + 1
+    places = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(places, "padding_idx", None)
+    if positions and padding is not None:  # RoBERTa's kind count positions from behind the padding's
+        positions -= padding + 1
     return Counts(sum(sizes.values()), sum(sizes[key] for key in names), positions)
 
 
@@ -183,11 +184,6 @@ def prunable(model: nn.Module, biases: bool) -> list[str]:
             if biases and module.bias is not None:
                 names.append(f"{path}.bias")
     return bytewise(names)
-
-
-def accepts(model: nn.Module) -> set[str]:
-    """The inputs that the model's forward takes, to leave out what a tokenizer makes for nothing."""
-    return set(inspect.signature(model.forward).parameters)
 
 
 def flops(model: nn.Module, tokens: int, nonzero: bool = False) -> int:

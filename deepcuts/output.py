@@ -6,13 +6,17 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Records = Sequence[Mapping[str, Any]]
+
+# Exit codes: everything is there; something failed, is missing or damaged, and is named.
+DONE, INCOMPLETE = 0, 1
 
 
 def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
@@ -24,13 +28,21 @@ def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat() if value == value else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Decimal):  # what DuckDB's sums are
+        value = int(value) if value == value.to_integral_value() else float(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, bytes):
         return value.hex()
-    return None if value is not None and value != value else value
+    if isinstance(value, date):
+        return value.isoformat() if value == value else None  # not a time: pandas' NaT
+    return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
 def print_json(rows: Records | pd.DataFrame) -> None:
@@ -69,3 +81,30 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown(results: pd.DataFrame) -> pd.DataFrame:
+    """The results as a person reads them: mean ± half the 95 % interval, columns that are always the same left out."""
+    frame = results.copy()
+    for stage in ("dense", "pruned", "rewound", "retrained"):
+        half = frame.pop(f"{stage}_half_width")
+        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
+    if frame["model"].nunique() == 1:
+        frame = frame.drop(columns="model")
+    if not frame["failed"].any():
+        frame = frame.drop(columns="failed")
+    frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
+    return frame.rename(columns={"compression_achieved": "achieved"})
+
+
+def _with_half(mean: float, half: float) -> str | None:
+    if mean != mean:
+        return None
+    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+
+
+def say_damaged(damaged: Mapping[str, str]) -> bool:
+    """Name the files that could not be read, on stderr; true when there are any."""
+    for path, reason in damaged.items():
+        sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
+    return bool(damaged)

@@ -33,6 +33,11 @@ class Plan:
         """Those that failed for reasons of their own, and run again only when asked for."""
         return [trial for trial in self.wanted if self.statuses.get(trial.trial_id) == "trial"]
 
+    @property
+    def again(self) -> frozenset[str]:
+        """Ids of those that are completed and run once more, for the network that was not kept."""
+        return frozenset(trial.trial_id for trial in self.to_run if self.statuses.get(trial.trial_id) == "completed")
+
     def fine_tunes(self) -> set[str]:
         """Fine-tunings that are still to be made, by dense id."""
         return {trial.dense.dense_id for trial in self.to_run} - self.dense_there
@@ -123,7 +128,8 @@ class Queue:
     """Which trial starts next: no trial starts that would wait for, or repeat, what a running one is making.
 
     A trial is ready when each shared stage that it needs exists or nobody is making it. Of the ready ones the one
-    that unblocks most goes first. `busy` are trials and stages that another launch is at work on just now.
+    that unblocks most goes first. `busy` are trials and stages that another launch is at work on just now, `again`
+    trials that are completed and yet wanted once more.
     """
 
     pending: list[TrialSpec]
@@ -132,26 +138,27 @@ class Queue:
     running: dict[str, TrialSpec] = field(default_factory=dict)
     limit: int | None = None
     busy: set[str] = field(default_factory=set)
+    again: frozenset[str] = frozenset()
 
     def next(self) -> TrialSpec | None:
         """The trial to start now, taken from the pending ones; None when none is ready."""
         if self.limit is not None and len(self.running) >= self.limit:
             return None
         wanting = Counter(stage for trial in self.pending for stage in self._missing(trial)[:1])
-        best: tuple[int, TrialSpec] | None = None
+        best: tuple[int, int] | None = None
         making = {stage for trial in self.running.values() for stage in self._missing(trial)}
-        for trial in self.pending:
+        for place, trial in enumerate(self.pending):
             missing = self._missing(trial)
             if trial.trial_id in self.busy or any(stage in making or stage in self.busy for stage in missing):
                 continue
             unblocks = wanting[missing[0]] if missing else 0
             if best is None or unblocks > best[0]:
-                best = unblocks, trial
+                best = unblocks, place
         if best is None:
             return None
-        self.pending.remove(best[1])
-        self.running[best[1].trial_id] = best[1]
-        return best[1]
+        trial = self.pending.pop(best[1])
+        self.running[trial.trial_id] = trial
+        return trial
 
     def _missing(self, trial: TrialSpec) -> list[str]:
         """The shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
@@ -179,7 +186,8 @@ class Queue:
         """Take in what other launches are at work on, and what the store has of theirs by now. Raises OSError."""
         statuses = store.statuses()
         self.busy = busy
-        self.pending = [trial for trial in self.pending if statuses.get(trial.trial_id) != "completed"]
+        done = {key for key, status in statuses.items() if status == "completed"} - self.again
+        self.pending = [trial for trial in self.pending if trial.trial_id not in done]
         self.dense_there |= {key for key in {t.dense.dense_id for t in self.pending} if store.artifact("dense", key)}
         scores = {t.score.score_id for t in self.pending if t.score.data != "none"} - {None}
         self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}

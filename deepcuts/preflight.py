@@ -117,9 +117,17 @@ def choose_gpus(asked: float | None, available: float) -> float:
     """GPUs of a trial: as asked, else 1 if there is any. Raises ValueError for GPUs where there are none."""
     if asked is None:
         return 1.0 if available else 0.0
-    if asked and not available:
+    if asked > available:
+        there = f"only {available:g}" if available else "no usable GPU"
         raise ValueError(
-            f"resources.gpus: {asked:g} a trial are asked for and there is no usable GPU; set resources.gpus=0 to run"
-            " on the CPU, or give --address of a cluster that has GPUs"
+            f"resources.gpus: {asked:g} a trial are asked for and there is {there}; set resources.gpus=0 to run on the"
+            " CPU, or give --address of a cluster that has GPUs"
         )
     return asked
+
+
+def check_cpus(asked: int | None) -> None:
+    """Raises ValueError for more CPU cores a trial than this machine has."""
+    cores = os.cpu_count() or 1
+    if asked is not None and asked > cores:
+        raise ValueError(f"resources.cpus: {asked} a trial are asked for and this machine has {cores}")

@@ -5,13 +5,16 @@ B = examples of a batch, T = tokens of its longest, O = outputs of a linear laye
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from deepcuts.checkpoint import Checkpoint, Interrupted
 from deepcuts.criteria import CRITERIA, Pass, Weights
 from deepcuts.criteria import Batch as Evidence
 from deepcuts.masks import bytewise
@@ -40,27 +43,32 @@ def score(
     batches: Iterable[MicroBatches],
     settings: Settings,
     initial: Mapping[str, Tensor] | None = None,
-    on_batch: Callable[[int], None] = lambda done: None,
+    checkpoint: Checkpoint | None = None,
+    after_batch: Callable[[int], bool] = lambda used: False,
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Scores of the parameters `names`, per criterion, fp32 on the CPU, and the number of batches used.
 
     All criteria must need the same pass. Each batch is a sequence of micro-batches, whose gradients and outputs
     are put together as if it were whole. A criterion's bits do not depend on the others asked for. Raises ValueError
-    when a loss or a score is not finite.
+    when a loss or a score is not finite, Interrupted (with the sums saved) when `after_batch` says to stop.
     """
     data = {CRITERIA[criterion].data for criterion in criteria}
     assert len(data) == 1, "criteria of one call share their pass"
     parameters = dict(network.model.named_parameters())
     tensors = {name: parameters[name] for name in bytewise(names)}
-    totals: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in criteria}
-    used = 0
     pass_ = data.pop()
-    if pass_ != "none":
-        with _only_gradients_of(network.model, tensors):
-            for micro_batches in batches:
-                _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
-                used += 1
-                on_batch(used)
+    totals, used = _resumed(criteria, network.device, checkpoint if pass_ != "none" else None)
+    saved = time.monotonic()
+    with _only_gradients_of(network.model, tensors):
+        for micro_batches in islice(batches, used, None) if pass_ != "none" else ():
+            _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
+            used += 1
+            stopping = after_batch(used)
+            if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
+                _save(totals, used, checkpoint)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted
     scores = {}
     for criterion in criteria:
         generator = torch.Generator().manual_seed(derive(settings.seed, "score", criterion))
@@ -69,6 +77,26 @@ def score(
             for name, tensor in tensors.items()
         }
     return scores, used
+
+
+def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Checkpoint) -> None:
+    tensors = {f"{criterion}/{name}": total for criterion, sums in totals.items() for name, total in sums.items()}
+    checkpoint.save(tensors, {"used": used, "criteria": list(totals)})
+
+
+def _resumed(
+    criteria: Sequence[str], device: torch.device, checkpoint: Checkpoint | None
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Sums per criterion and name, and the batches in them: from the checkpoint where it has all the criteria."""
+    totals: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in criteria}
+    saved = checkpoint.load() if checkpoint else None
+    if saved is None or not set(criteria) <= set(saved[1]["criteria"]):
+        return totals, 0
+    for key, total in saved[0].items():
+        criterion, _, name = key.partition("/")
+        if criterion in totals:
+            totals[criterion][name] = total.to(device)
+    return totals, int(saved[1]["used"])
 
 
 @torch.no_grad()
@@ -109,7 +137,7 @@ def _add_batch(
             evidence = _evidence(name, gradients.get(name), seen.get(name.rpartition(".")[0]), settings.shift)
             for criterion, row in zip(totals, rows, strict=True):
                 assert row.term is not None
-                term = row.term(evidence).float()
+                term = row.term(evidence if row.shifted else replace(evidence, shift=0.0)).float()
                 sums = totals[criterion]
                 sums[name] = sums[name].add_(term) if name in sums else term.clone()
 

@@ -162,10 +162,12 @@ class TrialSpec(Frozen):
     @cached_property
     def trial_id(self) -> str:
         fields = _changed(self, leave_out={"score"})
-        score = _changed(self.score, leave_out={"dense"}) | {"dense": self.dense.dense_id}
-        if self.strategy in ("Dense", "Unpruned"):  # the same trial in a sweep of compressions or of sparsities
-            fields = {name: fields[name] for name in fields if name not in ("compression", "sparsity")}
-        return _digest("trial", fields | {"score": score, "score_version": VERSIONS["score"]})
+        fields["score"] = _changed(self.score, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+        if self.score.criterion is not None:
+            return _digest("trial", fields | {"score_version": VERSIONS["score"]})
+        for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities
+            fields.pop(asked, None)
+        return _digest("trial", fields)
 
 
 def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Dense:
 def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Bench) -> Dense:
     """theta_1, from the store or made now and published there; the network is left with its weights.
 
-    Raises ValueError where the stored one was made from another commit of the model or the dataset.
+    Raises ValueError where the stored one was made from another commit of the model or the dataset, and for a
+    step to rewind to that the fine-tuning does not reach.
     """
     key, began = dense.dense_id, time.monotonic()
     commits = {
@@ -46,6 +48,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Ben
         set_weights(network, tensors.load_artifact(bench.store, "dense", key, "model.safetensors"))
         rows, predictions = (_stored_rows(bench.store, key, table) for table in ("metrics", "predictions"))
         return Dense(weights_of(network), rows, predictions, True, 0.0)
+    _check_snapshots(material, dense, bench)
     rows, predictions = fit(network, material, dense.finetune, dense, bench, "dense", key)
     seconds = time.monotonic() - began
     about = {"dense_id": key, "spec": dense.model_dump(mode="json"), "seconds": seconds, **commits}
@@ -60,6 +63,20 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Ben
     for step in bench.snapshots:
         bench.store.delete(bench.snapshot_name(key, step))
     return Dense(weights_of(network), rows, predictions, False, seconds)
+
+
+def _check_snapshots(material: Material, dense: DenseSpec, bench: Bench) -> None:
+    """Refuse steps beyond the last; give up a checkpoint that is past a step which nobody kept."""
+    steps = dense.finetune.epochs * math.ceil(len(material.train) / dense.finetune.batch_size)
+    if beyond := [step for step in bench.snapshots if step > steps]:
+        raise ValueError(
+            f"rewind: step {min(beyond)} is beyond the {steps} steps of fine-tuning; rewind to one of them"
+        )
+    key = dense.dense_id
+    if lost := [step for step in bench.snapshots if not bench.store.exists(bench.snapshot_name(key, step))]:
+        saved = bench.checkpoint(key).load()
+        if saved is not None and saved[1]["step"] > min(lost):
+            bench.checkpoint(key).remove()
 
 
 def _snapshot(step: int) -> str:
@@ -117,6 +134,11 @@ def find_scores(
             return Scored(loaded, meta["batches"], True, 0.0)
     began = time.monotonic()
     wanted = _served(spec, bench)
+
+    def after_batch(used: int) -> bool:
+        bench.on_progress("score", 0, used)
+        return bench.stop()
+
     scores, used = scoring.score(
         network,
         names,
@@ -124,12 +146,14 @@ def find_scores(
         _scoring_batches(network, material, spec, bench),
         _settings(wanted),
         initial,
-        lambda done: bench.on_progress("score", 0, done),
+        bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
+        after_batch,
     )
     seconds = time.monotonic() - began
     if spec.data != "none":
         for criterion, partner in wanted.items():
             _publish_scores(bench.store, partner, scores[criterion], used, seconds)
+        bench.checkpoint(spec.pass_id).remove()
     return Scored(scores[spec.criterion], used, False, seconds)
 
 
@@ -171,7 +195,6 @@ def _scoring_batches(
     order = shuffled(tokens.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
     micro_batch = bench.bound(spec.micro_batch, spec.batch_size)
     for examples in order[: spec.batches]:
-        bench.check_stop()
         yield [tokens.batch(part, network.device) for part in micro_batches(examples, micro_batch)]
 
 

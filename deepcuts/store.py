@@ -15,90 +15,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pyarrow import fs
 
-SCHEMA_VERSION = "1"
+from deepcuts.tables import SCHEMAS, Read, decode, encode
 
+__all__ = ["SCHEMAS", "Read", "Store", "decode", "encode"]
 
-def _schema(text: str) -> pa.Schema:
-    """A schema from lines of `type: column column ...`, in the order of the columns."""
-    types = {
-        "string": pa.string(),
-        "int": pa.int64(),
-        "float": pa.float64(),
-        "bool": pa.bool_(),
-        "time": pa.timestamp("us", tz="UTC"),
-        "floats": pa.list_(pa.float32()),
-        "ints": pa.list_(pa.int64()),
-        "bytes": pa.binary(),
-    }
-    fields = []
-    for line in text.strip().splitlines():
-        kind, _, names = line.strip().partition(": ")
-        fields += [pa.field(name, types[kind]) for name in names.split()]
-    return pa.schema(fields)
-
-
-SCHEMAS: dict[str, pa.Schema] = {
-    "trials": _schema("""
-        string: trial_id sweep model dataset strategy criterion scope control
-        float: compression sparsity_asked
-        string: rewind
-        int: seed
-        string: status failure error_stage error traceback metric
-        float: dense pruned rewound retrained
-        int: parameters prunable kept
-        float: compression_achieved sparsity
-        int: flops flops_nonzero
-        string: dense_id score_id
-        bool: dense_cached score_cached
-        float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds
-        int: peak_gpu_bytes
-        string: precision
-        int: micro_batch examples_truncated
-        string: host device
-        time: started_at finished_at
-        string: deepcuts torch transformers git_commit spec
-    """),
-    "metrics": _schema("""
-        string: trial_id stage
-        int: epoch step
-        string: split metric
-        float: value seconds
-    """),
-    "predictions": _schema("""
-        string: trial_id stage split
-        int: example
-        float: label prediction
-        floats: logits
-    """),
-    "masks": _schema("""
-        string: trial_id layer parameter
-        ints: shape
-        int: size kept
-        bytes: bits
-    """),
-    "sweeps": _schema("""
-        string: sweep trial_id dataset strategy
-        float: compression sparsity_asked
-        int: seed
-    """),
-}
-
-
-@dataclass
-class Read:
-    """What was read of a table, and the files that could not be: path to the reason."""
-
-    table: pa.Table
-    damaged: dict[str, str] = field(default_factory=dict)
+_ALLOWED = "give a folder, or a file, s3, gs or abfs URI"
 
 
 class Store:
@@ -111,16 +39,33 @@ class Store:
                 self.filesystem, self.root = fs.FileSystem.from_uri(uri)
             else:
                 self.filesystem, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-        except (ValueError, OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"cannot open the store {uri!r}: {error}; give a folder, or a file, s3, gs or abfs URI"
-            ) from None
+        except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:  # RuntimeError: an unknown ~user
+            raise ValueError(f"cannot open the store {uri!r}: {error}; {_ALLOWED}") from None
+        if not uri.strip() or not self.root:
+            raise ValueError(f"cannot open the store {uri!r}: it names no folder; {_ALLOWED}")
         self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.local and not self._nearest_folder().is_dir():
+            raise ValueError(f"cannot open the store {uri!r}: {str(self._nearest_folder())!r} is a file; {_ALLOWED}")
+
+    def _nearest_folder(self) -> Path:
+        """The deepest part of a local store's path that exists."""
+        folder = Path(self.root)
+        return next(part for part in (folder, *folder.parents) if part.exists() or part.is_symlink())
+
+    @property
+    def address(self) -> str:
+        """What opens the store from any working folder."""
+        return self.uri if "://" in self.uri else str(self.root)
 
     def path(self, *parts: str) -> str:
         return "/".join((self.root.rstrip("/"), *parts))
 
     # Files
+
+    def check_writable(self) -> None:
+        """Writes nothing. Raises ValueError where it can be known that a local store cannot be written."""
+        if self.local and not os.access(self._nearest_folder(), os.W_OK | os.X_OK):
+            raise ValueError(f"cannot write the store {self.uri!r}: no permission; choose another with --store")
 
     def probe(self) -> None:
         """Write and remove a small file. Raises ValueError where the store cannot be written."""
@@ -209,7 +154,11 @@ class Store:
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
     ) -> pa.Table:
         data = ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=self.filesystem)
-        return data.to_table(columns=list(columns) if columns else None, filter=where)
+        names = list(columns or SCHEMAS[table].names)
+        content = data.to_table(columns=list(dict.fromkeys([*names, "trial_id"])), filter=where)
+        if content["trial_id"].null_count:
+            raise pa.ArrowInvalid(f"rows without a trial_id: no file of the table {table}")
+        return content.select(names)
 
     def _read_one_by_one(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
@@ -225,6 +174,7 @@ class Store:
     def statuses(self) -> dict[str, str]:
         """Trial id to completed or failed, for every trial that has a readable row."""
         rows = self.read("trials", ["trial_id", "status", "failure"]).table.to_pylist()
+        rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
         return {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
 
     # Artifacts
@@ -242,6 +192,8 @@ class Store:
             yield working
             before = (self.read_json(f"{target}/meta.json") or {}).get("files", {})
             files = {path.name: _describe(path) for path in sorted(working.iterdir())}
+            if before:  # while files are replaced the meta would be wrong: the artifact is incomplete until the end
+                self.delete(f"{target}/meta.json")
             for name in files:
                 self._publish(working / name, f"{target}/{name}")
             self.write_json(f"{target}/meta.json", {**meta, "files": {**before, **files}})
@@ -269,21 +221,26 @@ class Store:
     def artifact(self, kind: str, key: str, file: str | None = None) -> dict[str, Any] | None:
         """The meta of a complete artifact (that holds `file`, where one is named), else None."""
         meta = self.read_json(f"artifacts/{kind}/{key}/meta.json")
-        return meta if meta and (file is None or file in meta["files"]) else None
+        return meta if meta and (file is None or file in meta.get("files", {})) else None
 
     @contextmanager
     def open_artifact(self, kind: str, key: str, file: str) -> Iterator[Path]:
         """A local path to one file of a complete artifact, for as long as the block runs.
 
-        Raises OSError where its size is not the one recorded: it was cut after it was published.
+        Raises FileNotFoundError where the artifact is not complete, and OSError where the file's size or checksum
+        is not the one recorded: it was damaged after it was published.
         """
         name = f"artifacts/{kind}/{key}/{file}"
+        meta = self.artifact(kind, key, file)
+        if meta is None:
+            raise FileNotFoundError(f"{self.path(name)}: there is no complete artifact with this file")
         with self.local_copy(name) as path:
-            size = self.read_json(f"artifacts/{kind}/{key}/meta.json")["files"][file]["size"]  # type: ignore[index]
-            if path.stat().st_size != size:
+            found, recorded = _describe(path), meta["files"][file]
+            if found != recorded:
                 raise OSError(
-                    f"{self.path(name)} has {path.stat().st_size:,} bytes, not the {size:,} recorded: it is damaged;"
-                    f" remove artifacts/{kind}/{key} to have it made again"
+                    f"{self.path(name)} has {found['size']:,} bytes with checksum {found['sha256'][:8]}, not the"
+                    f" {recorded['size']:,} with {recorded['sha256'][:8]} recorded: it is damaged; remove"
+                    f" artifacts/{kind}/{key} to have it made again"
                 )
             yield path
 
@@ -309,30 +266,6 @@ class Store:
             self._publish(working / base, name)
         finally:
             shutil.rmtree(working, ignore_errors=True)
-
-
-def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
-    """Rows to the bytes of a Parquet file with the table's schema; a row group each in `masks`.
-
-    Raises KeyError for a column that the table does not have, ArrowInvalid for a value of the wrong type.
-    """
-    schema = SCHEMAS[table]
-    for row in rows:
-        if unknown := set(row) - set(schema.names):
-            raise KeyError(f"{table} has no columns {sorted(unknown)!r}; it has {schema.names!r}")
-    version = {"deepcuts.table": table, "deepcuts.schema": SCHEMA_VERSION}
-    content = pa.Table.from_pylist([dict(row) for row in rows], schema.with_metadata(version))
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, content.schema, compression="zstd") as writer:
-        writer.write_table(content, row_group_size=1 if table == "masks" else None)
-    return sink.getvalue()
-
-
-def decode(table: str, path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that `encode` made, columns that are null in all of them left out."""
-    content = pq.read_table(path, schema=SCHEMAS[table])
-    given = [name for name in content.schema.names if content[name].null_count < len(content)]
-    return list(content.select(given).to_pylist())
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -10,12 +9,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -27,6 +26,7 @@ from deepcuts.store import Store
 
 LOOK_SECONDS = 5.0
 REPORT_SECONDS = 1.0
+WAITS_SECONDS = (1, 2, 4, 8, 16, 30)
 
 # A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
 Work = Callable[["Handed", TrialSpec, Store, Beat], Mapping[str, Any]]
@@ -55,55 +55,6 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
 
 
-def start_ray(address: str | None) -> None:
-    """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster."""
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address:
-            ray.init(address=address, **options)
-        else:
-            ray.init(include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
-
-
-def gpus_of_cluster() -> float:
-    """GPUs that the cluster has, or that its autoscaler may bring."""
-    return max((resources.get("GPU", 0.0) for resources in _node_kinds()), default=0.0)
-
-
-def choose_cpus(asked: int | None, gpus: float) -> int:
-    """CPU cores (and threads) of a trial: as asked, else min(4, cores of the smallest node that can run one).
-
-    Raises ValueError for a request that no node of the cluster, or of its autoscaler, can ever meet.
-    """
-    usable = [kind for kind in _node_kinds() if kind.get("GPU", 0) >= gpus and kind.get("CPU", 0) >= 1]
-    cores = [int(kind["CPU"]) for kind in usable]
-    if not usable or (asked is not None and asked > max(cores)):
-        kinds = ", ".join(f"{kind.get('CPU', 0):g} CPUs and {kind.get('GPU', 0):g} GPUs" for kind in _node_kinds())
-        raise ValueError(
-            f"resources: a trial asks for {asked or 1} cpus and {gpus:g} gpus on one node, and no node can ever give"
-            f" that; the cluster has nodes of {kinds or 'no resources at all'}"
-        )
-    return asked if asked is not None else min(4, *cores)
-
-
-def _node_kinds() -> list[dict[str, float]]:
-    """Resources of every living node, and of every kind of node that the autoscaler may start."""
-    kinds = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    config = ray._private.state.state.get_cluster_config()
-    for group in config.node_group_configs if config else []:
-        if group.max_count != 0:
-            kinds.append(dict(group.resources))
-    return kinds
-
-
 def run_plan(
     plan: Plan,
     handed: Handed,
@@ -120,6 +71,7 @@ def run_plan(
     if not plan.to_run:
         return outcome
     queue = Queue(list(plan.to_run), set(plan.dense_there), set(plan.scores_there), limit=max_concurrent)
+    queue.again = plan.again
     searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
     listener = _Listener(queue, handed, store, progress, outcome)
     trainable = tune.with_resources(tune.with_parameters(_work, handed=handed), {"cpu": handed.threads, "gpu": gpus})
@@ -200,7 +152,8 @@ class _Listener(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id, stage = trial.config["trial_id"], result.get("stage", "")
-        self.queue.heard(trial_id, stage)
+        if stage != "done" or result["row"]["status"] == "completed":  # a failed trial has published nothing more
+            self.queue.heard(trial_id, stage)
         if stage == "done":
             self.progress.ended(trial_id, result["row"])
         elif stage == "interrupted":
@@ -240,10 +193,12 @@ class _Listener(_Unsaved, tune.Callback):
 
 
 def _last_error(trial: Any) -> str:
+    """What Tune noted of the trial's last failure; empty where its worker died without a word."""
     try:
-        return str(trial.get_error() or "")
-    except Exception as error:  # Ray's own error objects may not unpickle here; the sweep goes on
-        return f"unreadable error: {error!r}"
+        notes = Path(trial.error_file).read_text("utf-8")
+    except (OSError, TypeError):
+        return ""
+    return notes.rpartition("Failure # ")[2]
 
 
 @contextmanager
@@ -272,13 +227,15 @@ def _signals(
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        withdraw_stop(store, launch)
+        with suppress(OSError):  # a request left behind asks a launch that is over
+            withdraw_stop(store, launch)
 
 
 def _work(config: dict[str, Any], handed: Handed) -> None:
     """One Tune trial, in its worker: reports how far it is and, at the end, the row that it published."""
     trial = handed.trials[config["trial_id"]]
     store = Store(handed.store_uri)
+    _wait_for(store)
     stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
     with Beat(store, trial.trial_id, handed.launch, stages) as beat:
         row = handed.work(handed, trial, store, beat)
@@ -286,10 +243,21 @@ def _work(config: dict[str, Any], handed: Handed) -> None:
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in shown}})
 
 
+def _wait_for(store: Store) -> None:
+    """Give a store that is away for a while time to come back: a retry at once would be in vain. Raises OSError."""
+    for seconds in (*WAITS_SECONDS, None):
+        try:
+            return store.probe()
+        except ValueError as error:
+            if seconds is None:
+                raise OSError(str(error)) from None
+            time.sleep(seconds)
+
+
 def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
     """The real work of a trial; an empty row when it was asked to stop and has saved."""
     from deepcuts.bench import Bench
-    from deepcuts.train import Interrupted
+    from deepcuts.checkpoint import Interrupted
     from deepcuts.trial import run_trial
 
     told: dict[str, Any] = {"stage": "", "at": 0.0}

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from deepcuts.complaints import explained, misplaced, unknown
 from deepcuts.criteria import parse_strategy
 from deepcuts.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
 from deepcuts.tasks import ALIASES, TASKS, Kind
+from deepcuts.yamltext import compose_yaml, parse_yaml
 
-NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
+# Readers of the store skip what begins with . or _, and take compact-* for merged rows.
+NAME = re.compile(r"(?!compact-)[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
 
 
 def _name(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with . or _")
+        raise ValueError(
+            f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with . or _ or compact-"
+        )
     return name
+
+
+def _own_name(name: str, place: tuple[str | int, ...]) -> None:
+    try:
+        _name(name)
+    except ValueError as error:
+        raise misplaced(place, str(error)) from None
 
 
 def _strategy(name: str) -> str:
@@ -36,6 +48,7 @@ def _one_or_more(value: Any) -> Any:
 Name = Annotated[str, AfterValidator(_name)]
 Compression = Annotated[Number, Field(ge=1)]
 Sparsity = Annotated[Fraction, Field(lt=1)]
+Seed = Annotated[Natural, Field(lt=2**63)]
 
 
 class OwnData(Frozen):
@@ -69,6 +82,13 @@ class Resources(Frozen):
     max_concurrent: Positive | None = None
     max_failures: Natural = 3
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_1(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} is no share of one GPU and no whole number of them")
+        return gpus
+
 
 class Settings(Frozen):
     """The keys that `overrides` may set for one dataset."""
@@ -99,7 +119,7 @@ class SweepFile(Settings):
     strategies: Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
     compressions: Annotated[list[Compression], Field(min_length=1)] | None = None
     sparsities: Annotated[list[Sparsity], Field(min_length=1)] | None = None
-    seeds: Annotated[list[Natural], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     prune_biases: bool = False
@@ -109,30 +129,46 @@ class SweepFile(Settings):
     overrides: dict[str, Settings] = {}
 
     @model_validator(mode="after")
-    def _consistent(self) -> SweepFile:
+    def _one_measure(self) -> SweepFile:
         if (self.compressions is None) == (self.sparsities is None):
             given = "both are given" if self.compressions else "neither is given"
             raise ValueError(f"give exactly one of compressions and sparsities; {given}")
-        for dataset, own in self.dataset_rows().items():
-            if own is not None:
-                _name(dataset)
-            elif dataset not in TASKS:
-                raise ValueError(f"datasets: {_unknown('dataset', dataset, [*TASKS, *ALIASES])}")
-        for dataset in self.overrides:
-            if ALIASES.get(dataset, dataset) not in self.dataset_rows():
-                raise ValueError(f"overrides: {_unknown('dataset', dataset, list(self.dataset_rows()))}")
         return self
+
+    @model_validator(mode="after")
+    def _known_datasets(self) -> SweepFile:
+        rows = self.datasets if isinstance(self.datasets, dict) else dict.fromkeys(self.datasets)
+        for number, (dataset, own) in enumerate(rows.items()):
+            place = ("datasets", dataset if isinstance(self.datasets, dict) else number)
+            if own is not None:
+                _own_name(dataset, place)
+            elif ALIASES.get(dataset, dataset) not in TASKS:
+                raise misplaced(place, unknown("dataset", dataset, [*TASKS, *ALIASES]))
+            elif rows.get(ALIASES.get(dataset, "")) is not None:
+                raise misplaced(place, f"{dataset!r} means {ALIASES[dataset]!r}, which is here data of your own")
+        for dataset in self.overrides:
+            if self._row_name(dataset) not in self.dataset_rows():
+                raise misplaced(("overrides", dataset), unknown("dataset", dataset, list(self.dataset_rows())))
+        return self
+
+    def _row_name(self, name: str) -> str:
+        own = isinstance(self.datasets, dict) and self.datasets.get(name) is not None
+        return name if own else ALIASES.get(name, name)
 
     def dataset_rows(self) -> dict[str, OwnData | None]:
         """Dataset names, the seed's aliases replaced, to the user's own rows (None: a task known by name)."""
         rows = self.datasets if isinstance(self.datasets, dict) else dict.fromkeys(self.datasets)
-        return {name if own else ALIASES.get(name, name): own for name, own in rows.items()}
+        return {self._row_name(name): own for name, own in rows.items()}
+
+    def repeated_datasets(self) -> list[str]:
+        """The datasets that are named more than once."""
+        return [name for name, count in Counter(map(self._row_name, self.datasets)).items() if count > 1]
 
     def for_dataset(self, dataset: str) -> Settings:
         """The settings with the dataset's overrides laid over them."""
         base = self.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         for name, override in self.overrides.items():
-            if ALIASES.get(name, name) == dataset:
+            if self._row_name(name) == dataset:
                 base = _merged(base, override.model_dump(exclude_unset=True))
         return Settings(**base)
 
@@ -145,40 +181,6 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {what} {name!r}{hint} known: {', '.join(known)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: only true and false are booleans, 2e-5 is a number, keys may not repeat."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is repeated", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"({_FLOAT.pattern})$"), list("-+.0123456789"))
-
-
-def parse_yaml(text: str) -> Any:
-    """One YAML document, safely, with YAML 1.2's plain scalars. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
-
-
 def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
     """The sweep file at `path` with `--set key.sub=value` changes.
 
@@ -186,7 +188,7 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
     """
     try:
         text = path.read_text("utf-8")
-        raw, tree = parse_yaml(text), yaml.compose(text, _Loader)
+        raw, tree = parse_yaml(text), compose_yaml(text)
     except OSError as error:
         raise ValueError(f"cannot read the sweep file {str(path)!r}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -203,7 +205,7 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
     try:
         return SweepFile(**raw)
     except ValidationError as error:
-        raise ValueError("\n".join(_explained(path, tree, error))) from None
+        raise ValueError("\n".join(explained(path, tree, error, known_keys))) from None
     except TypeError:
         raise ValueError(
             f"{path}: every key must be text, not {[k for k in raw if not isinstance(k, str)]!r}"
@@ -214,7 +216,7 @@ def _change(raw: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     if not equals or not key:
         raise ValueError(f"cannot read --set {change!r}; write key=value, as in retrain.epochs=3")
-    *parents, last = key.split(".")
+    *parents, last = key.strip().split(".")
     for parent in parents:
         if raw.get(parent) is None:
             raw[parent] = {}
@@ -235,49 +237,10 @@ _SECTIONS: dict[str, type[Frozen]] = {
 }
 
 
-def _known_keys(place: tuple[str, ...]) -> list[str]:
+def known_keys(place: tuple[str, ...]) -> list[str]:
+    """The keys that may stand at a place of a sweep file."""
     if place and place[-1] in _SECTIONS:
         return list(_SECTIONS[place[-1]].model_fields)
     if place and place[0] == "overrides":
         return list(Settings.model_fields)
     return list((OwnData if place and place[0] == "datasets" else SweepFile).model_fields)
-
-
-def _explained(path: Path, tree: yaml.Node | None, error: ValidationError) -> list[str]:
-    lines = []
-    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: say only what is wrong with the one
-    deeper = any(each["loc"][:1] == ("datasets",) and each["type"] not in wrong_type for each in error.errors())
-    for problem in error.errors():
-        place = tuple(str(part) for part in problem["loc"])
-        place = tuple(
-            part for part in place if not re.match(r"(list|dict|nullable|function|constrained|literal)\b", part)
-        )
-        if problem["type"] in wrong_type and place[:1] == ("datasets",) and deeper:
-            continue
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = _unknown("key", place[-1], _known_keys(place[:-1]))
-        elif problem["type"] == "missing":
-            message = "is required and missing"
-        elif "Value error" not in problem["msg"]:
-            message = f"{message[0].lower() + message[1:]}, not {problem['input']!r}"
-        where = ".".join(place) + ": " if place and problem["type"] != "extra_forbidden" else ""
-        line = _line(tree, place)
-        lines.append(f"{path}{f':{line}' if line else ''}: {where}{message}")
-    return list(dict.fromkeys(lines))
-
-
-def _line(tree: yaml.Node | None, place: tuple[str, ...]) -> int | None:
-    line = None
-    for part in place:
-        if isinstance(tree, yaml.MappingNode):
-            found = [(key, value) for key, value in tree.value if key.value == part]
-            if not found:
-                break
-            line, tree = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(tree, yaml.SequenceNode) and part.isdigit() and int(part) < len(tree.value):
-            tree = tree.value[int(part)]
-            line = tree.start_mark.line + 1
-        else:
-            break
-    return line

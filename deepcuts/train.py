@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
+from deepcuts.checkpoint import Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
 from deepcuts.seeds import derive
@@ -22,20 +24,6 @@ from deepcuts.spec import Training
 EVALUATION_BATCH = 64
 # Reading a loss waits for the device; a loss that is not finite is found within this many steps.
 STEPS_PER_LOOK = 50
-
-
-class Interrupted(Exception):
-    """The stage was asked to stop; its checkpoint is saved."""
-
-
-class Checkpoint(Protocol):
-    """Where a stage keeps its state. `load` gives the tensors and notes of the last `save`, or None."""
-
-    minutes: float
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
-
-    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None: ...
 
 
 @dataclass
@@ -64,6 +52,7 @@ class Hooks:
 
 def deterministic(threads: int, tf32: bool) -> None:
     """Make this process repeat itself bit for bit: deterministic kernels, a fixed number of threads."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic CUDA refuses to multiply
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -87,45 +76,73 @@ def train(
     always, before any clipping. Batches, dropout and all else random follow from the seed, the stage and the step.
     Raises ValueError when a loss is not finite, Interrupted when asked to stop.
     """
-    hooks = hooks or Hooks()
-    zero_weights(network.model, masks or {})
+    hooks, masks = hooks or Hooks(), masks or {}
+    zero_weights(network.model, masks)
     optimiser = _optimiser(network.model, settings)
     position = _resume(network.model, optimiser, checkpoint)
-    steps_per_epoch = len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
-    saved = time.monotonic()
+    steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
+    run = _Run(network, optimiser, stage, checkpoint, hooks, position)
     while position.epoch < settings.epochs:
-        began = time.monotonic()
         batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
-        recent: list[Tensor] = []
+        run.began = time.monotonic()
         for batch in batches[position.step_of_epoch :]:
             if position.step in hooks.snapshots:
                 hooks.snapshot(position.step)
-            _set_rate(optimiser, settings, position.step, settings.epochs * steps_per_epoch)
+            _set_rate(optimiser, settings, position.step, steps)
             torch.manual_seed(derive(seed, stage, "step", position.step))
-            recent.append(_step(network, tokens, batch, settings, optimiser, masks or {}))
-            position.step += 1
-            position.step_of_epoch += 1
-            hooks.on_step(position.epoch, position.step)
-            if len(recent) == STEPS_PER_LOOK or network.device.type == "cpu":
-                _take(recent, position, stage)
-            due = checkpoint is not None and time.monotonic() - saved > checkpoint.minutes * 60
-            stopping = hooks.stop()
-            if due or stopping:
-                _take(recent, position, stage)
-                position.seconds, began = position.seconds + time.monotonic() - began, time.monotonic()
-                _save(network.model, optimiser, checkpoint, position)
-                saved = time.monotonic()
-            if stopping:
-                raise Interrupted
-        _take(recent, position, stage)
-        position.seconds += time.monotonic() - began
-        _end_epoch(position, hooks, stage)
-        if position.epoch < settings.epochs:
-            _save(network.model, optimiser, checkpoint, position)
-            saved = time.monotonic()
+            run.stepped(_step(network, tokens, batch, settings, optimiser, masks))
+        run.ended(settings.epochs)
     if position.step in hooks.snapshots:
         hooks.snapshot(position.step)
     return position.history
+
+
+@dataclass
+class _Run:
+    """A stage under way: losses that nobody has looked at yet, since when the clock runs, and the last save."""
+
+    network: Network
+    optimiser: torch.optim.Optimizer
+    stage: str
+    checkpoint: Checkpoint | None
+    hooks: Hooks
+    position: Position
+    recent: list[Tensor] = field(default_factory=list)
+    began: float = 0.0
+    saved: float = field(default_factory=time.monotonic)
+
+    def stepped(self, loss: Tensor) -> None:
+        """Count a step, and save where it is time to or a stop is asked for. Raises ValueError, Interrupted."""
+        position, checkpoint = self.position, self.checkpoint
+        self.recent.append(loss)
+        position.step += 1
+        position.step_of_epoch += 1
+        self.hooks.on_step(position.epoch, position.step)
+        if len(self.recent) == STEPS_PER_LOOK or self.network.device.type == "cpu":
+            _take(self.recent, position, self.stage)
+        due = checkpoint is not None and time.monotonic() - self.saved > checkpoint.minutes * 60
+        stopping = self.hooks.stop()
+        if due or stopping:
+            self._look()
+            self._save()
+        if stopping:
+            raise Interrupted
+
+    def ended(self, epochs: int) -> None:
+        """Close an epoch, and save unless it was the last of `epochs`. Raises ValueError."""
+        self._look()
+        _end_epoch(self.position, self.hooks, self.stage)
+        if self.position.epoch < epochs:
+            self._save()
+
+    def _look(self) -> None:
+        _take(self.recent, self.position, self.stage)
+        now = time.monotonic()
+        self.position.seconds, self.began = self.position.seconds + now - self.began, now
+
+    def _save(self) -> None:
+        _save(self.network.model, self.optimiser, self.checkpoint, self.position)
+        self.saved = time.monotonic()
 
 
 def _step(

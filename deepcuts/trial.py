@@ -35,11 +35,12 @@ from deepcuts.bench import (
     weights_of,
 )
 from deepcuts.budget import compression_to_fraction
+from deepcuts.checkpoint import Interrupted
 from deepcuts.models import Network
 from deepcuts.seeds import derive
 from deepcuts.spec import TrialSpec
 from deepcuts.stages import Dense, Scored, find_scores, fine_tune, snapshot_weights
-from deepcuts.train import Interrupted, deterministic
+from deepcuts.train import deterministic
 
 Row = dict[str, Any]
 
@@ -60,6 +61,8 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Bench, keep_model: bool = Fal
     What goes wrong for reasons of the trial's own becomes a failed row. A store that cannot be read or written
     (OSError) and a request to stop (Interrupted) are raised: the trial is not at fault, and is run again.
     """
+    if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
+        bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
     account = Account(record.identity(trial, sweep), [], [])
     began = time.monotonic()
     while True:
@@ -104,9 +107,9 @@ def _fail(account: Account, error: Exception) -> None:
 def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> None:
     dense = trial.dense
     deterministic(bench.threads, dense.tf32)
+    account.row |= {"device": record.device_name(device_of(dense))}
     if dense.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    account.row |= {"device": record.device_name(device_of(dense))}
     material, network = load_material(dense), load_network(dense)
     names = models.prunable(network.model, trial.score.prune_biases)
     account.row |= record.sizes(network, material, names, trial, bench)
@@ -126,6 +129,7 @@ def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> 
     else:
         kept = _prune(trial, bench, account, network, material, names, theta_0)
         _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
+        account.stage = "store"
         _publish_masks(trial, bench, kept)
         if keep_model:
             _keep_weights(trial, bench, network, kept)

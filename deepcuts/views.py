@@ -1,17 +1,16 @@
-"""The verbs that look at results: tables, figures, overlap and SQL. Each returns the exit code."""
+"""The verbs that look at a store: progress, trials, tables, figures, overlap and SQL. Each returns the exit code."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepcuts import analysis
-from deepcuts.commands import DONE, INCOMPLETE, say_damaged
 from deepcuts.names import find_id
-from deepcuts.output import print_json, print_records
+from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, say_damaged, shown
 from deepcuts.store import Store
 
 if TYPE_CHECKING:
@@ -23,25 +22,86 @@ MOST_ROWS = 60
 def _trials(args: argparse.Namespace, store: Store) -> pd.DataFrame:
     """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
     frame = analysis.trials(store, **({"sweep": args.sweep} if args.sweep else {}))
-    if frame.empty:
-        raise ValueError(f"store {args.store_uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it")
     damaged = frame.attrs.get("damaged", {})
+    if frame.empty:
+        say_damaged(damaged)
+        what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
+        raise ValueError(f"store {args.store_uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
     columns = {"trial": "trial_id", "sparsity": "sparsity_asked"}
     for key, value in args.only.items():
         column = columns.get(key, key)
         if column not in frame:
             raise ValueError(f"--only: unknown column {key!r}; known: {', '.join(frame.columns)}")
         there = sorted({str(each) for each in frame[column].dropna()})
-        number = frame[column].dtype.kind in "if"
-        frame = frame[frame[column] == float(value)] if number else frame[frame[column].astype(str) == value]
+        frame = frame[[_same(each, value) for each in frame[column]]]
         if frame.empty:
             raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
     frame.attrs["damaged"] = damaged
     return frame
 
 
+def _same(value: object, text: str) -> bool:
+    try:
+        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
+    except ValueError:
+        return False
+
+
 def _code(damaged: Mapping[str, str]) -> int:
     return INCOMPLETE if say_damaged(damaged) else DONE
+
+
+def status(args: argparse.Namespace) -> int:
+    """How far every sweep of a store is."""
+    store = Store(args.store_uri)
+    read = store.read("sweeps", ["sweep", "trial_id"])
+    statuses = store.statuses()
+    running = {name.removesuffix(".json") for name in store.names("running", ".json")}
+    wanted: dict[str, list[str]] = {}
+    for row in read.table.to_pylist():
+        wanted.setdefault(row["sweep"], []).append(row["trial_id"])
+    rows = [_state(sweep, ids, statuses, running) for sweep, ids in sorted(wanted.items())]
+    if args.json:
+        print_json(rows)
+    elif rows:
+        print_records(rows)
+    else:
+        print(f"store {store.uri} holds no sweep yet")
+    return INCOMPLETE if say_damaged(store.read("trials", ["trial_id"]).damaged | read.damaged) else DONE
+
+
+def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
+    states = [statuses.get(key) for key in ids]
+    done, failed = states.count("completed"), states.count("trial")
+    at_work = sum(key in running and statuses.get(key) != "completed" for key in ids)
+    return {
+        "sweep": sweep,
+        "trials": len(ids),
+        "completed": done,
+        "failed": failed,
+        "running": at_work,
+        "left": len(ids) - done - failed,
+    }
+
+
+def show(args: argparse.Namespace) -> int:
+    """Everything about one trial."""
+    store = Store(args.store_uri)
+    read = store.read("trials")
+    rows = {row["trial_id"]: row for row in read.table.to_pylist()}
+    code = _code(read.damaged)
+    row = rows[find_id(args.trial, rows)]
+    if args.json:
+        print_json([row])
+        return code
+    width = max(len(name) for name in row)
+    for name, value in row.items():
+        if value is not None and name != "traceback":
+            print(f"{name:<{width}}  {value}")
+    if row["traceback"]:
+        print(f"\n{row['traceback']}")
+    print(f"\nrun it again: deepcuts run-one {args.store_uri} {row['trial_id']}")
+    return code
 
 
 def table(args: argparse.Namespace) -> int:
@@ -55,26 +115,6 @@ def table(args: argparse.Namespace) -> int:
     else:
         print_records(shown(results))
     return _code(frame.attrs["damaged"])
-
-
-def shown(results: pd.DataFrame) -> pd.DataFrame:
-    """The results as a person reads them: mean ± half the 95 % interval, columns that are always the same left out."""
-    frame = results.copy()
-    for stage in ("dense", "pruned", "rewound", "retrained"):
-        half = frame.pop(f"{stage}_half_width")
-        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
-    if frame["model"].nunique() == 1:
-        frame = frame.drop(columns="model")
-    if not frame["failed"].any():
-        frame = frame.drop(columns="failed")
-    frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
-    return frame.rename(columns={"compression_achieved": "achieved"})
-
-
-def _with_half(mean: float, half: float) -> str | None:
-    if mean != mean:
-        return None
-    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
 
 
 def curves(args: argparse.Namespace) -> int:
@@ -193,29 +233,3 @@ def query(args: argparse.Namespace) -> int:
     else:
         print_records(frame)
     return _code(frame.attrs.get("damaged", {}))
-
-
-def report(args: argparse.Namespace) -> int:
-    """One HTML page of a store or of one sweep."""
-    from deepcuts.report import report as make
-
-    out = Path(args.output)
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"--output {args.output!r}: there is no folder {str(out.parent)!r}; make it first")
-    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline)
-    out.write_text(text, "utf-8")
-    print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
-    return _code(damaged)
-
-
-def export(args: argparse.Namespace) -> int:
-    """The pruned network of a trial as a transformers folder."""
-    from deepcuts.export import export as write
-
-    try:
-        row = write(Store(args.store_uri), args.trial, Path(args.folder))
-    except OSError as error:
-        print(f"deepcuts: {error}", file=sys.stderr)
-        return INCOMPLETE
-    print(f"wrote {args.folder}: {row['strategy']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
-    return DONE

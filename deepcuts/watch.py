@@ -72,9 +72,9 @@ class Watcher:
         return now - self._beats[key][1]
 
 
-def watch(store: Store, console: Console) -> None:
-    """Show the store until Ctrl-C; once, where the console is no terminal."""
-    watcher = Watcher(store)
+def watch(store: Store) -> None:
+    """Show the store until Ctrl-C; once, where the output is no terminal."""
+    watcher, console = Watcher(store), Console()
     if not console.is_terminal:
         console.print(board(watcher.look(), store.uri))
         return

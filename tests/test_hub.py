@@ -60,9 +60,9 @@ def repository() -> dict[str, bytes]:
     return files
 
 
-def cache(home: Path, hub: str, files: dict[str, bytes]) -> None:
+def cache(home: Path, hub: str, files: dict[str, bytes], kind: str = "datasets") -> None:
     """Lay files out as the Hub's cache does: refs, blobs, and links to them in a snapshot."""
-    folder = home / "hub" / f"datasets--{hub.replace('/', '--')}"
+    folder = home / "hub" / f"{kind}--{hub.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
     (folder / "blobs").mkdir()

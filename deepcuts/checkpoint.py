@@ -1,0 +1,23 @@
+"""What a stage that takes long asks of the place where it keeps its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Checkpoint(Protocol):
+    """`load` gives the tensors and notes of the last `save`, or None; a save is due every so many `minutes`."""
+
+    minutes: float
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None: ...
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop; its checkpoint is saved."""

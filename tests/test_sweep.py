@@ -1,0 +1,189 @@
+"""Sweeps on a real, local Ray: what is run, where, and what survives."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from rich.console import Console
+
+from deepcuts import cluster, sweep
+from deepcuts.grid import SweepSpec
+from deepcuts.plan import make_plan
+from deepcuts.preflight import prepare
+from deepcuts.progress import Progress
+from deepcuts.spec import TrialSpec
+from deepcuts.store import Store
+from deepcuts.sweepfile import SweepFile
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
+pytestmark = pytest.mark.filterwarnings(
+    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def four_gpus() -> Iterator[None]:
+    """A Ray of this machine with 4 CPUs and 4 logical GPUs, by the same settings as a real one."""
+    ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **cluster.ray_options())
+    yield
+    ray.shutdown()
+
+
+def toy_sweep(**changes: Any) -> SweepSpec:
+    keys: dict[str, Any] = {
+        "name": "test",
+        "model": "toy",
+        "datasets": ["toy"],
+        "strategies": ["LayerMagWeight"],
+        "sparsities": [0.5],
+        "max_tokens": 32,
+        "max_train_examples": 64,
+        "finetune": {"epochs": 1, "batch_size": 32, "lr": 1e-3},
+        "retrain": {"epochs": 1},
+        "scoring": {"batches": 2, "smooth_batches": 1},
+    }
+    return prepare(SweepFile(**(keys | changes)), "cpu").spec
+
+
+def launch(
+    spec: SweepSpec, store: Store, work: sweep.Work, gpus: float = 0, retry_failed: bool = False, **options: Any
+) -> sweep.Outcome:
+    plan = make_plan(spec.trials(), store, retry_failed)
+    handed = sweep.Handed(
+        trials={trial.trial_id: trial for trial in plan.to_run},
+        wanted=plan.wanted,
+        sweep=spec.name,
+        store_uri=store.root,
+        launch=sweep.new_launch(),
+        threads=1,
+        keep_models=False,
+        checkpoint_minutes=5,
+        work=work,
+    )
+    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done), 4)
+    with progress:
+        return sweep.run_plan(plan, handed, store, progress, gpus=gpus, **options)
+
+
+def write_row(store: Store, trial: TrialSpec, **columns: Any) -> dict[str, Any]:
+    row = {"trial_id": trial.trial_id, "status": "completed", "strategy": trial.strategy, "metric": "accuracy"}
+    row |= {"dense": 1.0, "total_seconds": 0.0} | columns
+    store.write("trials", trial.trial_id, [row])
+    return row
+
+
+def stay_a_while(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes which GPU it sees and when it ran; the first ones wait until four run."""
+    began = time.time()
+    store.write_json(f"started/{trial.trial_id}.json", {})
+    while len(store.names("started", ".json")) < 4 and time.time() < began + 60:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    seen = {"began": began, "ended": time.time(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    store.write_json(f"notes/{trial.trial_id}.json", seen)
+    return write_row(store, trial)
+
+
+def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
+    four_gpus: None, tmp_path: Path
+) -> None:
+    # Each seed has its own fine-tuning and runs only Dense: 8 trials that wait for nobody.
+    spec = toy_sweep(seeds=list(range(8)))
+    dense = [trial for trial in spec.trials() if trial.strategy == "Dense"]
+    store = Store(str(tmp_path))
+    plan = make_plan(dense, store)
+    handed = sweep.Handed(
+        {t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while
+    )
+    sweep.run_plan(plan, handed, store, Progress(Console(quiet=True), 8, 0, 4), gpus=1)
+    notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
+    assert len(notes) == 8
+    assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
+    for one, other in combinations([note for note in notes if note], 2):
+        apart = one["ended"] <= other["began"] or other["ended"] <= one["began"]
+        assert apart or one["gpu"] != other["gpu"], "two trials at a time on one GPU"
+    most = max(sum(bool(n and m and n["began"] <= m["began"] < n["ended"]) for n in notes) for m in notes)
+    assert most == 4
+
+
+def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> None:
+    with pytest.raises(ValueError, match="no node can ever give"):
+        cluster.choose_cpus(64, 0)
+    with pytest.raises(ValueError, match=r"5 gpus on one node.*4 CPUs and 4 GPUs"):
+        cluster.choose_cpus(None, 5)
+    assert cluster.choose_cpus(None, 0.5) == 4
+    assert cluster.gpus_of_cluster() == 4
+
+
+def die_once(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial whose worker dies the first time, as on a lost node."""
+    if not store.exists(f"notes/{trial.trial_id}.json"):
+        store.write_json(f"notes/{trial.trial_id}.json", {})
+        os._exit(1)
+    return write_row(store, trial)
+
+
+def test_a_worker_that_dies_is_retried_by_itself(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, die_once, max_failures=2)
+    assert set(store.statuses().values()) == {"completed"}
+    assert len(store.statuses()) == 2
+
+
+def always_out_of_reach(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    if trial.strategy == "Dense":
+        return write_row(store, trial)
+    raise OSError("the store is away")
+
+
+def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_next_launch(
+    four_gpus: None, tmp_path: Path
+) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, always_out_of_reach, max_failures=1)
+    failed = [row for row in store.read("trials").table.to_pylist() if row["status"] == "failed"]
+    assert [row["failure"] for row in failed] == ["infrastructure"]
+    assert "the store is away" in failed[0]["error"]
+    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial))
+    assert set(store.statuses().values()) == {"completed"}
+
+
+def fail_by_itself(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    if trial.strategy == "Dense":
+        return write_row(store, trial)
+    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrain")
+
+
+def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, fail_by_itself)
+    assert sorted(store.statuses().values()) == ["completed", "trial"]
+    assert make_plan(spec.trials(), store).to_run == ()
+    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial), retry_failed=True)
+    assert set(store.statuses().values()) == {"completed"}
+
+
+@pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
+def test_trials_in_worker_processes_give_the_bits_of_a_trial_run_alone(four_gpus: None, tmp_path: Path) -> None:
+    from deepcuts.bench import Bench
+    from deepcuts.trial import run_trial
+
+    spec = toy_sweep(strategies=["LayerMagWeight", "LayerGradCAM", "GlobalSmoothGrad"])
+    together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
+    launch(spec, together, sweep.pipeline)
+    assert set(together.statuses().values()) == {"completed"}
+    for trial in spec.trials():
+        run_trial(trial, "alone", Bench(alone, 1))
+    for table in ("masks", "metrics", "predictions"):
+        a, b = (
+            store.read(table).table.drop_columns(["seconds"] if table == "metrics" else [])
+            for store in (together, alone)
+        )
+        assert a.num_rows > 0
+        assert a.to_pylist() == b.to_pylist()
