@@ -25,14 +25,14 @@ LAYERS = [
     "bench export sections watch",
     "record report stages",
     "trial",
-    "publish single sweep upkeep",
+    "publish single sweep trackers upkeep",
     "commands",
     "cli",
 ]
 
 # Who may import a heavy package.
 OWNERS = {
-    "ray": "cluster sweep",
+    "ray": "cluster sweep trackers",
     "datasets": "hub",
     "huggingface_hub": "hub models",
     "transformers": "models record",
