@@ -171,7 +171,7 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
         for trial in spec.trials()
     ]
     store.write("sweeps", spec.name, rows)
-    text = yaml.safe_dump(spec.file.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
     store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
 
 

@@ -173,6 +173,15 @@ class SweepFile(Settings):
                 base = _merged(base, override.model_dump(exclude_unset=True))
         return Settings(**base)
 
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value: a sweep file of the same trials, whatever the defaults become."""
+
+        def whole(settings: Settings) -> dict[str, Any]:
+            return settings.model_dump(mode="json") | {"retrain": settings.retraining().model_dump(mode="json")}
+
+        overrides = {name: whole(self.for_dataset(ALIASES.get(name, name))) for name in self.overrides}
+        return whole(self) | {"overrides": overrides}
+
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)

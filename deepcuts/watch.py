@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Watcher:
 
 def watch(store: Store) -> None:
     """Show the store until Ctrl-C; once, where the output is no terminal."""
-    watcher, console = Watcher(store), Console()
+    watcher, console = Watcher(store), Console(width=None if sys.stdout.isatty() else 160)
     if not console.is_terminal:
         console.print(board(watcher.look(), store.uri))
         return
