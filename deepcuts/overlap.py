@@ -151,8 +151,8 @@ def _choose(masks: Masks, trial_ids: Sequence[str] | None) -> list[str]:
         path = masks.store.path("masks", f"{trial_id}.parquet")
         if trial_id in masks.places or path in masks.damaged:
             continue
-        if trial_ids is not None:
-            what = completed.get(trial_id, "failed")
+        what = completed.get(trial_id, "failed")
+        if what in ("Dense", "failed"):
             raise ValueError(f"trial {trial_id!r} ({what}) has no masks in {masks.store.uri!r}")
         masks.damaged[path] = "missing, though its trial is completed"
     ids = [trial_id for trial_id in wanted if trial_id in masks.places]

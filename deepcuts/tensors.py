@@ -15,9 +15,12 @@ from deepcuts.store import Store
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
-    """Write tensors (cloned to the CPU where they share memory or live elsewhere) and notes that JSON can hold."""
+    """Write tensors (from whatever device) and notes that JSON can hold. Raises OSError, as for a full disk."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, path, metadata={"format": "pt", "notes": json.dumps(notes or {})})
+    try:
+        save_file(whole, path, metadata={"format": "pt", "notes": json.dumps(notes or {})})
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
 
 
 def load_artifact(store: Store, kind: str, key: str, file: str) -> dict[str, Tensor]:

@@ -15,17 +15,16 @@ TESTS = Path(__file__).parent
 
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
-    "agreement bits budget criteria figures files intervals metrics modelfolder names output page seeds tables tasks"
-    " toy yamltext",
+    "agreement bits budget checkpoint criteria figures files intervals metrics modelfolder names output page seeds"
+    " tables tasks toy yamltext",
     "batches complaints curves hub masks paired pairs plots resample spec store",
-    "analysis beats cache checklist checkpoint cluster compact density doctor modelcard models overlap plan sweepfile"
-    " tensors verdicts",
-    "cost data examples forest grid headlines mask_plots schema scoring stats training_plots webdata",
-    "preflight progress train views",
-    "bench export sections watch",
-    "record report stages",
-    "trial",
-    "publish single sweep trackers upkeep",
+    "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
+    " sweepfile tensors verdicts",
+    "cost data forest grid headlines mask_plots schema scoring stats train training_plots webdata",
+    "bench preflight progress upkeep views",
+    "export record sections stages watch",
+    "report trial",
+    "publish single sweep trackers",
     "commands",
     "cli",
 ]
@@ -48,10 +47,10 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget cache checkpoint cli commands compact complaints cost criteria curves data doctor"
-    " figures grid headlines mask_plots modelcard modelfolder names output overlap page plan plots preflight progress"
-    " publish report schema sections single spec stats store sweepfile tables tasks toy upkeep views watch webdata"
-    " yamltext"
+    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
+    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names output overlap page"
+    " paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
+    " sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
 )
 
 # Longer than they should be, to be split.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import trial, write_trial
+from rows import mask_rows, random_masks, trial, write_trial
 
 from deepcuts.cli import main
 from deepcuts.stats import COLUMNS
@@ -71,7 +71,7 @@ def test_a_baseline_alone_has_nothing_to_compare(uri: str, capsys: pytest.Captur
         (["--baseline", "LayerMagWeigt"], "unknown baseline 'LayerMagWeigt'; did you mean 'LayerMagWeight'"),
         (["--metric", "acuracy"], "unknown metric 'acuracy'"),
         (["--margin", "0"], "margin 0.0 must be above 0"),
-        (["--only", "sed=0"], "unknown column 'sed'"),
+        (["--only", "sed=0"], "unknown column 'sed'; did you mean 'seed'"),
         (["--sweep", "frist"], "unknown sweep 'frist'; did you mean 'first'"),
         (["a0a0"], "1 trials are given; compare takes two"),
         (["a0a0", "zzzz"], "unknown trial 'zzzz'"),
@@ -108,3 +108,81 @@ def test_training_and_the_best_epoch_are_curves_too(
     capsys.readouterr()
     assert main(["curves", uri, "--report", "best", "--json"]) == 0
     assert [(row["stage"], row["mean"]) for row in json.loads(capsys.readouterr().out)] == [("best epoch", 0.95)]
+
+
+# The other views, on stores that something is wrong with
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> str:
+    """Three trials with masks."""
+    store = Store(str(tmp_path / "masked"))
+    for seed in range(3):
+        write_trial(store, trial(f"c{seed}" * 8, "LayerSNIP", seed))
+        store.write("masks", f"c{seed}" * 8, mask_rows(f"c{seed}" * 8, random_masks(seed)))
+    return store.uri
+
+
+def test_iou_prints_pairs_and_what_they_tell_and_draws_three_figures(
+    masked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["iou", masked, "-o", str(tmp_path / "iou.svg")]) == 0
+    out = capsys.readouterr().out
+    assert "means of the pairs that differ in one thing alone" in out
+    assert "other seed" in out
+    assert main(["iou", masked, "--by-kind", "-o", str(tmp_path / "iou.svg")]) == 0
+    assert "query" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"iou.svg", "iou-layers.svg", "iou-density.svg"}
+
+
+def test_iou_names_missing_and_damaged_masks_and_exits_1(
+    masked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trial(Store(masked), trial("d0" * 8, "LayerSNIP", 7))
+    assert main(["iou", masked, "--json"]) == 1
+    found = capsys.readouterr()
+    assert len({(row["trial_a"], row["trial_b"]) for row in json.loads(found.out)}) == 3
+    assert f"{'d0' * 8}.parquet: missing" in found.err
+    Path(masked, "masks", f"{'c0' * 8}.parquet").write_bytes(b"cut")
+    assert main(["iou", masked, "-o", str(tmp_path / "iou.svg")]) == 1
+    assert f"damaged and left out: {masked}/masks/{'c0' * 8}.parquet" in capsys.readouterr().err
+
+
+def test_one_trial_has_curves_and_a_table_but_no_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "one"))
+    write_trial(store, trial("a0" * 8, "LayerSNIP"))
+    store.write("masks", "a0" * 8, mask_rows("a0" * 8, random_masks(0)))
+    assert main(["curves", store.uri, "--json"]) == 0
+    assert main(["table", store.uri]) == 0
+    assert main(["iou", store.uri]) == 2
+    assert "overlap needs the masks of two trials" in capsys.readouterr().err
+    assert main(["compare", store.uri, "--baseline", "LayerSNIP"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT sed FROM trials", "seed"),
+        ("SELEC 1", "syntax error"),
+        ("DELETE FROM trials", "one SELECT"),
+    ],
+)
+def test_mistakes_in_sql_exit_2_with_the_reason(
+    uri: str, capsys: pytest.CaptureFixture[str], sql: str, message: str
+) -> None:
+    assert main(["query", uri, sql]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_query_past_a_damaged_part_answers_and_exits_1(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(uri, "trials", f"{'a7' * 8}.parquet").write_bytes(b"cut")
+    assert main(["query", uri, "SELECT count(*) AS n FROM trials", "--json"]) == 1
+    found = capsys.readouterr()
+    assert json.loads(found.out) == [{"n": 15}]
+    assert "a7a7.parquet" in found.err
+
+
+def test_a_store_whose_every_part_is_damaged_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store(str(tmp_path)).write_bytes("trials/aaaa.parquet", b"cut")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "aaaa.parquet" in capsys.readouterr().err

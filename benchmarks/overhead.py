@@ -1,0 +1,147 @@
+"""What the orchestration costs by itself: launches of trials whose stages are stubs, and plans and compaction at scale.
+
+    python -m benchmarks.overhead [--trials 100 1000] [--plan 10000]
+
+Prints seconds per trial (the start of Ray and of its workers apart), and by how much the driver grows per trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deepcuts import cluster, sweep
+from deepcuts.compact import compact
+from deepcuts.curves import table
+from deepcuts.plan import make_plan
+from deepcuts.preflight import prepare
+from deepcuts.progress import Progress
+from deepcuts.spec import TrialSpec
+from deepcuts.store import Store
+from deepcuts.sweepfile import SweepFile
+
+
+def trials(count: int) -> list[TrialSpec]:
+    """So many trials of the toy: a Dense and nine sparsities for each seed."""
+    file = SweepFile(
+        name="stubs",
+        model="toy",
+        datasets=["toy"],
+        strategies=["LayerMagWeight"],
+        sparsities=[number / 10 for number in range(1, 10)],
+        seeds=list(range((count + 9) // 10)),
+        max_tokens=32,
+    )
+    return prepare(file, "cpu").spec.trials()[:count]
+
+
+def stub(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that only publishes its row."""
+    row = completed(trial)
+    store.write("trials", trial.trial_id, [row])
+    return row
+
+
+def completed(trial: TrialSpec) -> dict[str, Any]:
+    return {
+        "trial_id": trial.trial_id,
+        "sweep": "stubs",
+        "model": "toy",
+        "dataset": "toy",
+        "strategy": trial.strategy,
+        "sparsity_asked": trial.sparsity or 0.0,
+        "seed": trial.dense.seed,
+        "status": "completed",
+        "metric": "accuracy",
+        "dense": 1.0,
+        "retrained": None if trial.strategy == "Dense" else 0.9,
+        "sparsity": trial.sparsity or 0.0,
+        "total_seconds": 0.0,
+    }
+
+
+def launched(count: int, cpus: int) -> tuple[float, float]:
+    """Seconds and kilobytes of driver per trial."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, wanted = Store(folder), trials(count)
+        plan = make_plan(wanted, store)
+        ids = {trial.trial_id: trial for trial in wanted}
+        handed = sweep.Handed(ids, wanted, "stubs", store.address, sweep.new_launch(), 1, False, 5, stub)
+        progress = Progress(Console(quiet=True), count, 0, cpus)
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        sweep.run_plan(plan, handed, store, progress, gpus=0)
+        seconds = time.monotonic() - began
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert set(store.statuses().values()) == {"completed"}
+        assert len(store.statuses()) == count
+        return seconds / count, grown / count
+
+
+def at_scale(count: int) -> None:
+    """A plan over, and the compaction of, a store of so many trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        began = time.monotonic()
+        wanted = trials(count)
+        plan = make_plan(wanted, store)
+        print(f"plan of {len(plan.to_run):,} trials, empty store: {time.monotonic() - began:.2f} s")
+        for trial in wanted:
+            for name in ("trials", "metrics"):
+                row = (
+                    completed(trial)
+                    if name == "trials"
+                    else {"trial_id": trial.trial_id, "metric": "loss", "value": 1.0}
+                )
+                (Path(folder) / name).mkdir(exist_ok=True)
+                (Path(folder) / name / f"{trial.trial_id}.parquet").write_bytes(sweep_bytes(name, row))
+        began = time.monotonic()
+        assert not make_plan(wanted, store).to_run
+        print(f"plan, all of them done: {time.monotonic() - began:.2f} s")
+        from deepcuts.analysis import trials as rows
+
+        before = table(rows(store))
+        began = time.monotonic()
+        merged = compact(store)
+        print(f"compact: {time.monotonic() - began:.2f} s for {sum(row['files'] for row in merged):,} files")
+        began = time.monotonic()
+        after = table(rows(store))
+        print(
+            f"table of the compacted store: {time.monotonic() - began:.2f} s; the same answer: {after.equals(before)}"
+        )
+
+
+def sweep_bytes(name: str, row: Mapping[str, Any]) -> bytes:
+    from deepcuts.tables import encode
+
+    return bytes(encode(name, [row]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="*", default=[100, 1000])
+    parser.add_argument("--plan", type=int, default=10_000)
+    args = parser.parse_args()
+    if args.plan:
+        at_scale(args.plan)
+    if not args.trials:
+        return
+    cluster.start_ray(None)
+    cpus = cluster.choose_cpus(1, 0)
+    launched(10, cpus)  # workers are started and modules imported
+    first = None
+    for count in args.trials:
+        seconds, kilobytes = launched(count, cpus)
+        first = first or seconds
+        cost = f"{seconds * 1000:.0f} ms and {kilobytes:.0f} kB of driver a trial"
+        print(f"{count:,} trials: {cost}, x {seconds / first:.2f}")
+
+
+if __name__ == "__main__":
+    main()

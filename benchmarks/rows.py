@@ -1,0 +1,120 @@
+"""How fast the rows of 10,000 trials become frames, curves, comparisons and answers to SQL.
+
+    python benchmarks/rows.py [--trials 10000] [--folder DIR]
+
+A made-up store: 4 datasets, 13 strategies in two scopes, 8 compressions and the seeds that it takes, with 24 rows of
+metrics each. Once with a file per trial, as a sweep writes them, and once compacted into one file per table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepcuts import analysis, stats
+from deepcuts.checklist import checklist
+from deepcuts.criteria import CRITERIA
+from deepcuts.curves import best_epoch, curves, table
+from deepcuts.store import Store, encode
+
+SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    strategies = [scope + criterion for scope in ("Layer", "Global") for criterion in CRITERIA]
+    places = product(range(count), ("cola", "sst2", "stsb", "mrpc"), strategies, (1.5, 2, 2.5, 3, 3.5, 4, 4.2, 4.5))
+    rows = []
+    for number, (seed, dataset, strategy, compression) in enumerate(islice(places, count)):
+        value = float(0.9 - 0.05 * compression + generator.normal(0, 0.01))
+        row = {"trial_id": f"{number:016x}", "sweep": "made-up", "model": "bert-base", "dataset": dataset}
+        row |= {"strategy": strategy, "compression": compression, "seed": seed, "status": "completed"}
+        row |= {"metric": "accuracy", "dense": 0.92, "pruned": 0.6, "rewound": 0.5, "retrained": value}
+        row |= {"sparsity": 1 - 1 / compression, "compression_achieved": compression, "spec": '{"x": 1}' * 50}
+        rows.append(row | {"dense_id": f"{dataset}-{seed}", "flops": 100, "flops_nonzero": 50})
+    return rows
+
+
+def metrics_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    common = {"trial_id": row["trial_id"], "split": "validation", "seconds": 1.0}
+    return [
+        {**common, "stage": stage, "epoch": epoch, "step": 10 * epoch + 10, "metric": metric, "value": row["retrained"]}
+        for stage in ("dense", "retrained")
+        for epoch in range(6)
+        for metric in ("accuracy", "f1")
+    ]
+
+
+def write(folder: Path, rows: list[dict[str, Any]], compacted: bool) -> Store:
+    for name in ("trials", "metrics"):
+        (folder / name).mkdir(parents=True)
+    if compacted:
+        (folder / "trials/compact-0.parquet").write_bytes(encode("trials", rows))
+        every = [metric for row in rows for metric in metrics_of(row)]
+        (folder / "metrics/compact-0.parquet").write_bytes(encode("metrics", every))
+        return Store(str(folder))
+    for row in rows:
+        (folder / f"trials/{row['trial_id']}.parquet").write_bytes(encode("trials", [row]))
+        (folder / f"metrics/{row['trial_id']}.parquet").write_bytes(encode("metrics", metrics_of(row)))
+    return Store(str(folder))
+
+
+def timed(name: str, work: Callable[[], Any]) -> Any:
+    started, busy = time.perf_counter(), time.process_time()
+    found = work()
+    took, cpu = time.perf_counter() - started, time.process_time() - busy
+    print(f"  {name:<44}{took:>7.2f} s{cpu:>7.2f} s CPU{len(found):>10,} rows")
+    return found
+
+
+def report(store: Store) -> None:
+    trials = timed("trials", lambda: analysis.trials(store))
+    timed("trials of a dataset, three columns", lambda: analysis.trials(store, ["strategy", "seed"], dataset="cola"))
+    metrics = timed("metrics", lambda: analysis.metrics(store))
+    timed("curves", lambda: curves(trials))
+    timed("curves of another metric", lambda: curves(trials, "f1", metrics=metrics))
+    timed("best epochs", lambda: best_epoch(trials, metrics))
+    timed("table", lambda: table(trials))
+    timed("compare", lambda: stats.compare(trials))
+    timed("checklist", lambda: checklist(trials.assign(spec=None)))
+    timed("query, one table", lambda: analysis.query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
+    timed("query, two tables", lambda: analysis.query(store, SQL))
+    timed("SQL with a mistake, refused", lambda: refused(store))
+
+
+def refused(store: Store) -> str:
+    try:
+        analysis.query(store, "SELECT sed FROM trials")
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("the mistake was not seen")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the frames of many trials.")
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--folder", help="where to write the store (removed afterwards); default: a temporary one")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="deepcuts-rows-", dir=args.folder))
+    try:
+        rows = rows_of(args.trials)
+        for compacted in (True, False):
+            store = write(folder / str(compacted), rows, compacted)
+            print(f"{args.trials:,} trials, {'compacted into one file per table' if compacted else 'a file per trial'}")
+            report(store)
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
