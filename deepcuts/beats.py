@@ -7,10 +7,12 @@ watches it takes its owner for dead when it stands still for STALE_SECONDS of th
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -129,3 +131,8 @@ def _died_here(state: dict[str, Any]) -> bool:
     except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
         return False
     return False
+
+
+def new_launch() -> str:
+    """A name for one launch, to tell its beats from those of others."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

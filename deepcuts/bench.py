@@ -36,6 +36,7 @@ class Bench:
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
+    on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
     stop: Callable[[], bool] = lambda: False
 
     def checkpoint(self, key: str) -> tensors.StoreCheckpoint:
@@ -152,6 +153,7 @@ def fit(
     def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
         values, rows = evaluation(network, material, stage)
         predictions[:] = rows
+        bench.on_metrics(stage, epoch, values)
         return values
 
     def snapshot(step: int) -> None:

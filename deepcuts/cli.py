@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-_MODULES = {"run": "commands", "plan": "commands", "run-one": "single"} | dict.fromkeys(
-    ("cache", "compact", "doctor"), "upkeep"
-)
+_MODULES = {"run": "commands", "plan": "commands", "run-one": "single"}
+_MODULES |= dict.fromkeys(("cache", "compact", "doctor"), "upkeep")
+_MODULES |= dict.fromkeys(("status", "report", "export"), "publish")
 
 
 def _verb(name: str):  # type: ignore[no-untyped-def]
@@ -93,14 +93,17 @@ def _parser() -> argparse.ArgumentParser:
         ("table", "results: mean and 95 %% interval over seeds"),
         ("curves", "a figure: the metric against sparsity, a line per strategy"),
         ("iou", "figures: the overlap of masks between trials, over all and layer by layer"),
+        ("compare", "paired statistics: strategies against a baseline over seeds, or two trials over examples"),
+        ("report", "one HTML page of everything, to open offline and pass on"),
+        ("export", "the pruned network of a trial as a transformers folder with a model card"),
         ("cache", "what the shared stages hold, who needs it, and what can go"),
         ("compact", "merge the rows of completed trials into one file per table"),
         ("doctor", "find what is broken in a store, and with --fix set it aside"),
-        ("compare", "paired statistics: strategies against a baseline over seeds, or two trials over examples"),
         ("query", "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)"),
     ):
         verb = verbs.add_parser(name, help=text, description=text.replace("%%", "%"))
         verb.add_argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI")
+        _publish_arguments(verb, name)
         _view_arguments(verb, name)
     return parser
 
@@ -138,8 +141,21 @@ def _run_one_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser
     _store_arguments(verb)
 
 
+def _publish_arguments(verb: argparse.ArgumentParser, name: str) -> None:
+    if name == "status":
+        verb.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
+    if name == "report":
+        verb.add_argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page")
+        verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
+        verb.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared with")
+    if name == "export":
+        verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
+        verb.add_argument("folder", metavar="DIR", help="a new or empty folder")
+
+
 def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
-    verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+    if name not in ("report", "export"):
+        verb.add_argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
     if name == "cache":
         verb.add_argument("--gc", action="store_true", help="remove what no wanted trial needs")
     if name == "doctor":

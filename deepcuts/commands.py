@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from deepcuts.beats import new_launch
 from deepcuts.cost import Cost, check_disk, estimate, local_slots, size
 from deepcuts.grid import SweepSpec, describe
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, shown
@@ -87,7 +88,7 @@ def _start(args: argparse.Namespace, ready: Ready) -> int:
 
 
 def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
-    from deepcuts import sweep
+    from deepcuts import sweep, trackers
 
     file, todo, store, gpus = ready.file, ready.todo, ready.store, ready.gpus
     handed = sweep.Handed(
@@ -95,7 +96,7 @@ def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
         wanted=todo.wanted,
         sweep=file.name,
         store_uri=store.address,
-        launch=sweep.new_launch(),
+        launch=new_launch(),
         threads=cpus,
         keep_models=file.keep_models,
         checkpoint_minutes=file.checkpoint_minutes,
@@ -106,6 +107,7 @@ def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
     done = len(todo.done) - len(todo.again)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, limit or 1)
     deadline = time.monotonic() + args.max_hours * 3600 if args.max_hours else None
+    tracking = trackers.callbacks(file.trackers, file.name, store, progress.console.print) if file.trackers else []
     with progress:
         outcome = sweep.run_plan(
             todo,
@@ -116,6 +118,7 @@ def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
             max_concurrent=limit,
             max_failures=file.resources.max_failures,
             deadline=deadline,
+            callbacks=tracking,
         )
     for error in outcome.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
@@ -168,7 +171,7 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
         for trial in spec.trials()
     ]
     store.write("sweeps", spec.name, rows)
-    text = yaml.safe_dump(spec.file.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
     store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from deepcuts.criteria import parse_strategy
 from deepcuts.spec import DenseSpec, ModelSource, ScoreSpec, TrialSpec, score_spec
@@ -99,3 +99,10 @@ def describe(trial: TrialSpec) -> str:
     if trial.score.criterion is not None:
         asked = f" {trial.compression:g}x" if trial.compression is not None else f" {trial.sparsity:.4g}"
     return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
+
+
+def labels(trial: TrialSpec) -> dict[str, Any]:
+    """What a tracker files a trial under; the trial itself is found by its id alone."""
+    asked = {"compression": trial.compression, "sparsity": trial.sparsity}
+    known = {name: value for name, value in asked.items() if value is not None}
+    return {"dataset": trial.dense.dataset, "strategy": trial.strategy, "seed": trial.dense.seed, **known}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepcuts import modelfolder, toy
 from deepcuts.masks import bytewise
+from deepcuts.tasks import Task
 
 Batch = Mapping[str, Tensor]
 
@@ -107,6 +108,22 @@ def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
     encoder = transformers.BertForSequenceClassification(config).bert.state_dict()
     model.bert.load_state_dict(encoder)
     return model
+
+
+def bare(name: str, revision: str, task: Task) -> nn.Module:
+    """The architecture that `load` gives for a task, in fp32 and evaluation mode, its weights of no meaning."""
+    quiet()
+    if name == "toy":
+        return _toy(task.outputs, task.kind == "regression", 0).eval()
+    config = transformers.AutoConfig.from_pretrained(
+        modelfolder.folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
+    )
+    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+    if isinstance(task.classes, tuple):
+        config.id2label = dict(enumerate(task.classes))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+    model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return model.eval()
 
 
 def load_tokenizer(name: str, revision: str) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +36,7 @@ def prepare(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
 
     Raises ValueError for the first thing that could not run.
     """
+    _check_trackers(file.trackers)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
     tasks, examples, counts = {}, {}, {}
@@ -48,6 +50,16 @@ def prepare(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         _check_size(dataset, file, settings, counts[dataset])
         _check_rewind(dataset, settings, examples[dataset]["train"])
     return Prepared(SweepSpec(file, model, tasks, device), counts, examples)
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    for name in trackers:
+        package = {"tensorboard": "tensorboardX"}.get(name, name)
+        if find_spec(package) is None:
+            raise ValueError(
+                f"trackers: {name!r} needs the package {package!r}, which is not installed here;"
+                f" run `pip install {package}`, or take it out of the list"
+            )
 
 
 def find_model(name: str, revision: str) -> ModelSource:

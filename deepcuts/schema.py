@@ -40,6 +40,7 @@ _SWEEP = {
     "prune_biases": "prune the biases too, not the weights alone",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",
+    "trackers": "where the sweep is mirrored to, beside the store; a tracker that fails harms no trial",
     "resources": "what a trial takes; never changes a result",
     "overrides": "dataset to the settings that differ for it",
 }

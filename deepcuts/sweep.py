@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import tempfile
@@ -19,6 +18,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from deepcuts.beats import Beat, Watch, request_stop, withdraw_stop
+from deepcuts.curves import STAGES
+from deepcuts.grid import labels
 from deepcuts.plan import Plan, Queue, partners, snapshots
 from deepcuts.progress import Progress
 from deepcuts.spec import TrialSpec
@@ -26,6 +27,7 @@ from deepcuts.store import Store
 
 LOOK_SECONDS = 5.0
 REPORT_SECONDS = 1.0
+SHOWN = ("status", "metric", *STAGES, "sparsity", "total_seconds", "error", "error_stage")
 WAITS_SECONDS = (1, 2, 4, 8, 16, 30)
 
 # A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
@@ -65,6 +67,7 @@ def run_plan(
     max_concurrent: int | None = None,
     max_failures: int = 3,
     deadline: float | None = None,
+    callbacks: Sequence[tune.Callback] = (),
 ) -> Outcome:
     """Run every trial of the plan; what the trials say lands in the store. Nothing new starts after `deadline`."""
     outcome = Outcome()
@@ -84,7 +87,7 @@ def run_plan(
             storage_path=folder,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=max_failures),
-            callbacks=[listener],
+            callbacks=[listener, *callbacks],
         ),
     )
     try:
@@ -122,7 +125,7 @@ class _Searcher(_Unsaved, Searcher):
             return None if self.queue.pending else str(Searcher.FINISHED)
         self.ids[trial_id] = trial.trial_id
         self.progress.started(trial)
-        return {"trial_id": trial.trial_id}
+        return {"trial_id": trial.trial_id, **labels(trial)}
 
     def _look(self) -> None:
         """Learn what other launches on the same store are making, and what they have finished."""
@@ -239,8 +242,7 @@ def _work(config: dict[str, Any], handed: Handed) -> None:
     stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
     with Beat(store, trial.trial_id, handed.launch, stages) as beat:
         row = handed.work(handed, trial, store, beat)
-    shown = ("status", "metric", "dense", "retrained", "sparsity", "total_seconds", "error", "error_stage")
-    tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in shown}})
+    tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})
 
 
 def _wait_for(store: Store) -> None:
@@ -264,9 +266,14 @@ def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapp
 
     def on_progress(stage: str, epoch: int, step: int) -> None:
         beat.tell(stage, epoch, step)
+        told["step"] = step
         if stage != told["stage"] or time.monotonic() - told["at"] > REPORT_SECONDS:
             told.update(stage=stage, at=time.monotonic())
             tune.report({"stage": stage, "epoch": epoch, "step": step})
+
+    def on_metrics(stage: str, epoch: int, values: Mapping[str, Mapping[str, float]]) -> None:
+        named = {f"{stage}/{split}/{name}": value for split, of in values.items() for name, value in of.items()}
+        tune.report({"stage": stage, "epoch": epoch, "step": told.get("step", 0), **named})
 
     bench = Bench(
         store,
@@ -275,14 +282,10 @@ def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapp
         snapshots=snapshots(trial, handed.wanted),
         partners=partners(trial, handed.wanted),
         on_progress=on_progress,
+        on_metrics=on_metrics,
         stop=beat.stopping,
     )
     try:
         return run_trial(trial, handed.sweep, bench, handed.keep_models)
     except Interrupted:
         return {}
-
-
-def new_launch() -> str:
-    """A name for one launch, to tell its beats from those of others."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

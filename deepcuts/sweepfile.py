@@ -125,6 +125,7 @@ class SweepFile(Settings):
     prune_biases: bool = False
     keep_models: bool = False
     checkpoint_minutes: Above0 = 5.0
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
     resources: Resources = Resources()
     overrides: dict[str, Settings] = {}
 
@@ -171,6 +172,15 @@ class SweepFile(Settings):
             if self._row_name(name) == dataset:
                 base = _merged(base, override.model_dump(exclude_unset=True))
         return Settings(**base)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value: a sweep file of the same trials, whatever the defaults become."""
+
+        def whole(settings: Settings) -> dict[str, Any]:
+            return settings.model_dump(mode="json") | {"retrain": settings.retraining().model_dump(mode="json")}
+
+        overrides = {name: whole(self.for_dataset(ALIASES.get(name, name))) for name in self.overrides}
+        return whole(self) | {"overrides": overrides}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,42 +15,42 @@ TESTS = Path(__file__).parent
 
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
-    "agreement bits budget checkpoint criteria figures files intervals metrics modelfolder names output seeds tables"
-    " tasks toy yamltext",
+    "agreement bits budget checkpoint criteria figures files intervals metrics modelfolder names output page seeds"
+    " tables tasks toy yamltext",
     "batches complaints curves hub masks paired pairs plots resample spec store",
-    "analysis beats cache checklist cluster compact density doctor examples models overlap plan sweepfile tensors"
-    " verdicts",
-    "cost data forest grid mask_plots schema scoring stats train training_plots",
+    "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
+    " sweepfile tensors verdicts",
+    "cost data forest grid headlines mask_plots schema scoring stats train training_plots webdata",
     "bench preflight progress upkeep views",
-    "record stages",
-    "trial",
-    "single sweep",
+    "export record sections stages watch",
+    "report trial",
+    "publish single sweep trackers",
     "commands",
     "cli",
 ]
 
 # Who may import a heavy package.
 OWNERS = {
-    "ray": "cluster sweep",
+    "ray": "cluster sweep trackers",
     "datasets": "hub",
     "huggingface_hub": "hub models",
     "transformers": "models record",
     "matplotlib": "figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
-    "pyarrow": "analysis cache compact density doctor examples overlap store tables",
+    "pyarrow": "analysis cache compact density doctor examples export overlap store tables",
     "scipy": "intervals paired resample",
-    "rich": "commands output progress",
+    "rich": "commands output progress watch",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
-    "torch": "batches bench masks models record scoring stages tensors train trial",
+    "torch": "batches bench export masks models record scoring stages tensors train trial",
 }
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
     "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
-    " density doctor examples figures forest grid mask_plots modelfolder names output overlap paired pairs plan plots"
-    " preflight progress resample schema single spec stats store sweepfile tables tasks toy training_plots upkeep"
-    " verdicts views yamltext"
+    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names output overlap page"
+    " paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
+    " sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
 )
 
 # Longer than they should be, to be split.

@@ -13,6 +13,7 @@ import ray
 from rich.console import Console
 
 from deepcuts import cluster, sweep
+from deepcuts.beats import new_launch
 from deepcuts.grid import SweepSpec
 from deepcuts.plan import make_plan
 from deepcuts.preflight import prepare
@@ -60,7 +61,7 @@ def launch(
         wanted=plan.wanted,
         sweep=spec.name,
         store_uri=store.root,
-        launch=sweep.new_launch(),
+        launch=new_launch(),
         threads=1,
         keep_models=False,
         checkpoint_minutes=5,

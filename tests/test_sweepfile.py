@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from specs import SMALL, write
 
+from deepcuts.grid import SweepSpec
+from deepcuts.spec import ModelSource
 from deepcuts.sweepfile import read_sweep
+from deepcuts.tasks import TASKS
 
 TRAINING = {
     "epochs": 5,
@@ -47,6 +51,7 @@ DEFAULTS = {
     "rewind": "init",
     "keep_models": False,
     "checkpoint_minutes": 5.0,
+    "trackers": [],
     "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
     "overrides": {},
 }
@@ -207,3 +212,20 @@ def test_set_changes_one_key_and_leaves_its_neighbours(tmp_path):
 )
 def test_a_wrong_set_is_told(tmp_path, change, message):
     assert message in problem(tmp_path, SMALL, change)
+
+
+def test_a_resolved_sweep_file_holds_the_same_trials(tmp_path):
+    text = LEAST.replace("[2]", "[2, 4]") + (
+        "model: toy\nmax_tokens: 32\nfinetune: {lr: 2.0e-3, max_grad_norm: 0.5}\n"
+        "retrain: {epochs: 4, max_grad_norm: null}\noverrides: {toy: {finetune: {warmup: 0.1}}}\n"
+    )
+    asked = read(tmp_path, text)
+    again = read(tmp_path, yaml.safe_dump(asked.resolved(), sort_keys=False))
+    for file in (asked, again):
+        retraining = file.for_dataset("toy").retraining()
+        assert (retraining.epochs, retraining.lr, retraining.warmup) == (4, 2e-3, 0.1)
+        assert retraining.max_grad_norm is None
+    trials = [
+        SweepSpec(file, ModelSource(name="toy"), {"toy": TASKS["toy"]}, "cpu").trials() for file in (asked, again)
+    ]
+    assert [trial.trial_id for trial in trials[0]] == [trial.trial_id for trial in trials[1]]

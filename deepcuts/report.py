@@ -1,0 +1,145 @@
+"""One HTML page of a store, or of one sweep: what was run, who is better, curves, overlap, trials, how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+import deepcuts
+from deepcuts import analysis, sections, webdata
+from deepcuts.output import records
+from deepcuts.page import Child, element, joined, page
+from deepcuts.pairs import decompose
+from deepcuts.stats import compare
+from deepcuts.store import Store
+
+BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
+
+
+@dataclass
+class Gathered:
+    """What the page is made of; `notes` say what could not be shown, and why."""
+
+    trials: pd.DataFrame
+    facets: list[dict[str, Any]] = field(default_factory=list)
+    overlaps: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[pd.DataFrame] = field(default_factory=list)
+    shared: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def note(self, place: str, label: str, reason: object) -> None:
+        self.notes.setdefault(place, []).append(f"{label}: {reason}" if label else str(reason))
+
+
+def report(store: Store, sweep: str | None = None, baseline: str | None = None) -> tuple[str, dict[str, str]]:
+    """The page, and the damaged files that it could not be made of (path to reason).
+
+    Raises ValueError for an empty store, an unknown sweep, and a baseline that nobody ran.
+    """
+    trials = analysis.trials(store, **({"sweep": sweep} if sweep else {}))
+    damaged = dict(trials.attrs["damaged"])
+    if trials.empty:
+        where = f"; damaged: {', '.join(damaged)}" if damaged else ""
+        raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
+    if baseline is not None and baseline not in set(trials["strategy"]):
+        known = ", ".join(sorted(trials["strategy"].dropna().unique()))
+        raise ValueError(f"--baseline {baseline!r}: no trial has this strategy; the store has {known}")
+    gathered = _gather(store, trials, baseline)
+    gathered.damaged |= damaged
+    return _page(store, sweep, gathered), gathered.damaged
+
+
+def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathered:
+    gathered = Gathered(trials)
+    metrics = analysis.metrics(store)
+    gathered.damaged |= metrics.attrs["damaged"]
+    for label, part in _comparable_sets(store, trials):
+        try:
+            gathered.facets += webdata.facets(part, metrics, label)
+        except ValueError as error:
+            gathered.note("curves", label, error)
+        for model, of_model in part.groupby("model"):
+            name = " · ".join(filter(None, (label, str(model) if part["model"].nunique() > 1 else "")))
+            _compare(gathered, of_model, baseline, name)
+            _overlap(gathered, store, of_model, name)
+    return gathered
+
+
+def _comparable_sets(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The trials, or where two are one strategy, point and seed in other settings, those of each sweep."""
+    key = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
+    completed = trials[trials["status"] == "completed"]
+    if not completed.duplicated(key).any():
+        yield "", trials
+        return
+    for sweep in sorted(trials["sweep"].dropna().unique()):
+        wanted = analysis.trials(store, ["trial_id"], sweep=sweep)["trial_id"]
+        yield sweep, trials[trials["trial_id"].isin(wanted)]
+
+
+def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
+    there = set(trials.loc[trials["status"] == "completed", "strategy"])
+    chosen = baseline or next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+    try:
+        frame = compare(trials, chosen)
+    except ValueError as error:
+        gathered.note("verdicts", label, error)
+        return
+    if frame.empty:
+        gathered.note("verdicts", label, f"no strategy has a seed in common with {chosen}: there is nothing to compare")
+        return
+    if label:
+        frame = frame.assign(dataset=[f"{label} · {dataset}" for dataset in frame["dataset"]])
+    gathered.comparisons.append(frame)
+
+
+def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> None:
+    try:
+        data, frame = webdata.overlaps(store, trials, label)
+    except ValueError as error:
+        gathered.note("overlap", label, error)
+        return
+    gathered.damaged |= frame.attrs["damaged"]
+    gathered.overlaps.append(data)
+    shared = decompose(frame[frame["layer"].isna()], trials)
+    gathered.shared += records(shared.assign(dataset=shared["dataset"].fillna("all"), label=label))
+    pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(["Dense", "Unpruned"])).sum())
+    if pruned > len(data["trials"]):
+        gathered.note("overlap", label, f"the masks of {len(data['trials'])} of {pruned:,} trials are compared here")
+
+
+def _page(store: Store, sweep: str | None, gathered: Gathered) -> str:
+    trials = gathered.trials
+    title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
+    parts: Mapping[str, tuple[str, list[Child]]] = {
+        "run": ("What was run", sections.what_was_run(trials, gathered.damaged)),
+        "verdicts": ("Verdicts", sections.verdicts(gathered.comparisons, gathered.notes.get("verdicts", []))),
+        "curves": ("Curves", sections.curve_explorer(gathered.notes.get("curves", []))),
+        "overlap": ("Mask overlap", sections.overlap_explorer(gathered.shared, gathered.notes.get("overlap", []))),
+        "trials": ("Trials", sections.trial_table(trials)),
+        "failed": ("Failed trials", sections.failed(trials, store.uri)),
+        "checklist": ("Checklist", sections.checklist(trials)),
+        "reproduce": ("How to reproduce", sections.reproduce(store, trials, sweep)),
+    }
+    body = joined(
+        [
+            element("a", "Skip to the report", href="#run", class_="skip"),
+            sections.header(title, trials, {key: name for key, (name, _) in parts.items()}),
+            element("main", *(sections.wrapped(key, name, html) for key, (name, html) in parts.items())),
+            element("footer", f"deepcuts {deepcuts.__version__} · {store.uri}"),
+            element("div", id="tip", hidden=True, aria_hidden="true"),
+        ]
+    )
+    data = {
+        "shell": shlex.quote(store.uri),
+        "looks": webdata.looks(sorted(trials["strategy"].dropna().unique())),
+        "facets": gathered.facets,
+        "overlaps": gathered.overlaps,
+        "trials": webdata.trial_rows(trials),
+    }
+    return page(f"{title}: deepcuts report", body, data)
