@@ -1,0 +1,50 @@
+"""What the README and the notebook tell people to type works."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from test_upkeep import SWEEP, run
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the sweeps and `results`, as the quickstart leaves it, only smaller."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "sweeps", folder / "sweeps")
+    (folder / "sweeps" / "quickstart.yaml").write_text(SWEEP)
+    assert run(folder / "sweeps" / "quickstart.yaml", folder / "results") == 0
+    return folder
+
+
+def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    cells = json.loads((ROOT / "docs" / "analysis.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert len(names["trials"]) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("torch_state")
+def test_every_python_example_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`((?:sweeps|docs|tests|deepcuts|benchmarks)/[\w./-]*\w)`", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not os.path.exists(ROOT / name)] == []
