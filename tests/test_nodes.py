@@ -67,7 +67,26 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: C
     killer.join()
     assert len(store.statuses()) == 6
     assert set(store.statuses().values()) == {"completed"}
+    deadline = time.monotonic() + 60  # the loss of a node is noticed by its missing heartbeats
+    while len([node for node in ray.nodes() if node["Alive"]]) != 2 and time.monotonic() < deadline:
+        time.sleep(1)
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+
+
+@pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
+def test_trials_on_several_nodes_give_the_bits_of_trials_run_alone(nodes: Cluster, tmp_path: Path) -> None:
+    from test_s3 import numbers
+
+    from deepcuts.bench import Bench
+    from deepcuts.trial import run_trial
+
+    spec = toy_sweep(seeds=[0, 1])
+    together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
+    launch(spec, together, sweep.pipeline)
+    for trial in spec.trials():
+        run_trial(trial, "alone", Bench(alone, 1))
+    assert len(together.statuses()) == 4
+    assert numbers(together) == numbers(alone)
 
 
 def test_a_node_that_cannot_reach_the_store_is_named_before_the_first_trial(

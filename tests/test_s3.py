@@ -29,10 +29,10 @@ pytestmark = [
 
 
 class Wire:
-    """A TCP relay to a port, which can be cut (connections end at once) and mended."""
+    """A TCP relay to a port, which can be cut (connections end at once), answer with errors, and be mended."""
 
     def __init__(self, port: int) -> None:
-        self.target, self.up = port, True
+        self.target, self.up, self.error = port, True, False
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,7 +43,10 @@ class Wire:
                 near, _ = self.listener.accept()
             except OSError:
                 return
-            if not self.up:
+            if self.error:
+                near.recv(1 << 16)
+                near.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            if self.error or not self.up:
                 near.close()
                 continue
             far = socket.create_connection(("127.0.0.1", self.target))
@@ -52,7 +55,7 @@ class Wire:
 
     def _relay(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while self.up and (content := source.recv(1 << 16)):
+            while self.up and not self.error and (content := source.recv(1 << 16)):
                 sink.sendall(content)
         for end in (source, sink):
             with suppress(OSError):
@@ -164,6 +167,15 @@ def test_a_server_that_stops_for_a_while_costs_a_retry_and_no_result(uri: str, w
     assert time.monotonic() - began > 1
     assert run_missing(store) == 3
     assert set(store.statuses().values()) == {"completed"}
+
+
+def test_a_server_that_answers_with_errors_is_an_infrastructure_failure(uri: str, wire: Wire) -> None:
+    store = Store(uri)
+    wire.error = True
+    with pytest.raises(OSError, match=r"."):
+        run_missing(store)
+    wire.error = False
+    assert run_missing(store) == 3
 
 
 def test_a_wire_that_is_cut_in_the_middle_leaves_no_half_result(uri: str, wire: Wire) -> None:
