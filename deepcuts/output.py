@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,27 +52,28 @@ def print_json(rows: Records | pd.DataFrame) -> None:
 
 
 def print_records(rows: Records | pd.DataFrame) -> None:
-    """A table: ruled on a terminal, plain aligned columns in a pipe; columns that are empty throughout left out."""
+    """A table: ruled on a terminal that is wide enough, else plain aligned columns; empty columns are left out."""
     found = records(rows)
     names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
     cells = [[_text(row[name]) for name in names] for row in found]
-    if sys.stdout.isatty():
+    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
         _ruled(names, cells, found)
         return
-    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     for line in (names, *cells):
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
 
 
 def _ruled(names: list[str], cells: list[list[str]], found: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(header_style="bold", pad_edge=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
         number = all(isinstance(row[name], int | float | None) for row in found)
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
@@ -84,17 +86,27 @@ def _text(value: Any) -> str:
 
 
 def shown(results: pd.DataFrame) -> pd.DataFrame:
-    """The results as a person reads them: mean ± half the 95 % interval, columns that are always the same left out."""
+    """The results as a person reads them: what was asked in one column, mean ± half the 95 % interval over the seeds,
+    columns that are always the same left out."""
     frame = results.copy()
     for stage in ("dense", "pruned", "rewound", "retrained"):
         half = frame.pop(f"{stage}_half_width")
         frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
-    if frame["model"].nunique() == 1:
-        frame = frame.drop(columns="model")
+    frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
+    asked = zip(frame["strategy"], frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
+    frame.insert(list(frame).index("n"), "asked", [_asked(*each) for each in asked])
     frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
-    return frame.rename(columns={"compression_achieved": "achieved"})
+    if results["compression"].notna().all():  # it was asked for, and reached to the weight
+        frame = frame.drop(columns="compression_achieved")
+    return frame.rename(columns={"compression_achieved": "compression"})
+
+
+def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
+    if strategy in ("Dense", "Unpruned"):
+        return None
+    return f"{compression:g}x" if compression == compression else f"{sparsity:.4g}"
 
 
 def _with_half(mean: float, half: float) -> str | None:

@@ -71,7 +71,7 @@ def test_on_a_terminal_a_table_is_ruled_and_brackets_stay_text(capsys, monkeypat
     print_records([{"name": "[red]a[/red]", "n": 1}])
     shown = capsys.readouterr().out
     assert "[red]a[/red]" in shown
-    assert "━" in shown
+    assert "─" in shown
 
 
 def test_no_rows_are_no_error(capsys):
