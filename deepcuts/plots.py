@@ -76,7 +76,7 @@ def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
     places = np.sort(part["x"].unique())
     if part["axis"].iloc[0] == "sparsity":
         labels = [f"{100 * place:.4g} %" for place in places]
-        axes.set_xlabel("sparsity (pruned share of the prunable weights)", fontsize=8.5, color=INK)
+        axes.set_xlabel("sparsity of the prunable weights", fontsize=8.5, color=INK)
         if len(places) > 1 and np.diff(places).min() < 0.08 * np.ptp(places) and places[-1] < 1:
             axes.set_xscale("function", functions=(_log_kept, lambda position: -np.expm1(-position)))
     else:
