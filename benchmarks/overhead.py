@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from deepcuts import cluster, sweep
+from deepcuts import beats, cluster, sweep
 from deepcuts.compact import compact
 from deepcuts.curves import table
 from deepcuts.plan import make_plan
@@ -73,7 +73,7 @@ def launched(count: int, cpus: int) -> tuple[float, float]:
         store, wanted = Store(folder), trials(count)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        handed = sweep.Handed(ids, wanted, "stubs", store.address, sweep.new_launch(), 1, False, 5, stub)
+        handed = sweep.Handed(ids, wanted, "stubs", store.address, beats.new_launch(), 1, False, 5, stub)
         progress = Progress(Console(quiet=True), count, 0, cpus)
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
         sweep.run_plan(plan, handed, store, progress, gpus=0)

@@ -1,0 +1,143 @@
+"""What a user would write by hand today, in the manner of the seed: the rod that deepcuts is measured against.
+
+A `transformers` model in fp32 and eager mode, texts tokenised in each step and padded to the longest of a random batch,
+`torch.optim.Adam` as it comes, weight x mask in every forward pass, scores gathered layer by layer in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Array = NDArray[np.float32]
+
+
+class Masked(nn.Module):
+    """A linear layer whose weight is multiplied by its mask in every forward pass."""
+
+    def __init__(self, linear: nn.Linear, mask: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.register_buffer("mask", mask)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return F.linear(value, self.weight * self.mask, self.bias)
+
+
+def mask_layers(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Put a wrapper around every layer that has a mask, named by its weight."""
+    for name, mask in masks.items():
+        path, _, last = name.removesuffix(".weight").rpartition(".")
+        parent = model.get_submodule(path)
+        setattr(parent, last, Masked(getattr(parent, last), mask.float()))
+
+
+class ByHand:
+    """Texts and labels, a model and its tokenizer."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, texts: Sequence[str], labels: NDArray[np.int64], device: str
+    ) -> None:
+        self.model, self.tokenizer, self.texts, self.labels = model.to(device), tokenizer, texts, labels
+        self.device = device
+
+    def batches(self, batch_size: int, order: NDArray[np.int64]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            texts = [self.texts[i] for i in chosen]
+            inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+            labels = torch.as_tensor(self.labels[chosen])
+            yield {name: tensor.to(self.device) for name, tensor in inputs.items()}, labels.to(self.device)
+
+    def train(self, batch_size: int, seed: int) -> float:
+        """An epoch; the sum of the losses."""
+        self.model.train()
+        optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5)
+        total = 0.0
+        for inputs, labels in self.batches(batch_size, np.random.default_rng(seed).permutation(len(self.texts))):
+            optimiser.zero_grad()
+            loss = F.cross_entropy(self.model(**inputs).logits, labels)
+            loss.backward()
+            optimiser.step()
+            total += loss.item()
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, batch_size: int) -> float:
+        """The share of the texts that is classified rightly."""
+        self.model.eval()
+        right = 0
+        for inputs, labels in self.batches(batch_size, np.arange(len(self.texts))):
+            right += int((self.model(**inputs).logits.argmax(-1) == labels).sum())
+        return right / len(self.texts)
+
+    def gradcam(self, batch_size: int, seed: int) -> dict[str, Array]:
+        """abs(W) x the sum over the batches of abs(gradient x mean output), for every linear layer of the encoder."""
+        order = np.random.default_rng(seed).permutation(len(self.texts))
+        totals: dict[str, Array] = {}
+        self.model.train()
+        for inputs, labels in self.batches(batch_size, order):
+            outputs: dict[str, Array] = {}
+            with self._watched(outputs):
+                self._backward(inputs, labels)
+            for path, layer in self.layers():
+                assert layer.weight.grad is not None
+                gradient = layer.weight.grad.detach().cpu().numpy().copy()
+                mean = outputs[path].reshape(-1, outputs[path].shape[-1]).mean(0)
+                totals[path] = totals.get(path, 0) + np.abs(gradient * mean[:, None])
+        return {path: np.abs(layer.weight.detach().cpu().numpy()) * totals[path] for path, layer in self.layers()}
+
+    def smoothgrad(self, batch_size: int, seed: int, passes: int, std: float) -> dict[str, Array]:
+        """abs(W) x the sum over the batches of abs(mean gradient), one noisy pass after the other."""
+        order = np.random.default_rng(seed).permutation(len(self.texts))
+        totals: dict[str, Array] = {}
+        self.model.train()
+        for inputs, labels in self.batches(batch_size, order):
+            means: dict[str, Array] = {}
+            for _ in range(passes):
+                with self._noisy(std):
+                    self._backward(inputs, labels)
+                for path, layer in self.layers():
+                    assert layer.weight.grad is not None
+                    means[path] = means.get(path, 0) + layer.weight.grad.detach().cpu().numpy() / passes
+            for path, mean in means.items():
+                totals[path] = totals.get(path, 0) + np.abs(mean)
+        return {path: np.abs(layer.weight.detach().cpu().numpy()) * totals[path] for path, layer in self.layers()}
+
+    def layers(self) -> list[tuple[str, nn.Linear]]:
+        encoder = self.model.base_model
+        return [(path, module) for path, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+
+    def _backward(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
+        self.model.zero_grad()
+        F.cross_entropy(self.model(**inputs).logits, labels).backward()
+
+    @contextmanager
+    def _watched(self, outputs: dict[str, Array]) -> Iterator[None]:
+        def keep(path: str) -> Any:
+            def hook(module: nn.Module, args: object, output: Tensor) -> None:
+                outputs[path] = output.detach().cpu().numpy()
+
+            return hook
+
+        handles = [layer.register_forward_hook(keep(path)) for path, layer in self.layers()]
+        yield
+        for handle in handles:
+            handle.remove()
+
+    @contextmanager
+    def _noisy(self, std: float) -> Iterator[None]:
+        def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+            return output + std * torch.randn_like(output)
+
+        handles = [layer.register_forward_hook(hook) for _, layer in self.layers()]
+        yield
+        for handle in handles:
+            handle.remove()

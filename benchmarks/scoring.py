@@ -1,0 +1,148 @@
+"""A scoring pass and the masks, beside what one would write by hand.
+
+    python -m benchmarks.scoring --data FOLDER [--device cuda --shape bert-base] [--json FILE]
+
+`plain` is GradCAM, `smoothed` SmoothGrad over 10 noisy passes, a batch each. `masks` are those of bert-base (85.5 M
+scores) for three compressions; by hand they are cut at a quantile, layer by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from deepcuts import masks, models, scoring, train
+from deepcuts.batches import shuffled
+from deepcuts.budget import compression_to_fraction
+
+from . import material
+from .byhand import ByHand
+from .sides import Measured, Peaks, Round, machine, measure, peaks, print_table, ratios, wait, write_json
+
+SIDES = {
+    "plain": ["by hand", "deepcuts fp32", "deepcuts bf16"],
+    "smoothed": ["by hand", "deepcuts fp32", "deepcuts bf16"],
+    "masks": ["by hand", "deepcuts"],
+}
+PASSES, STD = 10, 0.001
+COMPRESSIONS = (2, 3.5, 4)
+# Smoothed batches take ten times as long.
+PART = {"plain": 1, "smoothed": 8, "masks": 1}
+
+
+def start(args: argparse.Namespace, side: str) -> Round:
+    if args.what == "masks":
+        return _masks(args, side)
+    return _by_hand(args) if side == "by hand" else _ours(args, side)
+
+
+def _steps(args: argparse.Namespace) -> int:
+    return max(1, args.steps // PART[args.what])
+
+
+def _examples(args: argparse.Namespace) -> material.Texts:
+    return material.texts(args, "train", _steps(args) * args.batch_size)
+
+
+def _by_hand(args: argparse.Namespace) -> Round:
+    examples = _examples(args)
+    model, tokenizer = material.model(args), material.tokenizer(args)
+    hand = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
+    seeds = iter(range(1000))
+
+    def run() -> float:
+        began = wait(args.device)
+        if args.what == "plain":
+            hand.gradcam(args.batch_size, next(seeds))
+        else:
+            hand.smoothgrad(args.batch_size, next(seeds), PASSES, STD)
+        return (wait(args.device) - began) / _steps(args)
+
+    return run
+
+
+def _ours(args: argparse.Namespace, side: str) -> Round:
+    examples, network = _examples(args), material.network(args, side.split()[1])
+    train.deterministic(args.threads, False)
+    names = models.prunable(network.model, False)
+    criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]
+    seeds = iter(range(1000))
+
+    def run() -> float:
+        began = wait(args.device)
+        seed = next(seeds)
+        order = shuffled(examples.tokens.lengths, args.batch_size, seed, "score", 0)
+        batches = ([examples.tokens.batch(part, network.device)] for part in order)
+        scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
+        return (wait(args.device) - began) / _steps(args)
+
+    return run
+
+
+def _masks(args: argparse.Namespace, side: str) -> Round:
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        model = material.model(argparse.Namespace(**{**vars(args), "shape": "bert-base"}))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    names = models.prunable(model, False)
+    shapes = {name: model.get_parameter(name).shape for name in names}
+    scores = {name: torch.rand(shapes[name], generator=generator).to(args.device) for name in names}
+    total, prunable = sum(sizes.values()), sum(sizes[name] for name in names)
+    fractions = [compression_to_fraction(compression, total, prunable) for compression in COMPRESSIONS]
+    in_numpy = {name: score.cpu().numpy() for name, score in scores.items()}
+    train.deterministic(args.threads, False)
+
+    def run() -> float:
+        began = wait(args.device)
+        for fraction in fractions:
+            if side == "by hand":
+                for score in in_numpy.values():
+                    _ = score > np.quantile(score, 1 - fraction)
+            else:
+                masks.make_masks(scores, fraction, "layer")
+        return wait(args.device) - began
+
+    return run
+
+
+def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peaks) -> None:
+    rows = []
+    for side, seen in measured.items():
+        faster = ratios(measured["by hand"], seen)
+        row = {"side": side, "ms": f"{seen.median * 1e3:.4g}", "memory": f"{seen.memory / 1e9:.2f} GB"}
+        if args.what != "masks":
+            least = material.least(material.model(args), _examples(args).tokens, args.batch_size)
+            passes = 1 if args.what == "plain" else PASSES
+            flops = passes * 3 * least.forward_flops
+            row |= {
+                "real tokens/s": f"{passes * least.tokens / seen.median:,.0f}",
+                "of peak FLOP/s": f"{flops / seen.median / limits.of(side):.0%}",
+                "x lower bound": f"{seen.median / least.gradients(limits, side, passes):.2f}",
+            }
+        rows.append(row | {"x by hand": f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})"})
+    unit = "all three compressions" if args.what == "masks" else f"batches of {args.batch_size}"
+    print_table(f"{args.what}: {unit}", rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = material.arguments(__doc__)
+    parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
+    args = parser.parse_args(arguments)
+    limits = peaks(args)
+    print(
+        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
+        f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} batches"
+    )
+    found = {}
+    for what in args.what:
+        args = argparse.Namespace(**{**vars(args), "what": what})
+        found[what] = measure(start, SIDES[what], args)
+        report(args, found[what], limits)
+    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+
+
+if __name__ == "__main__":
+    main()

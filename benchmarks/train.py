@@ -1,0 +1,178 @@
+"""A training step and an evaluation, beside what one would write by hand and beside transformers' Trainer.
+
+    python -m benchmarks.train --data FOLDER [--device cuda --shape bert-base] [--json FILE]
+
+Sides take turns over the same examples in the same batch size; a ratio is of two rounds that ran one after the other.
+`Trainer` has its best switches: length grouping, bf16, fused AdamW, nothing logged or saved. It wants `accelerate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+
+import transformers
+
+from deepcuts import train
+from deepcuts.spec import Training
+
+from . import material
+from .byhand import ByHand, mask_layers
+from .sides import Measured, Peaks, Round, machine, measure, peaks, print_table, ratios, wait, write_json
+
+SIDES = {
+    "fine-tune": ["by hand", "Trainer bf16", "deepcuts fp32", "deepcuts bf16"],
+    "retrain": ["by hand", "deepcuts fp32", "deepcuts bf16"],
+    "evaluate": ["by hand", "deepcuts fp32", "deepcuts bf16"],
+}
+EVALUATED = 872
+
+
+def start(args: argparse.Namespace, side: str) -> Round:
+    if side == "by hand":
+        return _by_hand(args)
+    if side == "Trainer bf16":
+        return _trainer(args)
+    return _ours(args, side)
+
+
+def _examples(args: argparse.Namespace) -> material.Texts:
+    if args.what == "evaluate":
+        return material.texts(args, "validation", EVALUATED)
+    return material.texts(args, "train", args.steps * args.batch_size)
+
+
+def _steps(args: argparse.Namespace) -> int:
+    return -(-EVALUATED // args.batch_size) if args.what == "evaluate" else int(args.steps)
+
+
+def _by_hand(args: argparse.Namespace) -> Round:
+    examples, model = _examples(args), material.model(args)
+    if args.what == "retrain":
+        mask_layers(model, material.half(model, "cpu"))
+    hand = ByHand(model, material.tokenizer(args), examples.texts, examples.labels, args.device)
+    seeds = iter(range(1000))
+
+    def run() -> float:
+        began = wait(args.device)
+        if args.what == "evaluate":
+            hand.evaluate(args.batch_size)
+        else:
+            hand.train(args.batch_size, next(seeds))
+        return (wait(args.device) - began) / _steps(args)
+
+    return run
+
+
+def _ours(args: argparse.Namespace, side: str) -> Round:
+    examples, network = _examples(args), material.network(args, side.split()[1])
+    train.deterministic(args.threads, False)
+    settings = Training(epochs=1, batch_size=args.batch_size)
+    kept = material.half(network.model, args.device) if args.what == "retrain" else None
+    seeds = iter(range(1000))
+
+    def run() -> float:
+        began = wait(args.device)
+        if args.what == "evaluate":
+            train.evaluate(network, examples.tokens)
+        else:
+            train.train(network, examples.tokens, settings, seed=next(seeds), stage="dense", masks=kept)
+        return (wait(args.device) - began) / _steps(args)
+
+    return run
+
+
+class _Clock(transformers.TrainerCallback):
+    """From before the first step to after the last."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.began, self.ended = device, 0.0, 0.0
+
+    def on_train_begin(self, *given: object, **more: object) -> None:
+        self.began = wait(self.device)
+
+    def on_train_end(self, *given: object, **more: object) -> None:
+        self.ended = wait(self.device)
+
+
+def _trainer(args: argparse.Namespace) -> Round:
+    examples, tokenizer = _examples(args), material.tokenizer(args)
+    rows = [
+        {**tokenizer(text, truncation=True, max_length=128), "labels": int(label)}
+        for text, label in zip(examples.texts, examples.labels, strict=True)
+    ]
+    settings = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        num_train_epochs=1,
+        per_device_train_batch_size=args.batch_size,
+        train_sampling_strategy="group_by_length",
+        bf16=True,
+        optim="adamw_torch_fused",
+        use_cpu=args.device == "cpu",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        max_grad_norm=0.0,
+    )
+    clock = _Clock(args.device)
+    model = material.model(args)
+    collator = transformers.DataCollatorWithPadding(tokenizer)
+
+    def run() -> float:
+        trainer = transformers.Trainer(model, settings, train_dataset=rows, data_collator=collator, callbacks=[clock])
+        trainer.train()
+        return (clock.ended - clock.began) / _steps(args)
+
+    return run
+
+
+def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peaks) -> None:
+    """A table: steps and real tokens per second, shares of the machine's peaks, memory, and the ratios."""
+    examples, model = _examples(args), material.model(args)
+    least = material.least(model, examples.tokens, args.batch_size)
+    backward = args.what != "evaluate"
+    rows = []
+    for side, seen in measured.items():
+        bound = least.step(limits, side) if backward else least.forward(limits, side)
+        flops = (3 if backward else 1) * least.forward_flops
+        moved = least.weight_bytes * (3 if backward else 1) + (least.step_bytes if backward else 0)
+        faster = ratios(measured["by hand"], seen)
+        row = {
+            "side": side,
+            "ms a step": f"{seen.median * 1e3:.4g}",
+            "steps/s": f"{1 / seen.median:.3g}",
+            "real tokens/s": f"{least.tokens / seen.median:,.0f}",
+            "of peak FLOP/s": f"{flops / seen.median / limits.of(side):.0%}",
+            "of bandwidth": f"{moved / seen.median / limits.bandwidth:.0%}",
+            "memory": f"{seen.memory / 1e9:.2f} GB",
+            "x lower bound": f"{seen.median / bound:.2f}",
+            "x by hand": f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})",
+        }
+        if "Trainer bf16" in measured:
+            other = ratios(measured["Trainer bf16"], seen)
+            row["x Trainer"] = f"{other[0]:.2f} ({other[1]:.2f} to {other[2]:.2f})"
+        rows.append(row)
+    print_table(f"{args.what}: batches of {args.batch_size}, {least.tokens:.0f} real tokens each", rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = material.arguments(__doc__)
+    parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
+    args = parser.parse_args(arguments)
+    limits = peaks(args)
+    print(
+        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
+        f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} steps"
+    )
+    found = {}
+    for what in args.what:
+        args = argparse.Namespace(**{**vars(args), "what": what})
+        found[what] = measure(start, SIDES[what], args)
+        report(args, found[what], limits)
+    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+
+
+if __name__ == "__main__":
+    main()
