@@ -29,8 +29,8 @@ SIDES = {
 }
 PASSES, STD = 10, 0.001
 COMPRESSIONS = (2, 3.5, 4)
-# Smoothed batches take ten times as long.
-PART = {"plain": 1, "smoothed": 8, "masks": 1}
+# A smoothed batch takes ten times as long: by hand only so many of a round's are run.
+BY_HAND_SMOOTHED = 4
 
 
 def start(args: argparse.Namespace, side: str) -> Round:
@@ -39,18 +39,16 @@ def start(args: argparse.Namespace, side: str) -> Round:
     return _by_hand(args) if side == "by hand" else _ours(args, side)
 
 
-def _steps(args: argparse.Namespace) -> int:
-    return max(1, args.steps // PART[args.what])
-
-
 def _examples(args: argparse.Namespace) -> material.Texts:
-    return material.texts(args, "train", _steps(args) * args.batch_size)
+    return material.texts(args, "train", args.steps * args.batch_size)
 
 
 def _by_hand(args: argparse.Namespace) -> Round:
     examples = _examples(args)
     model, tokenizer = material.model(args), material.tokenizer(args)
-    hand = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
+    steps = args.steps if args.what == "plain" else min(args.steps, BY_HAND_SMOOTHED)
+    used = steps * args.batch_size  # of examples in random order
+    hand = ByHand(model, tokenizer, examples.texts[:used], examples.labels[:used], args.device)
     seeds = iter(range(1000))
 
     def run() -> float:
@@ -59,7 +57,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
             hand.gradcam(args.batch_size, next(seeds))
         else:
             hand.smoothgrad(args.batch_size, next(seeds), PASSES, STD)
-        return (wait(args.device) - began) / _steps(args)
+        return (wait(args.device) - began) / steps
 
     return run
 
@@ -67,17 +65,17 @@ def _by_hand(args: argparse.Namespace) -> Round:
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), material.network(args, side.split()[1])
     train.deterministic(args.threads, False)
-    names = models.prunable(network.model, False)
+    names, tokens = models.prunable(network.model, False), examples.tokens.to(network.device)
     criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]
     seeds = iter(range(1000))
 
     def run() -> float:
         began = wait(args.device)
         seed = next(seeds)
-        order = shuffled(examples.tokens.lengths, args.batch_size, seed, "score", 0)
-        batches = ([examples.tokens.batch(part, network.device)] for part in order)
+        order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)
+        batches = ([tokens.batch(part)] for part in order)
         scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
-        return (wait(args.device) - began) / _steps(args)
+        return (wait(args.device) - began) / int(args.steps)
 
     return run
 

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,22 @@ class Tokens:
         labels = self.labels[torch.from_numpy(examples)]
         return Tokens(chosen, starts, labels, self.padding, self.cut[examples])
 
-    def batch(self, examples: Integers, device: torch.device) -> dict[str, Tensor]:
-        """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), on the device."""
-        lengths = torch.from_numpy(self.lengths[examples])
-        positions = torch.arange(int(lengths.max()))
-        real = positions < lengths[:, None]
-        where = torch.from_numpy(self.starts[examples])[:, None] + positions * real
-        made = {"attention_mask": real.long(), "labels": self.labels[torch.from_numpy(examples)]}
+    def to(self, device: torch.device) -> Tokens:
+        """The same with ids and labels on a device, where `batch` then works."""
+        inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.to(device))
+
+    def batch(self, examples: Integers) -> dict[str, Tensor]:
+        """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), where the ids are."""
+        starts, ends = self.starts[examples], self.starts[examples + 1]
+        device = self.labels.device
+        where = torch.from_numpy(np.stack([examples, starts, ends])).to(device, non_blocking=True)
+        positions = where[1, :, None] + torch.arange(int((ends - starts).max()), device=device)
+        real = positions < where[2, :, None]
+        made = {"attention_mask": real.long(), "labels": self.labels[where[0]]}
         for name, ids in self.inputs.items():
-            made[name] = torch.where(real, ids[where].long(), self.padding[name])
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in made.items()}
+            made[name] = torch.where(real, ids[positions * real].long(), self.padding[name])
+        return made
 
 
 def tokenise(
@@ -160,11 +166,15 @@ def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch:
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def by_length(lengths: Integers, batch_size: int) -> Iterator[Integers]:
-    """Batches of indices for evaluation, shortest first."""
+def by_length(lengths: Integers, tokens: int) -> Iterator[Integers]:
+    """Batches of indices for evaluation, shortest first, each of at most so many tokens with its padding."""
     order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        padded = lengths[order[start:]] * np.arange(1, len(order) - start + 1)
+        size = max(1, int(np.searchsorted(padded, tokens, side="right")))
+        yield order[start : start + size]
+        start += size
 
 
 def micro_batches(batch: Integers, micro_batch: int | None) -> list[Integers]:

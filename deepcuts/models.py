@@ -44,10 +44,14 @@ class Network:
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16):
+        with self.autocast():
             logits = self.model(**inputs).logits.float()
         return 5 * torch.sigmoid(logits) if self.head == "sigmoid5" else logits
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the network's precision. Inside of one of these, weights are cast once."""
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16)
 
     def batch_loss(self, batch: Batch, examples: int) -> Tensor:
         """The share of (B,) examples in the loss of a batch of `examples`: mean cross entropy or squared error.

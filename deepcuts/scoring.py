@@ -1,4 +1,4 @@
-"""A fine-tuned network and batches to the scores of several criteria, in one pass (the only hooks).
+"""A fine-tuned network and batches to the scores of several criteria, in one pass.
 
 B = examples of a batch, T = tokens of its longest, O = outputs of a linear layer, I = its inputs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -19,9 +19,12 @@ from deepcuts.criteria import CRITERIA, Pass, Weights
 from deepcuts.criteria import Batch as Evidence
 from deepcuts.masks import bytewise
 from deepcuts.models import Network
+from deepcuts.observe import Sums, observe
 from deepcuts.seeds import derive
 
 MicroBatches = Sequence[Mapping[str, Tensor]]
+# Noisy passes over a batch run side by side, as one of so many tokens at most: larger products are faster.
+SMOOTHED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def _add_batch(
     rows = [CRITERIA[criterion] for criterion in totals]
     seen = {}
     if pass_ == "forward" or any(row.outputs for row in rows):
-        seen = _observe(network, tensors, micro_batches, settings, inputs=pass_ == "forward")
+        paths = {name.rpartition(".")[0] for name in tensors}
+        seen = observe(network, paths, micro_batches, settings.count_padding, inputs=pass_ == "forward")
     gradients = {}
     if pass_ != "forward":
         gradients = _gradients(network, tensors, micro_batches, pass_, settings, index)
@@ -153,81 +157,6 @@ def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: floa
     return Evidence(gradient, output[..., None], mean[None], seen.squares[None], shift)
 
 
-def _nothing() -> Tensor:
-    return torch.zeros(())
-
-
-@dataclass
-class Sums:
-    """Over the real tokens of a batch (its examples, where there is no token axis): how many, and the sums of a
-    layer's outputs (O,) or of its inputs (I,) and squared inputs (I,)."""
-
-    output: Tensor = field(default_factory=_nothing)
-    input: Tensor = field(default_factory=_nothing)
-    squares: Tensor = field(default_factory=_nothing)
-    count: int = 0
-
-
-@dataclass
-class _Observer:
-    """Sums of what leaves, or enters, the linear layers while it watches."""
-
-    modules: dict[str, nn.Linear]
-    inputs: bool
-    real: Tensor = field(default_factory=_nothing)
-    sums: dict[str, Sums] = field(default_factory=dict)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        handles = [module.register_forward_hook(self._hook(path)) for path, module in self.modules.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            sums = self.sums.setdefault(path, Sums())
-            rows, count = self._real_rows(args[0] if self.inputs else output, path)
-            sums.count += count
-            if self.inputs:
-                sums.input = sums.input + rows.sum(0)
-                sums.squares = sums.squares + rows.square().sum(0)
-            else:
-                sums.output = sums.output + rows.sum(0)
-
-        return add
-
-    def _real_rows(self, values: Tensor, path: str) -> tuple[Tensor, int]:
-        """Values (B, T, X) or (B, X) as fp32 rows, those of padding zero; and the number of real rows."""
-        if values.dim() == 2 and values.shape[0] == self.real.shape[0]:
-            return values.float(), values.shape[0]
-        assert values.shape[:2] == self.real.shape, f"{path} sees {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
-        return (values.float() * self.real[..., None]).flatten(0, 1), int(self.real.sum())
-
-
-@torch.no_grad()
-def _observe(
-    network: Network,
-    tensors: Mapping[str, nn.Parameter],
-    micro_batches: MicroBatches,
-    settings: Settings,
-    inputs: bool,
-) -> dict[str, Sums]:
-    """Layer by layer what a clean forward pass (no dropout, no noise) shows."""
-    paths = {name.rpartition(".")[0] for name in tensors}
-    modules = {path: m for path, m in network.model.named_modules() if path in paths and isinstance(m, nn.Linear)}
-    observer = _Observer(modules, inputs)
-    network.model.eval()
-    with observer.watching():
-        for batch in micro_batches:
-            mask = batch["attention_mask"]
-            observer.real = (torch.ones_like(mask) if settings.count_padding else mask).float()
-            network.outputs(batch)
-    return observer.sums
-
-
 def _gradients(
     network: Network,
     tensors: Mapping[str, nn.Parameter],
@@ -238,20 +167,23 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """Gradients of the batch's loss; when smoothed, their mean over passes with noise on every linear output.
 
-    The random numbers of a repeat are drawn from the seed, the pass, the batch and the repeat alone.
+    The random numbers of repeats that run together are drawn from the seed, the pass, the batch and the first of them.
     """
     network.model.train(settings.dropout)
     network.model.zero_grad(set_to_none=True)
     repeats = settings.passes if pass_ == "smoothed" else 1
     examples = sum(len(batch["labels"]) for batch in micro_batches)
+    together = _together(micro_batches, repeats)
+    total = torch.zeros((), device=network.device)
     with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0):
-        for repeat in range(repeats):
+        for repeat in range(0, repeats, together):
             for part, batch in enumerate(micro_batches):
                 torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
-                loss = network.batch_loss(batch, examples)
-                if not bool(torch.isfinite(loss)):
-                    raise ValueError(f"the loss of scoring batch {index} is {loss.item()!r}, not finite")
+                loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples)
                 loss.backward()
+                total += loss.detach()
+    if not bool(torch.isfinite(total)):
+        raise ValueError(f"the loss of scoring batch {index} is {total.item() / repeats!r}, not finite")
     gradients = {}
     for name, tensor in tensors.items():
         # An unused tensor (a pooler that the head passes by) has no gradient: it has no influence on the loss.
@@ -262,12 +194,24 @@ def _gradients(
     return gradients
 
 
+def _together(micro_batches: MicroBatches, repeats: int) -> int:
+    """How many repeats run as one batch; where a batch is cut to fit the memory, they run one by one."""
+    tokens = micro_batches[0]["attention_mask"].numel()
+    return 1 if len(micro_batches) > 1 else max(1, min(repeats, SMOOTHED_TOKENS // tokens))
+
+
+def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
+    if times == 1:
+        return batch
+    return {name: tensor.repeat(times, *[1] * (tensor.dim() - 1)) for name, tensor in batch.items()}
+
+
 @contextmanager
 def _noise(model: nn.Module, std: float) -> Iterator[None]:
     """Gaussian noise on the output of every linear layer, the head included (the seed's SmoothGrad)."""
 
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + std * torch.randn_like(output)
+        return torch.add(output, torch.randn_like(output), alpha=std)
 
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
     handles = [module.register_forward_hook(add) for module in linear]

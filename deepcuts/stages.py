@@ -191,11 +191,11 @@ def _scoring_batches(
     network: Network, material: Material, spec: ScoreSpec, bench: Bench
 ) -> Iterator[list[dict[str, Tensor]]]:
     """At most one pass over the training split, in an order that the seed decides."""
-    tokens = material.train
+    tokens = material.train.to(network.device)
     order = shuffled(tokens.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
     micro_batch = bench.bound(spec.micro_batch, spec.batch_size)
     for examples in order[: spec.batches]:
-        yield [tokens.batch(part, network.device) for part in micro_batches(examples, micro_batch)]
+        yield [tokens.batch(part) for part in micro_batches(examples, micro_batch)]
 
 
 def _publish_scores(store: Store, spec: ScoreSpec, scores: Mapping[str, Tensor], used: int, seconds: float) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,13 @@ from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffle
 from deepcuts.checkpoint import Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
+from deepcuts.optimisers import make_optimiser, set_rate
 from deepcuts.seeds import derive
 from deepcuts.spec import Training
+from deepcuts.vocabulary import Vocabulary, can_narrow
 
-EVALUATION_BATCH = 64
+# An evaluated batch holds so many tokens: 64 examples of 128.
+EVALUATED_TOKENS = 8192
 # Reading a loss waits for the device; a loss that is not finite is found within this many steps.
 STEPS_PER_LOOK = 50
 
@@ -55,6 +58,8 @@ def deterministic(threads: int, tf32: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic CUDA refuses to multiply
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    # Filling what nobody reads would take a tenth of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
 
@@ -78,7 +83,41 @@ def train(
     """
     hooks, masks = hooks or Hooks(), masks or {}
     zero_weights(network.model, masks)
-    optimiser = _optimiser(network.model, settings)
+    tokens = tokens.to(network.device)
+    if not can_narrow(network.model, settings.weight_decay):
+        return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
+    words = Vocabulary(network.model, tokens)
+    with words.narrowed() as fewer:
+        return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
+
+
+def _seeing_all(words: Vocabulary, hooks: Hooks) -> Hooks:
+    """The hooks, called while the network has all its words."""
+
+    def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
+        with words.widened():
+            return hooks.after_epoch(epoch)
+
+    def snapshot(step: int) -> None:
+        with words.widened():
+            hooks.snapshot(step)
+
+    return replace(hooks, after_epoch=after_epoch, snapshot=snapshot)
+
+
+def _train(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    seed: int,
+    stage: str,
+    masks: Masks,
+    checkpoint: Checkpoint | None,
+    hooks: Hooks,
+) -> list[dict[str, Any]]:
+    optimiser = make_optimiser(network.model, settings)
+    parameters = dict(network.model.named_parameters())
+    masked = [(parameters[name], mask) for name, mask in masks.items()]
     position = _resume(network.model, optimiser, checkpoint)
     steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
     run = _Run(network, optimiser, stage, checkpoint, hooks, position)
@@ -88,9 +127,9 @@ def train(
         for batch in batches[position.step_of_epoch :]:
             if position.step in hooks.snapshots:
                 hooks.snapshot(position.step)
-            _set_rate(optimiser, settings, position.step, steps)
+            set_rate(optimiser, settings, position.step, steps)
             torch.manual_seed(derive(seed, stage, "step", position.step))
-            run.stepped(_step(network, tokens, batch, settings, optimiser, masks))
+            run.stepped(_step(network, tokens, batch, settings, optimiser, masked))
         run.ended(settings.epochs)
     if position.step in hooks.snapshots:
         hooks.snapshot(position.step)
@@ -151,54 +190,23 @@ def _step(
     batch: Integers,
     settings: Training,
     optimiser: torch.optim.Optimizer,
-    masks: Masks,
+    masked: Sequence[tuple[nn.Parameter, Tensor]],
 ) -> Tensor:
     """One step of the optimiser over one batch; its loss, still on the device."""
     network.model.train()
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=network.device)
     for part in micro_batches(batch, settings.micro_batch):
-        loss = network.batch_loss(tokens.batch(part, network.device), len(batch))
+        loss = network.batch_loss(tokens.batch(part), len(batch))
         loss.backward()
         total += loss.detach()
-    parameters = dict(network.model.named_parameters()) if masks else {}
-    for name, mask in masks.items():
-        gradient = parameters[name].grad
-        if gradient is not None:
-            gradient.mul_(mask)
+    for parameter, mask in masked:
+        if parameter.grad is not None:
+            parameter.grad.mul_(mask)
     if settings.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(network.model.parameters(), settings.max_grad_norm)
     optimiser.step()
     return total
-
-
-def _optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """As the field does, biases and LayerNorm (tensors of one dimension) are not decayed."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, settings.lr, momentum=settings.betas[0], fused=True)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, settings.lr, betas=settings.betas, fused=True)
-
-
-def rate(settings: Training, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant, linear or cosine decay to 0 at the end."""
-    warmup = int(settings.warmup * steps)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return settings.lr * factors[settings.schedule]
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int, steps: int) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate(settings, step, steps)
 
 
 def _take(recent: list[Tensor], position: Position, stage: str) -> None:
@@ -266,12 +274,10 @@ def _resume(model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Chec
 def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     """Outputs (N, C) for every example in its own order; the model is left in evaluation mode."""
     network.model.eval()
-    rows: list[NDArray[np.float32]] = []
-    order = []
-    with torch.inference_mode():
-        for examples in by_length(tokens.lengths, EVALUATION_BATCH):
-            rows.append(network.outputs(tokens.batch(examples, network.device)).cpu().numpy())
-            order.append(examples)
-    outputs = np.empty_like(np.concatenate(rows))
-    outputs[np.concatenate(order)] = np.concatenate(rows)
+    tokens = tokens.to(network.device)
+    order = list(by_length(tokens.lengths, EVALUATED_TOKENS))
+    with torch.inference_mode(), network.autocast():
+        rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
+    outputs: NDArray[np.float32] = np.empty_like(rows)
+    outputs[np.concatenate(order)] = rows
     return outputs

@@ -18,10 +18,10 @@ LAYERS = [
     "agreement bits budget checkpoint criteria figures files intervals metrics modelfolder names output page seeds"
     " tables tasks toy yamltext",
     "batches complaints curves hub masks paired pairs plots resample spec store",
-    "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
-    " sweepfile tensors verdicts",
-    "cost data forest grid headlines mask_plots schema scoring stats train training_plots webdata",
-    "bench preflight progress upkeep views",
+    "analysis beats cache checklist cluster compact density doctor examples modelcard models optimisers overlap plan"
+    " sweepfile tensors verdicts vocabulary",
+    "cost data forest grid headlines mask_plots observe schema stats train training_plots webdata",
+    "bench preflight progress scoring upkeep views",
     "export record sections stages watch",
     "report trial",
     "publish single sweep trackers",
@@ -42,7 +42,8 @@ OWNERS = {
     "rich": "commands output progress watch",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
-    "torch": "batches bench export masks models record scoring stages tensors train trial",
+    "torch": "batches bench export masks models observe optimisers record scoring stages tensors train trial"
+    " vocabulary",
 }
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.

@@ -75,12 +75,12 @@ def test_batches_hold_examples_of_similar_length_in_random_order() -> None:
 
 
 def test_a_batch_is_padded_to_its_longest_example() -> None:
-    batch = tokens([3, 1, 2, 5]).batch(np.array([2, 0, 1]), CPU)
+    batch = tokens([3, 1, 2, 5]).batch(np.array([2, 0, 1]))
     assert batch["input_ids"].tolist() == [[201, 202, 7], [1, 2, 3], [101, 7, 7]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [2.0, 0.0, 1.0]
     assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
-    assert tokens([3, 1]).batch(np.array([1]), CPU)["input_ids"].tolist() == [[101]]  # the last one, with its end
+    assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # the last one, with its end
 
 
 def test_selected_examples_are_the_same_examples() -> None:
@@ -88,13 +88,15 @@ def test_selected_examples_are_the_same_examples() -> None:
     assert len(chosen) == 2
     assert chosen.lengths.tolist() == [5, 1]
     assert chosen.cut.tolist() == [True, False]
-    assert chosen.batch(np.array([1, 0]), CPU)["input_ids"].tolist() == [[101, 7, 7, 7, 7], [301, 302, 303, 304, 305]]
+    assert chosen.batch(np.array([1, 0]))["input_ids"].tolist() == [[101, 7, 7, 7, 7], [301, 302, 303, 304, 305]]
     assert chosen.labels.tolist() == [3.0, 1.0]
 
 
 def test_evaluation_goes_from_the_shortest_to_the_longest() -> None:
-    batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 2)]
-    assert batches == [[1, 3], [2, 0], [4]]
+    batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 4)]
+    assert batches == [[1, 3], [2], [0], [4]]  # 4 tokens at most with the padding; a longer one is alone
+    batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 6)]
+    assert batches == [[1, 3, 2], [0], [4]]
 
 
 def test_micro_batches_are_cut_in_order() -> None:
@@ -117,7 +119,7 @@ def test_texts_become_their_tokens_and_what_is_cut_is_counted(tokenizer: Any, ca
     made = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
     assert made.lengths.tolist() == [6, 6, 3]
     assert made.cut.tolist() == [False, True, False]
-    words = tokenizer.convert_ids_to_tokens(made.batch(np.array([1, 2]), CPU)["input_ids"].flatten().tolist())
+    words = tokenizer.convert_ids_to_tokens(made.batch(np.array([1, 2]))["input_ids"].flatten().tolist())
     assert words == ["[CLS]", "the", "plot", "was", "not", "[SEP]", "[CLS]", "good", "[SEP]", *3 * ["[PAD]"]]
     assert made.labels.tolist() == [1.0, 0.0, 1.0]
     assert tokenise(tokenizer, TEXTS, LABELS, 32, "k").cut.sum() == 0
@@ -125,7 +127,7 @@ def test_texts_become_their_tokens_and_what_is_cut_is_counted(tokenizer: Any, ca
 
 def test_pairs_are_told_apart_by_their_segment(tokenizer: Any, cache: Path) -> None:
     made = tokenise(tokenizer, [("good", "bad dull"), ("bad", "good")], LABELS[:2], 8, "k")
-    batch = made.batch(np.array([0, 1]), CPU)
+    batch = made.batch(np.array([0, 1]))
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
 
 
@@ -138,7 +140,7 @@ def test_the_cache_gives_the_same_tokens_without_a_tokenizer(tokenizer: Any, cac
 
     again = tokenise(Deaf(), TEXTS, LABELS, 6, "k")
     for i in range(3):
-        whole, cached = (made.batch(np.array([i]), CPU) for made in (first, again))
+        whole, cached = (made.batch(np.array([i])) for made in (first, again))
         assert {name: tensor.tolist() for name, tensor in whole.items()} == {
             name: tensor.tolist() for name, tensor in cached.items()
         }

@@ -62,10 +62,15 @@ def silence(b: dict[str, Tensor]) -> list[NDArray[np.float64]]:
     return [np.zeros((rows, tokens, 4)), np.zeros((rows, 2)), np.zeros((rows, 3))]
 
 
-def drawn(b: dict[str, Tensor], index: int, repeat: int) -> list[NDArray[np.float64]]:
-    """The noise of a repeat, drawn as the pass draws it: layer after layer, from its own seed."""
-    torch.manual_seed(derive(PLAIN.seed, "smoothed", index, repeat, 0))
-    return [PLAIN.noise_std * torch.randn(zeros.shape).double().numpy() for zeros in silence(b)]
+def drawn(b: dict[str, Tensor], index: int, together: int) -> list[list[NDArray[np.float64]]]:
+    """The noise of each repeat, as the pass draws it: layer after layer, for the repeats that run as one batch."""
+    noises = []
+    for first in range(0, PLAIN.passes, together):
+        torch.manual_seed(derive(PLAIN.seed, "smoothed", index, first, 0))
+        shapes = [(min(together, PLAIN.passes - first), *zeros.shape) for zeros in silence(b)]
+        layers = [PLAIN.noise_std * torch.randn(shape).double().numpy() for shape in shapes]
+        noises += [list(repeat) for repeat in zip(*layers, strict=True)]
+    return noises
 
 
 def seen(w: Arrays, b: dict[str, Tensor]) -> tuple[Arrays, Arrays]:
@@ -81,7 +86,7 @@ def seen(w: Arrays, b: dict[str, Tensor]) -> tuple[Arrays, Arrays]:
     return {p: np.array(rows) for p, rows in inputs.items()}, {p: np.array(rows) for p, rows in outputs.items()}
 
 
-def reference(criterion: str, model: Small, name: str) -> NDArray[np.float64]:
+def reference(criterion: str, model: Small, name: str, together: int = PLAIN.passes) -> NDArray[np.float64]:
     """A formula of the table in the documentation, with its sum over the batches written out."""
     w = weights_of(model)
     path, bias = name.rpartition(".")[0], name.endswith("bias")
@@ -92,7 +97,7 @@ def reference(criterion: str, model: Small, name: str) -> NDArray[np.float64]:
         ins = np.ones((len(outputs[path]), 1)) if bias else inputs[path]
         mean_inputs, squares = mean_inputs + ins.mean(0), squares + (ins**2).sum(0)
         if criterion.startswith("Smooth"):
-            g = sum(gradients(w, b, drawn(b, index, repeat))[name] for repeat in range(PLAIN.passes)) / PLAIN.passes
+            g = sum(gradients(w, b, noise)[name] for noise in drawn(b, index, together)) / PLAIN.passes
         else:
             g = gradients(w, b, silence(b))[name]
         a = outputs[path].mean(0) + (PLAIN.shift if criterion.endswith("Shift") else 0.0)
@@ -122,6 +127,18 @@ def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
     expected = reference(criterion, model, name)
     assert expected.any()
     np.testing.assert_allclose(scores[criterion][name].numpy(), expected, rtol=2e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(("tokens", "together"), [(1, 1), (36, 3)])
+def test_noisy_passes_run_side_by_side_as_far_as_the_tokens_go(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, together: int
+) -> None:
+    monkeypatch.setattr("deepcuts.scoring.SMOOTHED_TOKENS", tokens)
+    monkeypatch.setattr("test_scoring.BATCHES", BATCHES[:1])  # of 3 x 4 tokens: 3 passes, and then the fourth
+    network, model = small()
+    made = score(network, NAMES, ["SmoothGrad"], BATCHES[:1], PLAIN)[0]["SmoothGrad"]
+    for name in NAMES:
+        np.testing.assert_allclose(made[name].numpy(), reference("SmoothGrad", model, name, together), rtol=2e-4)
 
 
 def test_the_gradient_of_the_reference_is_that_of_autograd() -> None:

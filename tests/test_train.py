@@ -13,8 +13,9 @@ from torch import Tensor
 
 from deepcuts.batches import Tokens, shuffled
 from deepcuts.models import Network
+from deepcuts.optimisers import rate
 from deepcuts.spec import Training
-from deepcuts.train import Hooks, Interrupted, deterministic, evaluate, rate, train
+from deepcuts.train import Hooks, Interrupted, deterministic, evaluate, train
 
 EXAMPLES = 22
 PLAIN = Training(epochs=2, batch_size=8, lr=0.05)  # three steps an epoch, the last or another one of 6 examples
@@ -112,7 +113,7 @@ def one_step(network: Network, **settings: Any) -> None:
 
 def gradients(**made: Any) -> dict[str, Tensor]:
     network, model = small(**made)
-    network.batch_loss(examples().batch(np.arange(EXAMPLES), network.device), EXAMPLES).backward()
+    network.batch_loss(examples().batch(np.arange(EXAMPLES)), EXAMPLES).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
 
 
@@ -245,7 +246,7 @@ def test_the_rows_of_an_epoch_by_hand() -> None:
     tokens = examples()
     for epoch in range(2):
         batches = shuffled(tokens.lengths, 8, 0, "dense", epoch)
-        losses = [float(network.batch_loss(tokens.batch(b, network.device), len(b)).detach()) for b in batches]
+        losses = [float(network.batch_loss(tokens.batch(b), len(b)).detach()) for b in batches]
         for row, split, metric, value in (
             (rows[2 * epoch], "train", "loss", pytest.approx(sum(losses) / 3)),
             (rows[2 * epoch + 1], "validation", "x", epoch),
@@ -283,7 +284,7 @@ def test_outputs_come_in_the_order_of_the_examples_without_dropout() -> None:
     outputs = evaluate(network, tokens)
     assert not model.training
     for i in range(EXAMPLES):
-        alone = network.outputs(tokens.batch(np.array([i]), network.device)).detach().numpy()
+        alone = network.outputs(tokens.batch(np.array([i]))).detach().numpy()
         np.testing.assert_allclose(outputs[i : i + 1], alone, rtol=1e-5, atol=1e-6)
 
 
