@@ -20,18 +20,19 @@ LAYERS = [
     "batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
     " sweepfile tensors verdicts",
-    "cost data forest grid headlines mask_plots schema scoring stats train training_plots webdata",
+    "cost data forest grid headlines mask_plots order schema scoring stats train training_plots webdata",
     "bench preflight progress upkeep views",
     "export record sections stages watch",
     "report trial",
-    "publish single sweep trackers",
+    "publish single trackers worker",
+    "sweep",
     "commands",
     "cli",
 ]
 
 # Who may import a heavy package.
 OWNERS = {
-    "ray": "cluster sweep trackers",
+    "ray": "cluster sweep trackers worker",
     "datasets": "hub",
     "huggingface_hub": "hub models",
     "transformers": "models record",
@@ -48,8 +49,8 @@ OWNERS = {
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
     "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
-    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names output overlap page"
-    " paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
+    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names order output overlap"
+    " page paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
     " sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
 )
 
