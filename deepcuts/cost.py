@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
+from deepcuts.budget import Counts
 from deepcuts.plan import Plan, shared
 from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
-
-if TYPE_CHECKING:
-    from deepcuts.models import Counts
 
 # FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
 GUESSED_CPU, GUESSED_GPU = 2e10, 4e13

@@ -20,7 +20,7 @@ LAYERS = [
     "batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
     " sweepfile tensors verdicts",
-    "cost data forest grid headlines mask_plots order schema scoring stats train training_plots webdata",
+    "cost counts data forest grid headlines mask_plots order schema scoring stats train training_plots webdata",
     "bench preflight progress upkeep views",
     "export record sections stages watch",
     "report trial",
@@ -34,7 +34,7 @@ LAYERS = [
 OWNERS = {
     "ray": "cluster sweep trackers worker",
     "datasets": "hub",
-    "huggingface_hub": "hub models",
+    "huggingface_hub": "counts hub models",
     "transformers": "models record",
     "matplotlib": "figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
@@ -48,10 +48,10 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
-    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names order output overlap"
-    " page paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
-    " sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
+    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost counts criteria curves"
+    " data density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names order output"
+    " overlap page paired pairs plan plots preflight progress publish report resample schema sections single spec stats"
+    " store sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
 )
 
 # Longer than they should be, to be split.
