@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from deepcuts.cost import Cost, check_disk, estimate, local_slots, size
+from deepcuts.gpushare import recommended
 from deepcuts.grid import SweepSpec, describe
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, shown
 from deepcuts.plan import Plan, chosen, make_plan
@@ -213,6 +214,8 @@ def plan(args: argparse.Namespace) -> int:
         f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on this machine, {cost.basis};"
         f" {size(cost.bytes)} of disk"
     )
+    if (share := recommended(todo, ready.store)) is not None:
+        print(f"  {share}")
     print_records(_planned(todo))
     return DONE
 

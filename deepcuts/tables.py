@@ -46,7 +46,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: dense_id score_id
         bool: dense_cached score_cached
         float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds
-        int: peak_gpu_bytes
+        int: peak_gpu_bytes gpu_bytes
         string: precision
         int: micro_batch examples_truncated
         string: host device

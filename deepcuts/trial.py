@@ -134,7 +134,7 @@ def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> 
         if keep_model:
             _keep_weights(trial, bench, network, kept)
     if dense.device == "cuda":
-        account.row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        account.row |= record.gpu_memory()
     account.row["status"] = "completed"
 
 

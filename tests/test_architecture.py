@@ -21,7 +21,7 @@ LAYERS = [
     "analysis beats cache checklist cluster compact density doctor examples modelcard models overlap plan"
     " sweepfile tensors verdicts",
     "cost counts data forest grid headlines mask_plots order schema scoring stats train training_plots webdata",
-    "bench preflight progress upkeep views",
+    "bench gpushare preflight progress upkeep views",
     "export record sections stages watch",
     "report trial",
     "publish single trackers worker",
@@ -48,10 +48,11 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost counts criteria curves"
-    " data density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names order output"
-    " overlap page paired pairs plan plots preflight progress publish report resample schema sections single spec stats"
-    " store sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
+    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost counts criteria"
+    " curves data density doctor examples figures forest gpushare grid headlines mask_plots modelcard modelfolder"
+    " names order output overlap page paired pairs plan plots preflight progress publish report resample schema"
+    " sections single spec stats store sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata"
+    " yamltext"
 )
 
 # Longer than they should be, to be split.
