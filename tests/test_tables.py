@@ -21,7 +21,7 @@ COLUMNS = {
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
-        " examples_truncated",
+        " score_micro_batch examples_truncated",
         "bool": "dense_cached score_cached",
         TIME: "started_at finished_at",
     },
@@ -50,7 +50,8 @@ TRIALS = (
     " failure error_stage error traceback metric dense pruned rewound retrained parameters prunable kept"
     " compression_achieved sparsity flops flops_nonzero dense_id score_id dense_cached score_cached finetune_seconds"
     " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes gpu_bytes precision micro_batch"
-    " examples_truncated host device started_at finished_at deepcuts torch transformers git_commit spec"
+    " score_micro_batch examples_truncated host device started_at finished_at deepcuts torch transformers git_commit"
+    " spec"
 )
 
 
