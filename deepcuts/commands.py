@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing of a sweep."""
     if args.dry_run:
         return plan(args)
+    if args.json:
+        raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     ready = _ready(args)
     cpus = _start(args, ready) if ready.todo.to_run else 0  # Ray may refuse too, and nothing is written by then
     ready.store.probe()
