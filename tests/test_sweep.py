@@ -111,6 +111,25 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
     assert cluster.gpus_of_cluster() == 4
 
 
+def count_own_trials(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes the how many-th it is of those that were given this very copy of what is handed."""
+    seen: Any = handed.__dict__.setdefault("seen", [])
+    seen.append(trial.trial_id)
+    assert handed.shared.partners(trial) == ()
+    store.write_json(f"notes/{trial.trial_id}.json", {"pid": os.getpid(), "count": len(seen)})
+    return write_row(store, trial)
+
+
+def test_a_worker_unpacks_what_it_is_handed_once_for_all_its_trials(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(seeds=list(range(6))), Store(str(tmp_path))
+    launch(spec, store, count_own_trials)
+    notes = [store.read_json(f"notes/{name}") or {} for name in store.names("notes", ".json")]
+    assert len(notes) == 12
+    workers = {note["pid"] for note in notes}
+    assert len(workers) < 12
+    assert sum(max(note["count"] for note in notes if note["pid"] == pid) for pid in workers) == 12
+
+
 def die_once(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial whose worker dies the first time, as on a lost node."""
     if not store.exists(f"notes/{trial.trial_id}.json"):
