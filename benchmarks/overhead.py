@@ -74,7 +74,7 @@ def launched(count: int, cpus: int) -> tuple[float, float]:
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
         handed = sweep.Handed(ids, wanted, "stubs", store.address, beats.new_launch(), 1, False, 5, stub)
-        progress = Progress(Console(quiet=True), count, 0, cpus)
+        progress = Progress(Console(quiet=True), count, 0)
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
         sweep.run_plan(plan, handed, store, progress, gpus=0)
         seconds = time.monotonic() - began

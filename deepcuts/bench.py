@@ -104,10 +104,14 @@ def weights_of(network: Network) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the network. Raises ValueError unless they are those of every parameter."""
+    """Copy weights into the network. Raises ValueError unless they are those of every parameter, in its shape."""
     parameters = dict(network.model.named_parameters())
     if set(parameters) != set(weights):
         raise ValueError(f"weights of other parameters: {sorted(set(parameters) ^ set(weights))[:3]!r}")
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)!r} and the network's {tuple(parameter.shape)!r}"
+            raise ValueError(f"weights of other parameters: {name!r} has shape {shapes}")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
 

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit)."""
+
+    parameters: int
+    prunable: int
+    positions: int | None
+
 
 def count_kept(fraction: float, size: int) -> int:
     """floor(fraction * size + 0.5): how many of `size` scores a mask keeps. Raises ValueError outside 0 to 1."""

@@ -115,7 +115,9 @@ def _sweep_arguments(verb: argparse.ArgumentParser, run: bool) -> None:
         "--only", type=_pairs, default={}, metavar="KEY=VALUE,...", help="just the trials with dataset=stsb,seed=0"
     )
     verb.add_argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
-    verb.add_argument("--json", action="store_true", help="print the plan as JSON")
+    verb.add_argument(
+        "--json", action="store_true", help="print the plan as JSON" + (" (with --dry-run)" if run else "")
+    )
     verb.add_argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
     if not run:
         return

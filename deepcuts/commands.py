@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from deepcuts.beats import new_launch
 from deepcuts.cost import Cost, check_disk, estimate, local_slots, size
+from deepcuts.gpushare import recommended
 from deepcuts.grid import SweepSpec, describe
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, shown
 from deepcuts.plan import Plan, chosen, make_plan
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing of a sweep."""
     if args.dry_run:
         return plan(args)
+    if args.json:
+        raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     ready = _ready(args)
     cpus = _start(args, ready) if ready.todo.to_run else 0  # Ray may refuse too, and nothing is written by then
     ready.store.probe()
@@ -91,21 +93,11 @@ def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
     from deepcuts import sweep, trackers
 
     file, todo, store, gpus = ready.file, ready.todo, ready.store, ready.gpus
-    handed = sweep.Handed(
-        trials={trial.trial_id: trial for trial in todo.to_run},
-        wanted=todo.wanted,
-        sweep=file.name,
-        store_uri=store.address,
-        launch=new_launch(),
-        threads=cpus,
-        keep_models=file.keep_models,
-        checkpoint_minutes=file.checkpoint_minutes,
-        work=sweep.pipeline,
-    )
+    handed = sweep.hand(todo, file, store, cpus, sweep.pipeline)
     limit = file.resources.max_concurrent
     print(f"sweep {file.name}: {_counts(todo)}; {cpus} cpus and {gpus:g} gpus a trial", flush=True)
     done = len(todo.done) - len(todo.again)
-    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, limit or 1)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
     deadline = time.monotonic() + args.max_hours * 3600 if args.max_hours else None
     tracking = trackers.callbacks(file.trackers, file.name, store, progress.console.print) if file.trackers else []
     with progress:
@@ -182,7 +174,7 @@ def _say_repeated(spec: SweepSpec) -> None:
 
 def _counts(todo: Plan) -> str:
     text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
-    if skipped := [trial for trial in todo.failed if trial not in todo.to_run]:
+    if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
         text += f", {len(skipped)} failed before (--retry-failed runs them again)"
     return text
 
@@ -224,6 +216,8 @@ def plan(args: argparse.Namespace) -> int:
         f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on this machine, {cost.basis};"
         f" {size(cost.bytes)} of disk"
     )
+    if (share := recommended(todo, ready.store)) is not None:
+        print(f"  {share}")
     print_records(_planned(todo))
     return DONE
 

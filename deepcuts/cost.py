@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from deepcuts.plan import Plan
+from deepcuts.budget import Counts
+from deepcuts.plan import Plan, shared
 from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
-
-if TYPE_CHECKING:
-    from deepcuts.models import Counts
 
 # FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
 GUESSED_CPU, GUESSED_GPU = 2e10, 4e13
@@ -48,7 +45,8 @@ def estimate(
 ) -> Cost:
     """The cost of the trials that are still to run, `slots` at a time."""
     measured = _seconds_per_example(store, plan)
-    seconds, fine_tuned, scored = 0.0, set(plan.dense_there), set(plan.scores_there)
+    seconds, together = 0.0, shared(plan.to_run)
+    fine_tuned, scored = set(plan.dense_there), {*plan.scores_there, None}
     for trial in plan.to_run:
         dense = trial.dense
         used = min(dense.max_train_examples or math.inf, examples[dense.dataset]["train"])
@@ -61,8 +59,7 @@ def estimate(
             fine_tuned.add(dense.dense_id)
             work += dense.finetune.epochs * used
         if trial.score.data != "none" and trial.score.score_id not in scored:
-            same = [other.score.score_id for other in plan.to_run if other.score.pass_id == trial.score.pass_id]
-            scored |= {key for key in same if key}
+            scored |= {score.score_id for score in together.partners(trial)}
             repeats = trial.score.smoothing_passes if trial.score.data == "smoothed" else 1
             work += min(used, trial.score.batches * trial.score.batch_size) * repeats
         seconds += work * unit
@@ -94,12 +91,10 @@ def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str],
 
 
 def _steps_per_trial(store: Store) -> dict[str, int]:
+    """How many steps each trial retrained for, of those that did."""
     table = store.read("metrics", ["trial_id", "stage", "step"]).table
-    steps: dict[str, int] = {}
-    for row in table.to_pylist():
-        if row["stage"] == "retrained":
-            steps[row["trial_id"]] = max(row["step"], steps.get(row["trial_id"], 0))
-    return {trial_id: count for trial_id, count in steps.items() if count}
+    last = table.group_by(["trial_id", "stage"]).aggregate([("step", "max")]).to_pylist()
+    return {row["trial_id"]: row["step_max"] for row in last if row["stage"] == "retrained" and row["step_max"]}
 
 
 def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from deepcuts.criteria import parse_strategy
-from deepcuts.spec import DenseSpec, ModelSource, ScoreSpec, TrialSpec, score_spec
+from deepcuts.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
 from deepcuts.sweepfile import Settings, SweepFile
 from deepcuts.tasks import Task
+
+Level = tuple[Literal["compression", "sparsity"], float]
+Rewind = Literal["init", "none"] | int
 
 
 @dataclass(frozen=True)
@@ -27,31 +32,45 @@ class SweepSpec:
 
     def trials(self) -> list[TrialSpec]:
         """Every wanted trial once: per dataset and seed first Dense, then each strategy at each compression."""
-        return list({trial.trial_id: trial for trial in self._all()}.values())
+        return list({trial.trial_id: trial for trial in self._asked}.values())
 
     def repeated(self) -> list[str]:
         """What the sweep asks for more than once (all strategies at compression 1 being Unpruned is no repetition)."""
         seen: set[str] = set()
         names = [f"dataset {name}" for name in self.file.repeated_datasets()]
-        for trial in self._all():
+        for trial in self._asked:
             if trial.trial_id in seen and trial.strategy != "Unpruned":
                 names.append(describe(trial))
             seen.add(trial.trial_id)
         return list(dict.fromkeys(names))
 
-    def _all(self) -> Iterator[TrialSpec]:
+    @cached_property
+    def _asked(self) -> list[TrialSpec]:
+        """The product of the axes. What trials have in common is one object in all of them: its id is made once."""
+        found = []
         for dataset, task in self.tasks.items():
             settings = self.file.for_dataset(dataset)
+            retrain = settings.retraining()
             for seed in self.file.seeds:
-                dense = self.dense(dataset, task, settings, seed)
-                yield TrialSpec(score=ScoreSpec(dense=dense, prune_biases=self.file.prune_biases))
-                for strategy in self.file.strategies:
-                    for compression in self.file.compressions or []:
-                        yield self.pruned(dense, settings, strategy, compression=compression)
-                    for sparsity in self.file.sparsities or []:
-                        yield self.pruned(dense, settings, strategy, sparsity=sparsity)
+                dense = self._dense(dataset, task, settings, seed)
+                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
+                found.append(TrialSpec(score=whole))
+                scores = self._scores(dense, settings.scoring)
+                rewind = settings.rewind or "init"
+                for strategy, level in product(self.file.strategies, self._levels()):
+                    found.append(_pruned(strategy, level, whole, scores, rewind, retrain))
+        return found
 
-    def dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
+    def _levels(self) -> list[Level]:
+        levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
+        return levels + [("sparsity", value) for value in self.file.sparsities or []]
+
+    def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
+        """The scores of each criterion that the strategies use."""
+        criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
+        return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
+
+    def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
             model=self.model,
             dataset=dataset,
@@ -67,30 +86,21 @@ class SweepSpec:
             finetune=settings.finetune,
         )
 
-    def pruned(
-        self,
-        dense: DenseSpec,
-        settings: Settings,
-        strategy: str,
-        compression: float | None = None,
-        sparsity: float | None = None,
-    ) -> TrialSpec:
-        criterion, scope, control = parse_strategy(strategy)
-        rewind = "init" if settings.rewind == 0 else settings.rewind
-        if compression == 1 or sparsity == 0:
-            whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
-            return TrialSpec(
-                score=whole, compression=compression, sparsity=sparsity, rewind=rewind, retrain=settings.retraining()
-            )
-        return TrialSpec(
-            score=score_spec(dense, criterion, settings.scoring, self.file.prune_biases),
-            scope=scope,
-            control=control,
-            compression=compression,
-            sparsity=sparsity,
-            rewind=rewind,
-            retrain=settings.retraining(),
-        )
+
+def _pruned(
+    strategy: str,
+    level: Level,
+    whole: ScoreSpec,
+    scores: Mapping[str, ScoreSpec],
+    rewind: Rewind,
+    retrain: Training,
+) -> TrialSpec:
+    """A strategy at a compression or sparsity; where that prunes nothing it is Unpruned, whatever the strategy."""
+    asked: dict[str, Any] = {level[0]: level[1], "rewind": rewind, "retrain": retrain}
+    if level in (("compression", 1), ("sparsity", 0)):
+        return TrialSpec(score=whole, **asked)
+    criterion, scope, control = parse_strategy(strategy)
+    return TrialSpec(score=scores[criterion], scope=scope, control=control, **asked)
 
 
 def describe(trial: TrialSpec) -> str:

@@ -16,19 +16,11 @@ import transformers
 from torch import Tensor, nn
 
 from deepcuts import modelfolder, toy
+from deepcuts.budget import Counts
 from deepcuts.masks import bytewise
 from deepcuts.tasks import Task
 
 Batch = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit)."""
-
-    parameters: int
-    prunable: int
-    positions: int | None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,13 @@
-"""Wanted minus done: which trials share what, in which order they start, and what they will cost (no Ray)."""
+"""Wanted minus done, and which trials share what (no Ray)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deepcuts.spec import ScoreSpec, TrialSpec
 from deepcuts.store import Store
-
-# How far a trial must be for others to find what it shares.
-_SCORING = ("score", "prune", "rewound", "retrained", "done")
-_SCORED = ("prune", "rewound", "retrained", "done")
 
 
 @dataclass(frozen=True)
@@ -109,88 +105,42 @@ def _same(value: object, text: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What trials make for each other: the scores of every pass by its id, and by the id of every fine-tuning the
+    steps that some trial will rewind to."""
+
+    scores: Mapping[str, tuple[ScoreSpec, ...]]
+    steps: Mapping[str, frozenset[int]]
+
+    def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
+        """The scores, its own among them, that one pass over the batches can make with the trial's."""
+        return () if trial.score.data == "none" else self.scores[trial.score.pass_id]
+
+    def snapshots(self, trial: TrialSpec) -> frozenset[int]:
+        """The steps of the fine-tuning that some trial will rewind to."""
+        return self.steps.get(trial.dense.dense_id, frozenset())
+
+
+def shared(trials: Iterable[TrialSpec]) -> Shared:
+    scores: dict[str, dict[str | None, ScoreSpec]] = {}
+    steps: dict[str, set[int]] = {}
+    for trial in trials:
+        if trial.score.data != "none":
+            scores.setdefault(trial.score.pass_id, {})[trial.score.score_id] = trial.score
+        if isinstance(trial.rewind, int):
+            steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
+    return Shared(
+        {key: tuple(sorted(same.values(), key=lambda score: str(score.criterion))) for key, same in scores.items()},
+        {key: frozenset(found) for key, found in steps.items()},
+    )
+
+
 def partners(trial: TrialSpec, trials: Iterable[TrialSpec]) -> tuple[ScoreSpec, ...]:
-    """The scores, its own among them, that one pass over the batches can make with the trial's."""
-    if trial.score.data == "none":
-        return ()
-    same = {other.score.score_id: other.score for other in trials if other.score.pass_id == trial.score.pass_id}
-    return tuple(sorted(same.values(), key=lambda score: str(score.criterion)))
+    """As `Shared.partners`, for one trial alone."""
+    return shared(trials).partners(trial)
 
 
 def snapshots(trial: TrialSpec, trials: Iterable[TrialSpec]) -> frozenset[int]:
-    """The steps of the fine-tuning that some trial will rewind to."""
-    same = (other for other in trials if other.dense.dense_id == trial.dense.dense_id)
-    return frozenset(other.rewind for other in same if isinstance(other.rewind, int))
-
-
-@dataclass
-class Queue:
-    """Which trial starts next: no trial starts that would wait for, or repeat, what a running one is making.
-
-    A trial is ready when each shared stage that it needs exists or nobody is making it. Of the ready ones the one
-    that unblocks most goes first. `busy` are trials and stages that another launch is at work on just now, `again`
-    trials that are completed and yet wanted once more.
-    """
-
-    pending: list[TrialSpec]
-    dense_there: set[str] = field(default_factory=set)
-    scores_there: set[str] = field(default_factory=set)
-    running: dict[str, TrialSpec] = field(default_factory=dict)
-    limit: int | None = None
-    busy: set[str] = field(default_factory=set)
-    again: frozenset[str] = frozenset()
-
-    def next(self) -> TrialSpec | None:
-        """The trial to start now, taken from the pending ones; None when none is ready."""
-        if self.limit is not None and len(self.running) >= self.limit:
-            return None
-        wanting = Counter(stage for trial in self.pending for stage in self._missing(trial)[:1])
-        best: tuple[int, int] | None = None
-        making = {stage for trial in self.running.values() for stage in self._missing(trial)}
-        for place, trial in enumerate(self.pending):
-            missing = self._missing(trial)
-            if trial.trial_id in self.busy or any(stage in making or stage in self.busy for stage in missing):
-                continue
-            unblocks = wanting[missing[0]] if missing else 0
-            if best is None or unblocks > best[0]:
-                best = unblocks, place
-        if best is None:
-            return None
-        trial = self.pending.pop(best[1])
-        self.running[trial.trial_id] = trial
-        return trial
-
-    def _missing(self, trial: TrialSpec) -> list[str]:
-        """The shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
-        missing = []
-        if trial.dense.dense_id not in self.dense_there:
-            missing.append(trial.dense.dense_id)
-        if trial.score.data != "none" and trial.score.score_id not in self.scores_there:
-            missing.append(trial.score.pass_id)
-        return missing
-
-    def heard(self, trial_id: str, stage: str) -> None:
-        """A running trial has come to a stage, and so has published those before it."""
-        trial = self.running.get(trial_id)
-        if trial is None:
-            return
-        if stage in _SCORING:
-            self.dense_there.add(trial.dense.dense_id)
-        if stage in _SCORED and trial.score.data != "none":
-            pass_id = trial.score.pass_id
-            known = [*self.pending, *self.running.values()]
-            same = {other.score.score_id for other in known if other.score.pass_id == pass_id}
-            self.scores_there |= {key for key in same if key}
-
-    def learn(self, busy: set[str], store: Store) -> None:
-        """Take in what other launches are at work on, and what the store has of theirs by now. Raises OSError."""
-        statuses = store.statuses()
-        self.busy = busy
-        done = {key for key, status in statuses.items() if status == "completed"} - self.again
-        self.pending = [trial for trial in self.pending if trial.trial_id not in done]
-        self.dense_there |= {key for key in {t.dense.dense_id for t in self.pending} if store.artifact("dense", key)}
-        scores = {t.score.score_id for t in self.pending if t.score.data != "none"} - {None}
-        self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}
-
-    def ended(self, trial_id: str) -> None:
-        self.running.pop(trial_id, None)
+    """As `Shared.snapshots`, for one trial alone."""
+    return shared(trials).snapshots(trial)

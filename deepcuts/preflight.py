@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from deepcuts import data, modelfolder
-from deepcuts.budget import compression_to_fraction
+from deepcuts.budget import Counts, compression_to_fraction
+from deepcuts.counts import count
 from deepcuts.grid import SweepSpec
 from deepcuts.spec import ModelSource
 from deepcuts.sweepfile import Settings, SweepFile
 from deepcuts.tasks import Task
 from deepcuts.toy import VERSION as TOY
-
-if TYPE_CHECKING:
-    from deepcuts.models import Counts
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,6 @@ def find_model(name: str, revision: str) -> ModelSource:
         return ModelSource(name=name, revision=revision)
     stored = name if name.startswith(modelfolder.PACKAGE) else str(folder)
     return ModelSource(name=stored, digest=modelfolder.digest(folder))
-
-
-def count(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
-    """The model's counts. Raises ValueError where its config cannot be had or is of no known kind."""
-    from deepcuts import models
-
-    try:
-        return models.count(model.name, model.revision, outputs, prune_biases)
-    except (OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"cannot load the config of model {model.name!r} (revision {model.revision!r}): {reason}; give the id of a"
-            " Hub model, or where there is no network a folder with its files"
-        ) from None
 
 
 def _check_head(dataset: str, task: Task, settings: Settings) -> None:

@@ -27,9 +27,9 @@ _STAGES = {
 class Progress:
     """Counts of a launch, and where its running trials are. Nothing in here may fail a sweep."""
 
-    def __init__(self, console: Console, total: int, already_done: int, slots: int) -> None:
+    def __init__(self, console: Console, total: int, already_done: int) -> None:
         self.console = console
-        self.total, self.already_done, self.slots = total, already_done, slots
+        self.total, self.already_done = total, already_done
         self.completed: list[Mapping[str, Any]] = []
         self.failed: list[Mapping[str, Any]] = []
         self._running: dict[str, tuple[TrialSpec, str, int, int]] = {}

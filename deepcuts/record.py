@@ -69,6 +69,12 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine() or "cpu"
 
 
+def gpu_memory() -> Row:
+    """The most that the trial has had of the GPU's memory, and all that there is."""
+    free, whole = torch.cuda.mem_get_info()
+    return {"peak_gpu_bytes": torch.cuda.max_memory_allocated(), "gpu_bytes": whole}
+
+
 def sizes(network: Network, material: Material, names: list[str], trial: TrialSpec, bench: Bench) -> Row:
     counts = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     training = trial.retrain or trial.dense.finetune

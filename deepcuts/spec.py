@@ -123,11 +123,14 @@ class ScoreSpec(Frozen):
         return CRITERIA[self.criterion].data if self.criterion else "none"
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What enters the ids that follow: the fields that differ from their defaults, and the network's id."""
+        return _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+
+    @cached_property
     def score_id(self) -> str | None:
         """None where nothing is scored."""
-        if self.criterion is None:
-            return None
-        return _digest("score", _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id})
+        return None if self.criterion is None else _digest("score", self.settings)
 
     @cached_property
     def pass_id(self) -> str:
@@ -161,8 +164,7 @@ class TrialSpec(Frozen):
 
     @cached_property
     def trial_id(self) -> str:
-        fields = _changed(self, leave_out={"score"})
-        fields["score"] = _changed(self.score, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+        fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
         if self.score.criterion is not None:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
         for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,10 +104,12 @@ def _same_commits(meta: Mapping[str, Any], commits: Mapping[str, str | None], ke
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one criterion, the batches they come from, and whether they were there already."""
+    """The scores of one criterion, the batches they come from, how many examples of a batch were run at once (None:
+    not known, or no batches), and whether they were there already."""
 
     scores: dict[str, Tensor]
     batches: int
+    micro_batch: int | None
     cached: bool
     seconds: float
 
@@ -131,7 +133,7 @@ def find_scores(
         meta = bench.store.artifact("scores", spec.score_id)
         if meta is not None:
             loaded = tensors.load_artifact(bench.store, "scores", spec.score_id, "scores.safetensors")
-            return Scored(loaded, meta["batches"], True, 0.0)
+            return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
     began = time.monotonic()
     wanted = _served(spec, bench)
 
@@ -149,12 +151,13 @@ def find_scores(
         bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
     )
-    seconds = time.monotonic() - began
+    made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
     if spec.data != "none":
+        made = replace(made, micro_batch=bench.bound(spec.micro_batch, spec.batch_size) or spec.batch_size)
         for criterion, partner in wanted.items():
-            _publish_scores(bench.store, partner, scores[criterion], used, seconds)
+            _publish_scores(bench.store, partner, replace(made, scores=scores[criterion]))
         bench.checkpoint(spec.pass_id).remove()
-    return Scored(scores[spec.criterion], used, False, seconds)
+    return made
 
 
 def _served(spec: ScoreSpec, bench: Bench) -> dict[str, ScoreSpec]:
@@ -198,16 +201,17 @@ def _scoring_batches(
         yield [tokens.batch(part) for part in micro_batches(examples, micro_batch)]
 
 
-def _publish_scores(store: Store, spec: ScoreSpec, scores: Mapping[str, Tensor], used: int, seconds: float) -> None:
+def _publish_scores(store: Store, spec: ScoreSpec, made: Scored) -> None:
     assert spec.score_id is not None
     settings = spec.model_dump(mode="json", exclude={"dense"})
     about = {
         "score_id": spec.score_id,
         "dense_id": spec.dense.dense_id,
         "spec": settings,
-        "batches": used,
-        "seconds": seconds,
+        "batches": made.batches,
+        "micro_batch": made.micro_batch,
+        "seconds": made.seconds,
         "torch": torch.__version__,
     }
     with store.new_artifact("scores", spec.score_id, about) as folder:
-        tensors.save(folder / "scores.safetensors", scores)
+        tensors.save(folder / "scores.safetensors", made.scores)

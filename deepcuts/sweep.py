@@ -7,46 +7,28 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from deepcuts.beats import Beat, Watch, request_stop, withdraw_stop
-from deepcuts.curves import STAGES
+from deepcuts.beats import Watch, new_launch, request_stop, withdraw_stop
 from deepcuts.grid import labels
-from deepcuts.plan import Plan, Queue, partners, snapshots
+from deepcuts.order import Queue
+from deepcuts.plan import Plan
 from deepcuts.progress import Progress
-from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
+from deepcuts.worker import Handed, Work, hand, pipeline, work
+
+__all__ = ["Handed", "Outcome", "Work", "hand", "new_launch", "pipeline", "run_plan"]
 
 LOOK_SECONDS = 5.0
-REPORT_SECONDS = 1.0
-SHOWN = ("status", "metric", *STAGES, "sparsity", "total_seconds", "error", "error_stage")
-WAITS_SECONDS = (1, 2, 4, 8, 16, 30)
-
-# A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
-Work = Callable[["Handed", TrialSpec, Store, Beat], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Handed:
-    """What every worker is handed once: the trials by id, what they share, and how to run them."""
-
-    trials: Mapping[str, TrialSpec]
-    wanted: Sequence[TrialSpec]
-    sweep: str
-    store_uri: str
-    launch: str
-    threads: int
-    keep_models: bool
-    checkpoint_minutes: float
-    work: Work
 
 
 @dataclass
@@ -73,14 +55,13 @@ def run_plan(
     outcome = Outcome()
     if not plan.to_run:
         return outcome
-    queue = Queue(list(plan.to_run), set(plan.dense_there), set(plan.scores_there), limit=max_concurrent)
-    queue.again = plan.again
+    queue = Queue(plan.to_run, plan.dense_there, plan.scores_there, max_concurrent, plan.again)
     searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
     listener = _Listener(queue, handed, store, progress, outcome)
-    trainable = tune.with_resources(tune.with_parameters(_work, handed=handed), {"cpu": handed.threads, "gpu": gpus})
+    trainable = tune.with_parameters(work, handed=[ray.put(handed)])
     folder = tempfile.mkdtemp(prefix="deepcuts-tune-")
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trainable, {"cpu": handed.threads, "gpu": gpus}),
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.to_run), reuse_actors=True),
         run_config=tune.RunConfig(
             name=handed.launch,
@@ -122,7 +103,7 @@ class _Searcher(_Unsaved, Searcher):
             self._look()
         trial = self.queue.next()
         if trial is None:
-            return None if self.queue.pending else str(Searcher.FINISHED)
+            return None if len(self.queue) else str(Searcher.FINISHED)
         self.ids[trial_id] = trial.trial_id
         self.progress.started(trial)
         return {"trial_id": trial.trial_id, **labels(trial)}
@@ -232,60 +213,3 @@ def _signals(
             signal.signal(number, handler)
         with suppress(OSError):  # a request left behind asks a launch that is over
             withdraw_stop(store, launch)
-
-
-def _work(config: dict[str, Any], handed: Handed) -> None:
-    """One Tune trial, in its worker: reports how far it is and, at the end, the row that it published."""
-    trial = handed.trials[config["trial_id"]]
-    store = Store(handed.store_uri)
-    _wait_for(store)
-    stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
-    with Beat(store, trial.trial_id, handed.launch, stages) as beat:
-        row = handed.work(handed, trial, store, beat)
-    tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})
-
-
-def _wait_for(store: Store) -> None:
-    """Give a store that is away for a while time to come back: a retry at once would be in vain. Raises OSError."""
-    for seconds in (*WAITS_SECONDS, None):
-        try:
-            return store.probe()
-        except ValueError as error:
-            if seconds is None:
-                raise OSError(str(error)) from None
-            time.sleep(seconds)
-
-
-def pipeline(handed: Handed, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
-    """The real work of a trial; an empty row when it was asked to stop and has saved."""
-    from deepcuts.bench import Bench
-    from deepcuts.checkpoint import Interrupted
-    from deepcuts.trial import run_trial
-
-    told: dict[str, Any] = {"stage": "", "at": 0.0}
-
-    def on_progress(stage: str, epoch: int, step: int) -> None:
-        beat.tell(stage, epoch, step)
-        told["step"] = step
-        if stage != told["stage"] or time.monotonic() - told["at"] > REPORT_SECONDS:
-            told.update(stage=stage, at=time.monotonic())
-            tune.report({"stage": stage, "epoch": epoch, "step": step})
-
-    def on_metrics(stage: str, epoch: int, values: Mapping[str, Mapping[str, float]]) -> None:
-        named = {f"{stage}/{split}/{name}": value for split, of in values.items() for name, value in of.items()}
-        tune.report({"stage": stage, "epoch": epoch, "step": told.get("step", 0), **named})
-
-    bench = Bench(
-        store,
-        handed.threads,
-        checkpoint_minutes=handed.checkpoint_minutes,
-        snapshots=snapshots(trial, handed.wanted),
-        partners=partners(trial, handed.wanted),
-        on_progress=on_progress,
-        on_metrics=on_metrics,
-        stop=beat.stopping,
-    )
-    try:
-        return run_trial(trial, handed.sweep, bench, handed.keep_models)
-    except Interrupted:
-        return {}

@@ -46,9 +46,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: dense_id score_id
         bool: dense_cached score_cached
         float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds
-        int: peak_gpu_bytes
+        int: peak_gpu_bytes gpu_bytes
         string: precision
-        int: micro_batch examples_truncated
+        int: micro_batch score_micro_batch examples_truncated
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec

@@ -63,9 +63,10 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Bench, keep_model: bool = Fal
     """
     if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
         bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
-    account = Account(record.identity(trial, sweep), [], [])
+    identity, before = record.identity(trial, sweep), Row()
     began = time.monotonic()
     while True:
+        account = Account(dict(identity), [], [])
         try:
             _run(trial, bench, account, keep_model)
         except torch.OutOfMemoryError as error:
@@ -73,8 +74,7 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Bench, keep_model: bool = Fal
             if smaller is None:
                 _fail(account, error)
             else:
-                bench = smaller
-                account = Account(record.identity(trial, sweep), [], [])
+                bench, before = smaller, _own(account.row, before)
                 torch.cuda.empty_cache()
                 continue
         except (OSError, Interrupted):
@@ -82,6 +82,7 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Bench, keep_model: bool = Fal
         except Exception as error:
             _fail(account, error)
         break
+    _own(account.row, before)
     account.row |= {"total_seconds": time.monotonic() - began, "finished_at": datetime.now(UTC)}
     _publish(trial, account, bench)
     return account.row
@@ -92,6 +93,14 @@ def _halved(trial: TrialSpec, bench: Bench) -> Bench | None:
     settings = (trial.dense.finetune, trial.retrain or trial.dense.finetune, trial.score)
     now = max(bench.bound(each.micro_batch, each.batch_size) or each.batch_size for each in settings)
     return replace(bench, micro_batch=now // 2) if now > 1 else None
+
+
+def _own(row: Row, before: Row) -> Row:
+    """The row, where what it found is what this very trial made in an attempt that ran out of memory later on."""
+    for cached, seconds in (("dense_cached", "finetune_seconds"), ("score_cached", "score_seconds")):
+        if row.get(cached) and before.get(cached) is False:
+            row |= {cached: False, seconds: before[seconds]}
+    return row
 
 
 def _fail(account: Account, error: Exception) -> None:
@@ -134,7 +143,7 @@ def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> 
         if keep_model:
             _keep_weights(trial, bench, network, kept)
     if dense.device == "cuda":
-        account.row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        account.row |= record.gpu_memory()
     account.row["status"] = "completed"
 
 
@@ -154,11 +163,12 @@ def _prune(
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
     account.stage = "score"
-    found = Scored({}, 0, False, 0.0)
+    found = Scored({}, 0, None, False, 0.0)
     if trial.score.criterion is not None:
         bench.on_progress("score", 0, 0)
         found = find_scores(network, material, trial.score, bench, theta_0)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
+    account.row["score_micro_batch"] = found.micro_batch
 
     account.stage = "prune"
     bench.on_progress("prune", 0, 0)

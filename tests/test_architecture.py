@@ -20,20 +20,21 @@ LAYERS = [
     "batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models optimisers overlap plan"
     " sweepfile tensors verdicts vocabulary",
-    "cost data forest grid headlines mask_plots observe schema stats train training_plots webdata",
-    "bench preflight progress scoring upkeep views",
+    "cost counts data forest grid headlines mask_plots observe order schema stats train training_plots webdata",
+    "bench gpushare preflight progress scoring upkeep views",
     "export record sections stages watch",
     "report trial",
-    "publish single sweep trackers",
+    "publish single trackers worker",
+    "sweep",
     "commands",
     "cli",
 ]
 
 # Who may import a heavy package.
 OWNERS = {
-    "ray": "cluster sweep trackers",
+    "ray": "cluster sweep trackers worker",
     "datasets": "hub",
-    "huggingface_hub": "hub models",
+    "huggingface_hub": "counts hub models",
     "transformers": "models record",
     "matplotlib": "figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
@@ -48,10 +49,11 @@ OWNERS = {
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
-    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost criteria curves data"
-    " density doctor examples figures forest grid headlines mask_plots modelcard modelfolder names output overlap page"
-    " paired pairs plan plots preflight progress publish report resample schema sections single spec stats store"
-    " sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata yamltext"
+    "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost counts criteria"
+    " curves data density doctor examples figures forest gpushare grid headlines mask_plots modelcard modelfolder"
+    " names order output overlap page paired pairs plan plots preflight progress publish report resample schema"
+    " sections single spec stats store sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata"
+    " yamltext"
 )
 
 # Longer than they should be, to be split.

@@ -229,6 +229,13 @@ def test_a_plan_says_what_is_wanted_and_writes_nothing(capsys, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_run_that_is_to_print_json_is_told_how_to_have_it(capsys, tmp_path):
+    code, out, err = run(capsys, "run", write(tmp_path, TOY), "--json")
+    assert (code, out) == (cli.BAD_INPUT, "")
+    assert "--json prints a plan: give --dry-run with it" in err
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_plan_knows_what_is_done_and_what_failed(capsys, tmp_path):
     path, store = write(tmp_path, TOY), Store("results")
     ids = [row["trial_id"] for row in json.loads(run(capsys, "plan", path, "--json")[1])]

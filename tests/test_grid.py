@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from specs import sweep
 
+from deepcuts import spec
 from deepcuts.grid import describe
 
 
@@ -85,3 +88,20 @@ def test_a_trial_in_a_few_words():
     words = [describe(trial) for trial in sweep(compressions=[1, 3.5]).trials()]
     assert words == ["toy Dense seed 0", "toy Unpruned seed 0", "toy LayerMagWeight 3.5x seed 0"]
     assert describe(sweep(sparsities=[0.5]).trials()[-1]) == "toy LayerMagWeight 0.5 seed 0"
+
+
+def test_each_id_of_a_sweep_is_computed_once(monkeypatch):
+    made: Counter[str] = Counter()
+    digest = spec._digest
+    monkeypatch.setattr(spec, "_digest", lambda stage, fields: made.update([stage]) or digest(stage, fields))
+    names = ["LayerMagWeight", "LayerSNIP", "GlobalSNIP", "RowSNIP+shuffle", "LayerGradCAM"]
+    some = sweep(strategies=names, compressions=[2, 3, 4, 5], seeds=[0, 1, 2])
+    trials = some.trials()
+    assert len(trials) == 3 * (1 + 5 * 4)
+    assert [trial.trial_id for trial in trials] == [trial.trial_id for trial in some.trials()]
+    assert some.repeated() == []
+    for trial in trials:
+        assert (trial.score.score_id is None) == (trial.strategy == "Dense")
+        assert trial.score.pass_id
+    scores = 3 * 3  # MagWeight, SNIP and GradCAM of each seed
+    assert made == {"dense": 3, "trial": len(trials), "score": scores + scores + 3}  # ids of passes too, Dense's among

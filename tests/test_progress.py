@@ -17,7 +17,7 @@ ROW = DONE | {"total_seconds": 75.2}
 
 def made(total=4, done=1, terminal=False):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200, soft_wrap=True, color_system=None)
-    return Progress(console, total, done, 1), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
+    return Progress(console, total, done), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
 
 
 def lines(board):

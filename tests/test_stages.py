@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toytrials import STEPS, TASK, TRAINING, bench, dense, everything, rows, theta_1, trial
+from toytrials import SCORING, STEPS, TASK, TRAINING, bench, dense, everything, rows, theta_1, trial
 
 from deepcuts import toy
-from deepcuts.bench import load_material, load_network
+from deepcuts.bench import load_material, load_network, set_weights, weights_of
 from deepcuts.data import Split
 from deepcuts.metrics import UndefinedMetric
 from deepcuts.spec import Scoring, Training, TrialSpec
@@ -204,6 +204,43 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(
     row = run_trial(trial("LayerMagGrad"), "test", bench(store))
     assert (row["status"], row["micro_batch"]) == ("completed", 4)
     assert run_trial(trial("LayerSNIP"), "test", bench(store))["micro_batch"] == 16
+
+
+@pytest.mark.parametrize("where", ["deepcuts.scoring._add_batch", "deepcuts.trial.fit"])
+def test_what_a_trial_made_before_memory_ran_out_is_its_own(
+    where: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = where.rpartition(".")
+    function = getattr(__import__(module, fromlist=[name]), name)
+    refusals = iter([True])
+
+    def stingy(*arguments: Any, **named: Any) -> Any:
+        if next(refusals, False):
+            raise torch.OutOfMemoryError("too much")
+        return function(*arguments, **named)
+
+    monkeypatch.setattr(where, stingy)
+    scoring = SCORING.model_copy(update={"batch_size": 32})  # twice that of training, which is not halved
+    row = run_trial(trial("LayerMagGrad", scoring=scoring), "test", bench(store))
+    in_scoring = "scoring" in where
+    assert (row["micro_batch"], row["score_micro_batch"]) == (16, 16 if in_scoring else 32)
+    assert (row["dense_cached"], row["score_cached"]) == (False, False)
+    assert row["finetune_seconds"] > 0
+    assert row["score_seconds"] > 0
+    assert row["started_at"] < row["finished_at"]
+    other = run_trial(trial("LayerMagGrad", scoring=scoring, sparsity=0.9), "test", bench(store))
+    assert (other["dense_cached"], other["score_cached"], other["finetune_seconds"]) == (True, True, 0)
+    assert other["score_micro_batch"] == row["score_micro_batch"]  # of the scores that it took
+
+
+def test_weights_of_other_shapes_are_refused_and_change_nothing() -> None:
+    network = load_network(dense())
+    before, wrong = weights_of(network), weights_of(network)
+    first, *_, last = wrong
+    wrong |= {first: wrong[first] + 1, last: torch.zeros(1)}  # which a copy would stretch
+    with pytest.raises(ValueError, match=f"{last!r} has shape \\(1,\\) and the network's"):
+        set_weights(network, wrong)
+    assert all(torch.equal(weights, before[name]) for name, weights in weights_of(network).items())
 
 
 def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

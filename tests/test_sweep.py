@@ -13,7 +13,6 @@ import ray
 from rich.console import Console
 
 from deepcuts import cluster, sweep
-from deepcuts.beats import new_launch
 from deepcuts.grid import SweepSpec
 from deepcuts.plan import make_plan
 from deepcuts.preflight import prepare
@@ -56,18 +55,8 @@ def launch(
     spec: SweepSpec, store: Store, work: sweep.Work, gpus: float = 0, retry_failed: bool = False, **options: Any
 ) -> sweep.Outcome:
     plan = make_plan(spec.trials(), store, retry_failed)
-    handed = sweep.Handed(
-        trials={trial.trial_id: trial for trial in plan.to_run},
-        wanted=plan.wanted,
-        sweep=spec.name,
-        store_uri=store.root,
-        launch=new_launch(),
-        threads=1,
-        keep_models=False,
-        checkpoint_minutes=5,
-        work=work,
-    )
-    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done), 4)
+    handed = sweep.hand(plan, spec.file, store, 1, work)
+    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done))
     with progress:
         return sweep.run_plan(plan, handed, store, progress, gpus=gpus, **options)
 
@@ -102,7 +91,7 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
     handed = sweep.Handed(
         {t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while
     )
-    sweep.run_plan(plan, handed, store, Progress(Console(quiet=True), 8, 0, 4), gpus=1)
+    sweep.run_plan(plan, handed, store, Progress(Console(quiet=True), 8, 0), gpus=1)
     notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
     assert len(notes) == 8
     assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
@@ -120,6 +109,25 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
         cluster.choose_cpus(None, 5)
     assert cluster.choose_cpus(None, 0.5) == 4
     assert cluster.gpus_of_cluster() == 4
+
+
+def count_own_trials(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes the how many-th it is of those that were given this very copy of what is handed."""
+    seen: Any = handed.__dict__.setdefault("seen", [])
+    seen.append(trial.trial_id)
+    assert handed.shared.partners(trial) == ()
+    store.write_json(f"notes/{trial.trial_id}.json", {"pid": os.getpid(), "count": len(seen)})
+    return write_row(store, trial)
+
+
+def test_a_worker_unpacks_what_it_is_handed_once_for_all_its_trials(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(seeds=list(range(6))), Store(str(tmp_path))
+    launch(spec, store, count_own_trials)
+    notes = [store.read_json(f"notes/{name}") or {} for name in store.names("notes", ".json")]
+    assert len(notes) == 12
+    workers = {note["pid"] for note in notes}
+    assert len(workers) < 12
+    assert sum(max(note["count"] for note in notes if note["pid"] == pid) for pid in workers) == 12
 
 
 def die_once(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:

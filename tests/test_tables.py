@@ -20,7 +20,8 @@ COLUMNS = {
         " error traceback metric dense_id score_id precision host device deepcuts torch transformers git_commit spec",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds",
-        "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes micro_batch examples_truncated",
+        "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
+        " score_micro_batch examples_truncated",
         "bool": "dense_cached score_cached",
         TIME: "started_at finished_at",
     },
@@ -48,8 +49,9 @@ TRIALS = (
     "trial_id sweep model dataset strategy criterion scope control compression sparsity_asked rewind seed status"
     " failure error_stage error traceback metric dense pruned rewound retrained parameters prunable kept"
     " compression_achieved sparsity flops flops_nonzero dense_id score_id dense_cached score_cached finetune_seconds"
-    " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes precision micro_batch"
-    " examples_truncated host device started_at finished_at deepcuts torch transformers git_commit spec"
+    " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes gpu_bytes precision micro_batch"
+    " score_micro_batch examples_truncated host device started_at finished_at deepcuts torch transformers git_commit"
+    " spec"
 )
 
 
@@ -100,6 +102,17 @@ def test_null_columns_beside_text_and_numbers_keep_their_type_for_every_reader(t
     assert (str(names["error"]), str(names["seed"]), str(names["dense"])) == ("VARCHAR", "BIGINT", "DOUBLE")
     assert str(names["finished_at"]) == "TIMESTAMP WITH TIME ZONE"
     assert duckdb.sql(f"select count(error), count(*) from '{tmp_path}/trials/*.parquet'").fetchall() == [(1, 2)]
+
+
+def test_rows_of_an_older_version_lack_what_it_did_not_record(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("trials", "new", [whole_row() | {"trial_id": "new"}])
+    store.write("trials", "old", [whole_row() | {"trial_id": "old"}])
+    path = tmp_path / "trials/old.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["gpu_bytes"]), path)
+    read = store.read("trials", ["trial_id", "gpu_bytes", "peak_gpu_bytes"])
+    assert read.damaged == {}
+    assert [tuple(row.values()) for row in read.table.to_pylist()] == [("new", 3, 3), ("old", None, 3)]
 
 
 def test_a_row_comes_back_as_it_was_written(tmp_path):
