@@ -153,9 +153,11 @@ class Store:
     def _scan(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
     ) -> pa.Table:
-        data = ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=self.filesystem)
-        names = list(columns or SCHEMAS[table].names)
-        content = data.to_table(columns=list(dict.fromkeys([*names, "trial_id"])), filter=where)
+        schema, names = SCHEMAS[table], list(columns or SCHEMAS[table].names)
+        read = list(dict.fromkeys([*names, "trial_id"]))
+        if where is None:  # each file is matched with every field of the schema
+            schema = pa.schema([field for field in schema if field.name in read])
+        content = ds.dataset(paths, schema, format="parquet", filesystem=self.filesystem).to_table(read, where)
         if content["trial_id"].null_count:
             raise pa.ArrowInvalid(f"rows without a trial_id: no file of the table {table}")
         return content.select(names)
