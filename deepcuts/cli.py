@@ -187,6 +187,9 @@ def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
         _compare_arguments(verb)
     if name == "iou":
         verb.add_argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these")
+        verb.add_argument(
+            "--common", action="store_true", help="of different models, the tensors that all of them have"
+        )
         verb.add_argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer")
 
 

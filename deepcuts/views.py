@@ -160,24 +160,15 @@ def iou(args: argparse.Namespace) -> int:
     frame = _trials(args, store)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
-    made = overlap(store, chosen, by_kind=args.by_kind)
+    made = overlap(store, chosen, args.common, args.by_kind)
     damaged = frame.attrs["damaged"] | made.attrs["damaged"]
     if args.json:
         print_json(made)
         return _code(damaged)
-    from deepcuts.density import density
-    from deepcuts.figures import save
-    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
     from deepcuts.pairs import decompose
 
-    out = Path(args.output or "iou.png")
-    names = [out, *(out.with_name(f"{out.stem}-{name}{out.suffix}") for name in ("layers", "density"))]
     whole = made[made["layer"].isna()]
-    kept = density(store, sorted(set(whole["trial_a"]) | set(whole["trial_b"])))
-    for figure, path in zip(
-        (plot_overlap(made, frame), plot_layers(made), plot_density(kept, frame)), names, strict=True
-    ):
-        save(figure, path)
+    names = _save_masks(store, frame, made, Path(args.output or "iou.png"))
     if len(whole) <= MOST_ROWS:
         print_records(whole.drop(columns="layer"))
     else:
@@ -186,6 +177,22 @@ def iou(args: argparse.Namespace) -> int:
     print_records(decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}")
     return _code(damaged)
+
+
+def _save_masks(store: Store, trials: pd.DataFrame, overlap: pd.DataFrame, out: Path) -> list[Path]:
+    """Draw overlap, and where the weights of its trials went; the files."""
+    from deepcuts.dead_plots import plot_dead
+    from deepcuts.density import density
+    from deepcuts.figures import save
+    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
+
+    kept = density(store, sorted(set(overlap["trial_a"]) | set(overlap["trial_b"])))
+    figures = {"": plot_overlap(overlap, trials), "-layers": plot_layers(overlap)}
+    figures |= {"-density": plot_density(kept, trials), "-dead": plot_dead(kept, trials)}
+    names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
+    for figure, path in zip(figures.values(), names, strict=True):
+        save(figure, path)
+    return names
 
 
 def compare(args: argparse.Namespace) -> int:
