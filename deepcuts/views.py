@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from deepcuts import analysis
 from deepcuts.beats import Watch
-from deepcuts.names import find_id, nearest
+from deepcuts.names import find_id
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, say_damaged, shown
-from deepcuts.store import SCHEMAS, Store
+from deepcuts.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 15
 
 # What the frames below are made of. A file of one trial is read twice as fast as with all of its columns.
-_NEEDED = (
+NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
 )
@@ -28,33 +28,13 @@ _NEEDED = (
 
 def _trials(args: argparse.Namespace, store: Store) -> pd.DataFrame:
     """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
-    renamed = {"trial": "trial_id", "sparsity": "sparsity_asked"}
-    known = SCHEMAS["trials"].names
-    for key in args.only:
-        if renamed.get(key, key) not in known:
-            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
-    columns = dict.fromkeys([*_NEEDED, *(renamed.get(key, key) for key in args.only)])
+    columns = dict.fromkeys([*NEEDED, *analysis.columns_of(args.only)])
     frame = analysis.trials(store, list(columns), **({"sweep": args.sweep} if args.sweep else {}))
-    damaged = frame.attrs["damaged"]
     if frame.empty:
-        say_damaged(damaged)
+        say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
         raise ValueError(f"store {args.store_uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
-    for key, value in args.only.items():
-        column = renamed.get(key, key)
-        there = sorted({str(each) for each in frame[column].dropna()})
-        frame = frame[[_same(each, value) for each in frame[column]]]
-        if frame.empty:
-            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
-    frame.attrs["damaged"] = damaged
-    return frame
-
-
-def _same(value: object, text: str) -> bool:
-    try:
-        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
-    except ValueError:
-        return False
+    return analysis.narrowed(frame, args.only)
 
 
 def _code(damaged: Mapping[str, str]) -> int:
