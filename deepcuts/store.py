@@ -175,9 +175,15 @@ class Store:
 
     def statuses(self) -> dict[str, str]:
         """Trial id to completed or failed, for every trial that has a readable row."""
-        rows = self.read("trials", ["trial_id", "status", "failure"]).table.to_pylist()
+        return self.read_statuses()[0]
+
+    def read_statuses(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The statuses, and the damaged files of `trials` (path to reason)."""
+        read = self.read("trials", ["trial_id", "status", "failure"])
+        rows = read.table.to_pylist()
         rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
-        return {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
+        found = {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
+        return found, read.damaged
 
     # Artifacts
 

@@ -45,7 +45,7 @@ def status(args: argparse.Namespace) -> int:
     """How far every sweep of a store is."""
     store = Store(args.store_uri)
     read = store.read("sweeps", ["sweep", "trial_id"])
-    statuses = store.statuses()
+    statuses, damaged = store.read_statuses()
     running = Watch(store, "").busy()
     wanted: dict[str, list[str]] = {}
     for row in read.table.to_pylist():
@@ -57,7 +57,7 @@ def status(args: argparse.Namespace) -> int:
         print_records(rows)
     else:
         print(f"store {store.uri} holds no sweep yet")
-    return INCOMPLETE if say_damaged(store.read("trials", ["trial_id"]).damaged | read.damaged) else DONE
+    return INCOMPLETE if say_damaged(damaged | read.damaged) else DONE
 
 
 def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
