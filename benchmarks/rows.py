@@ -25,6 +25,7 @@ from deepcuts.checklist import checklist
 from deepcuts.criteria import CRITERIA
 from deepcuts.curves import best_epoch, curves, table
 from deepcuts.store import Store, encode
+from deepcuts.views import NEEDED
 
 SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
 
@@ -77,6 +78,8 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
 
 
 def report(store: Store) -> None:
+    timed("statuses", store.statuses)
+    timed("table of the columns that it needs", lambda: table(analysis.trials(store, list(NEEDED))))
     trials = timed("trials", lambda: analysis.trials(store))
     timed("trials of a dataset, three columns", lambda: analysis.trials(store, ["strategy", "seed"], dataset="cola"))
     metrics = timed("metrics", lambda: analysis.metrics(store))

@@ -5,7 +5,7 @@ Every frame names in `.attrs["damaged"]` the files that could not be read (path 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pandas as pd
@@ -14,6 +14,9 @@ import pyarrow.dataset as ds
 
 from deepcuts.names import nearest
 from deepcuts.store import SCHEMAS, Read, Store
+
+# What a person may call a column of `trials`.
+_RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
 
 Value = str | int | float | bool | None
 
@@ -41,6 +44,34 @@ def masks(store: Store, columns: Sequence[str] | None = None, **filters: Value |
     """One pruned tensor a row, without its `bits` unless `columns` names them. Filters as in `trials`."""
     light = [name for name in SCHEMAS["masks"].names if name != "bits"]
     return _frame(store, "masks", columns or light, _expression("masks", filters))
+
+
+def columns_of(only: Mapping[str, str]) -> list[str]:
+    """The columns of `trials` that a person names. Raises ValueError for one that is not there, naming the nearest."""
+    known = SCHEMAS["trials"].names
+    for key in only:
+        if _RENAMED.get(key, key) not in known:
+            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+    return [_RENAMED.get(key, key) for key in only]
+
+
+def narrowed(trials: pd.DataFrame, only: Mapping[str, str]) -> pd.DataFrame:
+    """The trials whose columns have these values, given as text. Raises ValueError where none is left."""
+    frame = trials
+    for (key, value), column in zip(only.items(), columns_of(only), strict=True):
+        there = sorted({str(each) for each in frame[column].dropna()})
+        frame = frame[[_same(each, value) for each in frame[column]]]
+        if frame.empty:
+            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
+    frame.attrs["damaged"] = trials.attrs.get("damaged", {})
+    return frame
+
+
+def _same(value: object, text: str) -> bool:
+    try:
+        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
+    except ValueError:
+        return False
 
 
 def _listed(value: Value | Sequence[Value]) -> list[Value]:

@@ -148,7 +148,6 @@ def _publish_arguments(verb: argparse.ArgumentParser, name: str) -> None:
         verb.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
     if name == "report":
         verb.add_argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page")
-        verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
         verb.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared with")
     if name == "export":
         verb.add_argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
@@ -167,7 +166,7 @@ def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
     if name == "query":
         verb.add_argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"')
         verb.add_argument("--csv", action="store_true", help="print CSV")
-    if name in ("table", "curves", "iou", "compare"):
+    if name in ("table", "curves", "iou", "compare", "report"):
         verb.add_argument("--sweep", metavar="NAME", help="just the trials that this sweep wants")
         verb.add_argument(
             "--only", type=_pairs, default={}, metavar="KEY=VALUE,...", help="just trials with dataset=stsb,seed=0"
@@ -189,6 +188,9 @@ def _view_arguments(verb: argparse.ArgumentParser, name: str) -> None:
         _compare_arguments(verb)
     if name == "iou":
         verb.add_argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these")
+        verb.add_argument(
+            "--common", action="store_true", help="of different models, the tensors that all of them have"
+        )
         verb.add_argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer")
 
 

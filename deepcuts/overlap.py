@@ -170,7 +170,7 @@ def _check_models(store: Store, ids: Sequence[str]) -> None:
     if len(models) > 1:
         raise ValueError(
             f"masks of different models cannot be compared: {', '.join(models)}; choose trials of one model,"
-            " or ask for the tensors that they have in common"
+            " or the tensors that they have in common (--common)"
         )
 
 
@@ -183,7 +183,7 @@ def _tensors(masks: Masks, ids: Sequence[str], common: bool) -> list[Tensor]:
             layer, parameter, size = min(odd)
             raise ValueError(
                 f"the masks of {ids[0]!r} and {trial_id!r} cannot be compared: only one of them has {layer}."
-                f"{parameter} with {size:,} weights; ask for the tensors that they have in common"
+                f"{parameter} with {size:,} weights; ask for the tensors that they have in common (--common)"
             )
         shared = shared & set(masks.places[trial_id])
     if not shared:

@@ -28,7 +28,7 @@ def report(args: argparse.Namespace) -> int:
     out = Path(args.output)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline)
+    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline, args.only)
     out.write_text(text, "utf-8")
     print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
     return INCOMPLETE if say_damaged(damaged) else DONE

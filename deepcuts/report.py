@@ -36,16 +36,21 @@ class Gathered:
         self.notes.setdefault(place, []).append(f"{label}: {reason}" if label else str(reason))
 
 
-def report(store: Store, sweep: str | None = None, baseline: str | None = None) -> tuple[str, dict[str, str]]:
-    """The page, and the damaged files that it could not be made of (path to reason).
+def report(
+    store: Store, sweep: str | None = None, baseline: str | None = None, only: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, str]]:
+    """The page, and the damaged files that it could not be made of (path to reason). `only` names columns of `trials`
+    and the value to keep, as text.
 
-    Raises ValueError for an empty store, an unknown sweep, and a baseline that nobody ran.
+    Raises ValueError for an empty store, an unknown sweep or column, where no trial is left, and for a baseline that
+    nobody ran.
     """
     trials = analysis.trials(store, **({"sweep": sweep} if sweep else {}))
     damaged = dict(trials.attrs["damaged"])
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
+    trials = analysis.narrowed(trials, only or {})
     if baseline is not None and baseline not in set(trials["strategy"]):
         known = ", ".join(sorted(trials["strategy"].dropna().unique()))
         raise ValueError(f"--baseline {baseline!r}: no trial has this strategy; the store has {known}")
@@ -110,7 +115,17 @@ def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str)
     gathered.shared += records(shared.assign(dataset=shared["dataset"].fillna("all"), label=label))
     pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(["Dense", "Unpruned"])).sum())
     if pruned > len(data["trials"]):
-        gathered.note("overlap", label, f"the masks of {len(data['trials'])} of {pruned:,} trials are compared here")
+        gathered.note("overlap", label, _left_out(len(data["trials"]), pruned, store))
+
+
+def _left_out(shown: int, pruned: int, store: Store) -> str:
+    """Which masks the page compares where it cannot hold all pairs, and how to see the others."""
+    uri = shlex.quote(store.uri)
+    return (
+        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every strategy first, the most"
+        " pruned ones before the others, from all datasets in turn. For others make a page of fewer trials, as in"
+        f" deepcuts report {uri} --only dataset=NAME, or compare some: deepcuts iou {uri} --trials ID ID."
+    )
 
 
 def _page(store: Store, sweep: str | None, gathered: Gathered) -> str:

@@ -153,9 +153,11 @@ class Store:
     def _scan(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
     ) -> pa.Table:
-        data = ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=self.filesystem)
-        names = list(columns or SCHEMAS[table].names)
-        content = data.to_table(columns=list(dict.fromkeys([*names, "trial_id"])), filter=where)
+        schema, names = SCHEMAS[table], list(columns or SCHEMAS[table].names)
+        read = list(dict.fromkeys([*names, "trial_id"]))
+        if where is None:  # each file is matched with every field of the schema
+            schema = pa.schema([field for field in schema if field.name in read])
+        content = ds.dataset(paths, schema, format="parquet", filesystem=self.filesystem).to_table(read, where)
         if content["trial_id"].null_count:
             raise pa.ArrowInvalid(f"rows without a trial_id: no file of the table {table}")
         return content.select(names)
@@ -173,9 +175,15 @@ class Store:
 
     def statuses(self) -> dict[str, str]:
         """Trial id to completed or failed, for every trial that has a readable row."""
-        rows = self.read("trials", ["trial_id", "status", "failure"]).table.to_pylist()
+        return self.read_statuses()[0]
+
+    def read_statuses(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The statuses, and the damaged files of `trials` (path to reason)."""
+        read = self.read("trials", ["trial_id", "status", "failure"])
+        rows = read.table.to_pylist()
         rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
-        return {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
+        found = {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
+        return found, read.damaged
 
     # Artifacts
 

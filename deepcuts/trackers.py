@@ -37,7 +37,7 @@ def callbacks(names: Sequence[str], sweep: str, store: Store, say: Say) -> list[
 
 
 def _mlflow(sweep: str) -> tune.Callback:
-    """Where it logs to is MLflow's own setting: MLFLOW_TRACKING_URI."""
+    """Where it logs to is MLflow's own setting: MLFLOW_TRACKING_URI (a plain folder: MLFLOW_ALLOW_FILE_STORE too)."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     return MLflowLoggerCallback(experiment_name=sweep)

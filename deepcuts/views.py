@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from deepcuts import analysis
 from deepcuts.beats import Watch
-from deepcuts.names import find_id, nearest
+from deepcuts.names import find_id
 from deepcuts.output import DONE, INCOMPLETE, print_json, print_records, say_damaged, shown
-from deepcuts.store import SCHEMAS, Store
+from deepcuts.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 15
 
 # What the frames below are made of. A file of one trial is read twice as fast as with all of its columns.
-_NEEDED = (
+NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
 )
@@ -28,33 +28,13 @@ _NEEDED = (
 
 def _trials(args: argparse.Namespace, store: Store) -> pd.DataFrame:
     """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
-    renamed = {"trial": "trial_id", "sparsity": "sparsity_asked"}
-    known = SCHEMAS["trials"].names
-    for key in args.only:
-        if renamed.get(key, key) not in known:
-            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
-    columns = dict.fromkeys([*_NEEDED, *(renamed.get(key, key) for key in args.only)])
+    columns = dict.fromkeys([*NEEDED, *analysis.columns_of(args.only)])
     frame = analysis.trials(store, list(columns), **({"sweep": args.sweep} if args.sweep else {}))
-    damaged = frame.attrs["damaged"]
     if frame.empty:
-        say_damaged(damaged)
+        say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
         raise ValueError(f"store {args.store_uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
-    for key, value in args.only.items():
-        column = renamed.get(key, key)
-        there = sorted({str(each) for each in frame[column].dropna()})
-        frame = frame[[_same(each, value) for each in frame[column]]]
-        if frame.empty:
-            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
-    frame.attrs["damaged"] = damaged
-    return frame
-
-
-def _same(value: object, text: str) -> bool:
-    try:
-        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
-    except ValueError:
-        return False
+    return analysis.narrowed(frame, args.only)
 
 
 def _code(damaged: Mapping[str, str]) -> int:
@@ -65,7 +45,7 @@ def status(args: argparse.Namespace) -> int:
     """How far every sweep of a store is."""
     store = Store(args.store_uri)
     read = store.read("sweeps", ["sweep", "trial_id"])
-    statuses = store.statuses()
+    statuses, damaged = store.read_statuses()
     running = Watch(store, "").busy()
     wanted: dict[str, list[str]] = {}
     for row in read.table.to_pylist():
@@ -77,7 +57,7 @@ def status(args: argparse.Namespace) -> int:
         print_records(rows)
     else:
         print(f"store {store.uri} holds no sweep yet")
-    return INCOMPLETE if say_damaged(store.read("trials", ["trial_id"]).damaged | read.damaged) else DONE
+    return INCOMPLETE if say_damaged(damaged | read.damaged) else DONE
 
 
 def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
@@ -160,24 +140,15 @@ def iou(args: argparse.Namespace) -> int:
     frame = _trials(args, store)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
-    made = overlap(store, chosen, by_kind=args.by_kind)
+    made = overlap(store, chosen, args.common, args.by_kind)
     damaged = frame.attrs["damaged"] | made.attrs["damaged"]
     if args.json:
         print_json(made)
         return _code(damaged)
-    from deepcuts.density import density
-    from deepcuts.figures import save
-    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
     from deepcuts.pairs import decompose
 
-    out = Path(args.output or "iou.png")
-    names = [out, *(out.with_name(f"{out.stem}-{name}{out.suffix}") for name in ("layers", "density"))]
     whole = made[made["layer"].isna()]
-    kept = density(store, sorted(set(whole["trial_a"]) | set(whole["trial_b"])))
-    for figure, path in zip(
-        (plot_overlap(made, frame), plot_layers(made), plot_density(kept, frame)), names, strict=True
-    ):
-        save(figure, path)
+    names = _save_masks(store, frame, made, Path(args.output or "iou.png"))
     if len(whole) <= MOST_ROWS:
         print_records(whole.drop(columns="layer"))
     else:
@@ -186,6 +157,22 @@ def iou(args: argparse.Namespace) -> int:
     print_records(decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}")
     return _code(damaged)
+
+
+def _save_masks(store: Store, trials: pd.DataFrame, overlap: pd.DataFrame, out: Path) -> list[Path]:
+    """Draw overlap, and where the weights of its trials went; the files."""
+    from deepcuts.dead_plots import plot_dead
+    from deepcuts.density import density
+    from deepcuts.figures import save
+    from deepcuts.mask_plots import plot_density, plot_layers, plot_overlap
+
+    kept = density(store, sorted(set(overlap["trial_a"]) | set(overlap["trial_b"])))
+    figures = {"": plot_overlap(overlap, trials), "-layers": plot_layers(overlap)}
+    figures |= {"-density": plot_density(kept, trials), "-dead": plot_dead(kept, trials)}
+    names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
+    for figure, path in zip(figures.values(), names, strict=True):
+        save(figure, path)
+    return names
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ LAYERS = [
     "batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models optimisers overlap plan"
     " sweepfile tensors verdicts vocabulary",
-    "cost counts data forest grid headlines mask_plots observe order schema stats train training_plots webdata",
+    "cost counts data dead_plots forest grid headlines mask_plots observe order schema stats train training_plots"
+    " webdata",
     "bench gpushare preflight progress scoring upkeep views",
     "export record sections stages watch",
     "report trial",
@@ -36,7 +37,7 @@ OWNERS = {
     "datasets": "hub",
     "huggingface_hub": "counts hub models",
     "transformers": "models record",
-    "matplotlib": "figures forest mask_plots plots training_plots",
+    "matplotlib": "dead_plots figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
     "pyarrow": "analysis cache compact density doctor examples export overlap store tables",
     "scipy": "intervals paired resample",
@@ -50,10 +51,10 @@ OWNERS = {
 # What answers on a laptop, and at once: none of these loads torch or Ray.
 LIGHT = (
     "analysis beats bits budget cache checklist checkpoint cli commands compact complaints cost counts criteria"
-    " curves data density doctor examples figures forest gpushare grid headlines mask_plots modelcard modelfolder"
-    " names order output overlap page paired pairs plan plots preflight progress publish report resample schema"
-    " sections single spec stats store sweepfile tables tasks toy training_plots upkeep verdicts views watch webdata"
-    " yamltext"
+    " curves data dead_plots density doctor examples figures forest gpushare grid headlines mask_plots modelcard"
+    " modelfolder names order output overlap page paired pairs plan plots preflight progress publish report resample"
+    " schema sections single spec stats store sweepfile tables tasks toy training_plots upkeep verdicts views watch"
+    " webdata yamltext"
 )
 
 # Longer than they should be, to be split.

@@ -57,14 +57,20 @@ def test_a_good_sweep_meets_every_recommendation() -> None:
     [
         (broken(model="toy"), "at least 3 pairs", "0: toys alone"),
         (broken(dataset="cola").drop_duplicates("trial_id"), "at least 3 pairs", "1: cola with tiny"),
-        (broken(compression=4.0), "at least 5 compressions", "1 per dataset"),
+        (broken(compression=4.0), "at least 5 operating points", "1 per dataset"),
         (broken(retrained=0.89), "clearly declines", "no strategy falls below 90% of the dense metric on cola"),
-        (broken(flops=math.nan), "size and operations", "120 of 120 trials lack"),
+        (broken(flops=math.nan), "theoretical speed-up", "120 of 120 trials lack"),
         (broken(dense=math.nan), "the network before pruning", "120 trials have no dense metric"),
         (broken(strategy="LayerSNIP"), "a magnitude baseline", "none: add LayerMagWeight"),
-        (broken(strategy="LayerSNIP"), "a random baseline", "none: add GlobalRandom"),
-        (broken(strategy="LayerSNIP"), "same share of every layer", "LayerSNIP: none"),
-        (broken(strategy="LayerMagWeight"), "before 2010", "none: add LayerFisher"),
+        (broken(strategy="LayerSNIP"), "a random baseline over", "none: add GlobalRandom"),
+        (broken(strategy="LayerSNIP"), "random baseline with the same share of every layer", "LayerSNIP: none"),
+        (broken(strategy="LayerSNIP"), "magnitude baseline with the same share", "none: add LayerMagWeight"),
+        (broken(strategy="GlobalSNIP"), "magnitude baseline with the same share", "GlobalSNIP: none, and there is no"),
+        (broken(metric=None), "the exact models", "trials without a metric"),
+        (broken(retrained=None), "the raw metric", "120 trials have no metric"),
+        (broken(torch=None), "libraries and hardware described", "trials without torch"),
+        (broken(strategy="LayerSNIP"), "every method at every", "3 curves with all points of their dataset"),
+        (broken(strategy="LayerMagWeight"), "before the 2010s", "none: add LayerFisher"),
         (broken(strategy="LayerMagWeight"), "recently published", "none: add RowWanda"),
         (broken(seed=0), "several seeds", "60 of 60 points have one seed"),
         (broken(spec=spec("main")), "found again", "no fixed revision: bert, cola"),
@@ -76,6 +82,23 @@ def test_what_is_missing_is_named_with_what_would_meet_it(trials: pd.DataFrame, 
     row = found[found["item"].str.contains(item)].iloc[0]
     assert not row["met"]
     assert row["why"].startswith(why)
+
+
+def test_a_method_that_lacks_a_point_or_started_elsewhere_is_named() -> None:
+    rows = pd.DataFrame(good())
+    short = checklist(
+        rows[(rows["strategy"] != "LayerFisher") | (rows["compression"] < 32) | (rows["dataset"] != "cola")]
+    )
+    row = short[short["item"].str.startswith("every method")].iloc[0]
+    assert (row["met"], row["why"]) == (False, "LayerFisher has 4 of 5 points on cola (1 such curves)")
+    rows.loc[0, "dense_id"] = "another"
+    row = checklist(rows).set_index("item").loc["all methods start from the same fine-tuned network"]
+    assert (row["met"], row["why"]) == (False, "cola with tiny, seed 0: 2 fine-tuned networks")
+
+
+def test_a_recent_method_comes_with_its_year() -> None:
+    row = checklist(pd.DataFrame(good())).set_index("item").loc["a recently published method"]
+    assert row["why"] == "RowWanda (2023)"
 
 
 def test_other_libraries_or_devices_are_named() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from rows import mask_rows, random_masks, trial, write_trial
 
+from deepcuts.dead_plots import plot_dead
 from deepcuts.density import COLUMNS, density, heads_of
 from deepcuts.mask_plots import plot_density
 from deepcuts.store import Store
@@ -149,3 +151,40 @@ def test_strategies_that_treat_layers_alike_share_a_row_of_panels() -> None:
 def test_nothing_to_plot_is_said() -> None:
     with pytest.raises(ValueError, match="no density to plot"):
         plot_density(pd.DataFrame(columns=COLUMNS), known(("LayerSNIP", 2.0)))
+
+
+def panels(figure: Figure) -> dict[str, dict[str, list[float]]]:
+    """What is drawn, by title of the panel: strategies and what chance gives them."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for axes in figure.axes:
+        lines = axes.get_lines()
+        found[axes.get_title("left")] = {"chance": list(lines[0].get_ydata()), "line": list(lines[1].get_ydata())}
+    return found
+
+
+def test_what_is_gone_whole_is_drawn_as_a_share_of_all_matrices(store: Store) -> None:
+    drawn = panels(plot_dead(density(store), known(("LayerMagWeight", 2.0)).assign(trial_id="aaaa")))
+    assert list(drawn) == ["Neurons (rows)", "Inputs (columns)", "Attention heads"]
+    assert drawn["Neurons (rows)"]["line"] == [pytest.approx((5 + 1 + 1) / (16 + 16 + 3))]
+    assert drawn["Inputs (columns)"]["line"] == [pytest.approx((0 + 8 + 1) / (16 + 16 + 5))]
+    assert drawn["Attention heads"]["line"] == [pytest.approx((1 + 2) / (4 + 4))]
+
+
+def test_masks_drawn_at_random_lose_what_chance_takes(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    kept = np.random.default_rng(0).random((4000, 16)) < 0.1
+    add(store, "aaaa", {(f"{PREFIX}attention.self.query", "weight"): kept})
+    drawn = panels(plot_dead(density(store, heads=1000), known(("LayerRandom", 2.0)).assign(trial_id="aaaa")))
+    for name, weights in (("Neurons (rows)", 16), ("Inputs (columns)", 4000), ("Attention heads", 64)):
+        expected = (1 - kept.mean()) ** weights
+        assert drawn[name]["chance"] == [pytest.approx(expected)]
+        assert drawn[name]["line"] == [pytest.approx(expected, rel=0.1, abs=0.003)]
+
+
+def test_heads_that_nobody_counted_have_no_panel() -> None:
+    row = {"trial_id": "LayerSNIP2.0", "layer": "x", "parameter": "weight", "size": 4, "kept": 2, "density": 0.5}
+    row |= {"rows": 2, "columns": 2, "dead_rows": 1, "dead_columns": 0, "heads": None, "dead_heads": None}
+    figure = plot_dead(pd.DataFrame([row], columns=COLUMNS), known(("LayerSNIP", 2.0)))
+    assert list(panels(figure)) == ["Neurons (rows)", "Inputs (columns)"]
+    with pytest.raises(ValueError, match="no rows and columns to plot"):
+        plot_dead(pd.DataFrame(columns=COLUMNS), known(("LayerSNIP", 2.0)))

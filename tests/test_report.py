@@ -16,7 +16,7 @@ import pytest
 from filled import HOSTILE, filled_store, write_trial
 from rows import LAYERS, trial
 
-from deepcuts import cli
+from deepcuts import cli, webdata
 from deepcuts.page import element, page
 from deepcuts.report import report
 from deepcuts.store import Store
@@ -94,6 +94,26 @@ def test_curves_and_overlap_of_the_page_are_those_of_the_store(store: Store) -> 
     for row in range(0, len(frame), stride):
         pair = tuple(sorted((frame["trial_a"][row], frame["trial_b"][row])))
         assert packed[whole[pair] * stride, 4] / 65534 * 2 - 1 == pytest.approx(kappa[row], abs=1e-4)
+
+
+def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    choose = webdata.choose
+    monkeypatch.setattr(webdata, "choose", lambda trials: choose(trials, 4))
+    text = unescape(report(store)[0])
+    assert "The masks of 4 of 12 trials are compared here: two seeds of every strategy first" in text
+    assert f"deepcuts report {store.uri} --only dataset=NAME" in text
+    out = tmp_path / "report.html"
+    assert cli.main(["report", store.uri, "-o", str(out), "--only", "seed=1,sparsity=0.9"]) == 0
+    data = _data(out.read_text("utf-8"))
+    assert [row[data["trials"]["columns"].index("strategy")] for row in data["trials"]["rows"]] == [
+        *("LayerMagWeight", "LayerSNIP")
+    ]
+    assert len(data["overlaps"][0]["pairs"]) == 1
+    assert "are compared here" not in out.read_text("utf-8")
+    assert cli.main(["report", store.uri, "-o", str(out), "--only", "sed=1"]) == 2
+    assert cli.main(["report", store.uri, "-o", str(out), "--only", "seed=77"]) == 2
 
 
 def test_mixed_settings_are_shown_sweep_by_sweep(store: Store) -> None:

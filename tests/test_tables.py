@@ -83,6 +83,19 @@ def test_the_files_are_zstd_and_a_mask_is_a_row_group(tmp_path):
     assert meta.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_the_file_of_a_trial_holds_little_beside_its_row(tmp_path):
+    store = Store(str(tmp_path))
+    write_trial(store, whole_row() | {"spec": '{"name": "value"}' * 100})
+    file = pq.ParquetFile(tmp_path / "trials/whole.parquet")
+    columns = [file.metadata.row_group(0).column(place) for place in range(file.metadata.num_columns)]
+    assert {column.path_in_schema for column in columns if column.compression == "ZSTD"} == {
+        *("error", "traceback", "spec")
+    }
+    assert {column.path_in_schema for column in columns if column.is_stats_set} == {"trial_id"}
+    assert not any(column.has_dictionary_page for column in columns)
+    assert (tmp_path / "trials/whole.parquet").stat().st_size < 8192
+
+
 def test_the_columns_of_trials_stand_in_their_order():
     assert " ".join(SCHEMAS["trials"].names) == TRIALS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import mask_rows, random_masks, trial, write_trial
+from rows import LAYERS, mask_rows, random_masks, trial, write_trial
 
 from deepcuts.cli import main
 from deepcuts.stats import COLUMNS
@@ -123,7 +123,7 @@ def masked(tmp_path: Path) -> str:
     return store.uri
 
 
-def test_iou_prints_pairs_and_what_they_tell_and_draws_three_figures(
+def test_iou_prints_pairs_and_what_they_tell_and_draws_its_figures(
     masked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["iou", masked, "-o", str(tmp_path / "iou.svg")]) == 0
@@ -132,7 +132,27 @@ def test_iou_prints_pairs_and_what_they_tell_and_draws_three_figures(
     assert "other seed" in out
     assert main(["iou", masked, "--by-kind", "-o", str(tmp_path / "iou.svg")]) == 0
     assert "query" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.glob("*.svg")} == {"iou.svg", "iou-layers.svg", "iou-density.svg"}
+    names = {"iou.svg", "iou-layers.svg", "iou-density.svg", "iou-dead.svg"}
+    assert {path.name for path in tmp_path.glob("*.svg")} == names
+
+
+def test_iou_of_different_models_is_of_what_they_have_in_common_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path))
+    for number, model in enumerate(("tiny", "small")):
+        row = trial(f"{number:016x}", "LayerSNIP", model=model)
+        masks = random_masks(number)
+        if number:
+            masks = {(layer, name): mask for (layer, name), mask in masks.items() if name == "weight"}
+        store.write("masks", row["trial_id"], mask_rows(row["trial_id"], masks))
+        write_trial(store, row)
+    assert main(["iou", str(tmp_path), "--json"]) == 2
+    assert "different models cannot be compared: 'small', 'tiny'" in (error := capsys.readouterr().err)
+    assert "--common" in error
+    assert main(["iou", str(tmp_path), "--common", "--json"]) == 0
+    assert {row["layer"] for row in json.loads(capsys.readouterr().out)} == {None, *LAYERS}
+    assert main(["iou", str(tmp_path), "--common", "-o", str(tmp_path / "common.png")]) == 0
 
 
 def test_iou_names_missing_and_damaged_masks_and_exits_1(
