@@ -79,14 +79,19 @@ class ByHand:
         return right / len(self.texts)
 
     def gradcam(self, batch_size: int, seed: int) -> dict[str, Array]:
-        """abs(W) x the sum over the batches of abs(gradient x mean output), for every linear layer of the encoder."""
+        """abs(W) x the sum over the batches of abs(gradient x mean output), for every linear layer of the encoder.
+
+        As the seed does, gradients come from a pass with dropout and outputs from one without.
+        """
         order = np.random.default_rng(seed).permutation(len(self.texts))
         totals: dict[str, Array] = {}
-        self.model.train()
         for inputs, labels in self.batches(batch_size, order):
             outputs: dict[str, Array] = {}
-            with self._watched(outputs):
-                self._backward(inputs, labels)
+            self.model.eval()
+            with self._watched(outputs), torch.no_grad():
+                self.model(**inputs)
+            self.model.train()
+            self._backward(inputs, labels)
             for path, layer in self.layers():
                 assert layer.weight.grad is not None
                 gradient = layer.weight.grad.detach().cpu().numpy().copy()

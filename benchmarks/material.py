@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepcuts import batches, models
 from deepcuts.batches import Tokens
+from deepcuts.bench import compiled
 from deepcuts.models import Network
 from deepcuts.toy import CONFIG
 
@@ -84,8 +85,12 @@ def model(args: argparse.Namespace) -> nn.Module:
     return transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPES[args.shape], num_labels=2))
 
 
-def network(args: argparse.Namespace, precision: str) -> Network:
-    return Network(model(args).to(args.device), "linear", "mean", precision, torch.device(args.device))
+def network(args: argparse.Namespace, side: str) -> Network:
+    """The network of a side such as "deepcuts bf16 compiled"."""
+    made = model(args).to(args.device)
+    quick = compiled(made) if "compiled" in side else None
+    precision = "bf16" if "bf16" in side else "fp32"
+    return Network(made, "linear", "mean", precision, torch.device(args.device), quick)
 
 
 def half(of: nn.Module, device: str) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
-    examples, network = _examples(args), material.network(args, side.split()[1])
+    examples, network = _examples(args), material.network(args, side)
     train.deterministic(args.threads, False)
     names, tokens = models.prunable(network.model, False), examples.tokens.to(network.device)
     criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]

@@ -66,7 +66,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
-    examples, network = _examples(args), material.network(args, side.split()[1])
+    examples, network = _examples(args), material.network(args, side)
     train.deterministic(args.threads, False)
     settings = Training(epochs=1, batch_size=args.batch_size)
     kept = material.half(network.model, args.device) if args.what == "retrain" else None
@@ -160,6 +160,7 @@ def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peak
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = material.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile, on CUDA with its graphs")
     args = parser.parse_args(arguments)
     limits = peaks(args)
     print(
@@ -169,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {}
     for what in args.what:
         args = argparse.Namespace(**{**vars(args), "what": what})
-        found[what] = measure(start, SIDES[what], args)
+        sides = [*SIDES[what], *["deepcuts bf16 compiled"] * args.compile]
+        found[what] = measure(start, sides, args)
         report(args, found[what], limits)
     write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
 

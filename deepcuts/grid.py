@@ -82,6 +82,7 @@ class SweepSpec:
             max_train_examples=settings.max_train_examples,
             precision=self.file.precision,
             tf32=self.file.tf32,
+            compile=self.file.compile,
             device=self.device,
             finetune=settings.finetune,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +35,21 @@ def highest(scores: Tensor, keep: int) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     if keep == size:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = torch.kthvalue(scores, size - keep + 1, dim=-1, keepdim=True).values
+    threshold = _ascending(scores, size - keep)
     above = scores > threshold
     level = scores == threshold
     wanted = keep - above.sum(-1, keepdim=True)
     if bool((level.sum(-1, keepdim=True) == wanted).all()):  # no tie to break
         return above | level
     return above | (level & (level.cumsum(-1) <= wanted))
+
+
+def _ascending(scores: Tensor, place: int) -> Tensor:
+    """The score (..., 1) that would stand at a place, from 0, if they were sorted in ascending order."""
+    if scores.is_cuda:
+        return torch.kthvalue(scores, place + 1, dim=-1, keepdim=True).values
+    parted = np.partition(scores.numpy(), place, axis=-1)  # twice as fast as torch on a CPU
+    return torch.from_numpy(parted[..., place : place + 1].copy())
 
 
 def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tensor]:

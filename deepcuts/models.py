@@ -6,7 +6,7 @@ B = examples of a batch, T = tokens of the longest, C = outputs of the head (cla
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +25,28 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A model and how it is run: what its outputs mean, which loss they have, where and how precisely."""
+    """A model and how it is run: what its outputs mean, which loss they have, where, how precisely, and as what."""
 
     model: nn.Module
     head: str
     loss: str
     precision: str
     device: torch.device
+    compiled: Callable[..., Any] | None = None
+
+    @property
+    def pad_to(self) -> int:
+        """Lengths of batches are multiples of this: a compiled network has few of them."""
+        return 1 if self.compiled is None else 8
 
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        run = self.model if self.compiled is None else self.compiled
         with self.autocast():
-            logits = self.model(**inputs).logits.float()
+            logits = run(**inputs).logits.float()
+        if self.compiled is not None:  # the next batch may be written to the same place
+            logits = logits.clone()
         return 5 * torch.sigmoid(logits) if self.head == "sigmoid5" else logits
 
     def autocast(self) -> torch.autocast:

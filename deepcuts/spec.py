@@ -19,7 +19,7 @@ from deepcuts.criteria import CRITERIA, Pass, Scope, strategy_name
 from deepcuts.tasks import Task
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
-VERSIONS = {"dense": 1, "score": 1, "trial": 1}
+VERSIONS = {"dense": 2, "score": 2, "trial": 2}
 
 
 def _no_bool(value: Any) -> Any:
@@ -91,6 +91,7 @@ class DenseSpec(Frozen):
     max_train_examples: Positive | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
+    compile: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     finetune: Training = Training()
 

@@ -142,7 +142,7 @@ def find_scores(
         return bench.stop()
 
     scores, used = scoring.score(
-        network,
+        replace(network, compiled=None),  # hooks look into its layers
         names,
         list(wanted),
         _scoring_batches(network, material, spec, bench),

@@ -122,6 +122,7 @@ class SweepFile(Settings):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
+    compile: bool = False
     prune_biases: bool = False
     keep_models: bool = False
     checkpoint_minutes: Above0 = 5.0

@@ -197,7 +197,7 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=network.device)
     for part in micro_batches(batch, settings.micro_batch):
-        loss = network.batch_loss(tokens.batch(part), len(batch))
+        loss = network.batch_loss(tokens.batch(part, network.pad_to), len(batch))
         loss.backward()
         total += loss.detach()
     for parameter, mask in masked:
@@ -277,7 +277,7 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, EVALUATED_TOKENS))
     with torch.inference_mode(), network.autocast():
-        rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
+        rows = torch.cat([network.outputs(tokens.batch(examples, network.pad_to)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)
     outputs[np.concatenate(order)] = rows
     return outputs

@@ -31,6 +31,7 @@ DEFAULTS = {
     "seeds": [0],
     "precision": "fp32",
     "tf32": False,
+    "compile": False,
     "max_tokens": 128,
     "max_train_examples": None,
     "head": "linear",
