@@ -35,6 +35,11 @@ class Network:
     compiled: Callable[..., Any] | None = None
 
     @property
+    def tokens_at_once(self) -> int:
+        """Where batches may be of any size: what keeps a GPU busy, what stays in the cache of a CPU."""
+        return 1024 if self.device.type == "cpu" else 8192
+
+    @property
     def pad_to(self) -> int:
         """Lengths of batches are multiples of this: a compiled network has few of them."""
         return 1 if self.compiled is None else 8

@@ -23,8 +23,6 @@ from deepcuts.observe import Sums, observe
 from deepcuts.seeds import derive
 
 MicroBatches = Sequence[Mapping[str, Tensor]]
-# Noisy passes over a batch run side by side, as one of so many tokens at most: larger products are faster.
-SMOOTHED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _gradients(
     network.model.zero_grad(set_to_none=True)
     repeats = settings.passes if pass_ == "smoothed" else 1
     examples = sum(len(batch["labels"]) for batch in micro_batches)
-    together = _together(micro_batches, repeats)
+    together = _together(network, micro_batches, repeats)
     total = torch.zeros((), device=network.device)
     with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0):
         for repeat in range(0, repeats, together):
@@ -194,10 +192,10 @@ def _gradients(
     return gradients
 
 
-def _together(micro_batches: MicroBatches, repeats: int) -> int:
-    """How many repeats run as one batch; where a batch is cut to fit the memory, they run one by one."""
+def _together(network: Network, micro_batches: MicroBatches, repeats: int) -> int:
+    """How many repeats run as one batch, for larger products are faster; one by one where a batch does not fit."""
     tokens = micro_batches[0]["attention_mask"].numel()
-    return 1 if len(micro_batches) > 1 else max(1, min(repeats, SMOOTHED_TOKENS // tokens))
+    return 1 if len(micro_batches) > 1 else max(1, min(repeats, network.tokens_at_once // tokens))
 
 
 def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:

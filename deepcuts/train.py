@@ -23,8 +23,6 @@ from deepcuts.seeds import derive
 from deepcuts.spec import Training
 from deepcuts.vocabulary import Vocabulary, can_narrow
 
-# An evaluated batch holds so many tokens: 64 examples of 128.
-EVALUATED_TOKENS = 8192
 # Reading a loss waits for the device; a loss that is not finite is found within this many steps.
 STEPS_PER_LOOK = 50
 
@@ -275,7 +273,7 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     """Outputs (N, C) for every example in its own order; the model is left in evaluation mode."""
     network.model.eval()
     tokens = tokens.to(network.device)
-    order = list(by_length(tokens.lengths, EVALUATED_TOKENS))
+    order = list(by_length(tokens.lengths, network.tokens_at_once))
     with torch.inference_mode(), network.autocast():
         rows = torch.cat([network.outputs(tokens.batch(examples, network.pad_to)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)

@@ -155,7 +155,7 @@ def test_a_sweep_its_resume_and_its_analysis_work_on_s3(
 
 
 def test_a_server_that_stops_for_a_while_costs_a_retry_and_no_result(uri: str, wire: Wire) -> None:
-    from deepcuts import sweep as launching
+    from deepcuts import worker
 
     store = Store(uri)
     wire.up = False
@@ -163,7 +163,7 @@ def test_a_server_that_stops_for_a_while_costs_a_retry_and_no_result(uri: str, w
         run_missing(store)
     threading.Timer(4, lambda: setattr(wire, "up", True)).start()
     began = time.monotonic()
-    launching._wait_for(store)
+    worker._wait_for(store)
     assert time.monotonic() - began > 1
     assert run_missing(store) == 3
     assert set(store.statuses().values()) == {"completed"}

@@ -133,7 +133,7 @@ def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
 def test_noisy_passes_run_side_by_side_as_far_as_the_tokens_go(
     monkeypatch: pytest.MonkeyPatch, tokens: int, together: int
 ) -> None:
-    monkeypatch.setattr("deepcuts.scoring.SMOOTHED_TOKENS", tokens)
+    monkeypatch.setattr("deepcuts.models.Network.tokens_at_once", tokens)
     monkeypatch.setattr("test_scoring.BATCHES", BATCHES[:1])  # of 3 x 4 tokens: 3 passes, and then the fourth
     network, model = small()
     made = score(network, NAMES, ["SmoothGrad"], BATCHES[:1], PLAIN)[0]["SmoothGrad"]

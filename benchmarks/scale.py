@@ -1,0 +1,123 @@
+"""How time grows with the work: by model, text length and examples; and how many trainings a device takes at once.
+
+    python -m benchmarks.scale [--device cuda] [--shapes tiny minilm bert-base bert-large] [--at-once 1 2 4]
+
+Weights and texts are random: a step costs what it costs. An exponent is the slope of log time over log work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepcuts import train
+from deepcuts.batches import Tokens
+from deepcuts.spec import Training
+
+from . import material
+from .sides import machine, print_table, wait
+
+WORDS = 30_000
+
+
+def tokens(examples: int, length: int) -> Tokens:
+    ids = torch.from_numpy(np.random.default_rng(0).integers(1000, WORDS, examples * length)).int()
+    starts = np.arange(examples + 1) * length
+    labels = torch.arange(examples).float() % 2
+    return Tokens({"input_ids": ids}, starts, labels, {"input_ids": 0}, np.zeros(examples, bool))
+
+
+def seconds(args: argparse.Namespace, shape: str, examples: int, length: int) -> float:
+    """Of an epoch, after a short one to warm up."""
+    train.deterministic(args.threads, False)
+    network = material.network(argparse.Namespace(**{**vars(args), "shape": shape}), args.precision)
+    settings = Training(epochs=1, batch_size=args.batch_size)
+    train.train(network, tokens(2 * args.batch_size, length), settings, seed=0, stage="dense")
+    work = tokens(examples, length)
+    began = wait(args.device)
+    train.train(network, work, settings, seed=1, stage="dense")
+    return wait(args.device) - began
+
+
+def series(args: argparse.Namespace, title: str, points: Sequence[tuple[float, str, int, int]]) -> None:
+    """Each point: the amount of work, and the shape, examples and length that it is measured with."""
+    taken = [seconds(args, shape, examples, length) for _, shape, examples, length in points]
+    slope = np.polyfit(np.log([amount for amount, *_ in points]), np.log(taken), 1)[0] if len(points) > 1 else np.nan
+    rows = [
+        {
+            "work": f"{amount:,.0f}",
+            "shape": shape,
+            "examples": f"{examples:,}",
+            "tokens each": str(length),
+            "ms a step": f"{spent / -(-examples // args.batch_size) * 1e3:.4g}",
+        }
+        for (amount, shape, examples, length), spent in zip(points, taken, strict=True)
+    ]
+    print_table(f"{title}: time ~ work^{slope:.2f}", rows)
+
+
+def at_once(args: argparse.Namespace, count: int) -> float:
+    """Steps per second of so many trainings side by side."""
+    context = multiprocessing.get_context("spawn")
+    ready, answers = context.Barrier(count), context.Queue()
+    processes = [context.Process(target=_train_when_ready, args=(args, ready, answers)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    spans = [answers.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return count * args.steps / (max(end for _, end in spans) - min(begin for begin, _ in spans))
+
+
+def _train_when_ready(args: argparse.Namespace, ready: Any, answers: Any) -> None:
+    train.deterministic(args.threads, False)
+    network = material.network(argparse.Namespace(**{**vars(args), "shape": args.shape or "minilm"}), args.precision)
+    settings = Training(epochs=1, batch_size=args.batch_size)
+    train.train(network, tokens(2 * args.batch_size, 16), settings, seed=0, stage="dense")
+    work = tokens(args.steps * args.batch_size, 16)
+    ready.wait()
+    began = time.time()
+    train.train(network, work, settings, seed=1, stage="dense")
+    wait(args.device)
+    answers.put((began, time.time()))
+
+
+def main() -> None:
+    parser = material.arguments(__doc__)
+    parser.set_defaults(steps=20)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--shapes", nargs="*", choices=material.SHAPES, default=list(material.SHAPES))
+    parser.add_argument("--lengths", nargs="*", type=int, default=[16, 32, 64, 128])
+    parser.add_argument("--examples", nargs="*", type=int, default=[160, 320, 640, 1280])
+    parser.add_argument("--at-once", nargs="*", type=int, default=[1, 2, 4])
+    args = parser.parse_args()
+    print(f"{machine(args.device)}; {args.precision}, batches of {args.batch_size}")
+    few = args.batch_size * max(2, args.steps // 4)
+    sizes = [
+        sum(p.numel() for p in material.model(argparse.Namespace(**{**vars(args), "shape": shape})).parameters())
+        for shape in args.shapes
+    ]
+    if args.shapes:
+        series(args, "parameters", [(n, shape, few, 16) for n, shape in zip(sizes, args.shapes, strict=True)])
+    if args.lengths:
+        series(args, "tokens of a text", [(length, "minilm", few, length) for length in args.lengths])
+    if args.examples:
+        series(args, "examples of an epoch", [(count, "minilm", count, 16) for count in args.examples])
+    rates = {count: at_once(args, count) for count in args.at_once}
+    if rates:
+        first = next(iter(rates.values()))
+        rows = [
+            {"at once": str(count), "steps/s together": f"{rate:.3g}", "x": f"{rate / first:.2f}"}
+            for count, rate in rates.items()
+        ]
+        print_table(f"trainings side by side, {args.threads} threads each", rows)
+
+
+if __name__ == "__main__":
+    main()
