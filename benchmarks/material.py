@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deepcuts import batches, models
 from deepcuts.batches import Tokens
 from deepcuts.bench import compiled
+from deepcuts.dropout import quicken
 from deepcuts.models import Network
 from deepcuts.toy import CONFIG
 
@@ -87,7 +88,9 @@ def model(args: argparse.Namespace) -> nn.Module:
 
 def network(args: argparse.Namespace, side: str) -> Network:
     """The network of a side such as "deepcuts bf16 compiled"."""
-    made = model(args).to(args.device)
+    made = model(args)
+    quicken(made)
+    made = made.to(args.device)
     quick = compiled(made) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"
     return Network(made, "linear", "mean", precision, torch.device(args.device), quick)

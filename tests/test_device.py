@@ -1,0 +1,62 @@
+"""What must hold on a GPU as on a CPU. Those marked `gpu` run where there is a CUDA device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toytrials import bench, dense, everything, trial
+
+from deepcuts import masks, models, scoring, train
+from deepcuts.bench import load_material, load_network
+from deepcuts.store import Store
+from deepcuts.trial import run_trial
+
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])
+def device(request: pytest.FixtureRequest) -> Any:
+    train.deterministic(1, tf32=False)
+    return request.param
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("strategy", ["LayerGradCAM", "GlobalSmoothGrad"])
+def test_a_trial_gives_the_same_bits_again(device: Any, precision: str, strategy: str, tmp_path: Path) -> None:
+    spec = trial(strategy, dense(device=device, precision=precision))
+    stores = [Store(str(tmp_path / name)) for name in ("first", "second")]
+    found = [run_trial(spec, "test", bench(store)) for store in stores]
+    assert [row["status"] for row in found] == ["completed", "completed"], found[0].get("traceback")
+    assert everything(stores[0], spec) == everything(stores[1], spec)
+    assert (found[0].get("peak_gpu_bytes") is not None) == (device == "cuda")
+
+
+@pytest.mark.parametrize("criterion", ["GradCAM", "Wanda", "SNIP", "MagIncrease"])
+def test_masks_are_those_of_the_cpu_but_for_near_ties(device: Any, criterion: str) -> None:
+    made = {}
+    for where in ("cpu", device):
+        spec = dense(device=where)
+        network, material = load_network(spec), load_material(spec)
+        tokens = material.train.to(network.device)
+        batches = [[tokens.batch(np.arange(first, first + 16))] for first in (0, 16, 32)]
+        names = models.prunable(network.model, False)
+        settings = scoring.Settings(seed=0, dropout=False)
+        initial = {name: torch.full_like(network.model.get_parameter(name), 0.01) for name in names}
+        found, _ = scoring.score(network, names, [criterion], batches, settings, initial)
+        made[where] = masks.make_masks(found[criterion], 0.3, "layer")
+    for name, mask in made["cpu"].items():
+        assert (mask == made[device][name]).double().mean() > 0.999, name
+        assert int(mask.sum()) == int(made[device][name].sum())
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05)])
+def test_outputs_are_those_of_the_cpu_in_fp32(device: Any, precision: str, error: float) -> None:
+    outputs = []
+    for spec in (dense(), dense(device=device, precision=precision)):
+        outputs.append(train.evaluate(load_network(spec), load_material(spec).evaluated["validation"]))
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=error)

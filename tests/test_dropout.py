@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+
+from deepcuts.dropout import Dropout, quicken
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_the_share_that_is_zeroed_is_p_and_the_mean_stays(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    value = Dropout(p)(torch.ones(1000, 1001, dtype=dtype))
+    assert value.dtype == dtype
+    assert float((value == 0).double().mean()) == pytest.approx(p, abs=0.002)  # four standard deviations
+    assert float(value.double().mean()) == pytest.approx(1, abs=0.02)
+    assert value.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=0.01)
+
+
+def test_neighbours_and_rows_are_dropped_independently() -> None:
+    torch.manual_seed(1)
+    zero = (Dropout(0.3)(torch.ones(1000, 1024)) == 0).double()
+    for shift in (1, 2, 3, 4, 8, 1024):
+        pairs = (zero.flatten()[shift:] * zero.flatten()[:-shift]).mean()
+        assert float(pairs) == pytest.approx(0.09, abs=0.002), shift
+
+
+def test_it_follows_from_the_seed_and_passes_its_gradient_on() -> None:
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        value = torch.full((7, 5), 2.0, requires_grad=True)
+        out = Dropout(0.4)(value)
+        out.sum().backward()
+        assert value.grad is not None
+        torch.testing.assert_close(out, 2 * value.grad)
+        return out.detach(), torch.rand(3)
+
+    first, second, other = run(1), run(1), run(2)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])
+def test_nothing_everything_and_evaluation(p: float, training: bool, expected: float) -> None:
+    value = torch.ones(4, 3)
+    assert torch.equal(Dropout(p).train(training)(value), expected * value)
+
+
+def test_every_dropout_of_a_model_is_replaced_and_keeps_its_p() -> None:
+    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)), nn.Dropout1d(0.4))
+    quicken(model)
+    assert [(type(m), m.p) for m in model.modules() if hasattr(m, "p")] == [
+        (Dropout, 0.2),
+        (Dropout, 0.3),
+        (nn.Dropout1d, 0.4),
+    ]
