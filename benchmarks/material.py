@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from deepcuts import batches, models
 from deepcuts.batches import Tokens
-from deepcuts.bench import compiled
 from deepcuts.dropout import quicken
-from deepcuts.models import Network
+from deepcuts.models import Network, compiled
 from deepcuts.toy import CONFIG
 
 from .sides import Peaks

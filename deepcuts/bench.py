@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepcuts import batches, data, metrics, models, tensors
 from deepcuts.batches import Tokens
@@ -97,15 +97,8 @@ def load_network(dense: DenseSpec) -> Network:
     device = device_of(dense)
     quicken(model)
     model = model.to(device)
-    quick = compiled(model) if dense.compile else None
+    quick = models.compiled(model) if dense.compile else None
     return Network(model, dense.head, dense.loss, dense.precision, device, quick)
-
-
-def compiled(model: nn.Module) -> Callable[..., Any]:
-    """The model as `torch.compile` runs it: compiled at its first batch, on CUDA with a graph for each shape."""
-    on_cuda = next(model.parameters()).is_cuda
-    made: Callable[..., Any] = torch.compile(model, mode="reduce-overhead" if on_cuda else "default", dynamic=True)
-    return made
 
 
 def weights_of(network: Network) -> dict[str, Tensor]:

@@ -72,6 +72,13 @@ class Network:
         return F.cross_entropy(outputs, labels.long(), reduction="sum") / examples
 
 
+def compiled(model: nn.Module) -> Callable[..., Any]:
+    """The model as `torch.compile` runs it: compiled at its first batch, on CUDA with a graph for each shape."""
+    on_cuda = next(model.parameters()).is_cuda
+    made: Callable[..., Any] = torch.compile(model, mode="reduce-overhead" if on_cuda else "default", dynamic=True)
+    return made
+
+
 def quiet() -> None:
     """No progress bars and load reports from transformers: what matters of them is checked in `load`."""
     transformers.utils.logging.set_verbosity_error()

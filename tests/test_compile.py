@@ -10,8 +10,7 @@ import pytest
 import torch
 from test_vocabulary import network, tokens
 
-from deepcuts.bench import compiled
-from deepcuts.models import Network
+from deepcuts.models import Network, compiled
 from deepcuts.spec import Training
 from deepcuts.train import deterministic, evaluate, train
 
