@@ -56,21 +56,24 @@ class Tokens:
         labels = self.labels[torch.from_numpy(examples)]
         return Tokens(chosen, starts, labels, self.padding, self.cut[examples])
 
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of all ids and labels."""
+        sha = hashlib.sha256(self.starts.tobytes())
+        for _, tensor in sorted({**self.inputs, "": self.labels}.items()):
+            sha.update(tensor.cpu().numpy().tobytes())
+        return sha.hexdigest()[:16]
+
     def to(self, device: torch.device) -> Tokens:
         """The same with ids and labels on a device, where `batch` then works."""
         inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
         return replace(self, inputs=inputs, labels=self.labels.to(device))
 
-    def batch(self, examples: Integers, pad_to: int = 1) -> dict[str, Tensor]:
-        """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), where the ids are.
-
-        T is the length of the longest, or the next multiple of `pad_to`.
-        """
+    def batch(self, examples: Integers) -> dict[str, Tensor]:
+        """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), where the ids are."""
         starts, ends = self.starts[examples], self.starts[examples + 1]
-        longest = -(-int((ends - starts).max()) // pad_to) * pad_to
         device = self.labels.device
         where = torch.from_numpy(np.stack([examples, starts, ends])).to(device, non_blocking=True)
-        positions = where[1, :, None] + torch.arange(longest, device=device)
+        positions = where[1, :, None] + torch.arange(int((ends - starts).max()), device=device)
         real = positions < where[2, :, None]
         made = {"attention_mask": real.long(), "labels": self.labels[where[0]]}
         for name, ids in self.inputs.items():

@@ -121,7 +121,7 @@ def _same_start(pruned: pd.DataFrame) -> Met:
 
 def _side_by_side(pruned: pd.DataFrame) -> Met:
     """Shuffled controls and the random masks are no methods: they need not be everywhere."""
-    methods = pruned[~pruned["strategy"].str.contains("+", regex=False)]
+    methods = pruned[~pruned["strategy"].str.contains(r"\+|Random$")]
     asked = methods["compression"].fillna(-methods["sparsity_asked"])
     points = asked.groupby([methods["model"], methods["dataset"], methods["strategy"]]).nunique().rename("points")
     most = asked.groupby([methods["model"], methods["dataset"]]).nunique().rename("most")

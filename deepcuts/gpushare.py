@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deepcuts.cost import size
 from deepcuts.plan import Plan
-from deepcuts.spec import DenseSpec, TrialSpec
+from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
 
 # What is left free, and what a process takes of a GPU beside its tensors (CUDA's context and kernels).
@@ -29,25 +29,27 @@ class Share:
 
 
 def recommended(plan: Plan, store: Store) -> Share | None:
-    """The share of a GPU that the trials to run can do with; None on a CPU, where not all of their kinds were
+    """The share of a GPU that the trials to run can do with; None on a CPU, where not all of what they do was
     measured, and where one of them needs a GPU of its own."""
-    wanted = {_kind(trial.dense) for trial in plan.to_run}
+    wanted: set[tuple[object, ...]] = set().union(*map(_parts, plan.to_run))
     if not any(trial.dense.device == "cuda" for trial in plan.to_run):
         return None
-    largest: dict[tuple[object, ...], tuple[float, int, int, str]] = {}
+    kinds: dict[frozenset[tuple[object, ...]], tuple[float, int, int, str]] = {}
     columns = ["status", "peak_gpu_bytes", "gpu_bytes", "device", "spec"]
     for row in store.read("trials", columns).table.to_pylist():
         if row["status"] != "completed" or not row["peak_gpu_bytes"] or not row["gpu_bytes"]:
             continue
         try:
-            kind = _kind(TrialSpec.model_validate_json(row["spec"] or "").dense)
+            kind = frozenset(_parts(TrialSpec.model_validate_json(row["spec"] or "")))
         except ValueError:  # a row that another version wrote
             continue
         peak, total = row["peak_gpu_bytes"], row["gpu_bytes"]
-        largest[kind] = max(largest.get(kind, (0.0, 0, 0, "")), (peak / total, peak, total, row["device"] or "GPU"))
-    if not wanted <= set(largest):
+        seen = (peak / total, peak, total, row["device"] or "GPU")
+        kinds[kind] = max(kinds.get(kind, seen), seen)
+    if not wanted <= set().union(*kinds):
         return None
-    _, peak, total, device = max(largest[kind] for kind in wanted)
+    # A part takes no more than the least of the kinds of trials that it is in.
+    _, peak, total, device = max(min(kinds[kind] for kind in kinds if part in kind) for part in wanted)
     at_a_time = fitting(peak, total)
     return Share(peak, total, device, at_a_time) if at_a_time > 1 else None
 
@@ -60,8 +62,15 @@ def fitting(peak: int, total: int) -> int:
     return count
 
 
-def _kind(dense: DenseSpec) -> tuple[object, ...]:
-    """What decides the memory of a trial, the criterion apart."""
-    training = dense.finetune
-    batch = training.micro_batch or training.batch_size
-    return dense.model.name, dense.dataset, dense.device, dense.precision, dense.max_tokens, batch
+def _parts(trial: TrialSpec) -> set[tuple[object, ...]]:
+    """What decides the memory of a trial: how each of its stages runs."""
+    dense, score = trial.dense, trial.score
+    about = (dense.model, dense.dataset, dense.device, dense.precision, dense.compile, dense.max_tokens)
+    parts: set[tuple[object, ...]] = {
+        (*about, each.optimizer, each.micro_batch or each.batch_size)
+        for each in (dense.finetune, trial.retrain)
+        if each is not None
+    }
+    if score.data != "none":
+        parts.add((*about, score.data, score.micro_batch or score.batch_size, score.smoothing_passes))
+    return parts

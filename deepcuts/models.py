@@ -25,7 +25,10 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A model and how it is run: what its outputs mean, which loss they have, where, how precisely, and as what."""
+    """A model and how it is run: what its outputs mean, which loss they have, where and how precisely.
+
+    `compiled` runs the model in its place while it is trained.
+    """
 
     model: nn.Module
     head: str
@@ -39,19 +42,12 @@ class Network:
         """Where batches may be of any size: what keeps a GPU busy, what stays in the cache of a CPU."""
         return 1024 if self.device.type == "cpu" else 8192
 
-    @property
-    def pad_to(self) -> int:
-        """Lengths of batches are multiples of this: a compiled network has few of them."""
-        return 1 if self.compiled is None else 8
-
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        run = self.model if self.compiled is None else self.compiled
+        run = self.compiled if self.compiled is not None and self.model.training else self.model
         with self.autocast():
             logits = run(**inputs).logits.float()
-        if self.compiled is not None:  # the next batch may be written to the same place
-            logits = logits.clone()
         return 5 * torch.sigmoid(logits) if self.head == "sigmoid5" else logits
 
     def autocast(self) -> torch.autocast:
@@ -73,9 +69,13 @@ class Network:
 
 
 def compiled(model: nn.Module) -> Callable[..., Any]:
-    """The model as `torch.compile` runs it: compiled at its first batch, on CUDA with a graph for each shape."""
-    on_cuda = next(model.parameters()).is_cuda
-    made: Callable[..., Any] = torch.compile(model, mode="reduce-overhead" if on_cuda else "default", dynamic=True)
+    """The model as `torch.compile` runs it, compiled at its first batch for batches of all shapes.
+
+    What this process compiled before is forgotten: torch gives up on code that it compiled for eight other networks,
+    and bits must not depend on what ran before.
+    """
+    torch.compiler.reset()
+    made: Callable[..., Any] = torch.compile(model, dynamic=True)
     return made
 
 

@@ -56,7 +56,7 @@ def report(
         raise ValueError(f"--baseline {baseline!r}: no trial has this strategy; the store has {known}")
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
-    return _page(store, sweep, gathered), gathered.damaged
+    return _page(store, sweep, only or {}, gathered), gathered.damaged
 
 
 def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathered:
@@ -128,9 +128,10 @@ def _left_out(shown: int, pruned: int, store: Store) -> str:
     )
 
 
-def _page(store: Store, sweep: str | None, gathered: Gathered) -> str:
+def _page(store: Store, sweep: str | None, only: Mapping[str, str], gathered: Gathered) -> str:
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
+    title += "".join(f", {key} {value} alone" for key, value in only.items())
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "run": ("What was run", sections.what_was_run(trials, gathered.damaged)),
         "verdicts": ("Verdicts", sections.verdicts(gathered.comparisons, gathered.notes.get("verdicts", []))),
@@ -139,7 +140,7 @@ def _page(store: Store, sweep: str | None, gathered: Gathered) -> str:
         "trials": ("Trials", sections.trial_table(trials)),
         "failed": ("Failed trials", sections.failed(trials, store.uri)),
         "checklist": ("Checklist", sections.checklist(trials)),
-        "reproduce": ("How to reproduce", sections.reproduce(store, trials, sweep)),
+        "reproduce": ("How to reproduce", sections.reproduce(store, trials, sweep, only)),
     }
     body = joined(
         [

@@ -37,7 +37,7 @@ _SWEEP = {
     "seeds": "decide head, data order and dropout",
     "precision": "holds for all stages",
     "tf32": "faster, less exact matrix products on recent GPUs",
-    "compile": "torch.compile for training and evaluation; on a GPU with CUDA graphs, for long sweeps",
+    "compile": "torch.compile for training: compiled once a trial, for long ones",
     "prune_biases": "prune the biases too, not the weights alone",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",

@@ -183,13 +183,15 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Html:
     )
 
 
-def reproduce(store: Store, trials: pd.DataFrame, sweep: str | None) -> list[Child]:
+def reproduce(store: Store, trials: pd.DataFrame, sweep: str | None, only: Mapping[str, str]) -> list[Child]:
     """The commands, every sweep as it was resolved, and the versions that made the numbers."""
     uri = shlex.quote(store.uri)
     names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
     runs = [f"deepcuts run {shlex.quote(f'{name}.yaml')} --store {uri}" for name in names]
     one = f" --sweep {shlex.quote(sweep)}" if sweep else ""
-    looks = [f"deepcuts table {uri}{one}", f"deepcuts report {uri}{one} -o report.html"]
+    pairs = ",".join(f"{key}={value}" for key, value in only.items())
+    part = f" --only {shlex.quote(pairs)}" if pairs else ""
+    looks = [f"deepcuts table {uri}{one}", f"deepcuts report {uri}{one}{part} -o report.html"]
     made = ["deepcuts", "git_commit", "torch", "transformers", "device", "precision"]
     kinds = trials[made].fillna("–").value_counts().reset_index()
     rows = ([f"{kind['count']:,}", *(str(kind[name])[:40] for name in made)] for _, kind in kinds.iterrows())

@@ -111,9 +111,9 @@ def _lean(table: str) -> dict[str, Any]:
     alone; a dictionary pays where values repeat in many rows, and zstd where they are long.
     """
     long = {"error", "traceback", "spec"}
-    packed = {name: "zstd" if table != "trials" or name in long else "none" for name in SCHEMAS[table].names}
+    packed = {name: "zstd" if name in long else "none" for name in SCHEMAS[table].names}
     return {
-        "compression": packed,
+        "compression": packed if table == "trials" else "zstd",
         "use_dictionary": table == "predictions",
         "write_statistics": ["trial_id"],
         "store_schema": False,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
-from deepcuts.checkpoint import Checkpoint, Interrupted
+from deepcuts.checkpoint import Bound, Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
 from deepcuts.optimisers import make_optimiser, set_rate
@@ -81,6 +81,7 @@ def train(
     """
     hooks, masks = hooks or Hooks(), masks or {}
     zero_weights(network.model, masks)
+    checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
     tokens = tokens.to(network.device)
     if not can_narrow(network.model, settings.weight_decay):
         return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
@@ -195,7 +196,7 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=network.device)
     for part in micro_batches(batch, settings.micro_batch):
-        loss = network.batch_loss(tokens.batch(part, network.pad_to), len(batch))
+        loss = network.batch_loss(tokens.batch(part), len(batch))
         loss.backward()
         total += loss.detach()
     for parameter, mask in masked:
@@ -275,7 +276,7 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, network.tokens_at_once))
     with torch.inference_mode(), network.autocast():
-        rows = torch.cat([network.outputs(tokens.batch(examples, network.pad_to)) for examples in order]).cpu().numpy()
+        rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)
     outputs[np.concatenate(order)] = rows
     return outputs

@@ -28,7 +28,8 @@ class Vocabulary:
     def __init__(self, model: nn.Module, tokens: Tokens) -> None:
         self.module: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
         self.whole = self.module.weight
-        special = 1 + max([0, *_special_ids(model.config)])
+        last_special = max([0, tokens.padding["input_ids"], *_special_ids(model.config)])
+        special = min(last_special + 1, len(self.whole))
         ids = tokens.inputs["input_ids"]
         self.rows = torch.unique(torch.cat([torch.arange(special, dtype=ids.dtype), ids.cpu()])).long()
         self.rows = self.rows.to(self.whole.device)

@@ -91,6 +91,9 @@ def test_a_method_that_lacks_a_point_or_started_elsewhere_is_named() -> None:
     )
     row = short[short["item"].str.startswith("every method")].iloc[0]
     assert (row["met"], row["why"]) == (False, "LayerFisher has 4 of 5 points on cola (1 such curves)")
+    few = rows[~rows["strategy"].isin(["LayerRandom", "GlobalRandom"]) | (rows["compression"] == 2)]
+    row = checklist(few).set_index("item").filter(like="every method", axis=0).iloc[0]
+    assert row["met"]  # random masks are no method
     rows.loc[0, "dense_id"] = "another"
     row = checklist(rows).set_index("item").loc["all methods start from the same fine-tuned network"]
     assert (row["met"], row["why"]) == (False, "cola with tiny, seed 0: 2 fine-tuned networks")

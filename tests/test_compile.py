@@ -1,15 +1,19 @@
-"""`compile: true` gives the losses and outputs of the eager network, within floating point."""
+"""`compile: true` gives the losses and weights of the eager network, within floating point."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from test_vocabulary import network, tokens
+from torch._dynamo.utils import counters
+from toytrials import dense
 
+from deepcuts.bench import load_network
 from deepcuts.models import Network, compiled
 from deepcuts.spec import Training
 from deepcuts.train import deterministic, evaluate, train
@@ -19,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
+SETTINGS = Training(epochs=2, batch_size=4, micro_batch=2, lr=0.001)
 
 
 @pytest.mark.parametrize(
@@ -33,28 +38,31 @@ pytestmark = [
 )
 def test_a_compiled_network_trains_as_the_eager_one_does(device: str) -> None:
     deterministic(1, tf32=False)
-    eager, quick = (_on(device) for _ in range(2))
+    eager, quick = (_without_dropout(device) for _ in range(2))  # compiled, it draws other numbers
     quick = replace(quick, compiled=compiled(quick.model))
-    settings = Training(epochs=2, batch_size=4, lr=0.001)
-    for module in (*eager.model.modules(), *quick.model.modules()):
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # its random numbers are drawn in another way
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-    rows, again = (train(made, tokens(), settings, seed=1, stage="dense") for made in (eager, quick))
+    before = counters["stats"]["unique_graphs"]
+    rows, again = (train(made, tokens(), SETTINGS, seed=1, stage="dense") for made in (eager, quick))
+    assert counters["stats"]["unique_graphs"] > before
     assert [row["value"] for row in again] == pytest.approx([row["value"] for row in rows], abs=1e-4)
     np.testing.assert_allclose(evaluate(quick, tokens()), evaluate(eager, tokens()), atol=1e-4)
-    assert evaluate(quick, tokens()).shape == (10, 2)
 
 
-def _on(device: str) -> Network:
+def _without_dropout(device: str) -> Network:
     made = network()
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    made.model.config.attention_probs_dropout_prob = 0.0  # type: ignore[union-attr]
     return replace(made, model=made.model.to(device), device=torch.device(device))
 
 
-def test_lengths_of_a_compiled_network_are_multiples_of_eight() -> None:
-    made = replace(network(), compiled=torch.nn.Identity())
-    batch = tokens().batch(np.array([0, 1]), made.pad_to)
-    assert batch["input_ids"].shape == (2, 8)
-    assert batch["attention_mask"].sum(1).tolist() == [3, 5]
-    assert tokens().batch(np.array([0, 1]), network().pad_to)["input_ids"].shape == (2, 5)
+def test_only_training_runs_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    made = network()
+    quick = replace(made, compiled=lambda **inputs: ran.append(1) or made.model(**inputs))
+    evaluate(quick, tokens())
+    assert not ran
+    train(quick, tokens(), SETTINGS, seed=1, stage="dense")
+    assert len(ran) == 2 * 5  # two epochs of 4, 4 and 2 examples, 2 at a time
+    assert load_network(dense(compile=True)).compiled is not None
+    assert load_network(dense()).compiled is None

@@ -80,6 +80,8 @@ def test_rows_that_measured_nothing_recommend_nothing(store, fields):
         {"precision": "bf16"},
         {"dataset": "sst2", "task": TASKS["sst2"]},
         {"finetune": Training(batch_size=64)},
+        {"finetune": Training(optimizer="sgd")},
+        {"compile": True},
     ],
 )
 def test_every_kind_of_the_plan_must_be_measured_and_the_largest_counts(store, other):
@@ -89,6 +91,15 @@ def test_every_kind_of_the_plan_must_be_measured_and_the_largest_counts(store, o
     measured(store, of(seed=0, **other), peak=40 * GB)
     assert share(store, of(seed=1), of(seed=1, **other)).at_a_time == 2
     assert share(store, of(seed=1)).at_a_time == 8
+
+
+@pytest.mark.parametrize("trial", [{"retrain": Training(batch_size=128)}, {"criterion": "SmoothGrad"}])
+def test_retraining_and_scoring_must_be_measured_too(store, trial):
+    measured(store, of(seed=0))
+    wanted = spec_of(of=dense(seed=1, device="cuda"), **trial)
+    assert share(store, wanted) is None
+    measured(store, spec_of(of=dense(seed=0, device="cuda"), **trial))
+    assert share(store, wanted).at_a_time == 8
 
 
 def test_nothing_is_recommended_on_a_cpu_or_where_nothing_is_left(store):

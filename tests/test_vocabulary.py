@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from test_train import Memory
 from torch import Tensor, nn
 
 from deepcuts.batches import Tokens
@@ -77,6 +79,37 @@ def test_the_bits_are_those_of_training_every_word(kind: str, optimizer: Any, mo
     assert changed == [7, 23, 58]
 
 
+def test_clipped_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS.model_copy(update={"max_grad_norm": 0.01})
+    fewer, all_words = network(), network()
+    train(fewer, tokens(), settings, seed=1, stage="dense")
+    monkeypatch.setattr("deepcuts.train.can_narrow", lambda model, weight_decay: False)
+    train(all_words, tokens(), settings, seed=1, stage="dense")
+    for name, weight in weights(all_words).items():
+        torch.testing.assert_close(weights(fewer)[name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_goes_on_with_its_own_data_alone() -> None:
+    whole, resumed, other = network(), network(), network()
+    train(whole, tokens(), SETTINGS, seed=1, stage="dense")
+    memory = Memory()
+    answers = iter([False, False, False, False, True])
+    hooks = Hooks(stop=lambda: next(answers))
+    with pytest.raises(Interrupted):
+        train(resumed, tokens(), SETTINGS, seed=1, stage="dense", checkpoint=memory, hooks=hooks)
+    saved = memory.state
+    resumed = network()
+    rows = train(resumed, tokens(), SETTINGS, seed=1, stage="dense", checkpoint=memory)
+    assert len(rows) == 2
+    assert {n for n, weight in weights(whole).items() if not torch.equal(weight, weights(resumed)[n])} == set()
+    memory.state = saved
+    moved = replace(tokens(), inputs={"input_ids": tokens().inputs["input_ids"] + 1})
+    steps: list[int] = []
+    hooks = Hooks(on_step=lambda epoch, step: steps.append(step))
+    train(other, moved, SETTINGS, seed=1, stage="dense", checkpoint=memory, hooks=hooks)
+    assert steps[0] == 1  # anew
+
+
 def test_whoever_looks_at_the_network_sees_it_whole() -> None:
     made, seen = network(), []
     embedding = made.model.get_input_embeddings()  # type: ignore[operator]
@@ -110,6 +143,13 @@ def test_only_the_words_that_occur_and_the_special_ones_are_trained() -> None:
     with words.narrowed() as fewer:
         assert made.model.get_input_embeddings().weight.shape == (6, WIDTH)  # type: ignore[operator]
         assert set(fewer.inputs["input_ids"].tolist()) == {3, 4, 5}
+
+
+def test_the_padding_keeps_its_id_wherever_it_stands_and_ids_beyond_the_words_are_no_matter() -> None:
+    made = network()
+    assert Vocabulary(made.model, tokens(40)).rows.tolist() == [*range(41), 58]
+    made.model.config.cls_token_id = 50_281  # type: ignore[union-attr]
+    assert Vocabulary(made.model, tokens()).rows.tolist() == list(range(WORDS))
 
 
 def test_what_decays_or_is_shared_is_trained_whole() -> None:
