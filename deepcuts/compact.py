@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from deepcuts.store import Store
@@ -13,6 +16,7 @@ from deepcuts.tables import SCHEMAS
 # The rows in `trials` go last: as long as one stands alone, everything of its trial can be found.
 TABLES = ("masks", "predictions", "metrics", "trials")
 PREFIX = "compact-"
+FILES_AT_ONCE = 100
 
 
 def compact(store: Store) -> list[dict[str, Any]]:
@@ -37,6 +41,18 @@ def compact(store: Store) -> list[dict[str, Any]]:
     return merged
 
 
+def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
+    """The rows of the files in their order, many files at a time: each yield is a row group, and those cost when read.
+
+    The masks of one trial are large, and stay by themselves.
+    """
+    at_once = 1 if table == "masks" else FILES_AT_ONCE
+    for start in range(0, len(names), at_once):
+        paths = [store.path(table, name) for name in names[start : start + at_once]]
+        data = ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
+        yield data.to_table().cast(SCHEMAS[table])
+
+
 def _merge(store: Store, table: str, names: list[str]) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     target = f"{table}/{PREFIX}{digest}.parquet"
@@ -45,11 +61,9 @@ def _merge(store: Store, table: str, names: list[str]) -> str:
     with store.new_file(target) as path:
         metadata = {"deepcuts.table": table, "deepcuts.schema": "1"}
         with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
-            for name in names:
-                with store.filesystem.open_input_file(store.path(table, name)) as source:
-                    content = pq.read_table(source, schema=schema)
+            for content in _gathered(store, table, names):
                 rows += content.num_rows
-                writer.write_table(content.cast(schema), row_group_size=1 if table == "masks" else None)
+                writer.write_table(content, row_group_size=1 if table == "masks" else None)
         written = pq.read_metadata(path).num_rows
         if written != rows:
             raise OSError(f"{target}: {written} rows were written of {rows}; nothing was removed")
