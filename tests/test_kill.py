@@ -1,5 +1,6 @@
 """A sweep that is killed, whole and at once, goes on with the same command and ends with the same bits."""
 
+import logging
 import os
 import random
 import signal
@@ -12,9 +13,10 @@ import pytest
 
 from deepcuts.store import Store
 
-# A nightly run kills more often: DEEPCUTS_KILLS=20 python -m pytest tests/test_kill.py
+# A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/test_kill.py --log-cli-level=INFO
 KILLS = int(os.environ.get("DEEPCUTS_KILLS", "3"))
 
+LOG = logging.getLogger(__name__)
 Numbers = dict[str, list[dict[str, object]]]
 
 SWEEP = """
@@ -72,11 +74,21 @@ def undisturbed(sweep: Path) -> Numbers:
 
 
 def wait_for_work(process: subprocess.Popen[str], store: Path) -> None:
-    """Until a trial's first beat of this launch is there."""
+    """Until a trial of this launch has written something: a checkpoint, an artifact or its rows."""
     began = time.time()
-    beats = store / "running"
-    while process.poll() is None and not any(beat.stat().st_mtime > began for beat in beats.glob("[!_]*.json")):
+    while process.poll() is None and not written_since(began, store):
         time.sleep(0.05)
+
+
+def written_since(began: float, store: Path) -> bool:
+    try:
+        return any(
+            path.stat().st_mtime > began
+            for folder in ("artifacts", "trials", "masks")
+            for path in (store / folder).rglob("[!_]*.*")
+        )
+    except FileNotFoundError:  # a working file that went while we looked
+        return False
 
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
@@ -93,20 +105,28 @@ def kill_everything(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(300 + 60 * KILLS)
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, undisturbed: Numbers) -> None:
-    store, moments = sweep.parent / "killed", random.Random(0)
-    killed = 0
-    for number in range(KILLS):
+    store, moments = sweep.parent / "killed-0", random.Random(0)
+    killed, stores = 0, 1
+    while killed < KILLS:
         process = start(sweep, store)
         wait_for_work(process, store)
-        wait = moments.uniform(0, 18 / KILLS)  # together no longer than the sweep takes: every kill finds it at work
+        wait = moments.uniform(0, 4)
         time.sleep(wait)
-        killed += process.poll() is None
-        kill_everything(process)
-        done = list(Store(str(store)).statuses().values())
-        under_way = [path.name for path in store.glob("artifacts/_checkpoints/*.safetensors")]
-        print(f"kill {number + 1}: {wait:.2f} s after work began; completed {len(done)}, under way {under_way}")
-    assert killed > KILLS / 3
+        if process.poll() is None:
+            kill_everything(process)
+            killed += 1
+            done = len(Store(str(store)).statuses())
+            saved = len(list(store.glob("artifacts/_checkpoints/*.safetensors")))
+            LOG.info("kill %d: %.1f s after work began; %d trials done, %d checkpoints", killed, wait, done, saved)
+        else:  # it came to its end between two kills
+            check_whole(store, undisturbed)
+            store, stores = sweep.parent / f"killed-{stores}", stores + 1
     finish(sweep, store)
+    check_whole(store, undisturbed)
+    LOG.info("%d stores, each with the bits of the undisturbed one", stores)
+
+
+def check_whole(store: Path, undisturbed: Numbers) -> None:
     assert numbers(store) == undisturbed
     assert not list((store / "artifacts" / "_checkpoints").glob("*.safetensors"))
 
