@@ -119,6 +119,8 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
             saved = len(list(store.glob("artifacts/_checkpoints/*.safetensors")))
             LOG.info("kill %d: %.1f s after work began; %d trials done, %d checkpoints", killed, wait, done, saved)
         else:  # it came to its end between two kills
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
             check_whole(store, undisturbed)
             store, stores = sweep.parent / f"killed-{stores}", stores + 1
     finish(sweep, store)
