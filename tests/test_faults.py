@@ -26,10 +26,10 @@ def mount(folder: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB: room for a fine-tuned toy, not for a whole sweep."""
+    """A file system of 0.7 MB: room for a fine-tuned toy, not for a whole sweep."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount(folder, "size=1000k")
+    mount(folder, "size=700k")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
