@@ -16,6 +16,7 @@ from deepcuts.store import Store
 from deepcuts.trial import run_trial
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+on_cuda_alone = pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)], indirect=True)
 pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
 
 
@@ -36,6 +37,7 @@ def test_a_trial_gives_the_same_bits_again(device: Any, precision: str, strategy
     assert (found[0].get("peak_gpu_bytes") is not None) == (device == "cuda")
 
 
+@on_cuda_alone
 @pytest.mark.parametrize("criterion", ["GradCAM", "Wanda", "SNIP", "MagIncrease"])
 def test_masks_are_those_of_the_cpu_but_for_near_ties(device: Any, criterion: str) -> None:
     made = {}
@@ -54,6 +56,7 @@ def test_masks_are_those_of_the_cpu_but_for_near_ties(device: Any, criterion: st
         assert int(mask.sum()) == int(made[device][name].sum())
 
 
+@on_cuda_alone
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05)])
 def test_outputs_are_those_of_the_cpu_in_fp32(device: Any, precision: str, error: float) -> None:
     outputs = []
