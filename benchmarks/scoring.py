@@ -20,7 +20,7 @@ from deepcuts.budget import compression_to_fraction
 
 from . import material
 from .byhand import ByHand
-from .sides import Measured, Peaks, Round, machine, measure, peaks, print_table, ratios, wait, write_json
+from .sides import Measured, Peaks, Round, compare, print_table, ratios, wait
 
 SIDES = {
     "plain": ["by hand", "deepcuts fp32", "deepcuts bf16"],
@@ -129,17 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = material.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args(arguments)
-    limits = peaks(args)
-    print(
-        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
-        f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} batches"
-    )
-    found = {}
-    for what in args.what:
-        args = argparse.Namespace(**{**vars(args), "what": what})
-        found[what] = measure(start, SIDES[what], args)
-        report(args, found[what], limits)
-    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+    compare(start, SIDES, report, args)
 
 
 if __name__ == "__main__":

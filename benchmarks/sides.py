@@ -136,6 +136,26 @@ def machine(device: str) -> str:
     return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def compare(
+    start: Start,
+    sides: Mapping[str, Sequence[str]],
+    report: Callable[[argparse.Namespace, dict[str, Measured], Peaks], None],
+    args: argparse.Namespace,
+) -> None:
+    """Measure each of `args.what` between its sides, and report it; all of it into `args.json`."""
+    limits = peaks(args)
+    print(
+        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
+        f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} batches"
+    )
+    found = {}
+    for what in args.what:
+        each = argparse.Namespace(**{**vars(args), "what": what})
+        found[what] = measure(start, sides[what], each)
+        report(each, found[what], limits)
+    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+
+
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Rows of equal keys, as a Markdown table."""
     names = list(rows[0])

@@ -19,7 +19,7 @@ from deepcuts.spec import Training
 
 from . import material
 from .byhand import ByHand, mask_layers
-from .sides import Measured, Peaks, Round, machine, measure, peaks, print_table, ratios, wait, write_json
+from .sides import Measured, Peaks, Round, compare, print_table, ratios, wait
 
 SIDES = {
     "fine-tune": ["by hand", "Trainer bf16", "deepcuts fp32", "deepcuts bf16"],
@@ -160,20 +160,13 @@ def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peak
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = material.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--compile", action="store_true", help="also with torch.compile, on CUDA with its graphs")
+    parser.add_argument("--compile", action="store_true", help="training also with torch.compile")
     args = parser.parse_args(arguments)
-    limits = peaks(args)
-    print(
-        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
-        f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} steps"
-    )
-    found = {}
-    for what in args.what:
-        args = argparse.Namespace(**{**vars(args), "what": what})
-        sides = [*SIDES[what], *["deepcuts bf16 compiled"] * args.compile]
-        found[what] = measure(start, sides, args)
-        report(args, found[what], limits)
-    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+    sides = {what: [*SIDES[what]] for what in SIDES}
+    if args.compile:
+        for what in ("fine-tune", "retrain"):
+            sides[what].append("deepcuts bf16 compiled")
+    compare(start, sides, report, args)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from deepcuts.beats import Watch, new_launch, request_stop, withdraw_stop
+from deepcuts.beats import Watch, request_stop, withdraw_stop
 from deepcuts.grid import labels
 from deepcuts.order import Queue
 from deepcuts.plan import Plan
@@ -26,7 +26,7 @@ from deepcuts.progress import Progress
 from deepcuts.store import Store
 from deepcuts.worker import Handed, Work, hand, pipeline, work
 
-__all__ = ["Handed", "Outcome", "Work", "hand", "new_launch", "pipeline", "run_plan"]
+__all__ = ["Handed", "Outcome", "Work", "hand", "pipeline", "run_plan"]
 
 LOOK_SECONDS = 5.0
 

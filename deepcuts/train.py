@@ -56,7 +56,7 @@ def deterministic(threads: int, tf32: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic CUDA refuses to multiply
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    # Filling what nobody reads would take a tenth of a step on a CPU.
+    # Filling what nobody reads takes up to a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 from test_vocabulary import network, tokens
 from torch._dynamo.utils import counters
-from toytrials import dense
+from toytrials import bench, dense, trial
 
-from deepcuts.bench import load_network
+from deepcuts.bench import load_material, load_network, weights_of
 from deepcuts.models import Network, compiled
-from deepcuts.spec import Training
+from deepcuts.spec import Training, TrialSpec
+from deepcuts.stages import find_scores
+from deepcuts.store import Store
 from deepcuts.train import deterministic, evaluate, train
 
 # What torch's compiler warns of by itself.
@@ -56,7 +59,14 @@ def _without_dropout(device: str) -> Network:
     return replace(made, model=made.model.to(device), device=torch.device(device))
 
 
-def test_only_training_runs_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def _toy_that_must_not_compile(spec: TrialSpec) -> Network:
+    def refuse(**inputs: torch.Tensor) -> None:
+        raise AssertionError("scoring hooks into layers that a compiled network may not run")
+
+    return replace(load_network(spec.dense), compiled=refuse)
+
+
+def test_only_training_runs_what_was_compiled(tmp_path: Path) -> None:
     ran: list[Any] = []
     made = network()
     quick = replace(made, compiled=lambda **inputs: ran.append(1) or made.model(**inputs))
@@ -64,5 +74,9 @@ def test_only_training_runs_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -
     assert not ran
     train(quick, tokens(), SETTINGS, seed=1, stage="dense")
     assert len(ran) == 2 * 5  # two epochs of 4, 4 and 2 examples, 2 at a time
+    spec, names = trial("LayerGradCAM"), weights_of(made)
+    find_scores(
+        _toy_that_must_not_compile(spec), load_material(spec.dense), spec.score, bench(Store(str(tmp_path))), names
+    )
     assert load_network(dense(compile=True)).compiled is not None
     assert load_network(dense()).compiled is None
