@@ -15,9 +15,8 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepcuts import batches, models
+from deepcuts import attention, batches, dropout, models
 from deepcuts.batches import Tokens
-from deepcuts.dropout import quicken
 from deepcuts.models import Network, compiled
 from deepcuts.toy import CONFIG
 
@@ -88,7 +87,8 @@ def model(args: argparse.Namespace) -> nn.Module:
 def network(args: argparse.Namespace, side: str) -> Network:
     """The network of a side such as "deepcuts bf16 compiled"."""
     made = model(args)
-    quicken(made)
+    dropout.quicken(made)
+    attention.quicken(made)
     made = made.to(args.device)
     quick = compiled(made) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"

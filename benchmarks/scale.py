@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcuts import train
+from deepcuts import process, train
 from deepcuts.batches import Tokens
 from deepcuts.spec import Training
 
@@ -35,7 +35,7 @@ def tokens(examples: int, length: int) -> Tokens:
 
 def seconds(args: argparse.Namespace, shape: str, examples: int, length: int) -> float:
     """Of an epoch, after a short one to warm up."""
-    train.deterministic(args.threads, False)
+    process.prepare(args.threads, False)
     network = material.network(argparse.Namespace(**{**vars(args), "shape": shape}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
     train.train(network, tokens(2 * args.batch_size, length), settings, seed=0, stage="dense")
@@ -67,16 +67,16 @@ def at_once(args: argparse.Namespace, count: int) -> float:
     context = multiprocessing.get_context("spawn")
     ready, answers = context.Barrier(count), context.Queue()
     processes = [context.Process(target=_train_when_ready, args=(args, ready, answers)) for _ in range(count)]
-    for process in processes:
-        process.start()
+    for each in processes:
+        each.start()
     spans = [answers.get() for _ in processes]
-    for process in processes:
-        process.join()
+    for each in processes:
+        each.join()
     return count * args.steps / (max(end for _, end in spans) - min(begin for begin, _ in spans))
 
 
 def _train_when_ready(args: argparse.Namespace, ready: Any, answers: Any) -> None:
-    train.deterministic(args.threads, False)
+    process.prepare(args.threads, False)
     network = material.network(argparse.Namespace(**{**vars(args), "shape": args.shape or "minilm"}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
     train.train(network, tokens(2 * args.batch_size, 16), settings, seed=0, stage="dense")

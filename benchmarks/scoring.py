@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from deepcuts import masks, models, scoring, train
+from deepcuts import masks, models, process, scoring
 from deepcuts.batches import shuffled
 from deepcuts.budget import compression_to_fraction
 
@@ -64,7 +64,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), material.network(args, side)
-    train.deterministic(args.threads, False)
+    process.prepare(args.threads, False)
     names, tokens = models.prunable(network.model, False), examples.tokens.to(network.device)
     criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]
     seeds = iter(range(1000))
@@ -91,7 +91,7 @@ def _masks(args: argparse.Namespace, side: str) -> Round:
     total, prunable = sum(sizes.values()), sum(sizes[name] for name in names)
     fractions = [compression_to_fraction(compression, total, prunable) for compression in COMPRESSIONS]
     in_numpy = {name: score.cpu().numpy() for name, score in scores.items()}
-    train.deterministic(args.threads, False)
+    process.prepare(args.threads, False)
 
     def run() -> float:
         began = wait(args.device)

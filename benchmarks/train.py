@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import transformers
 
-from deepcuts import train
+from deepcuts import process, train
 from deepcuts.spec import Training
 
 from . import material
@@ -67,7 +67,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), material.network(args, side)
-    train.deterministic(args.threads, False)
+    process.prepare(args.threads, False)
     settings = Training(epochs=1, batch_size=args.batch_size)
     kept = material.half(network.model, args.device) if args.what == "retrain" else None
     seeds = iter(range(1000))

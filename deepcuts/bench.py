@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepcuts import batches, data, metrics, models, tensors
+from deepcuts import attention, batches, data, dropout, metrics, models, tensors
 from deepcuts.batches import Tokens
-from deepcuts.dropout import quicken
 from deepcuts.models import Network
 from deepcuts.spec import DenseSpec, ScoreSpec, Training
 from deepcuts.store import Store
@@ -95,7 +94,8 @@ def load_network(dense: DenseSpec) -> Network:
     regression = dense.task.kind == "regression"
     model = models.load(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed)
     device = device_of(dense)
-    quicken(model)
+    dropout.quicken(model)
+    attention.quicken(model)
     model = model.to(device)
     quick = models.compiled(model) if dense.compile else None
     return Network(model, dense.head, dense.loss, dense.precision, device, quick)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEVELS = 2**16
 
 
-class Dropout(nn.Dropout):
-    """Zeroes a share `p` of its input and scales the rest; on a CPU `p` is rounded to 1/65536.
+def drop(value: Tensor, p: float) -> Tensor:
+    """Zero a share `p` of a tensor and scale the rest by 1 / (1 - p); on a CPU `p` is rounded to 1/65536.
 
     Torch draws one number for each element and tests it; here every 64 bits that its generator gives serve four.
     """
+    dropped = round(p * LEVELS)
+    if dropped in (0, LEVELS) or not value.is_cpu or torch.compiler.is_compiling():
+        return F.dropout(value, p)
+    drawn = torch.empty(-(-value.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = drawn.view(torch.int16)[: value.numel()].view(value.shape) >= dropped - LEVELS // 2
+    return value * kept.to(value.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+class Dropout(nn.Dropout):
+    """`drop` while training."""
 
     def forward(self, value: Tensor) -> Tensor:
-        if not self.training or not value.is_cpu or torch.compiler.is_compiling():
-            return super().forward(value)
-        dropped = round(self.p * LEVELS)
-        if dropped in (0, LEVELS):
-            return super().forward(value)
-        drawn = torch.empty(-(-value.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[: value.numel()].view(value.shape) >= dropped - LEVELS // 2
-        return value * kept.to(value.dtype).mul_(LEVELS / (LEVELS - dropped))
+        return drop(value, self.p) if self.training else value
 
 
 def quicken(model: nn.Module) -> None:

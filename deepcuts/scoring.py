@@ -5,10 +5,12 @@ B = examples of a batch, T = tokens of its longest, O = outputs of a linear laye
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -23,6 +25,10 @@ from deepcuts.observe import Sums, observe
 from deepcuts.seeds import derive
 
 MicroBatches = Sequence[Mapping[str, Tensor]]
+# Tokens of the noisy passes that run as one batch, where the device does not want more.
+TOKENS = 2560
+# Gaussian numbers that the noise of a CPU is taken from: more than the largest output of so many tokens.
+DRAWN = 2**23
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def score(
     pass_ = data.pop()
     totals, used = _resumed(criteria, network.device, checkpoint if pass_ != "none" else None)
     saved = time.monotonic()
-    with _only_gradients_of(network.model, tensors):
+    with _only_gradients_of(network.model, tensors), network.autocast():
         for micro_batches in islice(batches, used, None) if pass_ != "none" else ():
             _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
             used += 1
@@ -173,7 +179,7 @@ def _gradients(
     examples = sum(len(batch["labels"]) for batch in micro_batches)
     together = _together(network, micro_batches, repeats)
     total = torch.zeros((), device=network.device)
-    with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0):
+    with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0, settings.seed):
         for repeat in range(0, repeats, together):
             for part, batch in enumerate(micro_batches):
                 torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
@@ -186,7 +192,7 @@ def _gradients(
     for name, tensor in tensors.items():
         # An unused tensor (a pooler that the head passes by) has no gradient: it has no influence on the loss.
         gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        gradients[name] = gradient.div_(repeats)
+        gradients[name] = gradient if repeats == 1 else gradient.div_(repeats)
     network.model.zero_grad(set_to_none=True)
     network.model.eval()
     return gradients
@@ -194,8 +200,11 @@ def _gradients(
 
 def _together(network: Network, micro_batches: MicroBatches, repeats: int) -> int:
     """How many repeats run as one batch, for larger products are faster; one by one where a batch does not fit."""
-    tokens = micro_batches[0]["attention_mask"].numel()
-    return 1 if len(micro_batches) > 1 else max(1, min(repeats, network.tokens_at_once // tokens))
+    if len(micro_batches) > 1:
+        return 1
+    tokens = max(TOKENS, network.tokens_at_once)
+    most = max(1, min(repeats, tokens // micro_batches[0]["attention_mask"].numel()))
+    return math.ceil(repeats / math.ceil(repeats / most))  # in parts of equal size
 
 
 def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
@@ -205,11 +214,11 @@ def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def _noise(model: nn.Module, std: float) -> Iterator[None]:
+def _noise(model: nn.Module, std: float, seed: int) -> Iterator[None]:
     """Gaussian noise on the output of every linear layer, the head included (the seed's SmoothGrad)."""
 
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.add(output, torch.randn_like(output), alpha=std)
+        return output.add_(_gaussian(output, seed), alpha=std)
 
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
     handles = [module.register_forward_hook(add) for module in linear]
@@ -218,6 +227,23 @@ def _noise(model: nn.Module, std: float) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _gaussian(like: Tensor, seed: int) -> Tensor:
+    """Numbers of N(0, 1) in the shape of a tensor; on a CPU a window of a long row that was drawn once.
+
+    Where the window begins is random: the shared noise of Salimans et al. 2017, arXiv 1703.03864. Drawing every number
+    anew took a CPU a quarter of a smoothed pass.
+    """
+    if not like.is_cpu or like.numel() >= DRAWN:
+        return torch.randn_like(like)
+    begin = int(torch.randint(DRAWN - like.numel(), ()))
+    return _row(seed, like.dtype)[begin : begin + like.numel()].view(like.shape)
+
+
+@lru_cache(maxsize=1)
+def _row(seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(DRAWN, generator=torch.Generator().manual_seed(derive(seed, "noise"))).to(dtype)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,17 +48,6 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False
     snapshots: Collection[int] = ()
     snapshot: Callable[[int], None] = lambda step: None
-
-
-def deterministic(threads: int, tf32: bool) -> None:
-    """Make this process repeat itself bit for bit: deterministic kernels, a fixed number of threads."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic CUDA refuses to multiply
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # Filling what nobody reads takes up to a tenth of a step on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def train(

@@ -37,10 +37,10 @@ from deepcuts.bench import (
 from deepcuts.budget import compression_to_fraction
 from deepcuts.checkpoint import Interrupted
 from deepcuts.models import Network
+from deepcuts.process import prepare
 from deepcuts.seeds import derive
 from deepcuts.spec import TrialSpec
 from deepcuts.stages import Dense, Scored, find_scores, fine_tune, snapshot_weights
-from deepcuts.train import deterministic
 
 Row = dict[str, Any]
 
@@ -115,7 +115,7 @@ def _fail(account: Account, error: Exception) -> None:
 
 def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> None:
     dense = trial.dense
-    deterministic(bench.threads, dense.tf32)
+    prepare(bench.threads, dense.tf32)
     account.row |= {"device": record.device_name(device_of(dense))}
     if dense.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -16,8 +16,8 @@ TESTS = Path(__file__).parent
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
     "agreement bits budget checkpoint criteria dropout figures files intervals metrics modelfolder names output page"
-    " seeds tables tasks toy yamltext",
-    "batches complaints curves hub masks paired pairs plots resample spec store",
+    " process seeds tables tasks toy yamltext",
+    "attention batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models optimisers overlap plan"
     " sweepfile tensors verdicts vocabulary",
     "cost counts data dead_plots forest grid headlines mask_plots observe order schema stats train training_plots"
@@ -36,7 +36,7 @@ OWNERS = {
     "ray": "cluster sweep trackers worker",
     "datasets": "hub",
     "huggingface_hub": "counts hub models",
-    "transformers": "models record",
+    "transformers": "attention models record",
     "matplotlib": "dead_plots figures forest mask_plots plots training_plots",
     "duckdb": "analysis",
     "pyarrow": "analysis cache compact density doctor examples export overlap store tables",
@@ -44,8 +44,8 @@ OWNERS = {
     "rich": "commands output progress watch",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
-    "torch": "batches bench dropout export masks models observe optimisers record scoring stages tensors train trial"
-    " vocabulary",
+    "torch": "attention batches bench dropout export masks models observe optimisers process record scoring stages"
+    " tensors train trial vocabulary",
 }
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.

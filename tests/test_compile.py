@@ -16,10 +16,11 @@ from toytrials import bench, dense, trial
 
 from deepcuts.bench import load_material, load_network, weights_of
 from deepcuts.models import Network, compiled
+from deepcuts.process import prepare
 from deepcuts.spec import Training, TrialSpec
 from deepcuts.stages import find_scores
 from deepcuts.store import Store
-from deepcuts.train import deterministic, evaluate, train
+from deepcuts.train import evaluate, train
 
 # What torch's compiler warns of by itself.
 pytestmark = [
@@ -40,7 +41,7 @@ SETTINGS = Training(epochs=2, batch_size=4, micro_batch=2, lr=0.001)
     ],
 )
 def test_a_compiled_network_trains_as_the_eager_one_does(device: str) -> None:
-    deterministic(1, tf32=False)
+    prepare(1, tf32=False)
     eager, quick = (_without_dropout(device) for _ in range(2))  # compiled, it draws other numbers
     quick = replace(quick, compiled=compiled(quick.model))
     before = counters["stats"]["unique_graphs"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toytrials import bench, dense, everything, trial
 
-from deepcuts import masks, models, scoring, train
+from deepcuts import masks, models, process, scoring, train
 from deepcuts.bench import load_material, load_network
 from deepcuts.store import Store
 from deepcuts.trial import run_trial
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetri
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])
 def device(request: pytest.FixtureRequest) -> Any:
-    train.deterministic(1, tf32=False)
+    process.prepare(1, tf32=False)
     return request.param
 
 

@@ -9,14 +9,14 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from deepcuts import cli
+from deepcuts import cli, process
 from deepcuts.bench import Bench, load_material
 from deepcuts.models import Network
 from deepcuts.preflight import prepare
 from deepcuts.spec import TrialSpec
 from deepcuts.store import Store
 from deepcuts.sweepfile import read_sweep
-from deepcuts.train import deterministic, evaluate
+from deepcuts.train import evaluate
 from deepcuts.trial import run_trial
 
 # One epoch on 64 examples teaches a pruned network nothing: it says the same of all of them.
@@ -67,7 +67,7 @@ def _outputs_again(trial: TrialSpec, folder: Path) -> np.ndarray:
     """What the exported folder says about the validation split, evaluated as the trial was."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    deterministic(1, trial.dense.tf32)
+    process.prepare(1, trial.dense.tf32)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     network = Network(model, trial.dense.head, trial.dense.loss, trial.dense.precision, model.device)
     material = load_material(trial.dense)

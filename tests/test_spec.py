@@ -19,12 +19,12 @@ def test_ids_are_pinned():
     bert = dense(model=BERT, dataset="sst2", task=TASKS["sst2"])
     pruned = trial("SmoothGradCAMShift", of=bert, compression=3.5)
     whole = ScoreSpec(dense=bert)
-    assert bert.dense_id == "8f81ac22abee84d4"
-    assert dense().dense_id == "8ef69fcb11b67074"
-    assert pruned.score.score_id == "22feb42586da7f85"
-    assert pruned.score.pass_id == "866e58389f41ee31"
-    assert pruned.trial_id == "1941f22329535be9"
-    assert TrialSpec(score=whole).trial_id == "e8c73ac8a4bca8d6"
+    assert bert.dense_id == "13def71ba8b8b65e"
+    assert dense().dense_id == "adf397612fa76cb4"
+    assert pruned.score.score_id == "dc253da20dce7733"
+    assert pruned.score.pass_id == "d3efbe6f4610e9cb"
+    assert pruned.trial_id == "b6ab594ba7718113"
+    assert TrialSpec(score=whole).trial_id == "cedcc8f31f77948b"
     assert TrialSpec(score=whole, retrain=Training(epochs=12)).trial_id == "2c09d3145d0d578e"
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from deepcuts.batches import Tokens, shuffled
 from deepcuts.models import Network
 from deepcuts.optimisers import rate
 from deepcuts.spec import Training
-from deepcuts.train import Hooks, Interrupted, deterministic, evaluate, train
+from deepcuts.train import Hooks, Interrupted, evaluate, train
 
 EXAMPLES = 22
 PLAIN = Training(epochs=2, batch_size=8, lr=0.05)  # three steps an epoch, the last or another one of 6 examples
@@ -286,14 +285,3 @@ def test_outputs_come_in_the_order_of_the_examples_without_dropout() -> None:
     for i in range(EXAMPLES):
         alone = network.outputs(tokens.batch(np.array([i]))).detach().numpy()
         np.testing.assert_allclose(outputs[i : i + 1], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.usefixtures("torch_state")
-def test_a_process_is_made_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    deterministic(1, tf32=False)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.get_num_threads() == 1
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # without it CUDA refuses to multiply

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from deepcuts.batches import Tokens
 from deepcuts.checkpoint import Interrupted
 from deepcuts.models import Network
+from deepcuts.process import prepare
 from deepcuts.spec import Training
-from deepcuts.train import Hooks, deterministic, train
+from deepcuts.train import Hooks, train
 from deepcuts.vocabulary import Vocabulary, can_narrow
 
 WORDS, WIDTH = 60, 8
@@ -57,7 +58,7 @@ def weights(of: Network) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def repeatable() -> None:
-    deterministic(1, tf32=False)
+    prepare(1, tf32=False)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -1,0 +1,61 @@
+"""Attention with dropout, on a CPU: torch has a quick one without.
+
+B = examples, H = heads, T = tokens of the longest, D = size of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from deepcuts.dropout import drop
+
+NAME = "deepcuts"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """softmax(scaling · query keyᵀ) value of (B, H, T, D) each, as (B, T, H, D); a mask is True at what may be seen.
+
+    Vaswani et al. 2017, arXiv 1706.03762. The softmax is in fp32, whatever the products are in. What is not
+    this case (no dropout, another device, a causal or additive mask, other shapes) is left to torch.
+    """
+    if not _ours(module, query, key, attention_mask, dropout, more):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
+    scores = (query @ key.transpose(-1, -2)).float().mul_(scaling or query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        scores = scores.masked_fill_(~attention_mask, -torch.inf)
+    weights = drop(scores.softmax(-1).to(value.dtype), dropout)
+    return (weights @ value).transpose(1, 2), None
+
+
+def _ours(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, more: dict[str, Any]
+) -> bool:
+    if not dropout or not query.is_cpu or torch.compiler.is_compiling():
+        return False
+    if any(more.get(name) is not None for name in ("position_bias", "softcap", "is_causal")):
+        return False
+    seen = not getattr(module, "is_causal", True) if mask is None else mask.dtype == torch.bool
+    return seen and query.shape == key.shape
+
+
+def quicken(model: PreTrainedModel) -> None:
+    """Let a model that uses torch's attention use this one."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
