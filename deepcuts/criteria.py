@@ -112,7 +112,7 @@ def squared_gradient(batch: Batch) -> Tensor:
 
 def class_activation(batch: Batch) -> Tensor:
     """abs(g_b * (shift + a_b))"""
-    return _given(batch.gradient).abs() * (batch.shift + _given(batch.output_mean)).abs()
+    return (_given(batch.gradient) * (batch.shift + _given(batch.output_mean))).abs_()
 
 
 def input_mean(batch: Batch) -> Tensor:
