@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from deepcuts import masks, models, process, scoring
-from deepcuts.batches import shuffled
+from deepcuts.batches import BATCHES_PER_RUN, shuffled
 from deepcuts.budget import compression_to_fraction
 
 from . import material
@@ -40,7 +40,8 @@ def start(args: argparse.Namespace, side: str) -> Round:
 
 
 def _examples(args: argparse.Namespace) -> material.Texts:
-    return material.texts(args, "train", args.steps * args.batch_size)
+    """Enough for batches of similar length, as a sweep has them, even where a round runs few of them."""
+    return material.texts(args, "train", max(args.steps, BATCHES_PER_RUN) * args.batch_size)
 
 
 def _by_hand(args: argparse.Namespace) -> Round:
@@ -72,7 +73,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
     def run() -> float:
         began = wait(args.device)
         seed = next(seeds)
-        order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)
+        order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)[: args.steps]
         batches = ([tokens.batch(part)] for part in order)
         scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
         return (wait(args.device) - began) / int(args.steps)

@@ -55,19 +55,20 @@ class _Observer:
             rows, count = self._real_rows(args[0] if self.inputs else output, path)
             sums.count += count
             if self.inputs:
-                sums.input = sums.input + rows.sum(0)
-                sums.squares = sums.squares + rows.square().sum(0)
+                sums.input = sums.input + rows.sum(0, dtype=torch.float32)
+                sums.squares = sums.squares + rows.float().square().sum(0)
             else:
-                sums.output = sums.output + rows.sum(0)
+                sums.output = sums.output + rows.sum(0, dtype=torch.float32)
 
         return add
 
     def _real_rows(self, values: Tensor, path: str) -> tuple[Tensor, int]:
-        """Values (B, T, X) or (B, X) as fp32 rows, those of padding zero; and the number of real rows."""
+        """Values (B, T, X) or (B, X) as rows, those of padding zero; and the number of real rows."""
         if values.dim() == 2 and values.shape[0] == self.real.shape[0]:
-            return values.float(), values.shape[0]
+            return values, values.shape[0]
         assert values.shape[:2] == self.real.shape, f"{path} sees {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
-        return (values.float() * self.real[..., None]).flatten(0, 1), self.count
+        real = values if self.count == self.real.numel() else values * self.real.to(values.dtype)[..., None]
+        return real.flatten(0, 1), self.count
 
 
 @torch.no_grad()
