@@ -263,7 +263,7 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     network.model.eval()
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, network.tokens_at_once))
-    with torch.inference_mode(), network.autocast():
+    with torch.no_grad(), network.autocast():  # inference_mode would cast the weights for every batch
         rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)
     outputs[np.concatenate(order)] = rows

@@ -142,6 +142,19 @@ def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
     np.testing.assert_allclose(scores[criterion][name].numpy(), expected, rtol=2e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("criterion", ["GradCAM", "SmoothGradCAM"])
+def test_bf16_scores_are_those_of_fp32_to_two_digits(criterion: str) -> None:
+    """Weights are cast once for all batches, and for the pass that needs no gradients before the one that does."""
+    network, _ = small()
+    exact, _ = score(network, NAMES, [criterion], BATCHES, PLAIN)
+    rough, _ = score(replace(network, precision="bf16"), NAMES, [criterion], BATCHES, PLAIN)
+    for name in NAMES:
+        largest = float(exact[criterion][name].max())
+        assert largest > 0
+        np.testing.assert_allclose(rough[criterion][name], exact[criterion][name], atol=0.03 * largest)
+        assert not torch.equal(rough[criterion][name], exact[criterion][name])
+
+
 @pytest.mark.parametrize(("tokens", "together"), [(1, 1), (36, 2)])
 def test_noisy_passes_run_side_by_side_as_far_as_the_tokens_go(
     monkeypatch: pytest.MonkeyPatch, tokens: int, together: int
