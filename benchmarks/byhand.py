@@ -78,14 +78,13 @@ class ByHand:
             right += int((self.model(**inputs).logits.argmax(-1) == labels).sum())
         return right / len(self.texts)
 
-    def gradcam(self, batch_size: int, seed: int) -> dict[str, Array]:
+    def gradcam(self, batch_size: int, seed: int, steps: int | None = None) -> dict[str, Array]:
         """abs(W) x the sum over the batches of abs(gradient x mean output), for every linear layer of the encoder.
 
         As the seed does, gradients come from a pass with dropout and outputs from one without.
         """
-        order = np.random.default_rng(seed).permutation(len(self.texts))
         totals: dict[str, Array] = {}
-        for inputs, labels in self.batches(batch_size, order):
+        for inputs, labels in self.batches(batch_size, self._shuffled(seed, batch_size, steps)):
             outputs: dict[str, Array] = {}
             self.model.eval()
             with self._watched(outputs), torch.no_grad():
@@ -99,12 +98,13 @@ class ByHand:
                 totals[path] = totals.get(path, 0) + np.abs(gradient * mean[:, None])
         return {path: np.abs(layer.weight.detach().cpu().numpy()) * totals[path] for path, layer in self.layers()}
 
-    def smoothgrad(self, batch_size: int, seed: int, passes: int, std: float) -> dict[str, Array]:
+    def smoothgrad(
+        self, batch_size: int, seed: int, passes: int, std: float, steps: int | None = None
+    ) -> dict[str, Array]:
         """abs(W) x the sum over the batches of abs(mean gradient), one noisy pass after the other."""
-        order = np.random.default_rng(seed).permutation(len(self.texts))
         totals: dict[str, Array] = {}
         self.model.train()
-        for inputs, labels in self.batches(batch_size, order):
+        for inputs, labels in self.batches(batch_size, self._shuffled(seed, batch_size, steps)):
             means: dict[str, Array] = {}
             for _ in range(passes):
                 with self._noisy(std):
@@ -119,6 +119,10 @@ class ByHand:
     def layers(self) -> list[tuple[str, nn.Linear]]:
         encoder = self.model.base_model
         return [(path, module) for path, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+
+    def _shuffled(self, seed: int, batch_size: int, steps: int | None) -> NDArray[np.int64]:
+        order = np.random.default_rng(seed).permutation(len(self.texts))
+        return order if steps is None else order[: steps * batch_size]
 
     def _backward(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
         self.model.zero_grad()

@@ -48,16 +48,15 @@ def _by_hand(args: argparse.Namespace) -> Round:
     examples = _examples(args)
     model, tokenizer = material.model(args), material.tokenizer(args)
     steps = args.steps if args.what == "plain" else min(args.steps, BY_HAND_SMOOTHED)
-    used = steps * args.batch_size  # of examples in random order
-    hand = ByHand(model, tokenizer, examples.texts[:used], examples.labels[:used], args.device)
+    hand = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
     seeds = iter(range(1000))
 
     def run() -> float:
         began = wait(args.device)
         if args.what == "plain":
-            hand.gradcam(args.batch_size, next(seeds))
+            hand.gradcam(args.batch_size, next(seeds), steps)
         else:
-            hand.smoothgrad(args.batch_size, next(seeds), PASSES, STD)
+            hand.smoothgrad(args.batch_size, next(seeds), PASSES, STD, steps)
         return (wait(args.device) - began) / steps
 
     return run
@@ -73,8 +72,10 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
     def run() -> float:
         began = wait(args.device)
         seed = next(seeds)
-        order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)[: args.steps]
-        batches = ([tokens.batch(part)] for part in order)
+        order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)
+        order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
+        some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
+        batches = ([tokens.batch(part)] for part in some)
         scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
         return (wait(args.device) - began) / int(args.steps)
 
