@@ -9,6 +9,7 @@ scores) for three compressions; by hand they are cut at a quantile, layer by lay
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,6 +76,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)
         order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
         some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
+        random.Random(seed).shuffle(some)
         batches = ([tokens.batch(part)] for part in some)
         scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
         return (wait(args.device) - began) / int(args.steps)

@@ -37,7 +37,8 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
     scores = (query @ key.transpose(-1, -2)).float().mul_(scaling or query.shape[-1] ** -0.5)
     if attention_mask is not None:
-        scores = scores.masked_fill_(~attention_mask, -torch.inf)
+        # Not infinity, which makes NaN where all is hidden.
+        scores = scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = drop(scores.softmax(-1).to(value.dtype), dropout)
     return (weights @ value).transpose(1, 2), None
 

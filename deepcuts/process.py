@@ -8,9 +8,10 @@ import sys
 
 import torch
 
-# Of glibc's malloc.h: the parameters of `mallopt`, and values that end what they bound.
+# Of glibc's malloc.h: parameters of `mallopt`, two at their largest. More than TOP_PAD would have to be free before the
+# heap of a thread (64 MB, and Ray runs trials in a thread) is given back.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
-LARGEST = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**28}
+SETTINGS = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**28}
 
 
 def prepare(threads: int, tf32: bool) -> None:
@@ -26,8 +27,8 @@ def prepare(threads: int, tf32: bool) -> None:
 
 
 def keep_memory() -> None:
-    """Do not give freed memory back to the system: gradients come and go with every batch, and fetching their pages
-    anew took a CPU up to a sixth of it. Does nothing where the C library is not glibc."""
+    """Keep freed blocks of up to 32 MB: gradients come and go with every batch, and to fetch their pages anew took a
+    CPU up to a sixth of it. Does nothing where the C library is not glibc."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in LARGEST.items():
-            library.mallopt(parameter, value)
+        for parameter, value in SETTINGS.items():
+            assert library.mallopt(parameter, value) == 1, f"mallopt refuses {parameter}={value}"

@@ -27,8 +27,8 @@ from deepcuts.seeds import derive
 MicroBatches = Sequence[Mapping[str, Tensor]]
 # Tokens of the noisy passes that run as one batch, where the device does not want more.
 TOKENS = 2560
-# Gaussian numbers that the noise of a CPU is taken from: more than the largest output of so many tokens.
-DRAWN = 2**23
+# Gaussian numbers that the noise of a CPU is taken from: twice the output of so many tokens in a layer 3,276 wide.
+DRAWN = 2**24
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def score(
     pass_ = data.pop()
     totals, used = _resumed(criteria, network.device, checkpoint if pass_ != "none" else None)
     saved = time.monotonic()
+    # Casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with _only_gradients_of(network.model, tensors), network.autocast():
         for micro_batches in islice(batches, used, None) if pass_ != "none" else ():
             _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
@@ -204,7 +205,7 @@ def _together(network: Network, micro_batches: MicroBatches, repeats: int) -> in
         return 1
     tokens = max(TOKENS, network.tokens_at_once)
     most = max(1, min(repeats, tokens // micro_batches[0]["attention_mask"].numel()))
-    return math.ceil(repeats / math.ceil(repeats / most))  # in parts of equal size
+    return math.ceil(repeats / math.ceil(repeats / most))  # in parts of nearly equal size
 
 
 def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
@@ -218,7 +219,7 @@ def _noise(model: nn.Module, std: float, seed: int) -> Iterator[None]:
     """Gaussian noise on the output of every linear layer, the head included (the seed's SmoothGrad)."""
 
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.add_(_gaussian(output, seed), alpha=std)
+        return torch.add(output, _gaussian(output, seed), alpha=std)
 
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
     handles = [module.register_forward_hook(add) for module in linear]
@@ -233,9 +234,9 @@ def _gaussian(like: Tensor, seed: int) -> Tensor:
     """Numbers of N(0, 1) in the shape of a tensor; on a CPU a window of a long row that was drawn once.
 
     Where the window begins is random: the shared noise of Salimans et al. 2017, arXiv 1703.03864. Drawing every number
-    anew took a CPU a quarter of a smoothed pass.
+    anew, as for larger tensors still, took a CPU a quarter of a smoothed pass.
     """
-    if not like.is_cpu or like.numel() >= DRAWN:
+    if not like.is_cpu or like.numel() > DRAWN // 2:  # a longer window has too few places to begin
         return torch.randn_like(like)
     begin = int(torch.randint(DRAWN - like.numel(), ()))
     return _row(seed, like.dtype)[begin : begin + like.numel()].view(like.shape)

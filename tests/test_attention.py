@@ -85,26 +85,41 @@ def test_what_it_does_not_know_is_left_to_torch(
     assert attention.attention(Layer(), **known) != "torch's"
 
 
-def test_a_model_is_trained_with_it_and_gives_what_it_gave_without_dropout() -> None:
-    def model() -> BertForSequenceClassification:
-        torch.manual_seed(0)
-        return BertForSequenceClassification(BertConfig(**CONFIG))
+def test_a_model_is_trained_with_it_and_learns_what_it_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what dropout drops: the gradients of a model are those that it has with torch's attention."""
+    calls: list[float] = []
 
+    def nothing_dropped(value: Tensor, p: float) -> Tensor:
+        calls.append(p)
+        return value
+
+    def trained(model: BertForSequenceClassification) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = model.train()(ids, attention_mask=mask).logits
+        logits.square().sum().backward()
+        return logits, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    def model(p: float) -> BertForSequenceClassification:
+        torch.manual_seed(0)
+        return BertForSequenceClassification(BertConfig(**{**CONFIG, "attention_probs_dropout_prob": p}))
+
+    monkeypatch.setattr(attention, "drop", nothing_dropped)
     ids = torch.randint(5, int(CONFIG["vocab_size"]), (B, T), generator=torch.Generator().manual_seed(0))
     mask = seen()[:, 0, 0].long()
-    plain, quick = model(), model()
+    plain, quick = model(0.0), model(0.2)
     quicken(quick)
     assert quick.config._attn_implementation == attention.NAME
     assert "deepcuts" not in quick.config.to_json_string()
-    for training in (False, True):
-        left, right = (m.train(training)(ids, attention_mask=mask).logits for m in (plain, quick))
-        torch.testing.assert_close(left, right)
-    for layer in quick.bert.encoder.layer:
-        layer.attention.self.dropout.p = 1.0  # nothing is attended to: no text is told from another
-    alike = quick.train()(ids, attention_mask=mask).logits
-    assert not torch.allclose(alike, right)
-    quick.eval()
-    torch.testing.assert_close(quick(ids, attention_mask=mask).logits, left)
+    torch.testing.assert_close(trained(quick), trained(plain))
+    assert calls == [0.2, 0.2]  # once in each of the two layers
+    torch.testing.assert_close(quick.eval()(ids, attention_mask=mask).logits, plain.eval()(ids, mask).logits)
+    assert calls == [0.2, 0.2]
+
+
+def test_a_text_that_may_see_nothing_spoils_no_gradient() -> None:
+    tensors = drawn()
+    made, _ = attention.attention(Layer(), *tensors, torch.zeros(B, 1, T, T, dtype=torch.bool), dropout=0.1)
+    made.sum().backward()
+    assert all(bool(tensor.grad.isfinite().all()) for tensor in tensors)
 
 
 def test_a_model_with_another_attention_keeps_it() -> None:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
-import sys
 
 import pytest
 import torch
 
-from deepcuts.process import prepare
+from deepcuts.process import MMAP_THRESHOLD, keep_memory, prepare
 
 
 @pytest.mark.usefixtures("torch_state")
@@ -21,11 +21,10 @@ def test_a_process_is_made_deterministic(monkeypatch: pytest.MonkeyPatch) -> Non
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # without it CUDA refuses to multiply
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
-@pytest.mark.usefixtures("torch_state")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="asks glibc")
 def test_freed_memory_is_kept() -> None:
-    """Blocks of 16 MB, larger than what malloc keeps by itself, are fetched from the system once."""
-    prepare(1, tf32=False)
+    """First the system is given all back at once, so that only `keep_memory` can keep it."""
+    library = ctypes.CDLL(None)
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,6 +32,10 @@ def test_freed_memory_is_kept() -> None:
         del blocks
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+    assert library.mallopt(MMAP_THRESHOLD, 2**17) == 1
+    assert min(faults() for _ in range(3)) > 30_000  # of 32,768 pages
+    keep_memory()
+
     for _ in range(4):  # until every block has found its place
         faults()
-    assert faults() < 100  # of 32,768 pages
+    assert faults() < 100
