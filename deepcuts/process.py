@@ -15,7 +15,7 @@ SETTINGS = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**28}
 
 
 def prepare(threads: int, tf32: bool) -> None:
-    """Make this process repeat itself bit for bit: deterministic kernels, a fixed number of threads."""
+    """Make this process repeat itself bit for bit, in a fixed number of threads, and keep its memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic CUDA refuses to multiply
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
@@ -31,4 +31,5 @@ def keep_memory() -> None:
     CPU up to a sixth of it. Does nothing where the C library is not glibc."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         for parameter, value in SETTINGS.items():
-            assert library.mallopt(parameter, value) == 1, f"mallopt refuses {parameter}={value}"
+            taken = library.mallopt(parameter, value)
+            assert taken == 1, f"mallopt refuses {parameter}={value}"
