@@ -119,7 +119,15 @@ class _Searcher(_Unsaved, Searcher):
             return
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.queue.ended(self.ids.get(trial_id, ""))
+        """Tune has the trial's worker back: what waited for this trial may start there.
+
+        Ready any earlier, it would be given a placement group of its own, which Tune removes as soon as it sees the
+        worker; and a group that is removed while it is made keeps its cores and GPUs for ever (Ray's issue 64693).
+        """
+        ours = self.ids.get(trial_id, "")
+        if result and result.get("stage") == "done" and result["row/status"] == "completed":
+            self.queue.heard(ours, "done")
+        self.queue.ended(ours)
 
     def save(self, checkpoint_path: str) -> None: ...
 
@@ -136,7 +144,7 @@ class _Listener(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id, stage = trial.config["trial_id"], result.get("stage", "")
-        if stage != "done" or result["row"]["status"] == "completed":  # a failed trial has published nothing more
+        if stage != "done":  # then Tune has not got its worker back yet
             self.queue.heard(trial_id, stage)
         if stage == "done":
             self.progress.ended(trial_id, result["row"])

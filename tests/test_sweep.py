@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from ray.tune.utils import flatten_dict
 from rich.console import Console
 
 from deepcuts import cluster, sweep
-from deepcuts.grid import SweepSpec
+from deepcuts.beats import Watch
+from deepcuts.grid import SweepSpec, labels
+from deepcuts.order import Queue
 from deepcuts.plan import make_plan
 from deepcuts.preflight import prepare
 from deepcuts.progress import Progress
@@ -32,7 +36,11 @@ def four_gpus() -> Iterator[None]:
     """A Ray of this machine with 4 CPUs and 4 logical GPUs, by the same settings as a real one."""
     ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **cluster.ray_options())
     yield
+    deadline = time.time() + 30
+    while (left := ray.available_resources()).get("CPU") != 4 and time.time() < deadline:
+        time.sleep(0.1)
     ray.shutdown()
+    assert (left["CPU"], left["GPU"]) == (4, 4), "a sweep keeps what it no longer uses"
 
 
 def toy_sweep(**changes: Any) -> SweepSpec:
@@ -128,6 +136,23 @@ def test_a_worker_unpacks_what_it_is_handed_once_for_all_its_trials(four_gpus: N
     workers = {note["pid"] for note in notes}
     assert len(workers) < 12
     assert sum(max(note["count"] for note in notes if note["pid"] == pid) for pid in workers) == 12
+
+
+def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back(tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    [dense, pruned] = spec.trials()
+    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0)
+    handed = sweep.hand(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
+    searcher = sweep._Searcher(queue, Watch(store, handed.launch), store, progress)
+    listener = sweep._Listener(queue, handed, store, progress, sweep.Outcome())
+    assert searcher.suggest("tune's") == {"trial_id": dense.trial_id, **labels(dense)}
+    assert searcher.suggest("next") is None
+    row = {"status": "completed", "metric": "accuracy", "dense": 1.0, "total_seconds": 0.0}
+    result = {"stage": "done", "row": row}
+    listener.on_trial_result(1, [], SimpleNamespace(config={"trial_id": dense.trial_id}), result)
+    assert searcher.suggest("next") is None
+    searcher.on_trial_complete("tune's", flatten_dict(result))
+    assert searcher.suggest("next") == {"trial_id": pruned.trial_id, **labels(pruned)}
 
 
 def die_once(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
