@@ -109,7 +109,8 @@ def half(of: nn.Module, device: str) -> dict[str, Tensor]:
 class Least:
     """What a batch of `tokens` real tokens needs at least, whoever runs it: FLOPs and bytes of memory traffic.
 
-    Forward: 2 FLOPs per weight and token, and the attention's products; backward twice that. Bytes: the linear
+    Forward: 2 FLOPs per weight and token, and the attention's products; backward twice that. Behind the last attention
+    only the first token counts, for the head reads no other. Bytes: the linear
     weights are read in the forward and the backward pass and their gradients written once; Adam reads weight, gradient
     and two moments and writes three of them, for the parameters that can have a gradient: of the vocabulary the words
     that occur. Activations are taken to stay in the cache.
@@ -140,8 +141,11 @@ def least(of: nn.Module, tokens: Tokens, batch_size: int) -> Least:
     encoder = {name for name in models.prunable(of, False) if ".pooler." not in name}
     sizes = {name: parameter.numel() for name, parameter in of.named_parameters()}
     weights = sum(sizes[name] for name in encoder)
+    last = f".layer.{config.num_hidden_layers - 1}."
+    behind = sum(sizes[name] for name in encoder if last in name and ".self." not in name)
     attention = 4 * config.num_hidden_layers * config.hidden_size * float((lengths.astype(float) ** 2).sum())
     real = float(lengths.sum())
     words = len(torch.unique(tokens.inputs["input_ids"])) * config.hidden_size
     trained = sum(sizes.values()) - sizes["bert.embeddings.word_embeddings.weight"] + words
-    return Least(real / steps, (2 * weights * real + attention) / steps, 4.0 * weights, 7 * 4.0 * trained)
+    flops = 2 * (weights - behind) * real + 2 * behind * len(lengths) + attention
+    return Least(real / steps, flops / steps, 4.0 * weights, 7 * 4.0 * trained)

@@ -77,8 +77,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
         some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
         random.Random(seed).shuffle(some)
-        batches = ([tokens.batch(part)] for part in some)
-        scoring.score(network, names, [criterion], batches, scoring.Settings(seed, PASSES, STD))
+        scoring.score(network, names, [criterion], tokens, some, scoring.Settings(seed, passes=PASSES, noise_std=STD))
         return (wait(args.device) - began) / int(args.steps)
 
     return run

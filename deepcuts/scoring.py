@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from deepcuts import firsttoken
+from deepcuts.batches import Integers, Tokens, micro_batches
 from deepcuts.checkpoint import Checkpoint, Interrupted
 from deepcuts.criteria import CRITERIA, Pass, Weights
 from deepcuts.criteria import Batch as Evidence
@@ -24,7 +25,8 @@ from deepcuts.models import Network
 from deepcuts.observe import Sums, observe
 from deepcuts.seeds import derive
 
-MicroBatches = Sequence[Mapping[str, Tensor]]
+# Batches that are looked at together before their gradients are taken.
+WINDOW = 16
 # Tokens of the noisy passes that run as one batch, where the device does not want more.
 TOKENS = 2560
 # Gaussian numbers that the noise of a CPU is taken from: twice the output of so many tokens in a layer 3,276 wide.
@@ -33,9 +35,11 @@ DRAWN = 2**24
 
 @dataclass(frozen=True)
 class Settings:
-    """How the batches are run; `passes`, `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
+    """How the batches are run, at most `micro_batch` examples at once (None: all) where gradients are taken; `passes`,
+    `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
 
     seed: int
+    micro_batch: int | None = None
     passes: int = 10
     noise_std: float = 0.001
     shift: float = 10.0
@@ -47,7 +51,8 @@ def score(
     network: Network,
     names: Sequence[str],
     criteria: Sequence[str],
-    batches: Iterable[MicroBatches],
+    tokens: Tokens,
+    order: Sequence[Integers],
     settings: Settings,
     initial: Mapping[str, Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -55,9 +60,10 @@ def score(
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Scores of the parameters `names`, per criterion, fp32 on the CPU, and the number of batches used.
 
-    All criteria must need the same pass. Each batch is a sequence of micro-batches, whose gradients and outputs
-    are put together as if it were whole. A criterion's bits do not depend on the others asked for. Raises ValueError
-    when a loss or a score is not finite, Interrupted (with the sums saved) when `after_batch` says to stop.
+    All criteria must need the same pass. `order` has the examples of each batch; `tokens` lie where the network is.
+    The gradients of micro-batches are put together as if their batch were whole. A criterion's bits do not depend on
+    the others asked for. Raises ValueError when a loss or a score is not finite, Interrupted (with the sums saved)
+    when `after_batch` says to stop.
     """
     data = {CRITERIA[criterion].data for criterion in criteria}
     assert len(data) == 1, "criteria of one call share their pass"
@@ -68,8 +74,8 @@ def score(
     saved = time.monotonic()
     # Casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with _only_gradients_of(network.model, tensors), network.autocast():
-        for micro_batches in islice(batches, used, None) if pass_ != "none" else ():
-            _add_batch(network, tensors, totals, micro_batches, pass_, settings, used)
+        for batch, seen in _looks(network, tensors, list(totals), tokens, order, settings, used):
+            _add_batch(network, tensors, totals, tokens, batch, seen, settings, used)
             used += 1
             stopping = after_batch(used)
             if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
@@ -124,23 +130,47 @@ def _score(
     return value
 
 
+def _looks(
+    network: Network,
+    tensors: Mapping[str, nn.Parameter],
+    criteria: Sequence[str],
+    tokens: Tokens,
+    order: Sequence[Integers],
+    settings: Settings,
+    used: int,
+) -> Iterator[tuple[Integers, dict[str, Sums]]]:
+    """The batches from `used` on, and what passes without gradients show of each, where a criterion asks for it.
+
+    Windows of batches begin at the same ones wherever scoring goes on, and so their sums have the same bits.
+    """
+    rows = [CRITERIA[criterion] for criterion in criteria]
+    if rows[0].data == "none":
+        return
+    paths = {name.rpartition(".")[0] for name in tensors}
+    inputs = rows[0].data == "forward"
+    looking = inputs or any(row.outputs for row in rows)
+    for first in range(used - used % WINDOW, len(order), WINDOW):
+        window = order[first : first + WINDOW]
+        sums = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
+        for index in range(max(used - first, 0), len(window)):
+            yield window[index], {path: each.of(index) for path, each in sums.items()}
+
+
 def _add_batch(
     network: Network,
     tensors: Mapping[str, nn.Parameter],
     totals: dict[str, dict[str, Tensor]],
-    micro_batches: MicroBatches,
-    pass_: Pass,
+    tokens: Tokens,
+    batch: Integers,
+    seen: Mapping[str, Sums],
     settings: Settings,
     index: int,
 ) -> None:
     rows = [CRITERIA[criterion] for criterion in totals]
-    seen = {}
-    if pass_ == "forward" or any(row.outputs for row in rows):
-        paths = {name.rpartition(".")[0] for name in tensors}
-        seen = observe(network, paths, micro_batches, settings.count_padding, inputs=pass_ == "forward")
     gradients = {}
-    if pass_ != "forward":
-        gradients = _gradients(network, tensors, micro_batches, pass_, settings, index)
+    if rows[0].data != "forward":
+        parts = [tokens.batch(part) for part in micro_batches(batch, settings.micro_batch)]
+        gradients = _gradients(network, tensors, parts, rows[0].data, settings, index)
     with torch.no_grad():
         for name in tensors:
             evidence = _evidence(name, gradients.get(name), seen.get(name.rpartition(".")[0]), settings.shift)
@@ -165,7 +195,7 @@ def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: floa
 def _gradients(
     network: Network,
     tensors: Mapping[str, nn.Parameter],
-    micro_batches: MicroBatches,
+    parts: Sequence[Mapping[str, Tensor]],
     pass_: Pass,
     settings: Settings,
     index: int,
@@ -177,12 +207,13 @@ def _gradients(
     network.model.train(settings.dropout)
     network.model.zero_grad(set_to_none=True)
     repeats = settings.passes if pass_ == "smoothed" else 1
-    examples = sum(len(batch["labels"]) for batch in micro_batches)
-    together = _together(network, micro_batches, repeats)
+    examples = sum(len(batch["labels"]) for batch in parts)
+    together = _together(network, parts, repeats)
     total = torch.zeros((), device=network.device)
-    with _noise(network.model, settings.noise_std if pass_ == "smoothed" else 0.0, settings.seed):
+    std = settings.noise_std if pass_ == "smoothed" else 0.0
+    with firsttoken.alone(network.model), _noise(network.model, std, settings.seed):
         for repeat in range(0, repeats, together):
-            for part, batch in enumerate(micro_batches):
+            for part, batch in enumerate(parts):
                 torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
                 loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples)
                 loss.backward()
@@ -199,12 +230,12 @@ def _gradients(
     return gradients
 
 
-def _together(network: Network, micro_batches: MicroBatches, repeats: int) -> int:
+def _together(network: Network, parts: Sequence[Mapping[str, Tensor]], repeats: int) -> int:
     """How many repeats run as one batch, for larger products are faster; one by one where a batch does not fit."""
-    if len(micro_batches) > 1:
+    if len(parts) > 1:
         return 1
     tokens = max(TOKENS, network.tokens_at_once)
-    most = max(1, min(repeats, tokens // micro_batches[0]["attention_mask"].numel()))
+    most = max(1, min(repeats, tokens // parts[0]["attention_mask"].numel()))
     return math.ceil(repeats / math.ceil(repeats / most))  # in parts of nearly equal size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepcuts import data, models, scoring, tensors
-from deepcuts.batches import micro_batches, shuffled
+from deepcuts.batches import Integers, shuffled
 from deepcuts.bench import Bench, Material, Rows, fit, set_weights, weights_of
 from deepcuts.criteria import CRITERIA
 from deepcuts.models import Network
@@ -145,8 +145,9 @@ def find_scores(
         replace(network, compiled=None),  # hooks look into its layers
         names,
         list(wanted),
-        _scoring_batches(network, material, spec, bench),
-        _settings(wanted),
+        material.train.to(network.device),
+        _scoring_order(material, spec),
+        _settings(wanted, bench),
         initial,
         bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
@@ -175,13 +176,14 @@ def _served(spec: ScoreSpec, bench: Bench) -> dict[str, ScoreSpec]:
     return wanted
 
 
-def _settings(wanted: Mapping[str, ScoreSpec]) -> scoring.Settings:
+def _settings(wanted: Mapping[str, ScoreSpec], bench: Bench) -> scoring.Settings:
     """The settings of the pass; of `shift` and `count_padding` those of the criteria that use them."""
     first = next(iter(wanted.values()))
     shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
     observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
     return scoring.Settings(
         seed=first.dense.seed,
+        micro_batch=bench.bound(first.micro_batch, first.batch_size),
         passes=first.smoothing_passes,
         noise_std=first.noise_std,
         shift=shifted[0].shift if shifted else first.shift,
@@ -190,15 +192,10 @@ def _settings(wanted: Mapping[str, ScoreSpec]) -> scoring.Settings:
     )
 
 
-def _scoring_batches(
-    network: Network, material: Material, spec: ScoreSpec, bench: Bench
-) -> Iterator[list[dict[str, Tensor]]]:
-    """At most one pass over the training split, in an order that the seed decides."""
-    tokens = material.train.to(network.device)
-    order = shuffled(tokens.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
-    micro_batch = bench.bound(spec.micro_batch, spec.batch_size)
-    for examples in order[: spec.batches]:
-        yield [tokens.batch(part) for part in micro_batches(examples, micro_batch)]
+def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:
+    """The examples of each batch: at most one pass over the training split, in an order that the seed decides."""
+    order = shuffled(material.train.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
+    return order[: spec.batches]
 
 
 def _publish_scores(store: Store, spec: ScoreSpec, made: Scored) -> None:

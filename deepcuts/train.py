@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepcuts import firsttoken
 from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
 from deepcuts.checkpoint import Bound, Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
@@ -72,9 +73,10 @@ def train(
     checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
     tokens = tokens.to(network.device)
     if not can_narrow(network.model, settings.weight_decay):
-        return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
+        with firsttoken.alone(network.model):
+            return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
     words = Vocabulary(network.model, tokens)
-    with words.narrowed() as fewer:
+    with firsttoken.alone(network.model), words.narrowed() as fewer:
         return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
 
 
@@ -263,7 +265,8 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     network.model.eval()
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, network.tokens_at_once))
-    with torch.no_grad(), network.autocast():  # inference_mode would cast the weights for every batch
+    # inference_mode would cast the weights for every batch
+    with torch.no_grad(), firsttoken.alone(network.model), network.autocast():
         rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)
     outputs[np.concatenate(order)] = rows

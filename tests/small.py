@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepcuts.batches import Integers, Tokens
 from deepcuts.models import Network
 
 NAMES = ["encoder.layer.bias", "encoder.layer.weight", "encoder.pooler.bias", "encoder.pooler.weight"]
@@ -46,10 +48,10 @@ def small(
     return Network(model, head, loss, "fp32", torch.device("cpu")), model
 
 
-def batch(lengths: list[int], outputs: int = 3, seed: int = 0, width: int | None = None) -> dict[str, Tensor]:
-    """Random examples of the given lengths, padded with word 0 to the longest, or to `width`."""
+def batch(lengths: list[int], outputs: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """Random examples of the given lengths, padded with word 0 to the longest."""
     draw = torch.Generator().manual_seed(seed)
-    longest = width or max(lengths)
+    longest = max(lengths)
     ids = torch.zeros(len(lengths), longest, dtype=torch.long)
     for row, length in enumerate(lengths):
         ids[row, :length] = torch.randint(1, WORDS, (length,), generator=draw)
@@ -58,8 +60,20 @@ def batch(lengths: list[int], outputs: int = 3, seed: int = 0, width: int | None
     return {"input_ids": ids, "attention_mask": mask, "labels": labels if outputs == 1 else labels.floor()}
 
 
-def pieces(whole: dict[str, Tensor], sizes: list[int]) -> list[dict[str, Tensor]]:
-    """A batch cut into micro-batches."""
-    names = list(whole)
-    parts = zip(*(whole[name].split(sizes) for name in names), strict=True)
-    return [dict(zip(names, part, strict=True)) for part in parts]
+class Wide(Tokens):
+    """Tokens whose batches have five columns of padding more than they need."""
+
+    def batch(self, examples: Integers) -> dict[str, Tensor]:
+        made = super().batch(examples)
+        return {name: nn.functional.pad(value, (0, 5)) if value.dim() == 2 else value for name, value in made.items()}
+
+
+def packed(batches: list[dict[str, Tensor]], kind: type[Tokens] = Tokens) -> tuple[Tokens, list[Integers]]:
+    """The examples of batches as a tokenised split, and which of them make up each batch."""
+    masks = [batch["attention_mask"].bool() for batch in batches]
+    ids = torch.cat([batch["input_ids"][mask] for batch, mask in zip(batches, masks, strict=True)])
+    lengths = torch.cat([mask.sum(1) for mask in masks]).numpy()
+    labels = torch.cat([batch["labels"] for batch in batches])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = kind({"input_ids": ids}, starts, labels, {"input_ids": 0}, np.zeros(len(lengths), bool))
+    return tokens, np.split(np.arange(len(lengths)), np.cumsum([len(mask) for mask in masks])[:-1])

@@ -6,27 +6,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import NAMES, WEIGHTS, batch, pieces, small
+from small import NAMES, WEIGHTS, Wide, batch, packed, small
 from torch import Tensor, tensor
 
+from deepcuts.batches import Tokens
 from deepcuts.criteria import CRITERIA, Batch, Weights, parse_strategy, strategy_name
 from deepcuts.scoring import Settings, score
 
 SETTINGS = Settings(seed=5, passes=3, noise_std=0.1)
 CLEAN = replace(SETTINGS, noise_std=0.0, dropout=False)
-BATCHES = [[batch([4, 2, 3, 3], seed=1)], [batch([1, 5, 2], seed=2)]]
+BATCHES = [batch([4, 2, 3, 3], seed=1), batch([1, 5, 2], seed=2)]
 every = pytest.mark.parametrize("criterion", CRITERIA)
 
 
 def scores_of(
     criteria: list[str],
     settings: Settings = SETTINGS,
-    batches: list[list[dict[str, Tensor]]] = BATCHES,
-    names: list[str] = NAMES,
+    kind: type[Tokens] = Tokens,
 ) -> dict[str, dict[str, Tensor]]:
     network, model = small(dropout=0.3)
     initial = {name: torch.cos(7 * parameter.detach()) for name, parameter in model.named_parameters()}
-    return score(network, names, criteria, batches, settings, initial)[0]
+    return score(network, NAMES, criteria, *packed(BATCHES, kind), settings, initial)[0]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -73,16 +73,14 @@ def test_the_bits_of_a_score_do_not_depend_on_its_company(criterion: str) -> Non
 
 @every
 def test_micro_batches_are_the_whole_batch_up_to_rounding(criterion: str) -> None:
-    cut = [pieces(BATCHES[0][0], [3, 1]), pieces(BATCHES[1][0], [1, 1, 1])]
-    whole, parts = scores_of([criterion], CLEAN)[criterion], scores_of([criterion], CLEAN, cut)[criterion]
+    whole, parts = (scores_of([criterion], replace(CLEAN, micro_batch=size))[criterion] for size in (None, 2))
     for name in NAMES:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-7)
 
 
 @every
 def test_padding_changes_no_score(criterion: str) -> None:
-    padded = [[batch([4, 2, 3, 3], seed=1, width=8)], [batch([1, 5, 2], seed=2, width=11)]]
-    narrow, wide = scores_of([criterion], CLEAN)[criterion], scores_of([criterion], CLEAN, padded)[criterion]
+    narrow, wide = (scores_of([criterion], CLEAN, kind)[criterion] for kind in (Tokens, Wide))
     for name in NAMES:
         torch.testing.assert_close(wide[name], narrow[name], rtol=1e-4, atol=1e-7)
 
@@ -93,7 +91,7 @@ def test_scoring_leaves_the_network_as_it_was(criterion: str) -> None:
     model.classifier.weight.requires_grad_(False)
     before = {name: (p.detach().clone(), p.requires_grad) for name, p in model.named_parameters()}
     initial = {name: value for name, (value, _) in before.items()}
-    score(network, WEIGHTS, [criterion], BATCHES, SETTINGS, initial)
+    score(network, WEIGHTS, [criterion], *packed(BATCHES), SETTINGS, initial)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name][0])
         assert parameter.requires_grad == before[name][1]
@@ -124,16 +122,16 @@ def test_random_scores_are_uniform_and_differ_from_tensor_to_tensor() -> None:
 def test_a_tensor_that_the_loss_does_not_reach_has_no_influence() -> None:
     network, model = small()
     model.encoder["unused"] = torch.nn.Linear(4, 2)
-    scores, _ = score(network, [*NAMES, "encoder.unused.weight"], ["MagGrad"], BATCHES, CLEAN)
+    scores, _ = score(network, [*NAMES, "encoder.unused.weight"], ["MagGrad"], *packed(BATCHES), CLEAN)
     assert not scores["MagGrad"]["encoder.unused.weight"].any()
 
 
 def test_a_loss_that_is_not_finite_is_refused_with_its_batch() -> None:
     network, model = small()
     model.classifier = torch.nn.Linear(2, 1)
-    broken = {**BATCHES[1][0], "labels": tensor([0.0, float("nan"), 1.0])}
+    broken = {**BATCHES[1], "labels": tensor([0.0, float("nan"), 1.0])}
     with pytest.raises(ValueError, match="the loss of scoring batch 1 is nan, not finite"):
-        score(network, NAMES, ["MagGrad"], [BATCHES[0], [broken]], CLEAN)
+        score(network, NAMES, ["MagGrad"], *packed([BATCHES[0], broken]), CLEAN)
 
 
 def test_a_score_that_is_not_finite_is_refused_with_its_tensor() -> None:
@@ -141,7 +139,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_tensor() -> None:
     with torch.no_grad():
         model.encoder["layer"].weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"MagWeight scores of 'encoder.layer.weight' are not finite: 1 values"):
-        score(network, NAMES, ["MagWeight"], [], CLEAN)
+        score(network, NAMES, ["MagWeight"], *packed(BATCHES), CLEAN)
 
 
 # One layer with W = [[1, -2], [3, 0.5]] and two batches, by hand.

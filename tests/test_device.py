@@ -45,11 +45,11 @@ def test_masks_are_those_of_the_cpu_but_for_near_ties(device: Any, criterion: st
         spec = dense(device=where)
         network, material = load_network(spec), load_material(spec)
         tokens = material.train.to(network.device)
-        batches = [[tokens.batch(np.arange(first, first + 16))] for first in (0, 16, 32)]
+        order = [np.arange(first, first + 16) for first in (0, 16, 32)]
         names = models.prunable(network.model, False)
         settings = scoring.Settings(seed=0, dropout=False)
         initial = {name: torch.full_like(network.model.get_parameter(name), 0.01) for name in names}
-        found, _ = scoring.score(network, names, [criterion], batches, settings, initial)
+        found, _ = scoring.score(network, names, [criterion], tokens, order, settings, initial)
         made[where] = masks.make_masks(found[criterion], 0.3, "layer")
     for name, mask in made["cpu"].items():
         assert (mask == made[device][name]).double().mean() > 0.999, name

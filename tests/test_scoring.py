@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small import NAMES, Small, batch, small
+from small import NAMES, Small, Wide, batch, packed, small
+from test_train import Memory
 from torch import Tensor
 
+from deepcuts.batches import Tokens
+from deepcuts.checkpoint import Interrupted
 from deepcuts.criteria import CRITERIA
 from deepcuts.scoring import DRAWN, Settings, score
 from deepcuts.seeds import derive
 
 Arrays = dict[str, NDArray[np.float64]]
 LAYER, POOLER = "encoder.layer", "encoder.pooler"
-BATCHES = [[batch([4, 2, 3], seed=1)], [batch([1, 5], seed=2)], [batch([2, 2, 2, 6], seed=3)]]
+BATCHES = [batch([4, 2, 3], seed=1), batch([1, 5], seed=2), batch([2, 2, 2, 6], seed=3)]
 PLAIN = Settings(seed=3, passes=4, noise_std=0.3, shift=10.0, dropout=False)
 
 
@@ -105,7 +108,7 @@ def reference(criterion: str, model: Small, name: str, together: int = PLAIN.pas
     path, bias = name.rpartition(".")[0], name.endswith("bias")
     signed, total = np.zeros_like(w[name]), np.zeros_like(w[name])
     mean_inputs, squares = 0.0, 0.0
-    for index, [b] in enumerate(BATCHES):
+    for index, b in enumerate(BATCHES):
         inputs, outputs = seen(w, b)
         ins = np.ones((len(outputs[path]), 1)) if bias else inputs[path]
         mean_inputs, squares = mean_inputs + ins.mean(0), squares + (ins**2).sum(0)
@@ -135,7 +138,7 @@ def initial_of(model: Small) -> dict[str, Tensor]:
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "Random"])
 def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
     network, model = small()
-    scores, used = score(network, NAMES, [criterion], BATCHES, PLAIN, initial_of(model))
+    scores, used = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN, initial_of(model))
     assert used == (0 if CRITERIA[criterion].data == "none" else 3)
     expected = reference(criterion, model, name)
     assert expected.any()
@@ -146,8 +149,8 @@ def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
 def test_bf16_scores_are_those_of_fp32_to_two_digits(criterion: str) -> None:
     """Weights are cast once for all batches, and for the pass that needs no gradients before the one that does."""
     network, _ = small()
-    exact, _ = score(network, NAMES, [criterion], BATCHES, PLAIN)
-    rough, _ = score(replace(network, precision="bf16"), NAMES, [criterion], BATCHES, PLAIN)
+    exact, _ = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN)
+    rough, _ = score(replace(network, precision="bf16"), NAMES, [criterion], *packed(BATCHES), PLAIN)
     for name in NAMES:
         largest = float(exact[criterion][name].max())
         assert largest > 0
@@ -163,14 +166,14 @@ def test_noisy_passes_run_side_by_side_as_far_as_the_tokens_go(
     monkeypatch.setattr("deepcuts.scoring.TOKENS", tokens)
     monkeypatch.setattr("test_scoring.BATCHES", BATCHES[:1])  # of 3 x 4 tokens: 3 passes would fit, 2 and 2 are even
     network, model = small()
-    made = score(network, NAMES, ["SmoothGrad"], BATCHES[:1], PLAIN)[0]["SmoothGrad"]
+    made = score(network, NAMES, ["SmoothGrad"], *packed(BATCHES[:1]), PLAIN)[0]["SmoothGrad"]
     for name in NAMES:
         np.testing.assert_allclose(made[name].numpy(), reference("SmoothGrad", model, name, together), rtol=2e-4)
 
 
 def test_the_gradient_of_the_reference_is_that_of_autograd() -> None:
     network, model = small()
-    for [b] in BATCHES:
+    for b in BATCHES:
         model.zero_grad()
         network.batch_loss(b, len(b["labels"])).backward()
         by_hand = gradients(weights_of(model), b, silence(b))
@@ -182,11 +185,11 @@ def test_the_gradient_of_the_reference_is_that_of_autograd() -> None:
 @pytest.mark.parametrize("criterion", ["MagAct", "Wanda", "GradCAM", "GradCAMShift"])
 def test_padding_counts_only_where_it_is_asked_for(criterion: str) -> None:
     network, _ = small()
-    narrow, wide = [[batch([4, 2, 3], seed=1)]], [[batch([4, 2, 3], seed=1, width=9)]]
+    narrow, wide = (packed(BATCHES, kind) for kind in (Tokens, Wide))
     counted = replace(PLAIN, count_padding=True)
     scores = [
-        score(network, NAMES, [criterion], batches, settings)[0][criterion]
-        for batches, settings in ((narrow, PLAIN), (wide, PLAIN), (narrow, counted), (wide, counted))
+        score(network, NAMES, [criterion], *data, settings)[0][criterion]
+        for data, settings in ((narrow, PLAIN), (wide, PLAIN), (narrow, counted), (wide, counted))
     ]
     weight = f"{LAYER}.weight"
     torch.testing.assert_close(scores[0], scores[1])
@@ -198,7 +201,7 @@ def test_padding_counts_only_where_it_is_asked_for(criterion: str) -> None:
 def test_counted_padding_enters_the_mean_like_a_token() -> None:
     network, model = small()
     b = batch([3, 1], seed=4)
-    scores = score(network, NAMES, ["MagAct"], [[b]], replace(PLAIN, count_padding=True))[0]["MagAct"]
+    scores = score(network, NAMES, ["MagAct"], *packed([b]), replace(PLAIN, count_padding=True))[0]["MagAct"]
     x = weights_of(model)["encoder.embeddings.weight"][b["input_ids"].numpy().ravel()]  # word 0 is the padding's
     w = weights_of(model)[f"{LAYER}.weight"]
     np.testing.assert_allclose(scores[f"{LAYER}.weight"].numpy(), np.abs(w) * np.abs(x.mean(0)), rtol=1e-5)
@@ -207,7 +210,28 @@ def test_counted_padding_enters_the_mean_like_a_token() -> None:
 def test_the_gradient_is_that_of_the_network_s_own_loss() -> None:
     network, _ = small(outputs=1)
     b = batch([3, 2, 5, 1], outputs=1)
-    mean = score(network, NAMES, ["MagGrad"], [[b]], PLAIN)[0]["MagGrad"]
-    summed = score(replace(network, loss="mse_sum"), NAMES, ["MagGrad"], [[b]], PLAIN)[0]["MagGrad"]
+    mean = score(network, NAMES, ["MagGrad"], *packed([b]), PLAIN)[0]["MagGrad"]
+    summed = score(replace(network, loss="mse_sum"), NAMES, ["MagGrad"], *packed([b]), PLAIN)[0]["MagGrad"]
     for name in NAMES:
         torch.testing.assert_close(summed[name], 4 * mean[name])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 16])
+@pytest.mark.parametrize("criterion", ["MagAct", "Wanda", "GradCAM", "SmoothGradCAM"])
+def test_windows_change_nothing_wherever_scoring_goes_on(
+    criterion: str, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.scoring.WINDOW", window)
+    network, model = small()
+    data = packed(BATCHES)
+    whole = score(network, NAMES, [criterion], *data, PLAIN)[0][criterion]
+    for name in NAMES:
+        np.testing.assert_allclose(whole[name].numpy(), reference(criterion, model, name), rtol=2e-4, atol=1e-8)
+    for last in (1, 2):
+        checkpoint = Memory()
+        stop = {last}.__contains__
+        with pytest.raises(Interrupted):
+            score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint, after_batch=stop)
+        resumed, used = score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint)
+        assert used == 3
+        assert all(torch.equal(resumed[criterion][name], whole[name]) for name in NAMES)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,7 @@ class Memory:
 
     def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         self.saves += 1
-        self.state = (
-            {name: tensor.clone() for name, tensor in tensors.items()},
-            {**notes, "history": [*notes["history"]]},
-        )
+        self.state = ({name: tensor.clone() for name, tensor in tensors.items()}, deepcopy(dict(notes)))
 
 
 @pytest.mark.parametrize(
