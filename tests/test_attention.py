@@ -1,4 +1,4 @@
-"""Our attention with dropout against torch's own, and what is left to torch."""
+"""Our attention against torch's own, and what is left to torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deepcuts.toy import CONFIG
 B, H, T, D = 3, 2, 7, 4
 
 
-def drawn(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def drawn(dtype: torch.dtype = torch.float32, tokens: int = T) -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
-    return [torch.randn(B, H, T, D, generator=draw).to(dtype).requires_grad_() for _ in range(3)]
+    return [torch.randn(B, H, tokens, D, generator=draw).to(dtype).requires_grad_() for _ in range(3)]
 
 
-def seen() -> Tensor:
-    """Texts of 7, 4 and 2 tokens."""
-    return (torch.arange(T) < torch.tensor([7, 4, 2])[:, None])[:, None, None].expand(B, 1, T, T)
+def seen(tokens: int = T) -> Tensor:
+    """Texts of all tokens, of 4 and of 2."""
+    return (torch.arange(tokens) < torch.tensor([tokens, 4, 2])[:, None])[:, None, None].expand(B, 1, tokens, tokens)
 
 
 class Layer(nn.Module):
@@ -33,20 +33,30 @@ class Layer(nn.Module):
         self.is_causal = causal
 
 
-@pytest.mark.parametrize("mask", [None, seen()], ids=["whole", "padded"])
+@pytest.mark.parametrize("tokens", [T, 15, 16, 20])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_it_is_the_attention_of_torch_and_so_are_its_gradients(
-    monkeypatch: pytest.MonkeyPatch, mask: Tensor | None, dtype: torch.dtype, near: float, scaling: float | None
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+    padded: bool,
+    dropout: float,
+    dtype: torch.dtype,
+    near: float,
+    scaling: float | None,
 ) -> None:
     monkeypatch.setattr(attention, "drop", lambda value, p: value)
-    ours, theirs = drawn(dtype), drawn(dtype)
-    mine, weights = attention.attention(Layer(), *ours, mask, dropout=0.1, scaling=scaling)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **more: "torch's")
+    mask = seen(tokens) if padded else None
+    ours, theirs = drawn(dtype, tokens), drawn(dtype, tokens)
+    mine, weights = attention.attention(Layer(), *ours, mask, dropout=dropout, scaling=scaling)
     expected = F.scaled_dot_product_attention(*theirs, mask, scale=scaling).transpose(1, 2)
     assert weights is None
     assert mine.dtype == dtype
     torch.testing.assert_close(mine, expected, atol=near, rtol=near)
-    upstream = torch.randn(B, T, H, D, generator=torch.Generator().manual_seed(1)).to(dtype)
+    upstream = torch.randn(B, tokens, H, D, generator=torch.Generator().manual_seed(1)).to(dtype)
     mine.backward(upstream)
     expected.backward(upstream)
     for left, right in zip(ours, theirs, strict=True):
@@ -72,12 +82,13 @@ def test_its_mean_over_dropout_is_the_attention_without() -> None:
         ({"position_bias": torch.randn(B, H, T, T)}, False),
         ({"query": torch.randn(B, H, T - 1, D), "attention_mask": None}, False),
     ],
-    ids=["no dropout", "causal", "additive mask", "position bias", "other lengths"],
+    ids=["long and no dropout", "causal", "additive mask", "position bias", "other lengths"],
 )
 def test_what_it_does_not_know_is_left_to_torch(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], causal: bool
 ) -> None:
     monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **more: "torch's")
+    monkeypatch.setattr(attention, "SHORT", T - 1)
     query, key, value = drawn()
     given = {"query": query, "key": key, "value": value, "attention_mask": seen(), "dropout": 0.1} | changed
     assert attention.attention(Layer(causal), **given) == "torch's"
@@ -112,7 +123,7 @@ def test_a_model_is_trained_with_it_and_learns_what_it_learnt(monkeypatch: pytes
     torch.testing.assert_close(trained(quick), trained(plain))
     assert calls == [0.2, 0.2]  # once in each of the two layers
     torch.testing.assert_close(quick.eval()(ids, attention_mask=mask).logits, plain.eval()(ids, mask).logits)
-    assert calls == [0.2, 0.2]
+    assert calls == [0.2, 0.2, 0.0, 0.0]
 
 
 def test_a_text_that_may_see_nothing_spoils_no_gradient() -> None:
