@@ -17,34 +17,36 @@ from deepcuts.batches import Integers, Tokens, by_length
 from deepcuts.models import Network
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sums:
     """Over the real tokens of each batch (its examples, where there is no token axis): how many (K,), and the sums of
-    a layer's outputs (K, O), or of its inputs (K, I) and squared inputs (K, I)."""
+    a layer's outputs (K, O); or those of its inputs (K, I) and of their squares (K, I)."""
 
     count: Tensor
-    output: Tensor
-    input: Tensor
-    squares: Tensor
+    values: Tensor
+    squares: Tensor | None
 
     def of(self, batch: int) -> Sums:
-        """Those of one batch, without the axis K; a tensor that was not asked for is empty."""
-        return Sums(*(tensor[batch] for tensor in (self.count, self.output, self.input, self.squares)))
+        """Those of one batch, without the axis K."""
+        return Sums(self.count[batch], self.values[batch], None if self.squares is None else self.squares[batch])
+
+    def add_(self, more: Sums) -> None:
+        self.count.add_(more.count)
+        self.values.add_(more.values)
+        if self.squares is not None and more.squares is not None:
+            self.squares.add_(more.squares)
 
 
 @dataclass
 class _Observer:
     """Sums of what leaves, or enters, the linear layers while it watches.
 
-    Of the examples that run, `real` (B, T) tells the tokens that count, and `number` (B,) the batch of each.
+    Of the examples that run, `counted` (K, B, T) has 1 where a token counts for a batch, 0 elsewhere.
     """
 
     modules: dict[str, nn.Linear]
     inputs: bool
-    batches: int
-    real: Tensor = field(init=False)
-    number: Tensor = field(init=False)
-    padded: bool = field(init=False)
+    counted: Tensor = field(init=False)
     sums: dict[str, Sums] = field(default_factory=dict)
 
     @contextmanager
@@ -59,31 +61,28 @@ class _Observer:
     def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             values = args[0] if self.inputs else output
-            if path not in self.sums:
-                self.sums[path] = self._zeros(values)
-            sums = self.sums[path]
-            values, count = self._real_tokens(values, path)
-            sums.count.index_add_(0, self.number, count)
-            if self.inputs:
-                sums.input.index_add_(0, self.number, values.sum(1, dtype=torch.float32))
-                sums.squares.index_add_(0, self.number, values.float().square().sum(1))
+            counted = self._counted(values, path).flatten(1)
+            rows = values.flatten(0, -2)
+            with torch.autocast(rows.device.type, enabled=False):
+                sums = (counted.to(rows.dtype) @ rows).float()
+                squares = counted @ rows.float().square() if self.inputs else None
+            seen = Sums(counted.sum(1), sums, squares)
+            if path in self.sums:
+                self.sums[path].add_(seen)
             else:
-                sums.output.index_add_(0, self.number, values.sum(1, dtype=torch.float32))
+                self.sums[path] = seen
 
         return add
 
-    def _zeros(self, values: Tensor) -> Sums:
-        count = torch.zeros(self.batches, device=values.device)
-        sums, none = (torch.zeros(self.batches, size, device=values.device) for size in (values.shape[-1], 0))
-        return Sums(count, none, sums, sums.clone()) if self.inputs else Sums(count, sums, none, none)
-
-    def _real_tokens(self, values: Tensor, path: str) -> tuple[Tensor, Tensor]:
-        """Values (B, T, X), those of padding zero, or (B, 1, X) of (B, X); and how many of each example are real."""
-        if values.dim() == 2 and values.shape[0] == self.real.shape[0]:
-            return values[:, None], torch.ones_like(self.real[:, 0])
-        assert values.shape[:2] == self.real.shape, f"{path} sees {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
-        real = values * self.real.to(values.dtype)[..., None] if self.padded else values
-        return real, self.real.sum(1)
+    def _counted(self, values: Tensor, path: str) -> Tensor:
+        """Which rows of values (B, T, X), or of (B, X), count for which batch: (K, B, T) or (K, B)."""
+        _, examples, tokens = self.counted.shape
+        if values.shape[:-1] == (examples,):
+            return self.counted.amax(2)
+        assert values.shape[:-1] == (examples, tokens), (
+            f"{path} sees {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
+        )
+        return self.counted
 
 
 @torch.no_grad()
@@ -101,7 +100,7 @@ def observe(
     each batch with its own.
     """
     modules = {path: m for path, m in network.model.named_modules() if path in paths and isinstance(m, nn.Linear)}
-    observer = _Observer(modules, inputs, len(batches))
+    observer = _Observer(modules, inputs)
     examples = np.concatenate(batches)
     number = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
     network.model.eval()
@@ -109,9 +108,9 @@ def observe(
         for part in _parts(network, tokens.lengths[examples], number, count_padding):
             batch = tokens.batch(examples[part])
             mask = batch["attention_mask"]
-            observer.real = (torch.ones_like(mask) if count_padding else mask).float()
-            observer.padded = not count_padding and int(tokens.lengths[examples[part]].min()) < mask.shape[1]
-            observer.number = torch.from_numpy(number[part]).to(network.device)
+            real = (torch.ones_like(mask) if count_padding else mask).float()
+            own = torch.from_numpy(number[part] == np.arange(len(batches))[:, None]).to(network.device)
+            observer.counted = own[:, :, None] * real
             network.outputs(batch)
     return observer.sums
 

@@ -185,11 +185,13 @@ def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: floa
     """A bias (O,) is scored like a weight: its output unexpanded, its input 1."""
     if seen is None:
         return Evidence(gradient, shift=shift)
-    if name.endswith(".bias"):
-        one = torch.ones(1, device=seen.output.device)
-        return Evidence(gradient, seen.output / seen.count, one, one * seen.count, shift)
-    output, mean = seen.output / seen.count, seen.input / seen.count
-    return Evidence(gradient, output[..., None], mean[None], seen.squares[None], shift)
+    bias, mean = name.endswith(".bias"), seen.values / seen.count
+    if seen.squares is None:
+        return Evidence(gradient, output_mean=mean if bias else mean[:, None], shift=shift)
+    if bias:
+        one = torch.ones(1, device=mean.device)
+        return Evidence(input_mean=one, input_squares=one * seen.count)
+    return Evidence(input_mean=mean[None], input_squares=seen.squares[None])
 
 
 def _gradients(
