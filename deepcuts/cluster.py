@@ -14,8 +14,12 @@ from deepcuts.store import Store
 
 
 def ray_options() -> dict[str, Any]:
-    """Quiet, and with the environment that Tune reads: no files of its own, no handlers for our signals."""
+    """Quiet, and with the environment that Tune reads: no files of its own, no handlers for our signals.
+
+    Each trial runs in a thread of its own; with one arena for all (malloc's), it takes the memory of the one before.
+    """
     os.environ |= {
+        "MALLOC_ARENA_MAX": "1",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -9,7 +9,7 @@ import sys
 import torch
 
 # Of glibc's malloc.h: parameters of `mallopt`, two at their largest. More than TOP_PAD would have to be free before the
-# heap of a thread (64 MB, and Ray runs trials in a thread) is given back.
+# heap of a thread (64 MB) is given back.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 SETTINGS = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**28}
 
