@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from small import NAMES, Small, Wide, batch, packed, small
 from test_train import Memory
 from torch import Tensor
 
-from deepcuts.batches import Tokens
+from deepcuts.batches import Integers, Tokens
 from deepcuts.checkpoint import Interrupted
 from deepcuts.criteria import CRITERIA
+from deepcuts.models import Network
+from deepcuts.observe import Sums, observe
 from deepcuts.scoring import DRAWN, Settings, score
 from deepcuts.seeds import derive
 
@@ -222,16 +225,27 @@ def test_windows_change_nothing_wherever_scoring_goes_on(
     criterion: str, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deepcuts.scoring.WINDOW", window)
+    looked: list[list[list[int]]] = []
+
+    def look(network: Network, paths: Any, tokens: Tokens, batches: list[Integers], *how: bool) -> dict[str, Sums]:
+        looked.append([batch.tolist() for batch in batches])
+        return observe(network, paths, tokens, batches, *how)
+
+    monkeypatch.setattr("deepcuts.scoring.observe", look)
     network, model = small()
     data = packed(BATCHES)
     whole = score(network, NAMES, [criterion], *data, PLAIN)[0][criterion]
     for name in NAMES:
         np.testing.assert_allclose(whole[name].numpy(), reference(criterion, model, name), rtol=2e-4, atol=1e-8)
+    windows = looked.copy()
+    assert sum(windows, []) == [batch.tolist() for batch in data[1]]
     for last in (1, 2):
         checkpoint = Memory()
         stop = {last}.__contains__
         with pytest.raises(Interrupted):
             score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint, after_batch=stop)
+        looked.clear()
         resumed, used = score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint)
+        assert looked == windows[last // window :]
         assert used == 3
         assert all(torch.equal(resumed[criterion][name], whole[name]) for name in NAMES)
