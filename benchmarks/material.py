@@ -110,10 +110,10 @@ class Least:
     """What a batch of `tokens` real tokens needs at least, whoever runs it: FLOPs and bytes of memory traffic.
 
     Forward: 2 FLOPs per weight and token, and the attention's products; backward twice that. Behind the last attention
-    only the first token counts, for the head reads no other. Bytes: the linear
-    weights are read in the forward and the backward pass and their gradients written once; Adam reads weight, gradient
-    and two moments and writes three of them, for the parameters that can have a gradient: of the vocabulary the words
-    that occur. Activations are taken to stay in the cache.
+    only the first token counts, for the head reads no other. Bytes: the linear weights are read in the forward and the
+    backward pass and their gradients written once; Adam reads weight, gradient and two moments and writes three of
+    them, for the parameters that can have a gradient: of the vocabulary the words that occur.
+    Activations are taken to stay in the cache.
     """
 
     tokens: float

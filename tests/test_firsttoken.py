@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def network(kind: str, dropout: bool = False) -> Network:
 
 
 def widths(of: Network) -> dict[str, int]:
-    """The second axis of what leaves each linear layer, while training and scoring are patched to look."""
+    """The second axis of what leaves each linear layer, whenever the network runs from now on."""
     seen: dict[str, int] = {}
 
     def look(path: str) -> Any:
@@ -67,12 +67,8 @@ def test_outputs_and_gradients_are_those_of_all_tokens(kind: str) -> None:
     for alone in (False, True):
         made.model.zero_grad()
         seen = widths(made)
-        with torch.enable_grad():
-            if alone:
-                with firsttoken.alone(made.model):
-                    outputs = made.outputs(batch)
-            else:
-                outputs = made.outputs(batch)
+        with firsttoken.alone(made.model) if alone else nullcontext():
+            outputs = made.outputs(batch)
         (outputs * torch.arange(20).view(10, 2)).sum().backward()
         found.append((outputs, {name: p.grad for name, p in made.model.named_parameters()}))
         longest = batch["input_ids"].shape[1]
@@ -133,6 +129,5 @@ def test_other_architectures_are_left_alone(kind: str) -> None:
     settings = {**SHAPE, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
     config = transformers.AutoConfig.for_model(kind, **settings, num_labels=2)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
-    made = replace(network("bert"), model=model)
-    with firsttoken.alone(made.model):
+    with firsttoken.alone(model):
         assert not any(module._forward_pre_hooks for module in model.modules())
