@@ -42,6 +42,11 @@ class Network:
         """Where batches may be of any size: what keeps a GPU busy, what stays in the cache of a CPU."""
         return 1024 if self.device.type == "cpu" else 8192
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -23,6 +23,7 @@ from deepcuts.criteria import Batch as Evidence
 from deepcuts.masks import bytewise
 from deepcuts.models import Network
 from deepcuts.observe import Sums, observe
+from deepcuts.packed import packed
 from deepcuts.seeds import derive
 
 # Batches that are looked at together before their gradients are taken.
@@ -73,7 +74,7 @@ def score(
     totals, used = _resumed(criteria, network.device, checkpoint if pass_ != "none" else None)
     saved = time.monotonic()
     # Casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
-    with _only_gradients_of(network.model, tensors), network.autocast():
+    with _only_gradients_of(network.model, tensors), packed(network.model, network.dtype), network.autocast():
         for batch, seen in _looks(network, tensors, list(totals), tokens, order, settings, used):
             _add_batch(network, tensors, totals, tokens, batch, seen, settings, used)
             used += 1

@@ -19,6 +19,7 @@ from deepcuts.checkpoint import Bound, Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
 from deepcuts.optimisers import make_optimiser, set_rate
+from deepcuts.packed import packed
 from deepcuts.seeds import derive
 from deepcuts.spec import Training
 from deepcuts.vocabulary import Vocabulary, can_narrow
@@ -72,12 +73,12 @@ def train(
     zero_weights(network.model, masks)
     checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
     tokens = tokens.to(network.device)
-    if not can_narrow(network.model, settings.weight_decay):
-        with firsttoken.alone(network.model):
+    with firsttoken.alone(network.model):
+        if not can_narrow(network.model, settings.weight_decay):
             return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
-    words = Vocabulary(network.model, tokens)
-    with firsttoken.alone(network.model), words.narrowed() as fewer:
-        return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
+        words = Vocabulary(network.model, tokens)
+        with words.narrowed() as fewer:
+            return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
 
 
 def _seeing_all(words: Vocabulary, hooks: Hooks) -> Hooks:
@@ -265,8 +266,9 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     network.model.eval()
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, network.tokens_at_once))
+    model = network.model
     # inference_mode would cast the weights for every batch
-    with torch.no_grad(), firsttoken.alone(network.model), network.autocast():
+    with torch.no_grad(), firsttoken.alone(model), packed(model, network.dtype, gelu=True), network.autocast():
         rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
     outputs: NDArray[np.float32] = np.empty_like(rows)
     outputs[np.concatenate(order)] = rows

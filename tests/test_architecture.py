@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
     "agreement bits budget checkpoint criteria dropout figures files firsttoken intervals metrics modelfolder names"
-    " output page process seeds tables tasks toy yamltext",
+    " output packed page process seeds tables tasks toy yamltext",
     "attention batches complaints curves hub masks paired pairs plots resample spec store",
     "analysis beats cache checklist cluster compact density doctor examples modelcard models optimisers overlap plan"
     " sweepfile tensors verdicts vocabulary",
@@ -44,8 +44,8 @@ OWNERS = {
     "rich": "commands output progress watch",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
-    "torch": "attention batches bench dropout export firsttoken masks models observe optimisers process record scoring"
-    " stages tensors train trial vocabulary",
+    "torch": "attention batches bench dropout export firsttoken masks models observe optimisers packed process record"
+    " scoring stages tensors train trial vocabulary",
 }
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.

@@ -1,0 +1,110 @@
+"""Linear layers on a CPU whose weights stand still: oneDNN multiplies by a copy that lies in the order it reads.
+
+B = examples, T = tokens of the longest, O = outputs of a linear layer, I = its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Rows of the products that the order is chosen for; others are right as well.
+ROWS = 1024
+
+
+@contextmanager
+def packed(model: nn.Module, dtype: torch.dtype, gelu: bool = False) -> Iterator[None]:
+    """For a while, let a model's linear layers multiply in `dtype` by packed copies of their weights, which must not
+    change meanwhile.
+
+    With `gelu` a layer and the GELU behind it are one, and hooks of that layer see nothing. Does nothing where torch
+    has no oneDNN for the model's device and the type.
+    """
+    if not _can(next(model.parameters()).device, dtype):
+        yield
+        return
+    pairs = {module: module.get_submodule("dense") for module in model.modules() if gelu and _ends_in_gelu(module)}
+    quick = {module: _Packed(layer, dtype, "gelu") for module, layer in pairs.items()}
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module not in pairs.values():
+            quick[module] = _Packed(module, dtype)
+    for module, forward in quick.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in quick:
+            del module.forward
+
+
+def _can(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _ends_in_gelu(module: nn.Module) -> bool:
+    """Whether it is a linear layer and an exact GELU, as the first half of BERT's feed-forward network."""
+    activation = getattr(module, "intermediate_act_fn", None)
+    exact = getattr(activation, "act", None) is F.gelu
+    return exact and isinstance(getattr(module, "dense", None), nn.Linear)
+
+
+class _Packed:
+    """What a linear layer computes, from a packed copy of its weight."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype, behind: str = "none") -> None:
+        self.layer, self.dtype, self.behind = layer, dtype, behind
+        self.weight = _pack(layer.weight.detach().to(dtype))
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        return _pack(self.layer.weight.detach().to(self.dtype).t().contiguous())
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.to(self.dtype)
+        if not torch.is_grad_enabled():
+            return _product(inputs, self.weight, self.bias, self.behind)
+        assert self.behind == "none"
+        output: Tensor = _Linear.apply(inputs, self.layer.weight, self.layer.bias, self)
+        return output
+
+
+class _Linear(torch.autograd.Function):
+    """inputs (.., I) to outputs (.., O), with gradients of the layer's own, unpacked parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, packed: _Packed) -> Tensor:
+        ctx.packed = packed
+        ctx.save_for_backward(inputs)
+        return _product(inputs, packed.weight, packed.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (inputs,) = ctx.saved_tensors
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad[:3]
+        rows = gradient.flatten(0, -2)
+        return (
+            _product(gradient, ctx.packed.transposed) if of_inputs else None,
+            (rows.t() @ inputs.flatten(0, -2)).float() if of_weight else None,
+            rows.sum(0, dtype=torch.float32) if of_bias else None,
+            None,
+        )
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return packed
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, behind: str = "none") -> Tensor:
+    """inputs weightᵀ + bias, then what is behind. These are the functions that torch's own compiler calls."""
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, behind, [], "none")
+    return output

@@ -1,0 +1,134 @@
+"""Linear layers with packed weights: the same outputs and gradients, in fewer milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from deepcuts import packed as module
+from deepcuts.packed import packed
+from deepcuts.toy import CONFIG
+
+NEAR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+every_dtype = pytest.mark.parametrize("dtype", NEAR)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is behind each packed product that is computed."""
+    seen: list[str] = []
+    real = module._product
+
+    def note(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, behind: str = "none") -> Tensor:
+        seen.append(behind)
+        return real(inputs, weight, bias, behind)
+
+    monkeypatch.setattr(module, "_product", note)
+    return seen
+
+
+@pytest.fixture
+def bert() -> Iterator[nn.Module]:
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**CONFIG, num_labels=2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    yield model
+    assert not any("forward" in vars(each) for each in model.modules()), "a layer stays packed"
+
+
+def run(model: nn.Module, dtype: torch.dtype) -> Tensor:
+    ids = torch.arange(40).reshape(4, 10) % CONFIG["vocab_size"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        outputs: Tensor = model(input_ids=ids).logits.float()
+    return outputs
+
+
+@every_dtype
+@pytest.mark.parametrize("gelu", [False, True])
+def test_outputs_are_those_of_the_layers(bert: nn.Module, products: list[str], dtype: torch.dtype, gelu: bool) -> None:
+    with torch.no_grad():
+        plain = run(bert, dtype)
+        with packed(bert, dtype, gelu):
+            quick = run(bert, dtype)
+    torch.testing.assert_close(quick, plain, atol=NEAR[dtype], rtol=NEAR[dtype])
+    layers = sum(isinstance(each, nn.Linear) for each in bert.modules())
+    assert len(products) == layers
+    assert products.count("gelu") == (CONFIG["num_hidden_layers"] if gelu else 0)
+
+
+@every_dtype
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_of_the_layer(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=bias)
+    found: list[dict[str, Tensor]] = []
+    for quick in (False, True):
+        inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if quick:
+                with packed(layer, dtype):
+                    outputs = layer(inputs)
+                    outputs.float().square().sum().backward()
+            else:
+                outputs = layer(inputs)
+                outputs.float().square().sum().backward()
+        assert outputs.dtype == dtype
+        found.append({"inputs": inputs.grad, **{name: each.grad for name, each in layer.named_parameters()}})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert found[1][name].dtype == torch.float32
+        torch.testing.assert_close(found[1][name], gradient, atol=20 * NEAR[dtype], rtol=NEAR[dtype])
+
+
+def test_only_the_gradients_that_are_wanted_are_made() -> None:
+    layer = nn.Linear(4, 3)
+    layer.bias.requires_grad_(False)
+    with packed(layer, torch.float32):
+        layer(torch.ones(2, 4)).sum().backward()
+    assert layer.bias.grad is None
+    assert torch.equal(layer.weight.grad, torch.full((3, 4), 2.0))
+
+
+def test_what_is_added_to_an_output_by_a_hook_is_in_it(bert: nn.Module) -> None:
+    def add(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output + 1
+
+    with torch.no_grad(), packed(bert, torch.float32):
+        before = run(bert, torch.float32)
+        handle = bert.classifier.register_forward_hook(add)
+        after = run(bert, torch.float32)
+        handle.remove()
+    torch.testing.assert_close(after, before + 1)
+
+
+def test_weights_may_change_between_two_packings(bert: nn.Module) -> None:
+    with torch.no_grad():
+        with packed(bert, torch.float32):
+            before = run(bert, torch.float32)
+        bert.bert.encoder.layer[0].intermediate.dense.weight.zero_()
+        with packed(bert, torch.float32, gelu=True):
+            after = run(bert, torch.float32)
+        torch.testing.assert_close(after, run(bert, torch.float32), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("missing", ["mkldnn", "bf16", "cpu"])
+def test_without_onednn_for_it_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch, products: list[str], missing: str
+) -> None:
+    layer = nn.Linear(4, 3, device="meta" if missing == "cpu" else "cpu")
+    if missing == "mkldnn":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    if missing == "bf16":
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with torch.no_grad(), packed(layer, torch.bfloat16):
+        layer(torch.ones(2, 4, device=layer.weight.device))
+    assert products == []
