@@ -1,6 +1,6 @@
 """A whole sweep beside the loops that one would write by hand: 4 strategies x 3 compressions, equal epochs.
 
-    python -m benchmarks.sweep --data FOLDER [--device cuda --shape bert-base --compressions 2 3.5 4]
+    python -m benchmarks.sweep --data FOLDER [--device cuda --shape bert-base]
 
 By hand every trial fine-tunes, scores, prunes and retrains by itself. How much is pruned does not change what that
 costs, so its trials of one compression are run and their time counts for each. Ours is the command line as it is, Ray's
@@ -104,7 +104,7 @@ def ours(args: argparse.Namespace, precision: str) -> float:
 
 def main() -> None:
     parser = material.arguments(__doc__)
-    parser.add_argument("--examples", type=int, default=480)
+    parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--score-batches", type=int, default=20)
     parser.add_argument("--smooth-batches", type=int, default=4)
