@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from deepcuts import packed as module
+from deepcuts import train
+from deepcuts.batches import Tokens
+from deepcuts.models import Network
 from deepcuts.packed import packed
+from deepcuts.scoring import Settings, score
 from deepcuts.toy import CONFIG
 
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -132,3 +137,40 @@ def test_without_onednn_for_it_nothing_changes(
     with torch.no_grad(), packed(layer, torch.bfloat16):
         layer(torch.ones(2, 4, device=layer.weight.device))
     assert products == []
+
+
+@every_dtype
+def test_evaluation_and_scoring_use_it_and_find_the_same(
+    monkeypatch: pytest.MonkeyPatch, bert: nn.Module, products: list[str], dtype: torch.dtype
+) -> None:
+    network = Network(bert, "linear", "mean", "bf16" if dtype == torch.bfloat16 else "fp32", torch.device("cpu"))
+    texts = toy_texts()
+
+    def evaluated() -> Tensor:
+        return torch.from_numpy(train.evaluate(network, texts))
+
+    def scored() -> Tensor:
+        name, order = "bert.encoder.layer.0.output.dense.weight", [np.arange(4), np.arange(4, 8)]
+        return score(network, [name], ["GradCAM"], texts, order, Settings(0, dropout=False))[0]["GradCAM"][name]
+
+    layers = sum(isinstance(each, nn.Linear) for each in bert.modules())
+    outputs = evaluated()
+    assert (len(products), products.count("gelu")) == (layers, 2)
+    products.clear()
+    scores = scored()
+    behind = 8  # the layers of the second block, the pooler and the head take gradients of their inputs
+    assert products == ["none"] * (layers + 2 * (layers + behind))
+    products.clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    near = max(NEAR[dtype], 1e-4)
+    for quick, plain in ((outputs, evaluated()), (scores, scored())):
+        scale = plain.abs().max()
+        torch.testing.assert_close(quick / scale, plain / scale, atol=near, rtol=0)
+    assert products == []
+
+
+def toy_texts() -> Tokens:
+    """Eight examples of six words."""
+    ids = (torch.arange(48) % CONFIG["vocab_size"]).int()
+    labels = torch.tensor([0.0, 1.0] * 4)
+    return Tokens({"input_ids": ids}, 6 * np.arange(9), labels, {"input_ids": 0}, np.zeros(8, bool))
