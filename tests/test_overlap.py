@@ -91,7 +91,7 @@ def test_two_random_masks_have_the_pruned_iou_that_their_sparsity_gives() -> Non
     assert values["kappa"][0] == pytest.approx(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
 def test_measures_are_those_of_boolean_arrays(seed: int, keep_a: float, keep_b: float) -> None:
     a, b = (list(random_masks(seed + i, keep).values()) for i, keep in enumerate((keep_a, keep_b)))
