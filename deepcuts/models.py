@@ -57,7 +57,7 @@ class Network:
 
     def autocast(self) -> torch.autocast:
         """Matrix products in the network's precision. Inside of one of these, weights are cast once."""
-        bf16 = self.precision == "bf16"
+        bf16 = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16)
 
     def batch_loss(self, batch: Batch, examples: int) -> Tensor:

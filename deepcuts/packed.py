@@ -1,6 +1,6 @@
 """Linear layers on a CPU whose weights stand still: oneDNN multiplies by a copy that lies in the order it reads.
 
-B = examples, T = tokens of the longest, O = outputs of a linear layer, I = its inputs.
+O = outputs of a linear layer, I = its inputs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def packed(model: nn.Module, dtype: torch.dtype, gelu: bool = False) -> Iterator
     if not _can(next(model.parameters()).device, dtype):
         yield
         return
-    pairs = {module: module.get_submodule("dense") for module in model.modules() if gelu and _ends_in_gelu(module)}
-    quick = {module: _Packed(layer, dtype, "gelu") for module, layer in pairs.items()}
+    quick: dict[nn.Module, Any] = {}
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module not in pairs.values():
+        if isinstance(module, nn.Linear):
             quick[module] = _Packed(module, dtype)
+        elif gelu and _ends_in_gelu(module):
+            quick[module] = _Packed(module.dense, dtype, "gelu")
     for module, forward in quick.items():
         module.forward = forward
     try:
@@ -57,12 +58,15 @@ def _ends_in_gelu(module: nn.Module) -> bool:
 
 
 class _Packed:
-    """What a linear layer computes, from a packed copy of its weight."""
+    """What a linear layer computes, from a packed copy of its weight that is made when it is first wanted."""
 
     def __init__(self, layer: Any, dtype: torch.dtype, behind: str = "none") -> None:
         self.layer, self.dtype, self.behind = layer, dtype, behind
-        self.weight = _pack(layer.weight.detach().to(dtype))
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return _pack(self.layer.weight.detach().to(self.dtype))
 
     @cached_property
     def transposed(self) -> Tensor:

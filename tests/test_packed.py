@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,10 @@ def test_gradients_are_those_of_the_layer(dtype: torch.dtype, bias: bool) -> Non
     for quick in (False, True):
         inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
         layer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            if quick:
-                with packed(layer, dtype):
-                    outputs = layer(inputs)
-                    outputs.float().square().sum().backward()
-            else:
-                outputs = layer(inputs)
-                outputs.float().square().sum().backward()
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+        with autocast, packed(layer, dtype) if quick else nullcontext():
+            outputs = layer(inputs)
+            outputs.float().square().sum().backward()
         assert outputs.dtype == dtype
         found.append({"inputs": inputs.grad, **{name: each.grad for name, each in layer.named_parameters()}})
     assert found[0].keys() == found[1].keys()
@@ -167,6 +164,16 @@ def test_evaluation_and_scoring_use_it_and_find_the_same(
         scale = plain.abs().max()
         torch.testing.assert_close(quick / scale, plain / scale, atol=near, rtol=0)
     assert products == []
+
+
+def test_nothing_is_packed_where_no_pass_is_run(monkeypatch: pytest.MonkeyPatch, bert: nn.Module) -> None:
+    monkeypatch.delattr(module, "_pack")
+    network = Network(bert, "linear", "mean", "fp32", torch.device("cpu"))
+    name = "bert.pooler.dense.weight"
+    scores, _ = score(network, [name], ["MagWeight"], toy_texts(), [], Settings(0))
+    assert torch.equal(scores["MagWeight"][name], bert.get_parameter(name).abs())
+    with pytest.raises(NameError):
+        train.evaluate(network, toy_texts())
 
 
 def toy_texts() -> Tokens:
