@@ -188,3 +188,20 @@ def micro_batches(batch: Integers, micro_batch: int | None) -> list[Integers]:
     """A batch cut into pieces of at most `micro_batch` examples, in order."""
     size = micro_batch or len(batch)
     return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+
+def alike(lengths: Integers, batches: Sequence[Integers], most: int) -> list[list[int]]:
+    """Which batches can run as one: those of as many examples and of similar lengths, of at most so many tokens with
+    their padding together; with 0 each alone, in order."""
+    if not most:
+        return [[number] for number in range(len(batches))]
+    sizes = [(len(batch), int(lengths[batch].max())) for batch in batches]
+    groups: list[list[int]] = []
+    for number in sorted(range(len(batches)), key=sizes.__getitem__):
+        examples, longest = sizes[number]
+        group = groups[-1] if groups else []
+        if group and sizes[group[0]][0] == examples and (len(group) + 1) * examples * longest <= most:
+            group.append(number)
+        else:
+            groups.append([number])
+    return groups

@@ -7,7 +7,7 @@ that they broadcast over the tensor being scored:
     a  output averaged over the batch's real tokens     (O, 1); for a bias (O,)
     x  the input's statistics over the real tokens      (1, I); for a bias 1
 
-`term` is summed over the batches (in fp32) to `total`, and `score` turns weight and total into the score:
+`add` adds the batch's term to `total`, an fp32 sum over the batches, and `score` turns weight and total into the score:
 higher = keep. abs(W) is constant over the batches and is taken out of every sum.
 """
 
@@ -51,7 +51,7 @@ class Criterion:
 
     score: Callable[[Weights, Tensor | None], Tensor]
     source: str
-    term: Callable[[Batch], Tensor] | None = None
+    add: Callable[[Tensor, Batch], object] | None = None
     data: Pass = "none"
     outputs: bool = False
     shifted: bool = False
@@ -95,34 +95,34 @@ def uniform(weights: Weights, total: Tensor | None) -> Tensor:
     return drawn.uniform_(generator=weights.generator).to(weights.tuned.device)
 
 
-def gradient(batch: Batch) -> Tensor:
+def gradient(total: Tensor, batch: Batch) -> None:
     """g_b"""
-    return _given(batch.gradient)
+    total.add_(_given(batch.gradient))
 
 
-def absolute_gradient(batch: Batch) -> Tensor:
+def absolute_gradient(total: Tensor, batch: Batch) -> None:
     """abs(g_b)"""
-    return _given(batch.gradient).abs()
+    total.add_(_given(batch.gradient).abs())
 
 
-def squared_gradient(batch: Batch) -> Tensor:
+def squared_gradient(total: Tensor, batch: Batch) -> None:
     """g_b^2"""
-    return _given(batch.gradient).square()
+    total.addcmul_(_given(batch.gradient), _given(batch.gradient))
 
 
-def class_activation(batch: Batch) -> Tensor:
+def class_activation(total: Tensor, batch: Batch) -> None:
     """abs(g_b * (shift + a_b))"""
-    return (_given(batch.gradient) * (batch.shift + _given(batch.output_mean))).abs_()
+    total.addcmul_(_given(batch.gradient).abs(), (batch.shift + _given(batch.output_mean)).abs())
 
 
-def input_mean(batch: Batch) -> Tensor:
+def input_mean(total: Tensor, batch: Batch) -> None:
     """mean of each input over the batch's tokens"""
-    return _given(batch.input_mean)
+    total.add_(_given(batch.input_mean))
 
 
-def input_squares(batch: Batch) -> Tensor:
+def input_squares(total: Tensor, batch: Batch) -> None:
     """sum of x_j^2 over the batch's tokens"""
-    return _given(batch.input_squares)
+    total.add_(_given(batch.input_squares))
 
 
 _SEED = "DeepCuts, arXiv 2212.13392"

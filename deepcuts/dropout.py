@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepcuts.windows import window
+
 LEVELS = 2**16
+# Elements that a table decides on: twice those of 4,096 tokens in a layer 1,024 wide.
+DRAWN = 2**23
+_tabled: ContextVar[bool] = ContextVar("tabled", default=False)
 
 
 def drop(value: Tensor, p: float) -> Tensor:
@@ -17,9 +27,34 @@ def drop(value: Tensor, p: float) -> Tensor:
     dropped = round(p * LEVELS)
     if dropped in (0, LEVELS) or not value.is_cpu or torch.compiler.is_compiling():
         return F.dropout(value, p)
-    drawn = torch.empty(-(-value.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = drawn.view(torch.int16)[: value.numel()].view(value.shape) >= dropped - LEVELS // 2
-    return value * kept.to(value.dtype).mul_(LEVELS / (LEVELS - dropped))
+    if _tabled.get() and value.numel() <= DRAWN // 2:
+        return value * window(_table(dropped, value.dtype), value)
+    return value * _factors(value.numel(), dropped, value.dtype).view(value.shape)
+
+
+@contextmanager
+def tabled() -> Iterator[None]:
+    """For a while, let a CPU take what it drops from random places of a table, which is the same in every process.
+
+    For scoring, which averages over batches and changes no weight; training draws every element anew.
+    """
+    before = _tabled.set(True)
+    try:
+        yield
+    finally:
+        _tabled.reset(before)
+
+
+@lru_cache(maxsize=4)
+def _table(dropped: int, dtype: torch.dtype) -> Tensor:
+    return _factors(DRAWN, dropped, dtype, torch.Generator().manual_seed(dropped))
+
+
+def _factors(number: int, dropped: int, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """0 for a share of dropped / LEVELS, and for the rest what keeps the mean."""
+    drawn = torch.empty(-(-number // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    kept = drawn.view(torch.int16)[:number] >= dropped - LEVELS // 2
+    return kept.to(dtype).mul_(LEVELS / (LEVELS - dropped))
 
 
 class Dropout(nn.Dropout):

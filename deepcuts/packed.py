@@ -1,11 +1,11 @@
-"""Linear layers on a CPU whose weights stand still: oneDNN multiplies by a copy that lies in the order it reads.
+"""Linear layers whose weights stand still: they are cast once, and on a CPU lie in the order that oneDNN reads.
 
 O = outputs of a linear layer, I = its inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -18,23 +18,28 @@ from torch import Tensor, nn
 ROWS = 1024
 
 
+# Takes a layer, the gradient of its outputs (.., O) and its inputs (.., I) in one of its calls, and whether no other
+# call of it is left in this backward pass.
+Take = Callable[[nn.Module, Tensor, Tensor, bool], None]
+
+
 @contextmanager
-def packed(model: nn.Module, dtype: torch.dtype, gelu: bool = False) -> Iterator[None]:
+def packed(model: nn.Module, dtype: torch.dtype, gelu: bool = False, take: Take | None = None) -> Iterator[None]:
     """For a while, let a model's linear layers multiply in `dtype` by packed copies of their weights, which must not
     change meanwhile.
 
-    With `gelu` a layer and the GELU behind it are one, and hooks of that layer see nothing. Does nothing where torch
-    has no oneDNN for the model's device and the type.
+    With `gelu` a layer and the GELU behind it are one, and hooks of that layer see nothing. With `take` a backward pass
+    hands what the gradients of a layer's parameters come from to it, where one of them requires a gradient, and leaves
+    no `.grad`; without, it is not for backward passes. Weights are not packed where torch has no oneDNN for the
+    model's device and the type.
     """
-    if not _can(next(model.parameters()).device, dtype):
-        yield
-        return
+    can = _can(next(model.parameters()).device, dtype)
     quick: dict[nn.Module, Any] = {}
-    for module in model.modules():
+    for module in model.modules() if can or take else ():
         if isinstance(module, nn.Linear):
-            quick[module] = _Packed(module, dtype)
+            quick[module] = _Packed(module, dtype, can, take=take)
         elif gelu and _ends_in_gelu(module):
-            quick[module] = _Packed(module.dense, dtype, "gelu")
+            quick[module] = _Packed(module.dense, dtype, can, "gelu")
     for module, forward in quick.items():
         module.forward = forward
     try:
@@ -60,29 +65,36 @@ def _ends_in_gelu(module: nn.Module) -> bool:
 class _Packed:
     """What a linear layer computes, from a packed copy of its weight that is made when it is first wanted."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype, behind: str = "none") -> None:
-        self.layer, self.dtype, self.behind = layer, dtype, behind
+    def __init__(
+        self, layer: Any, dtype: torch.dtype, can: bool, behind: str = "none", take: Take | None = None
+    ) -> None:
+        self.layer, self.dtype, self.can, self.behind, self.take = layer, dtype, can, behind, take
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self.calls = 0  # of which the backward pass has not come
 
     @cached_property
     def weight(self) -> Tensor:
-        return _pack(self.layer.weight.detach().to(self.dtype))
+        return self._packed(self.layer.weight.detach().to(self.dtype))
 
     @cached_property
     def transposed(self) -> Tensor:
-        return _pack(self.layer.weight.detach().to(self.dtype).t().contiguous())
+        return self._packed(self.layer.weight.detach().to(self.dtype).t().contiguous())
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        return _pack(weight) if self.can else weight
 
     def __call__(self, inputs: Tensor) -> Tensor:
         inputs = inputs.to(self.dtype)
         if not torch.is_grad_enabled():
             return _product(inputs, self.weight, self.bias, self.behind)
-        assert self.behind == "none"
+        assert self.take is not None
+        self.calls += 1
         output: Tensor = _Linear.apply(inputs, self.layer.weight, self.layer.bias, self)
         return output
 
 
 class _Linear(torch.autograd.Function):
-    """inputs (.., I) to outputs (.., O), with gradients of the layer's own, unpacked parameters."""
+    """inputs (.., I) to outputs (.., O); the layer's own, unpacked parameters only say whether they want gradients."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, packed: _Packed) -> Tensor:
@@ -91,16 +103,13 @@ class _Linear(torch.autograd.Function):
         return _product(inputs, packed.weight, packed.bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         (inputs,) = ctx.saved_tensors
-        of_inputs, of_weight, of_bias = ctx.needs_input_grad[:3]
-        rows = gradient.flatten(0, -2)
-        return (
-            _product(gradient, ctx.packed.transposed) if of_inputs else None,
-            (rows.t() @ inputs.flatten(0, -2)).float() if of_weight else None,
-            rows.sum(0, dtype=torch.float32) if of_bias else None,
-            None,
-        )
+        of_inputs, *of_parameters = ctx.needs_input_grad[:3]
+        ctx.packed.calls -= 1
+        if any(of_parameters):
+            ctx.packed.take(ctx.packed.layer, gradient, inputs, ctx.packed.calls == 0)
+        return _product(gradient, ctx.packed.transposed) if of_inputs else None, None, None, None
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -109,6 +118,9 @@ def _pack(weight: Tensor) -> Tensor:
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, behind: str = "none") -> Tensor:
-    """inputs weightᵀ + bias, then what is behind. These are the functions that torch's own compiler calls."""
+    """inputs weightᵀ + bias, then what is behind. Packed ones by the functions that torch's own compiler calls."""
+    if not weight.is_mkldnn:
+        assert behind == "none"
+        return F.linear(inputs, weight, bias)
     output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, behind, [], "none")
     return output

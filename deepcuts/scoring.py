@@ -7,31 +7,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepcuts import firsttoken
-from deepcuts.batches import Integers, Tokens, micro_batches
+from deepcuts.batches import Integers, Tokens, alike, micro_batches
 from deepcuts.checkpoint import Checkpoint, Interrupted
-from deepcuts.criteria import CRITERIA, Pass, Weights
+from deepcuts.criteria import CRITERIA, Criterion, Pass, Weights
 from deepcuts.criteria import Batch as Evidence
+from deepcuts.dropout import tabled
+from deepcuts.gradients import Gradients, Use, separable
 from deepcuts.masks import bytewise
 from deepcuts.models import Network
+from deepcuts.noise import noisy
 from deepcuts.observe import Sums, observe
 from deepcuts.packed import packed
 from deepcuts.seeds import derive
 
 # Batches that are looked at together before their gradients are taken.
 WINDOW = 16
+# Tokens of the batches of a plain pass that run as one on a CPU: more do not stay in its cache.
+TOGETHER = 640
 # Tokens of the noisy passes that run as one batch, where the device does not want more.
 TOKENS = 2560
-# Gaussian numbers that the noise of a CPU is taken from: twice the output of so many tokens in a layer 3,276 wide.
-DRAWN = 2**24
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,24 @@ def score(
     the others asked for. Raises ValueError when a loss or a score is not finite, Interrupted (with the sums saved)
     when `after_batch` says to stop.
     """
-    data = {CRITERIA[criterion].data for criterion in criteria}
-    assert len(data) == 1, "criteria of one call share their pass"
+    rows = {criterion: CRITERIA[criterion] for criterion in criteria}
+    (pass_,) = {row.data for row in rows.values()}
     parameters = dict(network.model.named_parameters())
     tensors = {name: parameters[name] for name in bytewise(names)}
-    pass_ = data.pop()
-    totals, used = _resumed(criteria, network.device, checkpoint if pass_ != "none" else None)
+    totals, used = _totals(rows, tensors, checkpoint if pass_ != "none" else None)
+    gradients = Gradients(network.model, list(tensors))
     saved = time.monotonic()
+    network.model.zero_grad(set_to_none=True)
     # Casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
-    with _only_gradients_of(network.model, tensors), packed(network.model, network.dtype), network.autocast():
-        for batch, seen in _looks(network, tensors, list(totals), tokens, order, settings, used):
-            _add_batch(network, tensors, totals, tokens, batch, seen, settings, used)
-            used += 1
+    with (
+        _only_gradients_of(network.model, tensors),
+        packed(network.model, network.dtype, take=gradients.take),
+        tabled(),
+        network.autocast(),
+    ):
+        for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
+            _add_group(network, gradients, totals, tokens, group, settings, used)
+            used += len(group.batches)
             stopping = after_batch(used)
             if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
                 _save(totals, used, checkpoint)
@@ -88,7 +97,7 @@ def score(
     for criterion in criteria:
         generator = torch.Generator().manual_seed(derive(settings.seed, "score", criterion))
         scores[criterion] = {
-            name: _score(criterion, tensor, totals[criterion].get(name), initial, name, generator)
+            name: _score(criterion, tensor, totals.get(criterion, {}).get(name), initial, name, generator)
             for name, tensor in tensors.items()
         }
     return scores, used
@@ -99,18 +108,23 @@ def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Che
     checkpoint.save(tensors, {"used": used, "criteria": list(totals)})
 
 
-def _resumed(
-    criteria: Sequence[str], device: torch.device, checkpoint: Checkpoint | None
+def _totals(
+    rows: Mapping[str, Criterion], tensors: Mapping[str, nn.Parameter], checkpoint: Checkpoint | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Sums per criterion and name, and the batches in them: from the checkpoint where it has all the criteria."""
-    totals: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in criteria}
+    totals = {
+        criterion: {
+            name: torch.zeros_like(tensor[:1] if row.data == "forward" else tensor) for name, tensor in tensors.items()
+        }
+        for criterion, row in rows.items()
+        if row.add is not None
+    }
     saved = checkpoint.load() if checkpoint else None
-    if saved is None or not set(criteria) <= set(saved[1]["criteria"]):
+    if saved is None or not set(rows) <= set(saved[1]["criteria"]):
         return totals, 0
-    for key, total in saved[0].items():
-        criterion, _, name = key.partition("/")
-        if criterion in totals:
-            totals[criterion][name] = total.to(device)
+    for criterion, sums in totals.items():
+        for name, total in sums.items():
+            total.copy_(saved[0][f"{criterion}/{name}"])
     return totals, int(saved[1]["used"])
 
 
@@ -131,55 +145,69 @@ def _score(
     return value
 
 
-def _looks(
+@dataclass(frozen=True)
+class _Group:
+    """Batches that run as one, and what passes without gradients show of each, where a criterion asks for it."""
+
+    batches: list[Integers]
+    seen: list[dict[str, Sums]]
+
+
+def _groups(
     network: Network,
-    tensors: Mapping[str, nn.Parameter],
-    criteria: Sequence[str],
+    names: Collection[str],
+    rows: Collection[Criterion],
     tokens: Tokens,
     order: Sequence[Integers],
     settings: Settings,
     used: int,
-) -> Iterator[tuple[Integers, dict[str, Sums]]]:
-    """The batches from `used` on, and what passes without gradients show of each, where a criterion asks for it.
+) -> Iterator[_Group]:
+    """The batches from the `used`-th on.
 
-    Windows of batches begin at the same ones wherever scoring goes on, and so their sums have the same bits.
+    Windows of batches begin at the same ones wherever scoring goes on, and so groups and sums have the same bits.
     """
-    rows = [CRITERIA[criterion] for criterion in criteria]
-    if rows[0].data == "none":
+    data = next(iter(rows)).data
+    if data == "none":
         return
-    paths = {name.rpartition(".")[0] for name in tensors}
-    inputs = rows[0].data == "forward"
+    paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
     looking = inputs or any(row.outputs for row in rows)
+    most = 0
+    if data == "plain" and settings.micro_batch is None and separable(network.model):
+        most = TOGETHER if network.device.type == "cpu" else network.tokens_at_once
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
         sums = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
-        for index in range(max(used - first, 0), len(window)):
-            yield window[index], {path: each.of(index) for path, each in sums.items()}
+        before = first
+        for group in alike(tokens.lengths, window, most):
+            if before >= used:
+                seen = [{path: each.of(number) for path, each in sums.items()} for number in group]
+                yield _Group([window[number] for number in group], seen)
+            before += len(group)
 
 
-def _add_batch(
+def _add_group(
     network: Network,
-    tensors: Mapping[str, nn.Parameter],
+    gradients: Gradients,
     totals: dict[str, dict[str, Tensor]],
     tokens: Tokens,
-    batch: Integers,
-    seen: Mapping[str, Sums],
+    group: _Group,
     settings: Settings,
     index: int,
 ) -> None:
-    rows = [CRITERIA[criterion] for criterion in totals]
-    gradients = {}
-    if rows[0].data != "forward":
-        parts = [tokens.batch(part) for part in micro_batches(batch, settings.micro_batch)]
-        gradients = _gradients(network, tensors, parts, rows[0].data, settings, index)
-    with torch.no_grad():
-        for name in tensors:
-            evidence = _evidence(name, gradients.get(name), seen.get(name.rpartition(".")[0]), settings.shift)
-            for criterion, row in zip(totals, rows, strict=True):
-                assert row.term is not None
-                term = row.term(evidence if row.shifted else replace(evidence, shift=0.0)).float()
-                sums = totals[criterion]
-                sums[name] = sums[name].add_(term) if name in sums else term.clone()
+    rows = {criterion: CRITERIA[criterion] for criterion in totals}
+    data = next(iter(rows.values())).data
+
+    def add(name: str, number: int, gradient: Tensor | None) -> None:
+        evidence = _evidence(name, gradient, group.seen[number].get(name.rpartition(".")[0]), settings.shift)
+        for criterion, row in rows.items():
+            assert row.add is not None
+            row.add(totals[criterion][name], evidence if row.shifted else replace(evidence, shift=0.0))
+
+    if data == "forward":
+        for name in totals[next(iter(totals))]:
+            add(name, 0, None)
+    else:
+        _differentiate(network, gradients, tokens, group.batches, data, settings, index, add)
 
 
 def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: float) -> Evidence:
@@ -195,42 +223,41 @@ def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: floa
     return Evidence(input_mean=mean[None], input_squares=seen.squares[None])
 
 
-def _gradients(
+def _differentiate(
     network: Network,
-    tensors: Mapping[str, nn.Parameter],
-    parts: Sequence[Mapping[str, Tensor]],
+    gradients: Gradients,
+    tokens: Tokens,
+    batches: Sequence[Integers],
     pass_: Pass,
     settings: Settings,
     index: int,
-) -> dict[str, Tensor]:
-    """Gradients of the batch's loss; when smoothed, their mean over passes with noise on every linear output.
+    use: Use,
+) -> None:
+    """use(name, number of the batch, gradient of its loss); when smoothed, the mean over passes with noise on every
+    linear output.
 
-    The random numbers of repeats that run together are drawn from the seed, the pass, the batch and the first of them.
+    The random numbers of what runs together are drawn from the seed, the pass, and the first batch and repeat of it.
     """
-    network.model.train(settings.dropout)
-    network.model.zero_grad(set_to_none=True)
-    repeats = settings.passes if pass_ == "smoothed" else 1
-    examples = sum(len(batch["labels"]) for batch in parts)
-    together = _together(network, parts, repeats)
+    examples = len(batches[0])
+    parts = [tokens.batch(part) for part in micro_batches(np.concatenate(batches), settings.micro_batch)]
+    repeats, std = (settings.passes, settings.noise_std) if pass_ == "smoothed" else (1, 0.0)
+    firsts = range(0, repeats, together := _together(network, parts, repeats))
     total = torch.zeros((), device=network.device)
-    std = settings.noise_std if pass_ == "smoothed" else 0.0
-    with firsttoken.alone(network.model), _noise(network.model, std, settings.seed):
-        for repeat in range(0, repeats, together):
+    network.model.train(settings.dropout)
+    with (
+        firsttoken.alone(network.model),
+        noisy(network.model, std, settings.seed),
+        gradients.of(len(batches), len(firsts) * len(parts), use),
+    ):
+        for repeat in firsts:
             for part, batch in enumerate(parts):
                 torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
-                loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples)
+                loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples) / repeats
                 loss.backward()
                 total += loss.detach()
     if not bool(torch.isfinite(total)):
-        raise ValueError(f"the loss of scoring batch {index} is {total.item() / repeats!r}, not finite")
-    gradients = {}
-    for name, tensor in tensors.items():
-        # An unused tensor (a pooler that the head passes by) has no gradient: it has no influence on the loss.
-        gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        gradients[name] = gradient if repeats == 1 else gradient.div_(repeats)
-    network.model.zero_grad(set_to_none=True)
+        raise ValueError(f"the loss of scoring batch {index} is {total.item()!r}, not finite")
     network.model.eval()
-    return gradients
 
 
 def _together(network: Network, parts: Sequence[Mapping[str, Tensor]], repeats: int) -> int:
@@ -246,39 +273,6 @@ def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
     if times == 1:
         return batch
     return {name: tensor.repeat(times, *[1] * (tensor.dim() - 1)) for name, tensor in batch.items()}
-
-
-@contextmanager
-def _noise(model: nn.Module, std: float, seed: int) -> Iterator[None]:
-    """Gaussian noise on the output of every linear layer, the head included (the seed's SmoothGrad)."""
-
-    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.add(output, _gaussian(output, seed), alpha=std)
-
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
-    handles = [module.register_forward_hook(add) for module in linear]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _gaussian(like: Tensor, seed: int) -> Tensor:
-    """Numbers of N(0, 1) in the shape of a tensor; on a CPU a window of a long row that was drawn once.
-
-    Where the window begins is random: the shared noise of Salimans et al. 2017, arXiv 1703.03864. Drawing every number
-    anew, as for larger tensors still, took a CPU a quarter of a smoothed pass.
-    """
-    if not like.is_cpu or like.numel() > DRAWN // 2:  # a longer window has too few places to begin
-        return torch.randn_like(like)
-    begin = int(torch.randint(DRAWN - like.numel(), ()))
-    return _row(seed, like.dtype)[begin : begin + like.numel()].view(like.shape)
-
-
-@lru_cache(maxsize=1)
-def _row(seed: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(DRAWN, generator=torch.Generator().manual_seed(derive(seed, "noise"))).to(dtype)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deepcuts import models
 from deepcuts.batches import (
     Tokens,
+    alike,
     by_length,
     cache_key,
     first_of_shuffle,
@@ -70,8 +71,8 @@ def test_batches_hold_examples_of_similar_length_in_random_order() -> None:
     assert np.mean(spreads) < 5  # 94 without sorting
     means = [float(lengths[batch].mean()) for batch in batches]
     assert 0.4 < np.mean(np.diff(means) > 0) < 0.6
-    alike = shuffled(np.full(3200, 9), 16, 0, "dense", 0)
-    assert any(np.ptp(batch) > 2000 for batch in alike)
+    equal = shuffled(np.full(3200, 9), 16, 0, "dense", 0)
+    assert any(np.ptp(batch) > 2000 for batch in equal)
 
 
 def test_a_batch_is_padded_to_its_longest_example() -> None:
@@ -97,6 +98,16 @@ def test_evaluation_goes_from_the_shortest_to_the_longest() -> None:
     assert batches == [[1, 3], [2], [0], [4]]  # 4 tokens at most with the padding; a longer one is alone
     batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 6)]
     assert batches == [[1, 3, 2], [0], [4]]
+
+
+def test_batches_that_run_as_one_are_of_one_size_and_of_similar_lengths() -> None:
+    lengths = np.array([4, 4, 1, 2, 9, 1, 3, 3, 2, 2, 1])
+    batches = np.split(np.arange(11), [2, 4, 6, 8, 10])  # 2 examples each, of up to 4, 2, 9, 3 and 2 words; and 1 of 1
+    assert alike(lengths, batches, 12) == [[5], [1, 4], [3], [0], [2]]
+    assert alike(lengths, batches, 16) == [[5], [1, 4], [3, 0], [2]]
+    assert alike(lengths, batches, 18) == [[5], [1, 4, 3], [0], [2]]
+    assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
+    assert alike(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
 
 
 def test_micro_batches_are_cut_in_order() -> None:

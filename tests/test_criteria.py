@@ -167,10 +167,11 @@ HAND = {
 
 @pytest.mark.parametrize("criterion", HAND)
 def test_each_formula_by_hand(criterion: str) -> None:
-    row, total = CRITERIA[criterion], None
-    shift = 10.0 if row.shifted else 0.0
-    if row.term is not None:
-        total = row.term(replace(EVIDENCE[0], shift=shift)) + row.term(replace(EVIDENCE[1], shift=shift))
+    row = CRITERIA[criterion]
+    total = torch.zeros_like(W[:1] if row.data == "forward" else W)
+    for evidence in EVIDENCE:
+        if row.add is not None:
+            row.add(total, replace(evidence, shift=10.0 if row.shifted else 0.0))
     initial = tensor([[0.5, 1.0], [-4.0, 0.5]])
     torch.testing.assert_close(row.score(Weights(W, initial), total), tensor(HAND[criterion], dtype=torch.float32))
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepcuts.dropout import Dropout, quicken
+from deepcuts import dropout
+from deepcuts.dropout import DRAWN, Dropout, quicken, tabled
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -38,6 +39,49 @@ def test_it_follows_from_the_seed_and_passes_its_gradient_on() -> None:
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_table_s_windows_are_dropped_as_if_drawn_anew(dtype: torch.dtype) -> None:
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        with tabled():
+            one, two = (Dropout(0.1)(torch.ones(1000, 500, dtype=dtype)) for _ in range(2))
+        return one, two
+
+    one, two = run(1)
+    assert one.unique().tolist() == pytest.approx([0, 1 / 0.9], rel=0.01)
+    zero, other = (one == 0).double(), (two == 0).double()
+    for each in (zero, other):
+        assert float(each.mean()) == pytest.approx(0.1, abs=0.002)  # five standard deviations
+        for shift in (1, 2, 3, 4, 500):
+            assert float((each.flatten()[shift:] * each.flatten()[:-shift]).mean()) == pytest.approx(0.01, abs=0.001)
+    assert float((zero * other).mean()) == pytest.approx(0.01, abs=0.001)
+    assert torch.equal(one, run(1)[0])
+    assert not torch.equal(one, run(2)[0])
+
+
+def test_a_table_serves_what_it_is_asked_for_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = dropout._factors
+
+    def note(number: int, *more: object) -> torch.Tensor:
+        made.append(number)
+        return real(number, *more)
+
+    monkeypatch.setattr(dropout, "_factors", note)
+    dropout._table.cache_clear()
+    small, large = torch.ones(3, 4), torch.ones(DRAWN // 2 + 1)
+    with tabled():
+        for value in (small, small, large):
+            Dropout(0.5)(value)
+    Dropout(0.5)(small)
+    assert made == [DRAWN, large.numel(), small.numel()]
+    value = torch.full((3, 4), 2.0, requires_grad=True)
+    with tabled():
+        out = Dropout(0.5)(value)
+    out.sum().backward()
+    torch.testing.assert_close(out, 2 * value.grad)
 
 
 @pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])

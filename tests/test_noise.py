@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from deepcuts.scoring import DRAWN, _gaussian, _noise
+from deepcuts.noise import DRAWN, _gaussian, noisy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -42,7 +42,7 @@ def test_every_linear_layer_is_noisy_and_each_in_its_own_way() -> None:
     outputs: list[Tensor] = []
     value = torch.randn(40, 3)
     clean = [model[0](value).detach(), model[2](model[0](value).relu()).detach()]
-    with _noise(model, 0.01, seed=0):
+    with noisy(model, 0.01, seed=0):
         for path in (0, 2):
             model[path].register_forward_hook(lambda module, args, output: outputs.append(output.detach()))
         model(value).sum().backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,8 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = module._product
 
     def note(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, behind: str = "none") -> Tensor:
-        seen.append(behind)
+        if weight.is_mkldnn:
+            seen.append(behind)
         return real(inputs, weight, bias, behind)
 
     monkeypatch.setattr(module, "_product", note)
@@ -70,33 +70,57 @@ def test_outputs_are_those_of_the_layers(bert: nn.Module, products: list[str], d
 
 
 @every_dtype
+@pytest.mark.parametrize("can", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_the_layer(dtype: torch.dtype, bias: bool) -> None:
+def test_gradients_are_those_of_the_layer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, can: bool
+) -> None:
+    """Those of its inputs are left with them; what those of its parameters come from is taken."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: can)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
-    found: list[dict[str, Tensor]] = []
-    for quick in (False, True):
-        inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
-        layer.zero_grad()
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
-        with autocast, packed(layer, dtype) if quick else nullcontext():
-            outputs = layer(inputs)
-            outputs.float().square().sum().backward()
-        assert outputs.dtype == dtype
-        found.append({"inputs": inputs.grad, **{name: each.grad for name, each in layer.named_parameters()}})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        assert found[1][name].dtype == torch.float32
-        torch.testing.assert_close(found[1][name], gradient, atol=20 * NEAR[dtype], rtol=NEAR[dtype])
+    inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
+    taken: list[tuple[Tensor, Tensor, bool]] = []
+
+    def take(of: nn.Module, outputs: Tensor, into: Tensor, last: bool) -> None:
+        assert of is layer
+        assert (outputs.dtype, into.dtype) == (dtype, dtype)
+        taken.append((outputs, into, last))
+
+    def run(times: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs = [layer(inputs * (1 + time)) for time in range(times)]
+        assert {each.dtype for each in outputs} == {dtype}
+        sum(each.float().square().sum() for each in outputs).backward()
+
+    run(2)
+    expected = {"inputs": inputs.grad, **{name: each.grad for name, each in layer.named_parameters()}}
+    inputs.grad = None
+    layer.zero_grad()
+    with packed(layer, dtype, take=take):
+        run(2)
+    assert [last for *_, last in taken] == [False, True]
+    found = {
+        "inputs": inputs.grad,
+        "weight": sum(g.flatten(0, 1).float().t() @ x.flatten(0, 1).float() for g, x, _ in taken),
+    }
+    if bias:
+        found["bias"] = sum(g.flatten(0, 1).float().sum(0) for g, *_ in taken)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = gradient.abs().max()
+        torch.testing.assert_close(found[name] / scale, gradient / scale, atol=NEAR[dtype], rtol=NEAR[dtype])
+    assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-def test_only_the_gradients_that_are_wanted_are_made() -> None:
-    layer = nn.Linear(4, 3)
-    layer.bias.requires_grad_(False)
-    with packed(layer, torch.float32):
-        layer(torch.ones(2, 4)).sum().backward()
-    assert layer.bias.grad is None
-    assert torch.equal(layer.weight.grad, torch.full((3, 4), 2.0))
+def test_nothing_is_taken_of_layers_that_want_no_gradients() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    model[1].requires_grad_(False)
+    taken: list[nn.Module] = []
+    with packed(model, torch.float32, take=lambda layer, *more: taken.append(layer)):
+        model(torch.ones(2, 4)).sum().backward()
+    assert taken == [model[2], model[0]]
 
 
 def test_what_is_added_to_an_output_by_a_hook_is_in_it(bert: nn.Module) -> None:
@@ -156,7 +180,7 @@ def test_evaluation_and_scoring_use_it_and_find_the_same(
     products.clear()
     scores = scored()
     behind = 8  # the layers of the second block, the pooler and the head take gradients of their inputs
-    assert products == ["none"] * (layers + 2 * (layers + behind))
+    assert products == ["none"] * (layers + layers + behind)  # both batches run as one
     products.clear()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     near = max(NEAR[dtype], 1e-4)

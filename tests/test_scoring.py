@@ -19,8 +19,9 @@ from deepcuts.batches import Integers, Tokens
 from deepcuts.checkpoint import Interrupted
 from deepcuts.criteria import CRITERIA
 from deepcuts.models import Network
+from deepcuts.noise import DRAWN
 from deepcuts.observe import Sums, observe
-from deepcuts.scoring import DRAWN, Settings, score
+from deepcuts.scoring import Settings, score
 from deepcuts.seeds import derive
 
 Arrays = dict[str, NDArray[np.float64]]

@@ -25,18 +25,18 @@ def test_seven_strategies_and_three_compressions_take_one_fine_tuning_and_two_pa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = {"fine-tuning": 0, "retraining": 0, "plain": 0, "smoothed": 0}
-    step, gradients = train._step, scoring._gradients
+    step, differentiate = train._step, scoring._differentiate
 
     def counting_step(network: Any, tokens: Any, batch: Any, settings: Any, optimiser: Any, masks: Any) -> Any:
         counted["retraining" if masks else "fine-tuning"] += 1
         return step(network, tokens, batch, settings, optimiser, masks)
 
-    def counting_gradients(network: Any, tensors: Any, parts: Any, pass_: Any, settings: Any, index: Any) -> Any:
-        counted[pass_] += 1
-        return gradients(network, tensors, parts, pass_, settings, index)
+    def counting_batches(network: Any, gradients: Any, tokens: Any, batches: Any, pass_: Any, *more: Any) -> None:
+        counted[pass_] += len(batches)
+        differentiate(network, gradients, tokens, batches, pass_, *more)
 
     monkeypatch.setattr(train, "_step", counting_step)
-    monkeypatch.setattr(scoring, "_gradients", counting_gradients)
+    monkeypatch.setattr(scoring, "_differentiate", counting_batches)
     file = SweepFile(
         name="seven",
         model="toy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +39,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     counted = {"step": 0, "batch": 0}
 
-    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            counted[name] += 1
-            return function(*arguments)
+    step, add_group = train._step, scoring._add_group
 
-        return call
+    def counting_steps(*arguments: Any) -> Any:
+        counted["step"] += 1
+        return step(*arguments)
 
-    monkeypatch.setattr("deepcuts.train._step", counting("step", train._step))
-    monkeypatch.setattr("deepcuts.scoring._add_batch", counting("batch", scoring._add_batch))
+    def counting_batches(*arguments: Any) -> None:
+        counted["batch"] += sum(len(each.batches) for each in arguments if isinstance(each, scoring._Group))
+        add_group(*arguments)
+
+    monkeypatch.setattr("deepcuts.train._step", counting_steps)
+    monkeypatch.setattr("deepcuts.scoring._add_group", counting_batches)
     return counted
 
 
@@ -143,7 +145,7 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
     [
         ("deepcuts.trial.load_network", "load"),
         ("deepcuts.train._step", "finetune"),
-        ("deepcuts.scoring._add_batch", "score"),
+        ("deepcuts.scoring._add_group", "score"),
         ("deepcuts.masks.make_masks", "prune"),
         ("deepcuts.trial.set_weights", "retrain"),
         ("deepcuts.bits.pack", "store"),
@@ -187,7 +189,7 @@ def test_what_the_store_refuses_is_raised_and_not_recorded(store: Store, monkeyp
         assert rows(store, "trials", spec) == []
 
 
-@pytest.mark.parametrize("where", ["deepcuts.train._step", "deepcuts.scoring._add_batch"])
+@pytest.mark.parametrize("where", ["deepcuts.train._step", "deepcuts.scoring._add_group"])
 def test_out_of_memory_halves_the_micro_batch_and_says_so(
     where: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +208,7 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(
     assert run_trial(trial("LayerSNIP"), "test", bench(store))["micro_batch"] == 16
 
 
-@pytest.mark.parametrize("where", ["deepcuts.scoring._add_batch", "deepcuts.trial.fit"])
+@pytest.mark.parametrize("where", ["deepcuts.scoring._add_group", "deepcuts.trial.fit"])
 def test_what_a_trial_made_before_memory_ran_out_is_its_own(
     where: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

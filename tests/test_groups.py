@@ -1,0 +1,97 @@
+"""Batches that run as one in a plain pass: the scores of each alone, wherever scoring stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_firsttoken import network as bert
+from test_gradients import other
+from test_train import Memory
+from test_vocabulary import tokens as words
+
+from deepcuts import scoring
+from deepcuts.checkpoint import Interrupted
+from deepcuts.criteria import CRITERIA
+from deepcuts.models import prunable
+from deepcuts.scoring import Settings, score
+
+GROUPED = [np.array(batch) for batch in ([0, 2], [6, 9], [1, 4], [3, 7], [5])]  # of 3, 6, 5, 4 and 3 words
+SETTINGS = Settings(seed=0, passes=2, dropout=False)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
+    """The batches of each group that is scored."""
+    seen: list[list[list[int]]] = []
+    real = scoring._add_group
+
+    def note(*arguments: Any) -> None:
+        [group] = [each for each in arguments if isinstance(each, scoring._Group)]
+        seen.append([batch.tolist() for batch in group.batches])
+        real(*arguments)
+
+    monkeypatch.setattr(scoring, "_add_group", note)
+    monkeypatch.setattr(scoring, "TOGETHER", 30)
+    return seen
+
+
+@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data == "plain"])
+def test_batches_of_similar_length_run_as_one_and_change_no_score(
+    criterion: str, groups: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, data = bert("bert"), words()
+    names = prunable(made.model, True)
+    together, used = score(made, names, [criterion], data, GROUPED, SETTINGS)
+    assert used == 5
+    assert groups == [[[5]], [[0, 2], [3, 7], [1, 4]], [[6, 9]]]
+    groups.clear()
+    alone, used = score(made, names, [criterion], data, GROUPED, replace(SETTINGS, micro_batch=2))
+    assert used == 5
+    assert groups == [[batch.tolist()] for batch in GROUPED]
+    largest = max(float(each.max()) for each in alone[criterion].values())
+    assert largest > 0
+    for name in names:
+        torch.testing.assert_close(
+            together[criterion][name] / largest, alone[criterion][name] / largest, atol=1e-5, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "criterion", "micro_batch"),
+    [("bert", "MagGrad", 4), ("bert", "SmoothGrad", None), ("bert", "Wanda", None), ("deberta-v2", "MagGrad", None)],
+)
+def test_others_run_one_by_one(kind: str, criterion: str, micro_batch: int | None, groups: list[Any]) -> None:
+    made = bert(kind) if kind == "bert" else other(kind)
+    names = prunable(made.model, False)
+    score(made, names, [criterion], words(), GROUPED, replace(SETTINGS, micro_batch=micro_batch))
+    assert groups == [[batch.tolist()] for batch in GROUPED]
+
+
+@pytest.mark.parametrize("after", [1, 4, 5])
+@pytest.mark.parametrize("window", [3, 16])
+def test_scoring_that_stops_behind_a_group_goes_on_there(
+    after: int, window: int, groups: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "WINDOW", window)
+    made, data = bert("bert", dropout=True), words()
+    names, checkpoint = prunable(made.model, False), Memory()
+    whole = score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0))[0]["GradCAM"]
+    in_all = groups.copy()
+    groups.clear()
+    counts: list[int] = []
+
+    def stop(used: int) -> bool:
+        counts.append(used)
+        return used >= after
+
+    with pytest.raises(Interrupted):
+        score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0), checkpoint=checkpoint, after_batch=stop)
+    assert counts == [sum(map(len, in_all[: i + 1])) for i in range(len(counts))]
+    resumed, used = score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0), checkpoint=checkpoint)
+    assert used == 5
+    assert groups == in_all
+    assert all(torch.equal(resumed["GradCAM"][name], whole[name]) for name in names)
