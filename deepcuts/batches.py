@@ -191,17 +191,19 @@ def micro_batches(batch: Integers, micro_batch: int | None) -> list[Integers]:
 
 
 def alike(lengths: Integers, batches: Sequence[Integers], most: int) -> list[list[int]]:
-    """Which batches can run as one: those of as many examples and of similar lengths, of at most so many tokens with
-    their padding together; with 0 each alone, in order."""
+    """Which batches can run as one: those of as many examples, of at most so many tokens together, where none makes the
+    others longer by more than a sixteenth of that; with 0 each alone, in order."""
     if not most:
         return [[number] for number in range(len(batches))]
     sizes = [(len(batch), int(lengths[batch].max())) for batch in batches]
     groups: list[list[int]] = []
     for number in sorted(range(len(batches)), key=sizes.__getitem__):
         examples, longest = sizes[number]
-        group = groups[-1] if groups else []
-        if group and sizes[group[0]][0] == examples and (len(group) + 1) * examples * longest <= most:
-            group.append(number)
+        before = sizes[groups[-1][-1]] if groups else (0, 0)
+        together = len(groups[-1]) if groups else 0
+        padding = together * examples * (longest - before[1])
+        if before[0] == examples and (together + 1) * examples * longest <= most and padding <= most / 16:
+            groups[-1].append(number)
         else:
             groups.append([number])
     return groups

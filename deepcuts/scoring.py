@@ -29,10 +29,8 @@ from deepcuts.observe import Sums, observe
 from deepcuts.packed import packed
 from deepcuts.seeds import derive
 
-# Batches that are looked at together before their gradients are taken.
-WINDOW = 16
-# Tokens of the batches of a plain pass that run as one on a CPU: more do not stay in its cache.
-TOGETHER = 640
+# Batches that are looked at together before their gradients are taken, and of which those of similar length run as one.
+WINDOW = 32
 # Tokens of the noisy passes that run as one batch, where the device does not want more.
 TOKENS = 2560
 
@@ -171,14 +169,12 @@ def _groups(
         return
     paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
     looking = inputs or any(row.outputs for row in rows)
-    most = 0
-    if data == "plain" and settings.micro_batch is None and separable(network.model):
-        most = TOGETHER if network.device.type == "cpu" else network.tokens_at_once
+    together = data == "plain" and settings.micro_batch is None and separable(network.model)
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
         sums = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
         before = first
-        for group in alike(tokens.lengths, window, most):
+        for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
             if before >= used:
                 seen = [{path: each.of(number) for path, each in sums.items()} for number in group]
                 yield _Group([window[number] for number in group], seen)

@@ -103,11 +103,13 @@ def test_evaluation_goes_from_the_shortest_to_the_longest() -> None:
 def test_batches_that_run_as_one_are_of_one_size_and_of_similar_lengths() -> None:
     lengths = np.array([4, 4, 1, 2, 9, 1, 3, 3, 2, 2, 1])
     batches = np.split(np.arange(11), [2, 4, 6, 8, 10])  # 2 examples each, of up to 4, 2, 9, 3 and 2 words; and 1 of 1
-    assert alike(lengths, batches, 12) == [[5], [1, 4], [3], [0], [2]]
-    assert alike(lengths, batches, 16) == [[5], [1, 4], [3, 0], [2]]
-    assert alike(lengths, batches, 18) == [[5], [1, 4, 3], [0], [2]]
-    assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
     assert alike(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
+    assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
+    assert alike(lengths, batches, 8) == [[5], [1, 4], [3], [0], [2]]
+    assert alike(lengths, batches, 63) == [[5], [1, 4], [3, 0], [2]]  # 3 words would make two batches longer by 4 tokens
+    assert alike(lengths, batches, 64) == [[5], [1, 4, 3], [0], [2]]  # and 4 words three by 6
+    assert alike(lengths, batches, 96) == [[5], [1, 4, 3, 0], [2]]
+    assert alike(lengths, batches, 1000) == [[5], [1, 4, 3, 0, 2]]
 
 
 def test_micro_batches_are_cut_in_order() -> None:

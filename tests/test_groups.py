@@ -35,7 +35,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
         real(*arguments)
 
     monkeypatch.setattr(scoring, "_add_group", note)
-    monkeypatch.setattr(scoring, "TOGETHER", 30)
+    monkeypatch.setattr("deepcuts.models.Network.tokens_at_once", 64)
     return seen
 
 
