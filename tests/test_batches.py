@@ -106,7 +106,7 @@ def test_batches_that_run_as_one_are_of_one_size_and_of_similar_lengths() -> Non
     assert alike(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
     assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
     assert alike(lengths, batches, 8) == [[5], [1, 4], [3], [0], [2]]
-    assert alike(lengths, batches, 63) == [[5], [1, 4], [3, 0], [2]]  # 3 words would make two batches longer by 4 tokens
+    assert alike(lengths, batches, 63) == [[5], [1, 4], [3, 0], [2]]  # 3 words make two longer by 4 tokens
     assert alike(lengths, batches, 64) == [[5], [1, 4, 3], [0], [2]]  # and 4 words three by 6
     assert alike(lengths, batches, 96) == [[5], [1, 4, 3, 0], [2]]
     assert alike(lengths, batches, 1000) == [[5], [1, 4, 3, 0, 2]]
