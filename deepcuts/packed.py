@@ -74,14 +74,14 @@ class _Packed:
 
     @cached_property
     def weight(self) -> Tensor:
-        return self._packed(self.layer.weight.detach().to(self.dtype))
+        weight = self.layer.weight.detach().to(self.dtype)
+        return _pack(weight) if self.can else weight
 
     @cached_property
     def transposed(self) -> Tensor:
-        return self._packed(self.layer.weight.detach().to(self.dtype).t().contiguous())
-
-    def _packed(self, weight: Tensor) -> Tensor:
-        return _pack(weight) if self.can else weight
+        if not self.can:
+            return self.weight.t()
+        return _pack(self.layer.weight.detach().to(self.dtype).t().contiguous())
 
     def __call__(self, inputs: Tensor) -> Tensor:
         inputs = inputs.to(self.dtype)
