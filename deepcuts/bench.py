@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 class Bench:
     """Where a trial works: its store, how much of the machine it has, and whom it tells how far it is.
 
-    `micro_batch` bounds the examples that are run at once (None: whole batches), and `snapshots` and `partners`
+    `micro_batch` bounds the examples that are run at once (None: nothing does), and `snapshots` and `partners`
     are what other trials of the sweep want of the shared stages when this one makes them.
     """
 
@@ -50,9 +50,13 @@ class Bench:
         return settings.model_copy(update={"micro_batch": self.bound(settings.micro_batch, settings.batch_size)})
 
     def bound(self, micro_batch: int | None, batch_size: int) -> int | None:
-        """The smaller of what the sweep asks for and what the memory allows; None for whole batches."""
-        size = min(micro_batch or batch_size, self.micro_batch or batch_size, batch_size)
-        return None if size == batch_size else size
+        """Of the examples of a batch: the smaller of what the sweep asks for and the memory allows; None for all."""
+        size = self.at_once(micro_batch)
+        return None if size is None or size >= batch_size else size
+
+    def at_once(self, micro_batch: int | None) -> int | None:
+        """The smaller of what the sweep asks for and what the memory allows; None where nothing bounds it."""
+        return min((size for size in (micro_batch, self.micro_batch) if size is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ _tabled: ContextVar[bool] = ContextVar("tabled", default=False)
 def drop(value: Tensor, p: float) -> Tensor:
     """Zero a share `p` of a tensor and scale the rest by 1 / (1 - p); on a CPU `p` is rounded to 1/65536.
 
-    Torch draws one number for each element and tests it; here every 64 bits that its generator gives serve four.
+    Torch draws one number for each element and tests it; here every 64 bits that its generator gives serve
+    four, and within `tabled` none are drawn.
     """
     dropped = round(p * LEVELS)
     if dropped in (0, LEVELS) or not value.is_cpu or torch.compiler.is_compiling():

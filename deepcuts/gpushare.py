@@ -35,14 +35,17 @@ def recommended(plan: Plan, store: Store) -> Share | None:
     if not any(trial.dense.device == "cuda" for trial in plan.to_run):
         return None
     kinds: dict[frozenset[tuple[object, ...]], tuple[float, int, int, str]] = {}
-    columns = ["status", "peak_gpu_bytes", "gpu_bytes", "device", "spec"]
+    columns = ["trial_id", "status", "peak_gpu_bytes", "gpu_bytes", "device", "spec"]
     for row in store.read("trials", columns).table.to_pylist():
         if row["status"] != "completed" or not row["peak_gpu_bytes"] or not row["gpu_bytes"]:
             continue
         try:
-            kind = frozenset(_parts(TrialSpec.model_validate_json(row["spec"] or "")))
+            trial = TrialSpec.model_validate_json(row["spec"] or "")
         except ValueError:  # a row that another version wrote
             continue
+        if trial.trial_id != row["trial_id"]:  # likewise: what it ran is not what would run today
+            continue
+        kind = frozenset(_parts(trial))
         peak, total = row["peak_gpu_bytes"], row["gpu_bytes"]
         seen = (peak / total, peak, total, row["device"] or "GPU")
         kinds[kind] = max(kinds.get(kind, seen), seen)

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from deepcuts import firsttoken
-
 # Architectures whose linear layers all have inputs (K B, .., I): rows of its own for each example. (DeBERTa multiplies
 # positions as well, which all examples share.)
-SEPARABLE = frozenset(firsttoken.BEHIND)
+SEPARABLE = frozenset(("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"))
 # Takes a name, the number of a batch, and the gradient of its loss, in fp32.
 Use = Callable[[str, int, Tensor], None]
 
@@ -38,10 +36,13 @@ class Gradients:
         self.parts: dict[tuple[str, int], Tensor] = {}
 
     @contextmanager
-    def of(self, batches: int, passes: int, use: Use) -> Iterator[None]:
+    def of(self, batches: int, backwards: int, use: Use) -> Iterator[None]:
         """`use` the sum over so many backward passes, for each of so many batches."""
-        self.batches, self.passes, self.use = batches, passes, use
+        self.batches, self.backwards, self.use = batches, backwards, use
         yield
+        for layer, names in self.names.items():
+            alone = all(parameter.grad is None for parameter in layer.parameters())
+            assert alone, f"the layer of {names[0]} is used in another way than by calling it"
         for (name, batch), gradient in self.parts.items():
             use(name, batch, gradient)
         self.parts.clear()
@@ -55,7 +56,7 @@ class Gradients:
                 made = gradient.sum(0, dtype=torch.float32) if bias else (gradient.t() @ values).float()
                 if (name, batch) in self.parts:
                     made += self.parts.pop((name, batch))
-                if last and self.passes == 1:
+                if last and self.backwards == 1:
                     self.use(name, batch, made)
                 else:
                     self.parts[name, batch] = made

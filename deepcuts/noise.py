@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepcuts.seeds import derive
 from deepcuts.windows import window
 
-# Gaussian numbers that the noise of a CPU is taken from: twice the output of so many tokens in a layer 3,276 wide.
+# Gaussian numbers that the noise of a CPU is taken from: twice the output of 2,560 tokens in a layer 3,276 wide.
 DRAWN = 2**24
 
 

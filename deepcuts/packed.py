@@ -33,13 +33,13 @@ def packed(model: nn.Module, dtype: torch.dtype, gelu: bool = False, take: Take 
     no `.grad`; without, it is not for backward passes. Weights are not packed where torch has no oneDNN for the
     model's device and the type.
     """
-    can = _can(next(model.parameters()).device, dtype)
+    onednn = _can(next(model.parameters()).device, dtype)
     quick: dict[nn.Module, Any] = {}
-    for module in model.modules() if can or take else ():
-        if isinstance(module, nn.Linear):
-            quick[module] = _Packed(module, dtype, can, take=take)
+    for module in model.modules() if onednn or take else ():
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            quick[module] = _Packed(module, dtype, onednn, take=take)
         elif gelu and _ends_in_gelu(module):
-            quick[module] = _Packed(module.dense, dtype, can, "gelu")
+            quick[module] = _Packed(module.dense, dtype, onednn, "gelu")
     for module, forward in quick.items():
         module.forward = forward
     try:
@@ -63,23 +63,23 @@ def _ends_in_gelu(module: nn.Module) -> bool:
 
 
 class _Packed:
-    """What a linear layer computes, from a packed copy of its weight that is made when it is first wanted."""
+    """What a linear layer computes, from a copy of its weight, for oneDNN if it can, made when it is first wanted."""
 
     def __init__(
-        self, layer: Any, dtype: torch.dtype, can: bool, behind: str = "none", take: Take | None = None
+        self, layer: Any, dtype: torch.dtype, onednn: bool, behind: str = "none", take: Take | None = None
     ) -> None:
-        self.layer, self.dtype, self.can, self.behind, self.take = layer, dtype, can, behind, take
+        self.layer, self.dtype, self.onednn, self.behind, self.take = layer, dtype, onednn, behind, take
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.calls = 0  # of which the backward pass has not come
 
     @cached_property
     def weight(self) -> Tensor:
         weight = self.layer.weight.detach().to(self.dtype)
-        return _pack(weight) if self.can else weight
+        return _pack(weight) if self.onednn else weight
 
     @cached_property
     def transposed(self) -> Tensor:
-        if not self.can:
+        if not self.onednn:
             return self.weight.t()
         return _pack(self.layer.weight.detach().to(self.dtype).t().contiguous())
 

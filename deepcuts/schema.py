@@ -59,7 +59,7 @@ _SCORING = {
     "batches": "batches of a pass, at most one pass over the training split",
     "smooth_batches": "batches of a pass for the Smooth criteria",
     "batch_size": "examples of a scoring batch",
-    "micro_batch": "examples at once, where a batch does not fit; null: the batch",
+    "micro_batch": "examples at once, where a batch does not fit; null: whole batches, in a plain pass several",
     "smoothing_passes": "noisy passes over each batch",
     "noise_std": "of the noise on the outputs of linear layers",
     "shift": "added to the outputs, for the Shift criteria",

@@ -37,8 +37,8 @@ TOKENS = 2560
 
 @dataclass(frozen=True)
 class Settings:
-    """How the batches are run, at most `micro_batch` examples at once (None: all) where gradients are taken; `passes`,
-    `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
+    """How the batches are run, at most `micro_batch` examples at once (None: what the device likes) where gradients are
+    taken; `passes`, `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
 
     seed: int
     micro_batch: int | None = None
@@ -75,7 +75,7 @@ def score(
     gradients = Gradients(network.model, list(tensors))
     saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
-    # Casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
+    # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
         _only_gradients_of(network.model, tensors),
         packed(network.model, network.dtype, take=gradients.take),
@@ -162,23 +162,28 @@ def _groups(
 ) -> Iterator[_Group]:
     """The batches from the `used`-th on.
 
-    Windows of batches begin at the same ones wherever scoring goes on, and so groups and sums have the same bits.
+    Windows begin at the same batches, and these come in the same order, wherever scoring goes on and with whatever
+    `micro_batch`: each is used once, and where `micro_batch` is the same the sums have the same bits.
     """
     data = next(iter(rows)).data
     if data == "none":
         return
     paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
     looking = inputs or any(row.outputs for row in rows)
-    together = data == "plain" and settings.micro_batch is None and separable(network.model)
+    assert len(order), "no batch to score"
+    together = data == "plain" and separable(network.model)
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
         sums = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
         before = first
         for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
-            if before >= used:
-                seen = [{path: each.of(number) for path, each in sums.items()} for number in group]
-                yield _Group([window[number] for number in group], seen)
-            before += len(group)
+            bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
+            for part in micro_batches(np.array(group), bound):
+                rest = part[max(0, used - before) :]
+                before += len(part)
+                if len(rest):
+                    seen = [{path: each.of(number) for path, each in sums.items()} for number in rest]
+                    yield _Group([window[number] for number in rest], seen)
 
 
 def _add_group(
@@ -235,9 +240,11 @@ def _differentiate(
     The random numbers of what runs together are drawn from the seed, the pass, and the first batch and repeat of it.
     """
     examples = len(batches[0])
+    assert len(batches) == 1 or settings.micro_batch is None or len(batches) * examples <= settings.micro_batch
     parts = [tokens.batch(part) for part in micro_batches(np.concatenate(batches), settings.micro_batch)]
     repeats, std = (settings.passes, settings.noise_std) if pass_ == "smoothed" else (1, 0.0)
-    firsts = range(0, repeats, together := _together(network, parts, repeats))
+    together = _together(network, parts, repeats)
+    firsts = range(0, repeats, together)
     total = torch.zeros((), device=network.device)
     network.model.train(settings.dropout)
     with (
@@ -252,7 +259,8 @@ def _differentiate(
                 loss.backward()
                 total += loss.detach()
     if not bool(torch.isfinite(total)):
-        raise ValueError(f"the loss of scoring batch {index} is {total.item()!r}, not finite")
+        which = f"batch {index}" if len(batches) == 1 else f"batches {index} to {index + len(batches) - 1}"
+        raise ValueError(f"the loss of scoring {which} is {total.item()!r}, not finite")
     network.model.eval()
 
 

@@ -183,7 +183,7 @@ def _settings(wanted: Mapping[str, ScoreSpec], bench: Bench) -> scoring.Settings
     observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
     return scoring.Settings(
         seed=first.dense.seed,
-        micro_batch=bench.bound(first.micro_batch, first.batch_size),
+        micro_batch=bench.at_once(first.micro_batch),
         passes=first.smoothing_passes,
         noise_std=first.noise_std,
         shift=shifted[0].shift if shifted else first.shift,

@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
 import torch
+from test_firsttoken import network as bert
+from test_vocabulary import tokens as words
 from torch import nn
 
 from deepcuts import dropout
 from deepcuts.dropout import DRAWN, Dropout, quicken, tabled
+from deepcuts.scoring import Settings, score
+from deepcuts.spec import Training
+from deepcuts.train import train
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -82,6 +88,30 @@ def test_a_table_serves_what_it_is_asked_for_and_no_more(monkeypatch: pytest.Mon
         out = Dropout(0.5)(value)
     out.sum().backward()
     torch.testing.assert_close(out, 2 * value.grad)
+
+
+@pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
+def test_scoring_draws_a_table_alone_and_training_none(
+    criterion: str, tables: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = dropout._factors
+
+    def note(number: int, *more: object) -> torch.Tensor:
+        made.append(number)
+        return real(number, *more)
+
+    monkeypatch.setattr(dropout, "_factors", note)
+    dropout._table.cache_clear()
+    network = bert("bert", dropout=True)
+    quicken(network.model)
+    batches = [np.arange(4), np.arange(4, 8)]
+    score(network, ["bert.pooler.dense.weight"], [criterion], words(), batches, Settings(0, passes=2))
+    assert made == [DRAWN] * tables
+    made.clear()
+    train(network, words(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
+    assert DRAWN not in made
+    assert len(made) >= 3
 
 
 @pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])

@@ -66,6 +66,7 @@ def test_a_trial_that_needs_a_gpu_of_its_own_gets_no_recommendation(store, peak,
         {"status": "failed", "failure": "trial"},
         {"spec": "{}"},
         {"spec": None},
+        {"spec": canonical(of(seed=2).model_dump(mode="json"))},  # so it does where what it computes has changed
     ],
 )
 def test_rows_that_measured_nothing_recommend_nothing(store, fields):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,13 @@ def expected(made: Network, names: list[str], batches: list[Integers]) -> Found:
     return found
 
 
-def same(found: Found, right: Found) -> None:
+def same(found: Found, right: Found, near: float = 1e-3) -> None:
     assert found.keys() == right.keys()
     largest = max(float(gradient.abs().max()) for gradient in right.values())
     for key, gradient in right.items():
         assert found[key].dtype == torch.float32
-        scale = max(float(gradient.abs().max()), largest / 1000)  # the bias of a key is of no influence: its is noise
-        torch.testing.assert_close(found[key] / scale, gradient / scale, atol=1e-3, rtol=1e-3)
+        scale = max(float(gradient.abs().max()), largest * near)  # the bias of a key is of no influence: its is noise
+        torch.testing.assert_close(found[key] / scale, gradient / scale, atol=near, rtol=near)
 
 
 def other(kind: str) -> Network:
@@ -58,10 +59,11 @@ def other(kind: str) -> Network:
     return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("kind", sorted(SEPARABLE))
-def test_they_are_those_of_each_batch_alone(kind: str, biases: bool) -> None:
-    made = network(kind)
+def test_they_are_those_of_each_batch_alone(kind: str, biases: bool, precision: str) -> None:
+    made = replace(network(kind), precision=precision)
     assert separable(made.model)
     names = models.prunable(made.model, biases)
     right = expected(made, names, BATCHES)
@@ -74,10 +76,10 @@ def test_they_are_those_of_each_batch_alone(kind: str, biases: bool) -> None:
         assert (name, batch) not in found
         found[name, batch] = gradient
 
-    with packed(made.model, torch.float32, take=gradients.take), gradients.of(3, 1, use):
+    with packed(made.model, made.dtype, take=gradients.take), gradients.of(3, 1, use):
         made.batch_loss(tokens().batch(np.concatenate(BATCHES)), 3).backward()
         assert len(found) == 3 * len(names)
-    same(found, right)
+    same(found, right, 1e-3 if precision == "fp32" else 0.1)
     assert all(parameter.grad is None for name, parameter in made.model.named_parameters() if name in names)
 
 
@@ -143,3 +145,26 @@ def test_only_parameters_of_linear_layers_have_a_place() -> None:
     model = nn.ModuleDict({"words": nn.Embedding(3, 2)})
     with pytest.raises(AssertionError, match=r"words.weight is no parameter of a linear layer"):
         Gradients(model, ["words.weight"])
+
+
+def test_a_weight_that_is_used_behind_its_layer_s_back_is_noticed() -> None:
+    model = nn.ModuleDict({"layer": nn.Linear(3, 2)})
+    gradients = Gradients(model, ["layer.weight"])
+    with (
+        pytest.raises(AssertionError, match=r"the layer of layer.weight is used in another way than by calling it"),
+        packed(model, torch.float32, take=gradients.take),
+        gradients.of(1, 1, lambda name, batch, gradient: None),
+    ):
+        nn.functional.linear(torch.ones(4, 3), model["layer"].weight).sum().backward()
+
+
+def test_a_layer_that_computes_something_else_is_left_alone() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 2 * super().forward(inputs)
+
+    layer = Doubled(3, 2)
+    inputs = torch.ones(4, 3)
+    expected = layer(inputs)
+    with torch.no_grad(), packed(layer, torch.float32):
+        assert torch.equal(layer(inputs), expected)

@@ -40,9 +40,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data == "plain"])
-def test_batches_of_similar_length_run_as_one_and_change_no_score(
-    criterion: str, groups: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str, groups: list[Any]) -> None:
     made, data = bert("bert"), words()
     names = prunable(made.model, True)
     together, used = score(made, names, [criterion], data, GROUPED, SETTINGS)
@@ -51,7 +49,7 @@ def test_batches_of_similar_length_run_as_one_and_change_no_score(
     groups.clear()
     alone, used = score(made, names, [criterion], data, GROUPED, replace(SETTINGS, micro_batch=2))
     assert used == 5
-    assert groups == [[batch.tolist()] for batch in GROUPED]
+    assert groups == [[[5]], [[0, 2]], [[3, 7]], [[1, 4]], [[6, 9]]]
     largest = max(float(each.max()) for each in alone[criterion].values())
     assert largest > 0
     for name in names:
@@ -60,15 +58,63 @@ def test_batches_of_similar_length_run_as_one_and_change_no_score(
         )
 
 
-@pytest.mark.parametrize(
-    ("kind", "criterion", "micro_batch"),
-    [("bert", "MagGrad", 4), ("bert", "SmoothGrad", None), ("bert", "Wanda", None), ("deberta-v2", "MagGrad", None)],
-)
-def test_others_run_one_by_one(kind: str, criterion: str, micro_batch: int | None, groups: list[Any]) -> None:
+@pytest.mark.parametrize(("kind", "criterion"), [("bert", "SmoothGrad"), ("bert", "Wanda"), ("deberta-v2", "MagGrad")])
+def test_others_run_one_by_one(kind: str, criterion: str, groups: list[Any]) -> None:
     made = bert(kind) if kind == "bert" else other(kind)
     names = prunable(made.model, False)
-    score(made, names, [criterion], words(), GROUPED, replace(SETTINGS, micro_batch=micro_batch))
+    score(made, names, [criterion], words(), GROUPED, SETTINGS)
     assert groups == [[batch.tolist()] for batch in GROUPED]
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(6, 3), (5, 2), (4, 2), (3, 1), (2, 1), (1, 1)])
+def test_as_many_run_as_one_as_the_micro_batch_allows(bound: int, expected: int, groups: list[Any]) -> None:
+    made, data = bert("bert"), words()
+    names = prunable(made.model, False)
+    found = score(made, names, ["SNIP"], data, GROUPED, replace(SETTINGS, micro_batch=bound))[0]["SNIP"]
+    assert max(map(len, groups)) == expected
+    assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
+    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
+    largest = max(float(each.max()) for each in whole.values())
+    for name in names:
+        torch.testing.assert_close(found[name] / largest, whole[name] / largest, atol=1e-5, rtol=1e-3)
+
+
+def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any]) -> None:
+    made, data = replace(bert("bert"), loss="mse_sum", head="sigmoid5"), words()
+    made.model.classifier = torch.nn.Linear(8, 1)
+    names = prunable(made.model, False)
+    together, alone = (
+        score(made, names, ["MagGrad"], data, GROUPED, replace(SETTINGS, micro_batch=size))[0]["MagGrad"]
+        for size in (None, 2)
+    )
+    assert max(map(len, groups)) == 3
+    for name in names:
+        torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None), (6, 4), (None, 1)])
+@pytest.mark.parametrize("last", [1, 2, 3, 4])
+def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
+    before: int | None, after: int | None, last: int, groups: list[Any]
+) -> None:
+    """As a trial that ran out of memory does, and one that is resumed behind it."""
+    made, data = bert("bert"), words()
+    names, checkpoint = prunable(made.model, False), Memory()
+    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
+    groups.clear()
+    first, then = (replace(SETTINGS, micro_batch=size) for size in (before, after))
+
+    def stop(used: int) -> bool:
+        return used >= last
+
+    with pytest.raises(Interrupted):
+        score(made, names, ["SNIP"], data, GROUPED, first, checkpoint=checkpoint, after_batch=stop)
+    resumed, used = score(made, names, ["SNIP"], data, GROUPED, then, checkpoint=checkpoint)
+    assert used == 5
+    assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
+    largest = max(float(each.max()) for each in whole.values())
+    for name in names:
+        torch.testing.assert_close(resumed["SNIP"][name] / largest, whole[name] / largest, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("after", [1, 4, 5])
