@@ -12,6 +12,21 @@ from deepcuts.spec import Training
 from deepcuts.train import train
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many elements are decided on, each time that numbers are drawn; there is no table yet."""
+    made: list[int] = []
+    real = dropout._factors
+
+    def note(number: int, *more: object) -> torch.Tensor:
+        made.append(number)
+        return real(number, *more)
+
+    monkeypatch.setattr(dropout, "_factors", note)
+    dropout._table.cache_clear()
+    return made
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_the_share_that_is_zeroed_is_p_and_the_mean_stays(p: float, dtype: torch.dtype) -> None:
@@ -67,22 +82,13 @@ def test_a_table_s_windows_are_dropped_as_if_drawn_anew(dtype: torch.dtype) -> N
     assert not torch.equal(one, run(2)[0])
 
 
-def test_a_table_serves_what_it_is_asked_for_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    real = dropout._factors
-
-    def note(number: int, *more: object) -> torch.Tensor:
-        made.append(number)
-        return real(number, *more)
-
-    monkeypatch.setattr(dropout, "_factors", note)
-    dropout._table.cache_clear()
+def test_a_table_serves_what_it_is_asked_for_and_no_more(drawn: list[int]) -> None:
     small, large = torch.ones(3, 4), torch.ones(DRAWN // 2 + 1)
     with tabled():
         for value in (small, small, large):
             Dropout(0.5)(value)
     Dropout(0.5)(small)
-    assert made == [DRAWN, large.numel(), small.numel()]
+    assert drawn == [DRAWN, large.numel(), small.numel()]
     value = torch.full((3, 4), 2.0, requires_grad=True)
     with tabled():
         out = Dropout(0.5)(value)
@@ -91,27 +97,16 @@ def test_a_table_serves_what_it_is_asked_for_and_no_more(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
-def test_scoring_draws_a_table_alone_and_training_none(
-    criterion: str, tables: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    real = dropout._factors
-
-    def note(number: int, *more: object) -> torch.Tensor:
-        made.append(number)
-        return real(number, *more)
-
-    monkeypatch.setattr(dropout, "_factors", note)
-    dropout._table.cache_clear()
+def test_scoring_draws_a_table_alone_and_training_none(criterion: str, tables: int, drawn: list[int]) -> None:
     network = bert("bert", dropout=True)
     quicken(network.model)
     batches = [np.arange(4), np.arange(4, 8)]
     score(network, ["bert.pooler.dense.weight"], [criterion], words(), batches, Settings(0, passes=2))
-    assert made == [DRAWN] * tables
-    made.clear()
+    assert drawn == [DRAWN] * tables
+    drawn.clear()
     train(network, words(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
-    assert DRAWN not in made
-    assert len(made) >= 3
+    assert DRAWN not in drawn
+    assert len(drawn) >= 3
 
 
 @pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])
