@@ -12,6 +12,7 @@ from test_firsttoken import network as bert
 from test_gradients import other
 from test_train import Memory
 from test_vocabulary import tokens as words
+from torch import Tensor
 
 from deepcuts import scoring
 from deepcuts.checkpoint import Interrupted
@@ -39,6 +40,15 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     return seen
 
 
+def assert_near(found: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    """Equal up to a hundred thousandth of the largest score."""
+    assert found.keys() == right.keys()
+    largest = max(float(each.max()) for each in right.values())
+    assert largest > 0
+    for name, scores in right.items():
+        torch.testing.assert_close(found[name] / largest, scores / largest, atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data == "plain"])
 def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str, groups: list[Any]) -> None:
     made, data = bert("bert"), words()
@@ -50,12 +60,7 @@ def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str
     alone, used = score(made, names, [criterion], data, GROUPED, replace(SETTINGS, micro_batch=2))
     assert used == 5
     assert groups == [[[5]], [[0, 2]], [[3, 7]], [[1, 4]], [[6, 9]]]
-    largest = max(float(each.max()) for each in alone[criterion].values())
-    assert largest > 0
-    for name in names:
-        torch.testing.assert_close(
-            together[criterion][name] / largest, alone[criterion][name] / largest, atol=1e-5, rtol=1e-3
-        )
+    assert_near(together[criterion], alone[criterion])
 
 
 @pytest.mark.parametrize(("kind", "criterion"), [("bert", "SmoothGrad"), ("bert", "Wanda"), ("deberta-v2", "MagGrad")])
@@ -74,9 +79,7 @@ def test_as_many_run_as_one_as_the_micro_batch_allows(bound: int, expected: int,
     assert max(map(len, groups)) == expected
     assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
     whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
-    largest = max(float(each.max()) for each in whole.values())
-    for name in names:
-        torch.testing.assert_close(found[name] / largest, whole[name] / largest, atol=1e-5, rtol=1e-3)
+    assert_near(found, whole)
 
 
 def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any]) -> None:
@@ -88,8 +91,7 @@ def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any
         for size in (None, 2)
     )
     assert max(map(len, groups)) == 3
-    for name in names:
-        torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=1e-3)
+    assert_near(together, alone)
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None), (6, 4), (None, 1)])
@@ -112,9 +114,7 @@ def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
     resumed, used = score(made, names, ["SNIP"], data, GROUPED, then, checkpoint=checkpoint)
     assert used == 5
     assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
-    largest = max(float(each.max()) for each in whole.values())
-    for name in names:
-        torch.testing.assert_close(resumed["SNIP"][name] / largest, whole[name] / largest, atol=1e-5, rtol=1e-3)
+    assert_near(resumed["SNIP"], whole)
 
 
 @pytest.mark.parametrize("after", [1, 4, 5])

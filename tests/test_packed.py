@@ -70,13 +70,13 @@ def test_outputs_are_those_of_the_layers(bert: nn.Module, products: list[str], d
 
 
 @every_dtype
-@pytest.mark.parametrize("can", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_are_those_of_the_layer(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, can: bool
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, onednn: bool
 ) -> None:
     """Those of its inputs are left with them; what those of its parameters come from is taken."""
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: can)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
     inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
