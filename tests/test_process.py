@@ -47,3 +47,29 @@ def test_freed_memory_is_kept() -> None:
     given_back, kept = map(int, done.stdout.split())
     assert given_back > 30_000  # of 32,768 pages
     assert kept < 100
+
+
+PRODUCTS = """
+import torch
+from deepcuts.packed import _pack, _product
+from deepcuts.process import prepare
+
+prepare(1, tf32=False)
+weight = _pack(torch.ones(16, 16))
+for _ in range(2):
+    print("round", flush=True)
+    for rows in range(1, 1201):
+        _product(torch.ones(rows, 16), weight)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="asks oneDNN")
+def test_products_of_many_shapes_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, whose oneDNN has made none."""
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_VERBOSE", "profile_create")
+    done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True)
+    _, first, again = done.stdout.split("round\n")
+    assert first.count("create:cache_miss") > 1024
+    assert again.count("create:cache_miss") == 0
+    assert again.count("create:cache_hit") >= 1200
