@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,9 +27,10 @@ class Sums:
     values: Tensor
     squares: Tensor | None
 
-    def of(self, batch: int) -> Sums:
-        """Those of one batch, without the axis K."""
-        return Sums(self.count[batch], self.values[batch], None if self.squares is None else self.squares[batch])
+    @cached_property
+    def means(self) -> tuple[Tensor, ...]:
+        """Of each batch, (O,) or (I,), once nothing is added any more."""
+        return (self.values / self.count[:, None]).unbind()
 
     def add_(self, more: Sums) -> None:
         self.count.add_(more.count)

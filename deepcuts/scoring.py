@@ -145,10 +145,12 @@ def _score(
 
 @dataclass(frozen=True)
 class _Group:
-    """Batches that run as one, and what passes without gradients show of each, where a criterion asks for it."""
+    """Batches that run as one, their places in their window, and what passes without gradients show of that, by the
+    path of the layer, where a criterion asks for it."""
 
     batches: list[Integers]
-    seen: list[dict[str, Sums]]
+    places: Integers
+    seen: dict[str, Sums]
 
 
 def _groups(
@@ -174,7 +176,7 @@ def _groups(
     together = data == "plain" and separable(network.model)
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
-        sums = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
+        seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
         before = first
         for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
             bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
@@ -182,8 +184,7 @@ def _groups(
                 rest = part[max(0, used - before) :]
                 before += len(part)
                 if len(rest):
-                    seen = [{path: each.of(number) for path, each in sums.items()} for number in rest]
-                    yield _Group([window[number] for number in rest], seen)
+                    yield _Group([window[place] for place in rest], rest, seen)
 
 
 def _add_group(
@@ -197,12 +198,14 @@ def _add_group(
 ) -> None:
     rows = {criterion: CRITERIA[criterion] for criterion in totals}
     data = next(iter(rows.values())).data
+    shifting = any(row.shifted for row in rows.values())
 
     def add(name: str, number: int, gradient: Tensor | None) -> None:
-        evidence = _evidence(name, gradient, group.seen[number].get(name.rpartition(".")[0]), settings.shift)
+        evidence = _evidence(name, gradient, group.seen, group.places[number])
+        shifted = replace(evidence, shift=settings.shift) if shifting else evidence
         for criterion, row in rows.items():
             assert row.add is not None
-            row.add(totals[criterion][name], evidence if row.shifted else replace(evidence, shift=0.0))
+            row.add(totals[criterion][name], shifted if row.shifted else evidence)
 
     if data == "forward":
         for name in totals[next(iter(totals))]:
@@ -211,17 +214,19 @@ def _add_group(
         _differentiate(network, gradients, tokens, group.batches, data, settings, index, add)
 
 
-def _evidence(name: str, gradient: Tensor | None, seen: Sums | None, shift: float) -> Evidence:
+def _evidence(name: str, gradient: Tensor | None, seen: Mapping[str, Sums], place: int) -> Evidence:
     """A bias (O,) is scored like a weight: its output unexpanded, its input 1."""
-    if seen is None:
-        return Evidence(gradient, shift=shift)
-    bias, mean = name.endswith(".bias"), seen.values / seen.count
-    if seen.squares is None:
-        return Evidence(gradient, output_mean=mean if bias else mean[:, None], shift=shift)
+    if not seen:
+        return Evidence(gradient)
+    path, _, kind = name.rpartition(".")
+    bias, sums = kind == "bias", seen[path]
+    mean = sums.means[place]
+    if sums.squares is None:
+        return Evidence(gradient, output_mean=mean if bias else mean[:, None])
     if bias:
         one = torch.ones(1, device=mean.device)
-        return Evidence(input_mean=one, input_squares=one * seen.count)
-    return Evidence(input_mean=mean[None], input_squares=seen.squares[None])
+        return Evidence(input_mean=one, input_squares=one * sums.count[place])
+    return Evidence(input_mean=mean[None], input_squares=sums.squares[place][None])
 
 
 def _differentiate(
