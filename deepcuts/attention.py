@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from deepcuts.capture import RECORDERS
 from deepcuts.dropout import drop
 
 NAME = "deepcuts"
@@ -63,9 +64,17 @@ def _ours(
     return seen and query.shape == key.shape
 
 
+def mask(*args: Any, device: Any = "cpu", allow_is_bidirectional_skip: bool = False, **more: Any) -> Tensor | None:
+    """transformers' mask, (B, 1, T, T). Where steps are recorded it is there also if nothing is hidden: to look for
+    that would wait for the device, and a recording cannot look."""
+    skip = allow_is_bidirectional_skip and torch.device(device).type not in RECORDERS
+    made: Tensor | None = sdpa_mask(*args, device=device, allow_is_bidirectional_skip=skip, **more)
+    return made
+
+
 def quicken(model: PreTrainedModel) -> None:
     """Let a model that uses torch's attention use this one."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
+        AttentionMaskInterface.register(NAME, mask)
         model.set_attn_implementation(NAME)

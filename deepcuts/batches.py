@@ -70,14 +70,22 @@ class Tokens:
 
     def batch(self, examples: Integers) -> dict[str, Tensor]:
         """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), where the ids are."""
-        starts, ends = self.starts[examples], self.starts[examples + 1]
-        device = self.labels.device
-        where = torch.from_numpy(np.stack([examples, starts, ends])).to(device, non_blocking=True)
-        positions = where[1, :, None] + torch.arange(int((ends - starts).max()), device=device)
-        real = positions < where[2, :, None]
-        made = {"attention_mask": real.long(), "labels": self.labels[where[0]]}
+        places = self.places(examples)
+        longest = int((places[2] - places[1]).max())
+        return self.at(places.to(self.labels.device, non_blocking=True), longest)
+
+    def places(self, examples: Integers) -> Tensor:
+        """The examples, and where the ids of each begin and end (3, B), on the CPU."""
+        return torch.from_numpy(np.stack([examples, self.starts[examples], self.starts[examples + 1]]))
+
+    def at(self, places: Tensor, longest: int) -> dict[str, Tensor]:
+        """The `batch` of the examples at `places`, which lie where the ids are, padded to T = `longest`."""
+        examples, starts, ends = places
+        positions = starts[:, None] + torch.arange(longest, device=places.device)
+        real = positions < ends[:, None]
+        made = {"attention_mask": real.long(), "labels": self.labels[examples]}
         for name, ids in self.inputs.items():
-            made[name] = torch.where(real, ids[positions * real].long(), self.padding[name])
+            made[name] = ids[positions * real].long().masked_fill_(~real, self.padding[name])
         return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepcuts import firsttoken
-from deepcuts.batches import Integers, Tokens, by_length, micro_batches, shuffled
+from deepcuts.batches import Tokens, by_length, shuffled
 from deepcuts.checkpoint import Bound, Checkpoint, Interrupted
 from deepcuts.masks import Masks, zero_weights
 from deepcuts.models import Network
@@ -22,6 +22,7 @@ from deepcuts.optimisers import make_optimiser, set_rate
 from deepcuts.packed import packed
 from deepcuts.seeds import derive
 from deepcuts.spec import Training
+from deepcuts.step import make_step
 from deepcuts.vocabulary import Vocabulary, can_narrow
 
 # Reading a loss waits for the device; a loss that is not finite is found within this many steps.
@@ -105,12 +106,13 @@ def _train(
     checkpoint: Checkpoint | None,
     hooks: Hooks,
 ) -> list[dict[str, Any]]:
-    optimiser = make_optimiser(network.model, settings)
+    optimiser = make_optimiser(network.model, settings, network.device)
     parameters = dict(network.model.named_parameters())
     masked = [(parameters[name], mask) for name, mask in masks.items()]
     position = _resume(network.model, optimiser, checkpoint)
     steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
     run = _Run(network, optimiser, stage, checkpoint, hooks, position)
+    step = make_step(network, tokens, settings, optimiser, masked)
     while position.epoch < settings.epochs:
         batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
         run.began = time.monotonic()
@@ -118,8 +120,7 @@ def _train(
             if position.step in hooks.snapshots:
                 hooks.snapshot(position.step)
             set_rate(optimiser, settings, position.step, steps)
-            torch.manual_seed(derive(seed, stage, "step", position.step))
-            run.stepped(_step(network, tokens, batch, settings, optimiser, masked))
+            run.stepped(step(derive(seed, stage, "step", position.step), batch))
         run.ended(settings.epochs)
     if position.step in hooks.snapshots:
         hooks.snapshot(position.step)
@@ -172,31 +173,6 @@ class _Run:
     def _save(self) -> None:
         _save(self.network.model, self.optimiser, self.checkpoint, self.position)
         self.saved = time.monotonic()
-
-
-def _step(
-    network: Network,
-    tokens: Tokens,
-    batch: Integers,
-    settings: Training,
-    optimiser: torch.optim.Optimizer,
-    masked: Sequence[tuple[nn.Parameter, Tensor]],
-) -> Tensor:
-    """One step of the optimiser over one batch; its loss, still on the device."""
-    network.model.train()
-    optimiser.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=network.device)
-    for part in micro_batches(batch, settings.micro_batch):
-        loss = network.batch_loss(tokens.batch(part), len(batch))
-        loss.backward()
-        total += loss.detach()
-    for parameter, mask in masked:
-        if parameter.grad is not None:
-            parameter.grad.mul_(mask)
-    if settings.max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(network.model.parameters(), settings.max_grad_norm)
-    optimiser.step()
-    return total
 
 
 def _take(recent: list[Tensor], position: Position, stage: str) -> None:

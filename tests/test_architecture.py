@@ -15,14 +15,15 @@ TESTS = Path(__file__).parent
 
 # Lowest first. A module imports from lower layers alone, never from its own. A new module needs a place here.
 LAYERS = [
-    "agreement bits budget checkpoint criteria figures files firsttoken intervals metrics modelfolder names"
+    "agreement bits budget capture checkpoint criteria figures files firsttoken intervals metrics modelfolder names"
     " output packed page process seeds tables tasks toy windows yamltext",
     "batches complaints curves dropout gradients hub masks noise paired pairs plots resample spec store",
     "analysis attention beats cache checklist cluster compact density doctor examples modelcard models optimisers"
     " overlap plan sweepfile tensors verdicts vocabulary",
-    "cost counts data dead_plots forest grid headlines mask_plots observe order schema stats train training_plots"
+    "cost counts data dead_plots forest grid headlines mask_plots observe order schema stats step training_plots"
     " webdata",
-    "bench gpushare preflight progress scoring upkeep views",
+    "gpushare preflight progress scoring train upkeep views",
+    "bench",
     "export record sections stages watch",
     "report trial",
     "publish single trackers worker",
@@ -44,8 +45,8 @@ OWNERS = {
     "rich": "commands output progress watch",
     "safetensors": "batches tensors",
     "yaml": "commands complaints sweepfile yamltext",
-    "torch": "attention batches bench dropout export firsttoken gradients masks models noise observe optimisers packed"
-    " process record scoring stages tensors train trial vocabulary windows",
+    "torch": "attention batches bench capture dropout export firsttoken gradients masks models noise observe optimisers"
+    " packed process record scoring stages step tensors train trial vocabulary windows",
 }
 
 # What answers on a laptop, and at once: none of these loads torch or Ray.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepcuts import scoring, train
+from deepcuts import scoring, step
 from deepcuts.bench import Bench
 from deepcuts.plan import make_plan, partners
 from deepcuts.preflight import prepare
@@ -25,17 +25,17 @@ def test_seven_strategies_and_three_compressions_take_one_fine_tuning_and_two_pa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = {"fine-tuning": 0, "retraining": 0, "plain": 0, "smoothed": 0}
-    step, differentiate = train._step, scoring._differentiate
+    take, differentiate = step.take, scoring._differentiate
 
-    def counting_step(network: Any, tokens: Any, batch: Any, settings: Any, optimiser: Any, masks: Any) -> Any:
+    def counting_step(network: Any, tokens: Any, settings: Any, optimiser: Any, masks: Any, *batch: Any) -> Any:
         counted["retraining" if masks else "fine-tuning"] += 1
-        return step(network, tokens, batch, settings, optimiser, masks)
+        return take(network, tokens, settings, optimiser, masks, *batch)
 
     def counting_batches(network: Any, gradients: Any, tokens: Any, batches: Any, pass_: Any, *more: Any) -> None:
         counted[pass_] += len(batches)
         differentiate(network, gradients, tokens, batches, pass_, *more)
 
-    monkeypatch.setattr(train, "_step", counting_step)
+    monkeypatch.setattr(step, "take", counting_step)
     monkeypatch.setattr(scoring, "_differentiate", counting_batches)
     file = SweepFile(
         name="seven",

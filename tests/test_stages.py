@@ -35,21 +35,21 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many optimiser steps were made, and how many batches were scored."""
-    from deepcuts import scoring, train
+    from deepcuts import scoring, step
 
     counted = {"step": 0, "batch": 0}
 
-    step, add_group = train._step, scoring._add_group
+    take, add_group = step.take, scoring._add_group
 
     def counting_steps(*arguments: Any) -> Any:
         counted["step"] += 1
-        return step(*arguments)
+        return take(*arguments)
 
     def counting_batches(*arguments: Any) -> None:
         counted["batch"] += sum(len(each.batches) for each in arguments if isinstance(each, scoring._Group))
         add_group(*arguments)
 
-    monkeypatch.setattr("deepcuts.train._step", counting_steps)
+    monkeypatch.setattr("deepcuts.step.take", counting_steps)
     monkeypatch.setattr("deepcuts.scoring._add_group", counting_batches)
     return counted
 
@@ -144,7 +144,7 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
     ("where", "stage"),
     [
         ("deepcuts.trial.load_network", "load"),
-        ("deepcuts.train._step", "finetune"),
+        ("deepcuts.step.take", "finetune"),
         ("deepcuts.scoring._add_group", "score"),
         ("deepcuts.masks.make_masks", "prune"),
         ("deepcuts.trial.set_weights", "retrain"),
@@ -189,7 +189,7 @@ def test_what_the_store_refuses_is_raised_and_not_recorded(store: Store, monkeyp
         assert rows(store, "trials", spec) == []
 
 
-@pytest.mark.parametrize("where", ["deepcuts.train._step", "deepcuts.scoring._add_group"])
+@pytest.mark.parametrize("where", ["deepcuts.step.take", "deepcuts.scoring._add_group"])
 def test_out_of_memory_halves_the_micro_batch_and_says_so(
     where: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,11 +248,11 @@ def test_weights_of_other_shapes_are_refused_and_change_nothing() -> None:
 def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int | None] = []
 
-    def refuse(network: Any, tokens: Any, batch: Any, settings: Training, *rest: Any) -> Any:
+    def refuse(network: Any, tokens: Any, settings: Training, *rest: Any) -> Any:
         tried.append(settings.micro_batch)
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr("deepcuts.train._step", refuse)
+    monkeypatch.setattr("deepcuts.step.take", refuse)
     row = failed(store, trial())
     assert row["error"] == "OutOfMemoryError: too much"
     assert tried == [None, 8, 4, 2, 1]
