@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 
+import torch
 import transformers
 
 from deepcuts import process, train
@@ -161,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = material.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--compile", action="store_true", help="training also with torch.compile")
+    if torch.cuda.is_available():
+        parser.set_defaults(steps=1000)  # the first steps of a round are recorded, which takes longer
     args = parser.parse_args(arguments)
     sides = {what: [*SIDES[what]] for what in SIDES}
     if args.compile:
