@@ -3,7 +3,7 @@
 A linear layer is y = W x + c with W (O, I) and c (O,). For each scoring batch b the formulas see, shaped so
 that they broadcast over the tensor being scored:
 
-    g  gradient of the batch's loss                     (O, I); for a bias (O,)
+    g  gradient of the batch's loss, and its magnitude  (O, I); for a bias (O,)
     a  output averaged over the batch's real tokens     (O, 1); for a bias (O,)
     x  the input's statistics over the real tokens      (1, I); for a bias 1
 
@@ -27,9 +27,11 @@ Scope = Literal["layer", "global", "row"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one scoring batch says of one tensor; `gradient` is the mean over the noisy passes when smoothed."""
+    """What one scoring batch says of one tensor; `gradient` is the mean over the noisy passes when smoothed, and there
+    only where a row of the pass asks for its sign; `magnitude` is its absolute value."""
 
     gradient: Tensor | None = None
+    magnitude: Tensor | None = None
     output_mean: Tensor | None = None
     input_mean: Tensor | None = None
     input_squares: Tensor | None = None
@@ -53,6 +55,7 @@ class Criterion:
     source: str
     add: Callable[[Tensor, Batch], object] | None = None
     data: Pass = "none"
+    sign: bool = False
     outputs: bool = False
     shifted: bool = False
     initial: bool = False
@@ -102,17 +105,17 @@ def gradient(total: Tensor, batch: Batch) -> None:
 
 def absolute_gradient(total: Tensor, batch: Batch) -> None:
     """abs(g_b)"""
-    total.add_(_given(batch.gradient).abs())
+    total.add_(_given(batch.magnitude))
 
 
 def squared_gradient(total: Tensor, batch: Batch) -> None:
     """g_b^2"""
-    total.addcmul_(_given(batch.gradient), _given(batch.gradient))
+    total.addcmul_(_given(batch.magnitude), _given(batch.magnitude))
 
 
 def class_activation(total: Tensor, batch: Batch) -> None:
     """abs(g_b * (shift + a_b))"""
-    total.addcmul_(_given(batch.gradient).abs(), (batch.shift + _given(batch.output_mean)).abs())
+    total.addcmul_(_given(batch.magnitude), (batch.shift + _given(batch.output_mean)).abs())
 
 
 def input_mean(total: Tensor, batch: Batch) -> None:
@@ -131,7 +134,7 @@ _SHRINKBENCH = "ShrinkBench: Blalock et al. 2020, arXiv 2003.03033"
 CRITERIA: dict[str, Criterion] = {
     "MagWeight": Criterion(magnitude, "Han et al. 2015, arXiv 1506.02626"),
     "MagGrad": Criterion(saliency, _SHRINKBENCH, absolute_gradient, "plain"),
-    "SNIP": Criterion(saliency, "Lee et al. 2019, arXiv 1810.02340", gradient, "plain"),
+    "SNIP": Criterion(saliency, "Lee et al. 2019, arXiv 1810.02340", gradient, "plain", sign=True),
     "Fisher": Criterion(squared, "LeCun et al. 1990; Kurtic et al. 2022, arXiv 2203.07259", squared_gradient, "plain"),
     "MagAct": Criterion(saliency, _SHRINKBENCH, input_mean, "forward"),
     "Wanda": Criterion(root, "Sun et al. 2023, arXiv 2306.11695", input_squares, "forward"),

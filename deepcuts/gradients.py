@@ -14,7 +14,8 @@ from torch import Tensor, nn
 # Architectures whose linear layers all have inputs (K B, .., I): rows of its own for each example. (DeBERTa multiplies
 # positions as well, which all examples share.)
 SEPARABLE = frozenset(("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"))
-# Takes a name, the number of a batch, and the gradient of its loss, in fp32.
+# Takes a name, the number of a batch, and the gradient of its loss, to do with as it likes: in fp32, or as the layer
+# multiplies where it comes from one product.
 Use = Callable[[str, int, Tensor], None]
 
 
@@ -49,18 +50,25 @@ class Gradients:
 
     def take(self, layer: nn.Module, outputs: Tensor, inputs: Tensor, last: bool) -> None:
         """From the gradient of a layer's outputs (K B, .., O) and its inputs (K B, .., I) in one of its calls."""
-        apart = zip(self._apart(outputs), self._apart(inputs), strict=True)
-        for batch, (gradient, values) in enumerate(apart):
-            for name in self.names.get(layer, ()):
-                bias = name.endswith(".bias")
-                made = gradient.sum(0, dtype=torch.float32) if bias else (gradient.t() @ values).float()
+        outputs, inputs = self._apart(outputs), self._apart(inputs)
+        for name in self.names.get(layer, ()):
+            bias = name.endswith(".bias")
+            made = outputs.sum(1, dtype=torch.float32) if bias else _products(outputs, inputs)
+            for batch, gradient in enumerate(made):
                 if (name, batch) in self.parts:
-                    made += self.parts.pop((name, batch))
+                    gradient = gradient.float() + self.parts.pop((name, batch))
                 if last and self.backwards == 1:
-                    self.use(name, batch, made)
+                    self.use(name, batch, gradient)
                 else:
-                    self.parts[name, batch] = made
+                    self.parts[name, batch] = gradient.float()
 
     def _apart(self, values: Tensor) -> Tensor:
         """(K B, .., X) as (K, N, X): the N rows of each batch."""
         return values.unflatten(0, (self.batches, -1)).flatten(1, -2)
+
+
+def _products(outputs: Tensor, inputs: Tensor) -> Tensor:
+    """(K, N, O) and (K, N, I) to (K, O, I): of many rows a product by itself is the quicker one."""
+    if len(outputs) == 1:
+        return (outputs[0].t() @ inputs[0])[None]
+    return outputs.transpose(1, 2) @ inputs

@@ -198,10 +198,10 @@ def _add_group(
 ) -> None:
     rows = {criterion: CRITERIA[criterion] for criterion in totals}
     data = next(iter(rows.values())).data
-    shifting = any(row.shifted for row in rows.values())
+    signs, shifting = (any(getattr(row, asks) for row in rows.values()) for asks in ("sign", "shifted"))
 
     def add(name: str, number: int, gradient: Tensor | None) -> None:
-        evidence = _evidence(name, gradient, group.seen, group.places[number])
+        evidence = _evidence(name, gradient, signs, group.seen, group.places[number])
         shifted = replace(evidence, shift=settings.shift) if shifting else evidence
         for criterion, row in rows.items():
             assert row.add is not None
@@ -214,15 +214,19 @@ def _add_group(
         _differentiate(network, gradients, tokens, group.batches, data, settings, index, add)
 
 
-def _evidence(name: str, gradient: Tensor | None, seen: Mapping[str, Sums], place: int) -> Evidence:
-    """A bias (O,) is scored like a weight: its output unexpanded, its input 1."""
+def _evidence(name: str, gradient: Tensor | None, signs: bool, seen: Mapping[str, Sums], place: int) -> Evidence:
+    """A bias (O,) is scored like a weight: its output unexpanded, its input 1. The gradient is overwritten."""
+    signed = magnitude = None
+    if gradient is not None:
+        signed = gradient.float() if signs else None
+        magnitude = gradient.abs_().float() if signed is None else signed.abs()
     if not seen:
-        return Evidence(gradient)
+        return Evidence(signed, magnitude)
     path, _, kind = name.rpartition(".")
     bias, sums = kind == "bias", seen[path]
     mean = sums.means[place]
     if sums.squares is None:
-        return Evidence(gradient, output_mean=mean if bias else mean[:, None])
+        return Evidence(signed, magnitude, mean if bias else mean[:, None])
     if bias:
         one = torch.ones(1, device=mean.device)
         return Evidence(input_mean=one, input_squares=one * sums.count[place])

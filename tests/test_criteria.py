@@ -146,8 +146,8 @@ def test_a_score_that_is_not_finite_is_refused_with_its_tensor() -> None:
 W = tensor([[1.0, -2.0], [3.0, 0.5]])
 G = [tensor([[1.0, 1.0], [-1.0, 2.0]]), tensor([[-3.0, 1.0], [0.0, 2.0]])]
 EVIDENCE = [
-    Batch(G[0], tensor([[2.0], [-1.0]]), tensor([[1.0, -4.0]]), tensor([[3.0, 20.0]])),
-    Batch(G[1], tensor([[-1.0], [4.0]]), tensor([[2.0, 1.0]]), tensor([[6.0, 5.0]])),
+    Batch(G[0], G[0].abs(), tensor([[2.0], [-1.0]]), tensor([[1.0, -4.0]]), tensor([[3.0, 20.0]])),
+    Batch(G[1], G[1].abs(), tensor([[-1.0], [4.0]]), tensor([[2.0, 1.0]]), tensor([[6.0, 5.0]])),
 ]
 HAND = {
     "MagWeight": [[1, 2], [3, 0.5]],
@@ -171,7 +171,8 @@ def test_each_formula_by_hand(criterion: str) -> None:
     total = torch.zeros_like(W[:1] if row.data == "forward" else W)
     for evidence in EVIDENCE:
         if row.add is not None:
-            row.add(total, replace(evidence, shift=10.0 if row.shifted else 0.0))
+            seen = evidence if row.sign else replace(evidence, gradient=None)
+            row.add(total, replace(seen, shift=10.0 if row.shifted else 0.0))
     initial = tensor([[0.5, 1.0], [-4.0, 0.5]])
     torch.testing.assert_close(row.score(Weights(W, initial), total), tensor(HAND[criterion], dtype=torch.float32))
 

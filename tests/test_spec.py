@@ -21,9 +21,9 @@ def test_ids_are_pinned():
     whole = ScoreSpec(dense=bert)
     assert bert.dense_id == "ca6f00dd5e3efebf"
     assert dense().dense_id == "a5890af8631aa283"
-    assert pruned.score.score_id == "50eb6e3cbc857464"
-    assert pruned.score.pass_id == "db16e91a330a2359"
-    assert pruned.trial_id == "f459185f01a9eba0"
+    assert pruned.score.score_id == "8c044aacfab7a6b9"
+    assert pruned.score.pass_id == "3103ec5ec87a32e4"
+    assert pruned.trial_id == "f8d9439a3503db62"
     assert TrialSpec(score=whole).trial_id == "2226a1b26261e3dd"
     assert TrialSpec(score=whole, retrain=Training(epochs=12)).trial_id == "012365c171dce650"
 
