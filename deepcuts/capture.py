@@ -7,7 +7,8 @@ addresses that they work on, and a replay is one launch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,8 @@ def cuda_graphs() -> Record:
 
 # By the type of a device: what records on it.
 RECORDERS: dict[str, Callable[[], Record]] = {"cuda": cuda_graphs}
+# Each recording keeps some memory, and takes longer than a step: of more shapes than this the rest runs as it is.
+MOST = 64
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Captured:
     """`work`, replayed where the device has a recorder.
 
     The first call of a shape runs as it is, so that libraries set themselves up, the second is recorded, and it and
-    all later ones are replays. None is trusted unseen: `state` gives the fp32 tensors that the work changes, and the
-    first replay of all must leave the same bits in them as the work itself, from the same state. If it does not, or if
-    something cannot be recorded, a warning says so and the work runs as it is from then on: with the same bits.
+    all later ones are replays. `state` gives the fp32 tensors that the work changes: the very first replay must leave
+    the same bits in them as the work itself, from the same state, which takes a copy of it on the CPU. If it does not,
+    or if something cannot be recorded, a warning says so, and the work runs as it is from then on: with the same bits.
     """
 
     def __init__(self, work: Work, state: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
@@ -71,18 +74,17 @@ class Captured:
         if shape in self.replays:
             torch.manual_seed(seed)
             return self.replays[shape](given)
-        if self.record is None or shape not in self.met:
+        if self.record is None or shape not in self.met or len(self.replays) == MOST:
             self.met.add(shape)
             return self._plainly(seed, given, sizes)
         try:
             recorded = self._recorded if self.replays else self._proved
             return recorded(self.record, seed, given, sizes)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        except RuntimeError as error:  # a lack of memory too
             self.record = None
             self.replays.clear()
-            warnings.warn(f"steps are not replayed on this {self.device.type}, and take longer: {error}", stacklevel=2)
+            why = error.__context__ or error
+            warnings.warn(f"steps are not replayed on this {self.device.type}, and take longer: {why}", stacklevel=2)
         return self._plainly(seed, given, sizes)
 
     def _plainly(self, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -92,9 +94,10 @@ class Captured:
     def _proved(self, record: Record, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """The first recording. Raises RuntimeError, with the state as it was, if its replay is not the work."""
         before = [tensor.to("cpu", copy=True) for tensor in self.state()]
-        expected = self._bits(self._plainly(seed, given, sizes))
-        self._restore(before)
         try:
+            with _refusing_to_wait(self.device):
+                expected = self._bits(self._plainly(seed, given, sizes))
+            self._restore(before)
             result = self._recorded(record, seed, given, sizes)
             if not torch.equal(self._bits(result), expected):
                 raise RuntimeError("a replay left other bits than the step itself")
@@ -111,10 +114,25 @@ class Captured:
         return replay(given)
 
     def _bits(self, result: Tensor) -> Tensor:
-        """The sum of the bits of each tensor of the state and of a result: in any order the same."""
+        """The bits of each tensor of the state, and of a result, summed: exact, in whatever order."""
         return torch.stack([tensor.detach().view(torch.int32).sum() for tensor in (*self.state(), result)])
 
     @torch.no_grad()
     def _restore(self, before: Iterable[Tensor]) -> None:
         for tensor, old in zip(self.state(), before, strict=True):
             tensor.copy_(old)
+
+
+@contextmanager
+def _refusing_to_wait(device: torch.device) -> Iterator[None]:
+    """Work that reads a value of a GPU fails here: torch before 2.13 is left unusable if it does so while recorded."""
+    if device.type != "cuda":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode does not notice everything
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

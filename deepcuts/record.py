@@ -70,9 +70,9 @@ def device_name(device: torch.device) -> str:
 
 
 def gpu_memory() -> Row:
-    """The most that the trial has had of the GPU's memory, and all that there is."""
+    """The most that the trial has kept from others of the GPU's memory, and all that there is."""
     free, whole = torch.cuda.mem_get_info()
-    return {"peak_gpu_bytes": torch.cuda.max_memory_allocated(), "gpu_bytes": whole}
+    return {"peak_gpu_bytes": torch.cuda.max_memory_reserved(), "gpu_bytes": whole}
 
 
 def sizes(network: Network, material: Material, names: list[str], trial: TrialSpec, bench: Bench) -> Row:

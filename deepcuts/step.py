@@ -54,7 +54,7 @@ def take(
 ) -> Tensor:
     """One step over the examples at `places` (3, B), whose micro-batches are as long as `sizes`.
 
-    Nothing in it depends on what tensors hold, so that it can be recorded.
+    Nothing in it depends on what tensors hold, and nothing of its backward pass is left behind: it can be recorded.
     """
     network.model.train()
     optimiser.zero_grad(set_to_none=True)

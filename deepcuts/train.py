@@ -124,6 +124,7 @@ def _train(
         run.ended(settings.epochs)
     if position.step in hooks.snapshots:
         hooks.snapshot(position.step)
+    optimiser.zero_grad(set_to_none=True)  # they lie in the memory of recordings, and keep it
     return position.history
 
 

@@ -118,6 +118,7 @@ def _run(trial: TrialSpec, bench: Bench, account: Account, keep_model: bool) -> 
     prepare(bench.threads, dense.tf32)
     account.row |= {"device": record.device_name(device_of(dense))}
     if dense.device == "cuda":
+        torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()
     material, network = load_material(dense), load_network(dense)
     names = models.prunable(network.model, trial.score.prune_biases)

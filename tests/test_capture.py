@@ -140,7 +140,8 @@ def test_a_step_that_reads_a_value_is_not_recorded(
         return found
 
     monkeypatch.setattr(Network, "batch_loss", reading)
-    with pytest.warns(UserWarning, match=f"steps are not replayed on this {device.type}, and take longer: .*captur"):
+    refused = f"steps are not replayed on this {device.type}, and take longer: .*(captur|synchroniz)"
+    with pytest.warns(UserWarning, match=refused):
         found = trained(device, SETTINGS["adam"])
     assert counted.replayed == 0
     assert_same(found, plainly(device, monkeypatch, SETTINGS["adam"]))
@@ -258,19 +259,31 @@ def test_errors_of_the_work_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         captured(0, torch.ones(1), (1,))
 
 
-def test_out_of_memory_while_recording_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trial halves its micro-batch."""
-
+def test_a_lack_of_memory_for_recordings_costs_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(work: Callable[[], Tensor]) -> Any:
         raise torch.OutOfMemoryError("too much")
 
+    work, plain = Sum(), Sum()
+    without = plain.captured()
     monkeypatch.setitem(capture.RECORDERS, "cpu", lambda: full)
+    captured = work.captured()
+    captured(0, torch.ones(1), (1,))
+    with pytest.warns(UserWarning, match="too much"):
+        captured(1, torch.ones(1), (1,))
+    for seed in range(2):
+        without(seed, torch.ones(1), (1,))
+    assert torch.equal(work.total, plain.total)
+
+
+def test_shapes_without_number_are_not_all_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(capture.RECORDERS, "cpu", lambda: recorder.record)
+    monkeypatch.setattr(capture, "MOST", 3)
     work = Sum()
     captured = work.captured()
-    first = captured(0, torch.ones(1), (1,))
-    with pytest.raises(torch.OutOfMemoryError):
-        captured(1, torch.ones(1), (1,))
-    assert torch.equal(work.total.sum(), first)
+    for length in [1, 2, 3, 4, 5] * 3:
+        captured(0, torch.ones(length), (1,))
+    assert len(captured.replays) == 3
+    assert work.calls == 2 * 3 + 1 + 3 * 2
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:
