@@ -20,7 +20,7 @@ from deepcuts.checkpoint import Interrupted
 from deepcuts.models import Network
 from deepcuts.process import prepare
 from deepcuts.spec import Training
-from deepcuts.train import Hooks, train
+from deepcuts.train import Hooks, evaluate, train
 
 CPU = torch.device("cpu")
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -82,8 +82,14 @@ def masks(of: Network) -> dict[str, Tensor]:
 
 
 def trained(device: torch.device, settings: Training, kind: str = "bert", precision: str = "fp32", **more: Any) -> Any:
+    """Losses, what an evaluation after each epoch gave, and the weights."""
     made = quick(device, kind, precision)
-    rows = train(made, tokens(), settings, seed=5, stage="dense", masks=masks(made), **more)
+
+    def looked_at(epoch: int) -> dict[str, dict[str, float]]:
+        return {"validation": {"sum": float(evaluate(made, tokens()).sum())}}
+
+    hooks = replace(more.pop("hooks", Hooks()), after_epoch=looked_at)
+    rows = train(made, tokens(), settings, seed=5, stage="dense", masks=masks(made), hooks=hooks, **more)
     return [row["value"] for row in rows], weights(made)
 
 
