@@ -145,8 +145,7 @@ def _score(
 
 @dataclass(frozen=True)
 class _Group:
-    """Batches that run as one, their places in their window, and what passes without gradients show of that, by the
-    path of the layer, where a criterion asks for it."""
+    """Batches that run as one, their places in a window, and what passes without gradients show of it by layer."""
 
     batches: list[Integers]
     places: Integers
@@ -198,14 +197,13 @@ def _add_group(
 ) -> None:
     rows = {criterion: CRITERIA[criterion] for criterion in totals}
     data = next(iter(rows.values())).data
-    signs, shifting = (any(getattr(row, asks) for row in rows.values()) for asks in ("sign", "shifted"))
+    signs = any(row.sign for row in rows.values())
 
     def add(name: str, number: int, gradient: Tensor | None) -> None:
         evidence = _evidence(name, gradient, signs, group.seen, group.places[number])
-        shifted = replace(evidence, shift=settings.shift) if shifting else evidence
         for criterion, row in rows.items():
             assert row.add is not None
-            row.add(totals[criterion][name], shifted if row.shifted else evidence)
+            row.add(totals[criterion][name], replace(evidence, shift=settings.shift) if row.shifted else evidence)
 
     if data == "forward":
         for name in totals[next(iter(totals))]:
@@ -228,8 +226,7 @@ def _evidence(name: str, gradient: Tensor | None, signs: bool, seen: Mapping[str
     if sums.squares is None:
         return Evidence(signed, magnitude, mean if bias else mean[:, None])
     if bias:
-        one = torch.ones(1, device=mean.device)
-        return Evidence(input_mean=one, input_squares=one * sums.count[place])
+        return Evidence(input_mean=torch.ones_like(mean[:1]), input_squares=sums.count[place, None])
     return Evidence(input_mean=mean[None], input_squares=sums.squares[place][None])
 
 
