@@ -238,17 +238,25 @@ def test_what_is_not_recorded_later_on_leaves_the_state_right(monkeypatch: pytes
     assert torch.equal(work.total, plain.total)
 
 
-def test_a_replay_that_is_wrong_leaves_the_state_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        run, result = recorder.record(work)
-        return lambda: [run() for _ in range(2)] and None, result
+def twice(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    run, result = recorder.record(work)
+    return lambda: [run() for _ in range(2)] and None, result
 
+
+def full(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    raise torch.OutOfMemoryError("too much")
+
+
+@pytest.mark.parametrize(("record", "why"), [(twice, "a replay left other bits"), (full, "too much")])
+def test_a_first_recording_that_fails_leaves_the_state_right(
+    record: capture.Record, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work, plain = Sum(), Sum()
     without = plain.captured()
-    monkeypatch.setitem(capture.RECORDERS, "cpu", lambda: twice)
+    monkeypatch.setitem(capture.RECORDERS, "cpu", lambda: record)
     captured = work.captured()
     captured(0, torch.ones(1), (1,))
-    with pytest.warns(UserWarning, match="a replay left other bits"):
+    with pytest.warns(UserWarning, match=why):
         captured(1, torch.ones(1), (1,))
     captured(2, torch.ones(1), (1,))
     for seed in range(3):
@@ -263,22 +271,6 @@ def test_errors_of_the_work_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     captured = work.captured()
     with pytest.raises(RuntimeError, match="this is broken"):
         captured(0, torch.ones(1), (1,))
-
-
-def test_a_lack_of_memory_for_recordings_costs_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(work: Callable[[], Tensor]) -> Any:
-        raise torch.OutOfMemoryError("too much")
-
-    work, plain = Sum(), Sum()
-    without = plain.captured()
-    monkeypatch.setitem(capture.RECORDERS, "cpu", lambda: full)
-    captured = work.captured()
-    captured(0, torch.ones(1), (1,))
-    with pytest.warns(UserWarning, match="too much"):
-        captured(1, torch.ones(1), (1,))
-    for seed in range(2):
-        without(seed, torch.ones(1), (1,))
-    assert torch.equal(work.total, plain.total)
 
 
 def test_shapes_without_number_are_not_all_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
