@@ -2,7 +2,7 @@
 
 import sys
 
-from deepcuts.cli import main
+from deepcuts.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from deepcuts import analysis, bits, overlap
-from deepcuts.store import Store, encode
+from deepcuts.analysis.frames import mask_counts
+from deepcuts.analysis.overlap import overlap
+from deepcuts.pruning.bits import unpack
+from deepcuts.store.store import Store, encode
 
 DEPTH, HIDDEN, INNER = 12, 768, 3072
 SHAPES = {
@@ -73,12 +75,12 @@ Way = Callable[[str, list[str]], tuple[int, int, Callable[[], float]]]
 
 
 def all_pairs(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
-    return len(ids) * (len(ids) - 1) // 2, WEIGHTS, lambda: _iou(overlap.overlap(Store(uri), ids))
+    return len(ids) * (len(ids) - 1) // 2, WEIGHTS, lambda: _iou(overlap(Store(uri), ids))
 
 
 def pair_by_pair(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
     others = ids[1:6]
-    return len(others), WEIGHTS, lambda: [_iou(overlap.overlap(Store(uri), [ids[0], each])) for each in others][0]
+    return len(others), WEIGHTS, lambda: [_iou(overlap(Store(uri), [ids[0], each])) for each in others][0]
 
 
 def boolean_arrays(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
@@ -106,8 +108,8 @@ def _iou(frame: Any) -> float:
 
 
 def _unpacked(uri: str, trial_id: str, layers: list[str]) -> dict[str, np.ndarray]:
-    frame = analysis.masks(Store(uri), ["layer", "size", "bits"], trial_id=trial_id, layer=layers)
-    return {row.layer: bits.unpack(row.bits, row.size) for row in frame.itertuples()}
+    frame = mask_counts(Store(uri), ["layer", "size", "bits"], trial_id=trial_id, layer=layers)
+    return {row.layer: unpack(row.bits, row.size) for row in frame.itertuples()}
 
 
 def _in_process(way: Way, uri: str, ids: list[str]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepcuts import attention, batches, dropout, models
-from deepcuts.batches import Tokens
-from deepcuts.models import Network, compiled
-from deepcuts.toy import CONFIG
+from deepcuts.data.batches import Tokens, cache_key, tokenise
+from deepcuts.data.toy import CONFIG
+from deepcuts.fast.attention import use_quick_attention
+from deepcuts.fast.dropout import use_quick_dropout
+from deepcuts.model.load import load_model, load_tokenizer, quiet
+from deepcuts.model.network import Network, compiled, prunable
 
 from .sides import Peaks
 
@@ -61,7 +63,7 @@ class Texts:
 
 
 def tokenizer(args: argparse.Namespace) -> Any:
-    return models.load_tokenizer(args.folder, "main")
+    return load_tokenizer(args.folder, "main")
 
 
 def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
@@ -71,15 +73,15 @@ def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
     rows = pq.read_table(Path(args.data) / "sst2" / f"{split}.parquet", columns=["sentence", "label"]).to_pydict()
     order = np.random.default_rng(0).permutation(len(rows["label"]))[:count]
     sentences, labels = [rows["sentence"][i] for i in order], np.array(rows["label"])[order]
-    key = batches.cache_key("benchmark", args.folder, split, count)
-    tokens = batches.tokenise(tokenizer(args), [(text,) for text in sentences], labels.astype(float), 128, key)
+    key = cache_key("benchmark", args.folder, split, count)
+    tokens = tokenise(tokenizer(args), [(text,) for text in sentences], labels.astype(float), 128, key)
     return Texts(sentences, labels, tokens)
 
 
 def model(args: argparse.Namespace) -> nn.Module:
-    models.quiet()
+    quiet()
     if args.shape is None:
-        return models.load(args.folder, "main", 2, False, 0)
+        return load_model(args.folder, "main", 2, False, 0)
     torch.manual_seed(0)
     return transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPES[args.shape], num_labels=2))
 
@@ -87,8 +89,8 @@ def model(args: argparse.Namespace) -> nn.Module:
 def network(args: argparse.Namespace, side: str) -> Network:
     """The network of a side such as "deepcuts bf16 compiled"."""
     made = model(args)
-    dropout.quicken(made)
-    attention.quicken(made)
+    use_quick_dropout(made)
+    use_quick_attention(made)
     made = made.to(args.device)
     quick = compiled(made) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"
@@ -100,8 +102,7 @@ def half(of: nn.Module, device: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     parameters = dict(of.named_parameters())
     return {
-        name: (torch.rand(parameters[name].shape, generator=generator) < 0.5).to(device)
-        for name in models.prunable(of, False)
+        name: (torch.rand(parameters[name].shape, generator=generator) < 0.5).to(device) for name in prunable(of, False)
     }
 
 
@@ -138,7 +139,7 @@ def least(of: nn.Module, tokens: Tokens, batch_size: int) -> Least:
     config = of.config
     lengths = tokens.lengths
     steps = -(-len(lengths) // batch_size)
-    encoder = {name for name in models.prunable(of, False) if ".pooler." not in name}
+    encoder = {name for name in prunable(of, False) if ".pooler." not in name}
     sizes = {name: parameter.numel() for name, parameter in of.named_parameters()}
     weights = sum(sizes[name] for name in encoder)
     last = f".layer.{config.num_hidden_layers - 1}."

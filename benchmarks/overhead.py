@@ -17,15 +17,18 @@ from typing import Any
 
 from rich.console import Console
 
-from deepcuts import beats, cluster, sweep
-from deepcuts.compact import compact
-from deepcuts.curves import table
-from deepcuts.plan import make_plan
-from deepcuts.preflight import prepare
-from deepcuts.progress import Progress
-from deepcuts.spec import TrialSpec
-from deepcuts.store import Store
-from deepcuts.sweepfile import SweepFile
+from deepcuts.analysis.curves import table
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.sweepfile import SweepFile
+from deepcuts.store.compact import compact
+from deepcuts.store.live import new_launch
+from deepcuts.store.store import Store
+from deepcuts.sweep.cluster import choose_cpus, start_ray
+from deepcuts.sweep.plan import make_plan
+from deepcuts.sweep.prepare import prepare_sweep
+from deepcuts.sweep.progress import Progress
+from deepcuts.sweep.tune import run_plan
+from deepcuts.sweep.worker import Launch
 
 
 def trials(count: int) -> list[TrialSpec]:
@@ -39,10 +42,10 @@ def trials(count: int) -> list[TrialSpec]:
         seeds=list(range((count + 9) // 10)),
         max_tokens=32,
     )
-    return prepare(file, "cpu").spec.trials()[:count]
+    return prepare_sweep(file, "cpu").spec.trials()[:count]
 
 
-def stub(handed: sweep.Handed, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def stub(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial that only publishes its row."""
     row = completed(trial)
     store.write("trials", trial.trial_id, [row])
@@ -73,10 +76,10 @@ def launched(count: int, cpus: int) -> tuple[float, float]:
         store, wanted = Store(folder), trials(count)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        handed = sweep.Handed(ids, wanted, "stubs", store.address, beats.new_launch(), 1, False, 5, stub)
+        handed = Launch(ids, wanted, "stubs", store.address, new_launch(), 1, False, 5, stub)
         progress = Progress(Console(quiet=True), count, 0)
         before, began = resident(), time.monotonic()
-        sweep.run_plan(plan, handed, store, progress, gpus=0)
+        run_plan(plan, handed, store, progress, gpus=0)
         seconds = time.monotonic() - began
         grown = resident() - before
         assert set(store.statuses().values()) == {"completed"}
@@ -109,7 +112,7 @@ def at_scale(count: int) -> None:
         began = time.monotonic()
         assert not make_plan(wanted, store).to_run
         print(f"plan, all of them done: {time.monotonic() - began:.2f} s")
-        from deepcuts.analysis import trials as rows
+        from deepcuts.analysis.frames import trials as rows
 
         before = table(rows(store))
         began = time.monotonic()
@@ -123,7 +126,7 @@ def at_scale(count: int) -> None:
 
 
 def sweep_bytes(name: str, row: Mapping[str, Any]) -> bytes:
-    from deepcuts.tables import encode
+    from deepcuts.store.tables import encode
 
     return bytes(encode(name, [row]))
 
@@ -137,8 +140,8 @@ def main() -> None:
         at_scale(args.plan)
     if not args.trials:
         return
-    cluster.start_ray(None)
-    cpus = cluster.choose_cpus(1, 0)
+    start_ray(None)
+    cpus = choose_cpus(1, 0)
     launched(10, cpus)  # workers are started and modules imported
     first = None
     for count in args.trials:

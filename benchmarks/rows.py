@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from deepcuts import analysis, stats
-from deepcuts.checklist import checklist
-from deepcuts.criteria import CRITERIA
-from deepcuts.curves import best_epoch, curves, table
-from deepcuts.store import Store, encode
-from deepcuts.views import NEEDED
+from deepcuts.analysis.checklist import checklist
+from deepcuts.analysis.compare import compare
+from deepcuts.analysis.curves import best_epoch, curves, table
+from deepcuts.analysis.frames import query
+from deepcuts.cli.views import NEEDED
+from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.store.store import Store, encode
 
 SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
 
@@ -79,24 +80,24 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
 
 def report(store: Store) -> None:
     timed("statuses", store.statuses)
-    timed("table of the columns that it needs", lambda: table(analysis.trials(store, list(NEEDED))))
-    trials = timed("trials", lambda: analysis.trials(store))
-    timed("trials of a dataset, three columns", lambda: analysis.trials(store, ["strategy", "seed"], dataset="cola"))
-    metrics = timed("metrics", lambda: analysis.metrics(store))
+    timed("table of the columns that it needs", lambda: table(trials(store, list(NEEDED))))
+    trials = timed("trials", lambda: trials(store))
+    timed("trials of a dataset, three columns", lambda: trials(store, ["strategy", "seed"], dataset="cola"))
+    metrics = timed("metrics", lambda: metrics(store))
     timed("curves", lambda: curves(trials))
     timed("curves of another metric", lambda: curves(trials, "f1", metrics=metrics))
     timed("best epochs", lambda: best_epoch(trials, metrics))
     timed("table", lambda: table(trials))
-    timed("compare", lambda: stats.compare(trials))
+    timed("compare", lambda: compare(trials))
     timed("checklist", lambda: checklist(trials.assign(spec=None)))
-    timed("query, one table", lambda: analysis.query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
-    timed("query, two tables", lambda: analysis.query(store, SQL))
+    timed("query, one table", lambda: query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
+    timed("query, two tables", lambda: query(store, SQL))
     timed("SQL with a mistake, refused", lambda: refused(store))
 
 
 def refused(store: Store) -> str:
     try:
-        analysis.query(store, "SELECT sed FROM trials")
+        query(store, "SELECT sed FROM trials")
     except ValueError as error:
         return str(error)
     raise AssertionError("the mistake was not seen")

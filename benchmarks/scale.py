@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcuts import process, train
-from deepcuts.batches import Tokens
-from deepcuts.spec import Training
+from deepcuts.data.batches import Tokens
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.process import prepare_process
+from deepcuts.training.train import train
 
 from . import material
 from .sides import machine, print_table, wait
@@ -35,13 +36,13 @@ def tokens(examples: int, length: int) -> Tokens:
 
 def seconds(args: argparse.Namespace, shape: str, examples: int, length: int) -> float:
     """Of an epoch, after a short one to warm up."""
-    process.prepare(args.threads, False)
+    prepare_process(args.threads, False)
     network = material.network(argparse.Namespace(**{**vars(args), "shape": shape}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
-    train.train(network, tokens(2 * args.batch_size, length), settings, seed=0, stage="dense")
+    train(network, tokens(2 * args.batch_size, length), settings, seed=0, stage="dense")
     work = tokens(examples, length)
     began = wait(args.device)
-    train.train(network, work, settings, seed=1, stage="dense")
+    train(network, work, settings, seed=1, stage="dense")
     return wait(args.device) - began
 
 
@@ -76,14 +77,14 @@ def at_once(args: argparse.Namespace, count: int) -> float:
 
 
 def _train_when_ready(args: argparse.Namespace, ready: Any, answers: Any) -> None:
-    process.prepare(args.threads, False)
+    prepare_process(args.threads, False)
     network = material.network(argparse.Namespace(**{**vars(args), "shape": args.shape or "minilm"}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
-    train.train(network, tokens(2 * args.batch_size, 16), settings, seed=0, stage="dense")
+    train(network, tokens(2 * args.batch_size, 16), settings, seed=0, stage="dense")
     work = tokens(args.steps * args.batch_size, 16)
     ready.wait()
     began = time.time()
-    train.train(network, work, settings, seed=1, stage="dense")
+    train(network, work, settings, seed=1, stage="dense")
     wait(args.device)
     answers.put((began, time.time()))
 

@@ -15,9 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from deepcuts import masks, models, process, scoring
-from deepcuts.batches import BATCHES_PER_RUN, shuffled
-from deepcuts.budget import compression_to_fraction
+from deepcuts.data.batches import BATCHES_PER_RUN, shuffled
+from deepcuts.fast.process import prepare_process
+from deepcuts.model.network import prunable
+from deepcuts.pruning.compression import compression_to_fraction
+from deepcuts.pruning.masks import make_masks
+from deepcuts.scoring.score import Settings, score
 
 from . import material
 from .byhand import ByHand
@@ -65,8 +68,8 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), material.network(args, side)
-    process.prepare(args.threads, False)
-    names, tokens = models.prunable(network.model, False), examples.tokens.to(network.device)
+    prepare_process(args.threads, False)
+    names, tokens = prunable(network.model, False), examples.tokens.to(network.device)
     criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]
     seeds = iter(range(1000))
 
@@ -77,7 +80,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
         some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
         random.Random(seed).shuffle(some)
-        scoring.score(network, names, [criterion], tokens, some, scoring.Settings(seed, passes=PASSES, noise_std=STD))
+        score(network, names, [criterion], tokens, some, Settings(seed, passes=PASSES, noise_std=STD))
         return (wait(args.device) - began) / int(args.steps)
 
     return run
@@ -88,13 +91,13 @@ def _masks(args: argparse.Namespace, side: str) -> Round:
     with torch.device("meta"):
         model = material.model(argparse.Namespace(**{**vars(args), "shape": "bert-base"}))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    names = models.prunable(model, False)
+    names = prunable(model, False)
     shapes = {name: model.get_parameter(name).shape for name in names}
     scores = {name: torch.rand(shapes[name], generator=generator).to(args.device) for name in names}
-    total, prunable = sum(sizes.values()), sum(sizes[name] for name in names)
-    fractions = [compression_to_fraction(compression, total, prunable) for compression in COMPRESSIONS]
+    total, size = sum(sizes.values()), sum(sizes[name] for name in names)
+    fractions = [compression_to_fraction(compression, total, size) for compression in COMPRESSIONS]
     in_numpy = {name: score.cpu().numpy() for name, score in scores.items()}
-    process.prepare(args.threads, False)
+    prepare_process(args.threads, False)
 
     def run() -> float:
         began = wait(args.device)
@@ -103,7 +106,7 @@ def _masks(args: argparse.Namespace, side: str) -> Round:
                 for score in in_numpy.values():
                     _ = score > np.quantile(score, 1 - fraction)
             else:
-                masks.make_masks(scores, fraction, "layer")
+                make_masks(scores, fraction, "layer")
         return wait(args.device) - began
 
     return run

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "deepcuts.cli"]
+COMMAND = [sys.executable, "-m", "deepcuts.cli.main"]
 
 
 def timed(name: str, *words: str) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import yaml
 
-from deepcuts.store import Store
+from deepcuts.store.store import Store
 
 from . import material
 from .byhand import ByHand, mask_layers
@@ -92,7 +92,7 @@ def ours(args: argparse.Namespace, precision: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "sweep.yaml"
         sweep.write_text(yaml.safe_dump(content))
-        command = [sys.executable, "-m", "deepcuts.cli", "run", str(sweep), "--store", f"{folder}/store"]
+        command = [sys.executable, "-m", "deepcuts.cli.main", "run", str(sweep), "--store", f"{folder}/store"]
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         taken = time.perf_counter() - began

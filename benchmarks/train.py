@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 import transformers
 
-from deepcuts import process, train
-from deepcuts.spec import Training
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.process import prepare_process
+from deepcuts.training.train import evaluate, train
 
 from . import material
 from .byhand import ByHand, mask_layers
@@ -68,7 +69,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), material.network(args, side)
-    process.prepare(args.threads, False)
+    prepare_process(args.threads, False)
     settings = Training(epochs=1, batch_size=args.batch_size)
     kept = material.half(network.model, args.device) if args.what == "retrain" else None
     seeds = iter(range(1000))
@@ -76,9 +77,9 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
     def run() -> float:
         began = wait(args.device)
         if args.what == "evaluate":
-            train.evaluate(network, examples.tokens)
+            evaluate(network, examples.tokens)
         else:
-            train.train(network, examples.tokens, settings, seed=next(seeds), stage="dense", masks=kept)
+            train(network, examples.tokens, settings, seed=next(seeds), stage="dense", masks=kept)
         return (wait(args.device) - began) / _steps(args)
 
     return run

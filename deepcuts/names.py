@@ -9,7 +9,7 @@ from difflib import get_close_matches
 SHORTEST_PREFIX = 4
 
 # The last parts of a layer's name in the encoders of BERT, RoBERTa, ELECTRA, MiniLM, and of DistilBERT.
-KINDS = {
+LAYER_KINDS = {
     "attention.self.query": "query",
     "attention.self.key": "key",
     "attention.self.value": "value",
@@ -63,6 +63,6 @@ def layer_kind(layer: str) -> tuple[int | None, str]:
     """
     numbered = re.match(r"(?:.*?\.)??(\d+)\.(.*)", layer)
     if numbered:
-        return int(numbered[1]), KINDS.get(numbered[2], numbered[2])
+        return int(numbered[1]), LAYER_KINDS.get(numbered[2], numbered[2])
     tail = ".".join(layer.split(".")[-2:])
-    return None, KINDS.get(tail, tail)
+    return None, LAYER_KINDS.get(tail, tail)

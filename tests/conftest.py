@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from deepcuts.data.toy import sentences
+
 with suppress(ModuleNotFoundError):  # the tests on a GPU do without it
     import hypothesis
 
@@ -43,7 +45,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded dataset cut short: 200 sentences to train on, 64 to validate."""
-    from deepcuts import toy
 
-    whole = toy.sentences
-    monkeypatch.setattr(toy, "sentences", lambda split: whole(split)[: 200 if split == "train" else 64])
+    whole = sentences
+    monkeypatch.setattr("deepcuts.data.toy.sentences", lambda split: whole(split)[: 200 if split == "train" else 64])

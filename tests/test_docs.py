@@ -11,7 +11,7 @@ from test_upkeep import SWEEP, run
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.metrics.UndefinedMetric")
+pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,186 @@
+"""Compares strategies with a baseline, paired by seed, and says in words what came out (frames in, frames out)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepcuts.analysis.curves import comparable, with_metric
+from deepcuts.analysis.significance import (
+    LEVEL,
+    Floats,
+    equivalence,
+    fewest_seeds,
+    holm,
+    interval,
+    seeds_needed,
+    sign_flip,
+    spread,
+    t_test,
+)
+from deepcuts.names import nearest
+from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.wording import STAGES, Stage, level
+
+COMPARISON_COLUMNS = [
+    *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "difference", "low", "high"),
+    *("p_t", "p_signflip", "p_holm", "verdict", "seeds_needed"),
+]
+
+_KEY = ["dataset", "compression", "sparsity_asked"]
+
+
+def compare(
+    trials: pd.DataFrame,
+    baseline: str = "LayerMagWeight",
+    stage: Stage = "retrained",
+    margin: float = 0.01,
+    metric: str | None = None,
+    metrics: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Every strategy against the baseline, per dataset and what was asked, paired by seed: a row of COLUMNS each.
+
+    `difference` is strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with
+    its 95 % interval `low, high` (`interval`). `p_holm` corrects `p_t` (`p_signflip`, where the differences
+    are all the same) for all rows of the frame. The verdict is
+    - equivalent: both one-sided tests, corrected over the frame, say that the difference lies within ± `margin`;
+    - better, worse: p_holm and the exact p_signflip are both at most 0.05, and the interval agrees;
+    - else undecided, always so below 5 seeds: neither test can show anything then.
+    `seeds_needed` would decide with 80 % power, were these the true difference and spread (null: unknown, or above
+    10,000); its t test is at 0.05 over the number of rows. Baseline Dense (the fine-tuned network) and Unpruned
+    (the unpruned one, retrained) stand against every compression.
+
+    Raises ValueError for an unknown stage, metric or baseline, a margin that is not above 0, and several models.
+    """
+    rows = _rows(trials, stage, metric, metrics)
+    if not margin > 0:
+        raise ValueError(f"margin {margin!r} must be above 0: it is the difference that does not matter")
+    pairs = _paired(rows, baseline, stage)
+    groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, "strategy"], dropna=False)]
+    level = LEVEL / max(1, len(groups))
+    tested = pd.DataFrame([_tested(differences, margin, level) for _, differences in groups])
+    if tested.empty:
+        return pd.DataFrame(columns=COMPARISON_COLUMNS)
+    keys = pd.DataFrame([key for key, _ in groups], columns=[*_KEY, "strategy"])
+    frame = pd.concat([keys, tested], axis=1).assign(baseline=baseline)
+    frame = frame.merge(_places(pairs), on=_KEY)
+    frame["p_holm"] = holm(frame["p_t"].fillna(frame["p_signflip"]))
+    within = holm(frame.pop("p_within")) <= LEVEL
+    frame["verdict"] = [_verdict(row, same) for row, same in zip(frame.to_dict("records"), within, strict=True)]
+    return frame.sort_values(["dataset", "sparsity", "strategy"], ignore_index=True)[COMPARISON_COLUMNS]
+
+
+def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
+    """The completed trials of one model, in the metric that was asked for."""
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
+    if metric is not None:
+        if metrics is None:
+            raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
+        trials = with_metric(trials, metrics, metric)
+    rows = comparable(trials)
+    models = sorted(rows["model"].unique())
+    if len(models) > 1:
+        raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one of them")
+    return rows
+
+
+def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
+    """Every pruned trial with `ours` and, where the baseline has its seed, `theirs`."""
+    known = sorted(rows["strategy"].unique())
+    if baseline not in known and not (baseline == "Dense" and len(rows)):
+        raise ValueError(
+            f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known) or 'no trials'}"
+        )
+    pruned = rows[~rows["strategy"].isin((*NOT_PRUNED, baseline))].assign(ours=lambda each: each[stage])
+    if baseline in NOT_PRUNED:
+        key, column = ["dataset", "metric", "seed"], "dense" if baseline == "Dense" else stage
+        those = rows if baseline == "Dense" else rows[rows["strategy"] == baseline]
+    else:
+        key, column = [*_KEY, "metric", "seed"], stage
+        those = rows[rows["strategy"] == baseline]
+    theirs = those.dropna(subset=[column]).drop_duplicates(key).rename(columns={column: "theirs"})
+    return pruned[[*_KEY, "sparsity", "metric", "strategy", "seed", "ours"]].merge(
+        theirs[[*key, "theirs"]], on=key, how="left"
+    )
+
+
+def _differences(part: pd.DataFrame) -> Floats:
+    part = part.sort_values("seed")
+    return (part["ours"] - part["theirs"]).dropna().to_numpy(np.float64)
+
+
+def _tested(differences: Floats, margin: float, level: float) -> dict[str, float]:
+    mean = float(differences.mean()) if len(differences) else float("nan")
+    low, high = interval(differences)
+    return {
+        "n": len(differences),
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "p_t": t_test(differences),
+        "p_signflip": sign_flip(differences) if len(differences) else float("nan"),
+        "p_within": equivalence(differences, margin),
+        "seeds_needed": seeds_needed(mean, spread(differences), margin, level),
+    }
+
+
+def _places(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The metric of each dataset, and the sparsity asked or else the mean achieved, per place."""
+    means = pairs.groupby(_KEY, dropna=False).agg(sparsity=("sparsity", "mean"), metric=("metric", "first"))
+    places = means.reset_index()
+    return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
+
+
+def _verdict(row: Mapping[Hashable, Any], within: bool) -> str:
+    if within:
+        return "equivalent"
+    shown = row["p_holm"] <= LEVEL and row["p_signflip"] <= LEVEL and not row["low"] <= 0 <= row["high"]
+    if not shown:
+        return "undecided"
+    above = row["difference"] > 0
+    return "better" if above != (row["metric"] in LOWER_IS_BETTER) else "worse"
+
+
+LOWER_IS_BETTER = ("mse", "loss")
+
+
+def in_words(row: Mapping[str, Any], margin: float) -> str:
+    """One row of `stats.compare` as a sentence.
+
+    `LayerSNIP is better than LayerMagWeight on cola at 4x: matthews +0.031 (95 % interval +0.012 to +0.050, 8 seeds,
+    p = 0.008 after Holm's correction).`
+    """
+    place = f"{row['baseline']} on {row['dataset']} at {level(row['compression'], row['sparsity'])}"
+    against, verdict = f"{row['strategy']} against {place}", row["verdict"]
+    if row["n"] == 0:
+        return f"{against}: undecided, they have no seed in common; run both with the same seeds."
+    seen = f"{row['metric']} {row['difference']:+.3f}"
+    if row["n"] == 1:
+        return f"{against}: undecided, {seen} with one seed, which says nothing of the spread{_more(row)}"
+    known = row["low"] is not None and row["low"] == row["low"]
+    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, " if known else "the same in all "
+    seen += f" ({around}{row['n']} seeds"
+    if verdict == "undecided":
+        return f"{against}: undecided, {seen}){_more(row)}"
+    if verdict == "equivalent":
+        return f"{row['strategy']} is no different from {place}: {seen}, within ± {margin:g})."
+    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
+    return f"{row['strategy']} is {verdict} than {place}: {seen}, {p} after Holm's correction)."
+
+
+def _more(row: Mapping[str, Any]) -> str:
+    """How many seeds would tell, said aloud."""
+    few = row["n"] < fewest_seeds(two_sided=False)
+    why = f"; {row['n']} seeds can show nothing" if few and row["n"] > 1 else ""
+    needed = row["seeds_needed"]
+    if needed is None or needed != needed:
+        enough = f"at least {fewest_seeds()} are needed" if few else "no number of seeds below 10,000 would tell"
+    elif needed <= row["n"]:
+        enough = "as many again may tell"
+    else:
+        enough = f"about {needed:.0f} would tell"
+    return f"{why}; {enough}."

@@ -1,0 +1,199 @@
+"""Values over seeds: curves against sparsity, and the table of results (frames in, frames out).
+
+Trials are grouped by what was asked of them (compression or sparsity), never by what was achieved.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+
+from deepcuts.analysis.significance import half_width
+from deepcuts.names import nearest
+from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.wording import STAGES, Stage
+
+Report = Literal["last", "best"]
+Axis = Literal["sparsity", "compression"]
+
+
+_TASK = ["model", "dataset", "metric"]
+_ASKED = ["compression", "sparsity_asked"]
+_GROUP = [*_TASK, "strategy", *_ASKED]
+
+
+def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split: str = "validation") -> pd.DataFrame:
+    """The trials with another metric in the columns of the stages: its value at each stage's last epoch.
+
+    Trials that do not have the metric are left out. Raises ValueError where none has it.
+    """
+    known = sorted(metrics["metric"].unique())
+    if metric not in known:
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; the store has {', '.join(known)}")
+    rows = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
+    last = rows.sort_values(["epoch", "step"]).drop_duplicates(["trial_id", "stage"], keep="last")
+    values = last.pivot(index="trial_id", columns="stage", values="value").reindex(columns=list(STAGES))
+    return trials.drop(columns=list(STAGES)).assign(metric=metric).merge(values, on="trial_id")
+
+
+def best_epoch(trials: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """The trials as the seed study reported them, in the column `best`: the best epoch of all stages, fine-tuning
+    included, by accuracy whatever the task's metric is (by squared error for a regression, the lowest).
+
+    It flatters: the epoch is chosen by the split that it is reported on, and a pruned network can never come out
+    below its dense one. Here to reproduce those numbers, never the default.
+    """
+    rows = metrics[metrics["split"] == "validation"].merge(trials[["trial_id", "metric"]], on="trial_id")
+    task = rows.pop("metric_y").isin(["pearson", "spearman", "mse"]).map({True: "mse", False: "accuracy"})
+    rows = rows[rows["metric_x"] == task]
+    by_trial = rows.groupby("trial_id")["value"].agg(["min", "max"])
+    names = rows.drop_duplicates("trial_id").set_index("trial_id")["metric_x"].rename("metric")
+    best = by_trial["max"].where(names != "mse", by_trial["min"]).rename("best")
+    return trials.drop(columns="metric").merge(pd.concat([names, best], axis=1), on="trial_id")
+
+
+def curves(
+    trials: pd.DataFrame,
+    metric: str | None = None,
+    stage: Stage = "retrained",
+    x: Axis | Literal["auto"] = "auto",
+    metrics: pd.DataFrame | None = None,
+    report: Report = "last",
+) -> pd.DataFrame:
+    """Per model, dataset, strategy and what was asked, over the seeds of completed trials: `n, mean, sd`, the
+    95 % t interval `low, high` (null for one seed), the `seeds` and their `values`; beside them the means of
+    the task's levels, `dense` and `unpruned`, null where nobody ran them.
+
+    `x` is the place on the `axis`: the sparsity or compression asked, else the mean achieved; auto is
+    compression where every trial asked for one. `metric`: other than the task's main one, found in `metrics`.
+    `report`: the stage's last epoch, or the seed study's `best` of all stages (`best_epoch`; no levels).
+    Raises ValueError for an unknown stage or metric, and where a seed occurs twice: settings are mixed.
+    """
+    if report == "best":
+        if metrics is None or metric is not None:
+            raise ValueError(
+                "the best epoch is by a metric of its own, in the metrics table: give metrics=, no metric="
+            )
+        return _curves(best_epoch(trials, metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
+    if metric is not None:
+        if metrics is None:
+            raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
+        trials = with_metric(trials, metrics, metric)
+    return _curves(trials, stage, x)
+
+
+def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.DataFrame:
+    rows = comparable(trials)
+    pruned = rows[~rows["strategy"].isin(NOT_PRUNED)].dropna(subset=[stage]).sort_values("seed")
+    axis = _axis(pruned) if x == "auto" else x
+    frame = _over_seeds(pruned.assign(x=_places(pruned, axis)), stage)
+    frame = frame.assign(stage=stage, axis=axis)
+    frame = _beside(frame, "dense", rows.drop_duplicates([*_TASK, "dense_id", "seed"]), "dense")
+    frame = _beside(frame, "unpruned", rows[rows["strategy"] == "Unpruned"], stage)
+    order = [*_TASK, "stage", "strategy", *_ASKED, "axis", "x", "n", "mean", "sd", "low", "high"]
+    order += ["dense", "unpruned", "sparsity", "compression_achieved", "seeds", "values"]
+    return frame[order].sort_values([*_TASK, "strategy", "x"], ignore_index=True)
+
+
+def training_curves(
+    trials: pd.DataFrame, metrics: pd.DataFrame, metric: str | None = None, split: str = "validation"
+) -> pd.DataFrame:
+    """The metric after every epoch of fine-tuning (stage dense, each network once) and of retraining, a trial and
+    epoch a row: `model, dataset, metric, trial_id, strategy, compression, sparsity_asked, seed, stage, epochs` (done;
+    0 = before the first) and `value`. `metric` is the task's main one by default; on `train` there is `loss`.
+
+    Raises ValueError for a metric that the split does not have, naming the nearest.
+    """
+    rows = comparable(trials)
+    if metric is not None:
+        rows = rows.assign(metric=metric)
+    known = sorted(metrics.loc[metrics["split"] == split, "metric"].unique())
+    if metric is not None and metric not in known:
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; {split} has {', '.join(known)}")
+    columns = [*_GROUP, "trial_id", "seed", "dense_id"]
+    kept = metrics[(metrics["split"] == split) & metrics["stage"].isin(["dense", "rewound", "retrained"])]
+    frame = kept.merge(rows[columns], on=["trial_id", "metric"])
+    dense = frame["stage"] == "dense"
+    frame = frame[~(dense & frame.duplicated([*_TASK, "dense_id", "seed", "stage", "epoch", "step"]))]
+    fields = {"epochs": frame["epoch"] + (frame["step"] > 0), "stage": frame["stage"].replace("rewound", "retrained")}
+    frame = frame.assign(**fields).drop_duplicates(["trial_id", "stage", "epochs"], keep="last")
+    order = [*_TASK, "trial_id", "strategy", *_ASKED, "seed", "stage", "epochs", "value"]
+    return frame[order].sort_values([*_TASK, "stage", *_ASKED, "strategy", "seed", "epochs"], ignore_index=True)
+
+
+def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
+    frame = (
+        rows.groupby(_GROUP, dropna=False)
+        .agg(
+            x=("x", "first"),
+            n=(stage, "size"),
+            mean=(stage, "mean"),
+            sd=(stage, "std"),
+            seeds=("seed", list),
+            values=(stage, list),
+            sparsity=("sparsity", "mean"),
+            compression_achieved=("compression_achieved", "mean"),
+        )
+        .reset_index()
+    )
+    half = half_width(frame["n"], frame["sd"])
+    return frame.assign(low=frame["mean"] - half, high=frame["mean"] + half)
+
+
+def comparable(trials: pd.DataFrame) -> pd.DataFrame:
+    """The completed trials. Raises ValueError where two of them are one strategy, point and seed."""
+    rows = trials[trials["status"] == "completed"]
+    twice = rows[rows.duplicated([*_GROUP, "seed"], keep=False)].sort_values([*_GROUP, "seed"])
+    if len(twice):
+        one, other = twice.iloc[0], twice.iloc[1]
+        raise ValueError(
+            f"trials {one['trial_id']!r} (sweep {one['sweep']!r}) and {other['trial_id']!r} (sweep"
+            f" {other['sweep']!r}) are both {one['strategy']} on {one['dataset']} with seed {one['seed']}, in"
+            " other settings: a mean over them says nothing; choose one sweep, or filter by what differs"
+        )
+    return rows
+
+
+def _axis(rows: pd.DataFrame) -> Axis:
+    return "compression" if rows["compression"].notna().all() and len(rows) else "sparsity"
+
+
+def _places(rows: pd.DataFrame, axis: Axis) -> pd.Series:
+    """Where each trial stands: what was asked, else the mean achieved by all that were asked for the same."""
+    asked, achieved = ("sparsity_asked", "sparsity") if axis == "sparsity" else ("compression", "compression_achieved")
+    means = rows.groupby([*_TASK, *_ASKED], dropna=False)[achieved].transform("mean")
+    return rows[asked].fillna(means)
+
+
+def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """The frame with the mean of the rows' stage per task as the column `name`."""
+    level = rows.groupby(_TASK, dropna=False)[stage].mean().rename(name).reset_index()
+    return frame.merge(level, on=_TASK, how="left")
+
+
+def table(trials: pd.DataFrame) -> pd.DataFrame:
+    """Results per model, dataset, strategy and what was asked: seeds completed `n` and `failed`, the mean of
+    every stage with half its 95 % t interval (`dense, dense_half_width, ...`), and what was achieved.
+
+    Dense and Unpruned come first. Raises ValueError where a seed occurs twice, as `curves` does.
+    """
+    rows = comparable(trials)
+    groups = rows.groupby(_GROUP, dropna=False)
+    means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
+    for stage in STAGES:
+        means[f"{stage}_half_width"] = half_width(groups[stage].count(), groups[stage].std())
+    main = trials.groupby(["model", "dataset"], dropna=False)["metric"].transform("first")
+    counted = trials.assign(
+        metric=trials["metric"].fillna(main),
+        n=trials["status"] == "completed",
+        failed=trials["status"] == "failed",
+    )
+    counts = counted.groupby(_GROUP, dropna=False)[["n", "failed"]].sum()
+    frame = counts.reset_index().merge(means.reset_index(), on=_GROUP, how="left")
+    rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
+    frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "strategy"], ignore_index=True)
+    stages = [name for stage in STAGES for name in (stage, f"{stage}_half_width")]
+    return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved"]]

@@ -1,0 +1,120 @@
+"""Comparisons from stored predictions, example by example: two trials, and strategies with the examples resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+
+from deepcuts.analysis.significance import Floats, Resampled, mcnemar, two_level
+from deepcuts.experiment.metrics import FUNCTIONS
+from deepcuts.names import find_id, nearest
+from deepcuts.store.store import Store
+
+Made = tuple[str, str]  # trial_id and stage: what made a set of predictions
+
+
+def bootstrap(store: Store, ours: Sequence[Made], theirs: Sequence[Made], metric: str) -> Resampled:
+    """How far the mean difference of a metric may be off, had the seeds and the validation examples been others:
+    `resample.two_level` of trials with their baselines, (trial_id, stage) of each per seed, in the same order.
+
+    Raises ValueError where predictions are missing or were made on other examples.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"{len(ours)} trials and {len(theirs)} baselines are no pairs; give one of each per seed")
+    labels, predictions = _predictions(store, [*ours, *theirs])
+    return two_level(labels, predictions[: len(ours)], predictions[len(ours) :], metric)
+
+
+def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
+    """Labels (N,) of the validation split and predictions (T, N) of each trial after its stage."""
+    where = ds.field("trial_id").isin([trial_id for trial_id, _ in made]) & (ds.field("split") == "validation")
+    where &= ds.field("stage").isin([stage for _, stage in made])
+    read = store.read("predictions", ["trial_id", "stage", "example", "label", "prediction"], where)
+    rows = read.table.to_pandas().drop_duplicates(["trial_id", "stage", "example"])
+    found = {key: part.sort_values("example") for key, part in rows.groupby(["trial_id", "stage"])}
+    for trial_id, stage in made:
+        if (trial_id, stage) not in found:
+            named = "".join(f"; {path}: {reason}" for path, reason in read.damaged.items())
+            raise ValueError(f"trial {trial_id!r} has no predictions of stage {stage!r} in {store.uri!r}{named}")
+    first = found[made[0]]
+    for one in made[1:]:
+        if not np.array_equal(found[one][["example", "label"]], first[["example", "label"]]):
+            raise ValueError(
+                f"trials {made[0][0]!r} and {one[0]!r} were evaluated on other examples or labels;"
+                " choose trials of one dataset"
+            )
+    predictions = np.stack([found[one]["prediction"].to_numpy(np.float64) for one in made])
+    return first["label"].to_numpy(np.float64), predictions
+
+
+def compare_trials(
+    store: Store, trial_a: str, trial_b: str, stage: str = "retrained", metric: str | None = None
+) -> pd.DataFrame:
+    """Two trials on the examples of their validation split, as one row: `trial_a, trial_b, metric, n` (examples),
+    `value_a, value_b` of the metric (the task's main one by default), `difference` = a - b with its 95 % interval
+    over the examples `low, high`, the examples that just one of them has right, `only_a, only_b`, and `p_mcnemar`
+    (null for a regression).
+
+    Raises ValueError for an unknown trial, a failed one, one without predictions, and two that have other examples.
+    """
+    rows = store.read("trials", ["trial_id", "status", "metric"]).table.to_pandas().drop_duplicates("trial_id")
+    metric_of = rows[rows["status"] == "completed"].set_index("trial_id")["metric"]
+    a, b = (find_id(each, rows["trial_id"]) for each in (trial_a, trial_b))
+    for trial_id in (a, b):
+        if trial_id not in metric_of:
+            raise ValueError(f"trial {trial_id!r} failed: it has no predictions to compare")
+    metric = metric or str(metric_of[a])
+    if metric not in FUNCTIONS:
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, FUNCTIONS)}; known: {', '.join(FUNCTIONS)}")
+    labels, (ours, theirs) = _predictions(store, [(a, stage), (b, stage)])
+    found = two_level(labels, ours[None], theirs[None], metric)
+    row = {"trial_a": a, "trial_b": b, "metric": metric, "n": len(labels)}
+    row |= {"value_a": FUNCTIONS[metric](labels, ours), "value_b": FUNCTIONS[metric](labels, theirs)}
+    row |= {"difference": found.difference, "low": found.low, "high": found.high}
+    return pd.DataFrame([row | _discordant(labels, ours, theirs, str(metric_of[a]))])
+
+
+def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) -> dict[str, float | None]:
+    """How many examples just one of them has right, with McNemar's p; nulls for a regression."""
+    if main_metric not in ("accuracy", "f1", "matthews"):
+        return {"only_a": None, "only_b": None, "p_mcnemar": None}
+    only_a = int(((ours == labels) & (theirs != labels)).sum())
+    only_b = int(((ours != labels) & (theirs == labels)).sum())
+    return {"only_a": only_a, "only_b": only_b, "p_mcnemar": mcnemar(only_a, only_b)}
+
+
+def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """A frame of `stats.compare` whose intervals `low, high` hold for other validation examples, too: those of
+    `bootstrap` over the same seeds. Tests and verdicts stay: they are about the seeds.
+
+    Raises ValueError as `bootstrap` does.
+    """
+    completed = trials[trials["status"] == "completed"]
+    frame = comparisons.copy()
+    for place, row in enumerate(comparisons.to_dict("records")):
+        ours = _by_seed(completed, row, str(row["strategy"]), stage)
+        theirs = (
+            {seed: (trial_id, "dense") for seed, (trial_id, _) in ours.items()}
+            if row["baseline"] == "Dense"
+            else _by_seed(completed, row, str(row["baseline"]), stage)
+        )
+        seeds = sorted(set(ours) & set(theirs))
+        if seeds:
+            found = bootstrap(store, [ours[s] for s in seeds], [theirs[s] for s in seeds], str(row["metric"]))
+            frame.loc[place, ["low", "high"]] = found.low, found.high
+    return frame
+
+
+def _by_seed(trials: pd.DataFrame, row: Mapping[Hashable, Any], strategy: str, stage: str) -> dict[int, Made]:
+    """The trials of a strategy at the place of a comparison's row (Unpruned: at any place)."""
+    chosen = trials[(trials["strategy"] == strategy) & (trials["dataset"] == row["dataset"])]
+    if strategy != "Unpruned" and row["compression"] == row["compression"]:
+        chosen = chosen[chosen["compression"] == row["compression"]]
+    elif strategy != "Unpruned":
+        chosen = chosen[chosen["compression"].isna() & (chosen["sparsity_asked"] == row["sparsity"])]
+    chosen = chosen.dropna(subset=[stage])
+    return {seed: (trial_id, stage) for seed, trial_id in zip(chosen["seed"], chosen["trial_id"], strict=True)}

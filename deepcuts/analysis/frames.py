@@ -1,0 +1,206 @@
+"""The store's tables as frames, by filter or by SQL.
+
+Every frame names in `.attrs["damaged"]` the files that could not be read (path to reason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from deepcuts.names import nearest
+from deepcuts.store.store import SCHEMAS, Read, Store
+
+# What a person may call a column of `trials`.
+_RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
+
+Value = str | int | float | bool | None
+
+
+def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
+    """Completed and failed trials, a row each. A filter is a column with a value (None = null) or a list of
+    them: `trials(store, dataset="cola", seed=[0, 1])`; `sweep` finds what a sweep wants, whoever ran it.
+
+    Raises ValueError for an unknown column or sweep, naming the nearest.
+    """
+    sweep = filters.pop("sweep", None)
+    where = _expression("trials", filters)
+    if sweep is not None:
+        wanted = ds.field("trial_id").isin(_wanted(store, _listed(sweep)))
+        where = wanted if where is None else where & wanted
+    return _frame(store, "trials", columns, where)
+
+
+def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
+    """One number a row: every stage, epoch, split and metric of the trials. Filters as in `trials`."""
+    return _frame(store, "metrics", columns, _expression("metrics", filters))
+
+
+def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
+    """One pruned tensor a row, without its `bits` unless `columns` names them. Filters as in `trials`."""
+    light = [name for name in SCHEMAS["masks"].names if name != "bits"]
+    return _frame(store, "masks", columns or light, _expression("masks", filters))
+
+
+def columns_of(only: Mapping[str, str]) -> list[str]:
+    """The columns of `trials` that a person names. Raises ValueError for one that is not there, naming the nearest."""
+    known = SCHEMAS["trials"].names
+    for key in only:
+        if _RENAMED.get(key, key) not in known:
+            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+    return [_RENAMED.get(key, key) for key in only]
+
+
+def narrowed(trials: pd.DataFrame, only: Mapping[str, str]) -> pd.DataFrame:
+    """The trials whose columns have these values, given as text. Raises ValueError where none is left."""
+    frame = trials
+    for (key, value), column in zip(only.items(), columns_of(only), strict=True):
+        there = sorted({str(each) for each in frame[column].dropna()})
+        frame = frame[[_same(each, value) for each in frame[column]]]
+        if frame.empty:
+            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
+    frame.attrs["damaged"] = trials.attrs.get("damaged", {})
+    return frame
+
+
+def _same(value: object, text: str) -> bool:
+    try:
+        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
+    except ValueError:
+        return False
+
+
+def _listed(value: Value | Sequence[Value]) -> list[Value]:
+    return [value] if value is None or isinstance(value, str | int | float) else list(value)
+
+
+def _check_column(table: str, name: str) -> None:
+    known = SCHEMAS[table].names
+    if name not in known:
+        raise ValueError(f"{table} has no column {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+
+
+def _expression(table: str, filters: dict[str, Value | Sequence[Value]]) -> ds.Expression | None:
+    """The filters as one expression that Parquet is read with; None where there are none."""
+    where = None
+    for name, value in filters.items():
+        _check_column(table, name)
+        values = _listed(value)
+        given = pa.array([one for one in values if one is not None], SCHEMAS[table].field(name).type)
+        matches = ds.field(name).isin(given)
+        if None in values:
+            matches = matches | ds.field(name).is_null()
+        where = matches if where is None else where & matches
+    return where
+
+
+def _wanted(store: Store, sweeps: list[Value]) -> list[str]:
+    """Ids of the trials that the sweeps want by their table, or ran where they have none."""
+    rows = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
+    tabled = {row["sweep"] for row in rows}
+    rows += [row for row in store.read("trials", ["sweep", "trial_id"]).table.to_pylist() if row["sweep"] not in tabled]
+    known = sorted({row["sweep"] for row in rows if row["sweep"] is not None})
+    for sweep in sweeps:
+        if sweep not in known:
+            raise ValueError(f"unknown sweep {sweep!r}{nearest(str(sweep), known)}; known: {', '.join(known)}")
+    return sorted({row["trial_id"] for row in rows if row["sweep"] in sweeps})
+
+
+def _frame(store: Store, table: str, columns: Sequence[str] | None, where: ds.Expression | None) -> pd.DataFrame:
+    names = list(columns or SCHEMAS[table].names)
+    for name in names:
+        _check_column(table, name)
+    read = _read_once(store, table, names, where)
+    frame = read.table.select(names).to_pandas()
+    frame.attrs["damaged"] = read.damaged
+    return frame
+
+
+def _read_once(store: Store, table: str, names: list[str], where: ds.Expression | None) -> Read:
+    """A table without repeated trials: a trial's own file counts, else the first compacted one with it."""
+    if not any(name.startswith("compact-") for name in store.names(table, ".parquet")):
+        return store.read(table, names, where)
+    read = store.read(table, [*dict.fromkeys([*names, "trial_id"]), "__filename"], where)
+    rows = read.table.select(["trial_id", "__filename"]).to_pandas()
+    files = rows.drop_duplicates()
+    stems = files["__filename"].str.rsplit("/", n=1).str[-1]
+    files = files.assign(shared=stems != files["trial_id"] + ".parquet").sort_values(["shared", "__filename"])
+    chosen = files.drop_duplicates("trial_id")[["trial_id", "__filename"]]
+    kept = pd.MultiIndex.from_frame(rows).isin(pd.MultiIndex.from_frame(chosen))
+    return Read(read.table.filter(pa.array(kept)), read.damaged)
+
+
+# SQL
+
+
+def query(store: Store, sql: str) -> pd.DataFrame:
+    """The rows of one SELECT in DuckDB's SQL over the store's tables, by their names; it can only read.
+
+    Raises ValueError for a mistake in the SQL, for what would write, and for reaching outside the store.
+    """
+    _check_statement(sql)
+    try:
+        return _select(store, sql, {})
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
+        raise ValueError(_shortened(error)) from None
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        damaged = {path: reason for table in SCHEMAS for path, reason in store.read(table).damaged.items()}
+        if not damaged:
+            raise ValueError(_shortened(error)) from None
+    try:
+        return _select(store, sql, damaged)
+    except duckdb.Error as error:
+        raise ValueError(_shortened(error)) from None
+
+
+def _check_statement(sql: str) -> None:
+    try:
+        kinds = [statement.type for statement in duckdb.extract_statements(sql)]
+    except duckdb.Error as error:
+        raise ValueError(_shortened(error)) from None
+    if len(kinds) != 1 or kinds[0] not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        found = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise ValueError(f"a query is one SELECT, and this is {found}: {sql.strip()!r}; the store is only read")
+
+
+def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "python_enable_replacements": "false",
+            "lock_configuration": "true",
+        },
+    )
+    with connection:
+        for table in SCHEMAS:
+            _register(connection, store, table, damaged)
+        frame = connection.sql(sql).to_arrow_table().to_pandas()
+    frame.attrs["damaged"] = damaged
+    return frame
+
+
+def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, damaged: dict[str, str]) -> None:
+    """A view of the table: the trials' own files, then what the compacted ones have that is not in them."""
+    paths = [store.path(table, name) for name in store.names(table, ".parquet")]
+    sound = [path for path in paths if path not in damaged]
+    compact = [path for path in sound if path.rsplit("/", 1)[-1].startswith("compact-")]
+    own = [path for path in sound if path not in compact]
+    view = f"SELECT * FROM _{table}_0"
+    for number, files in enumerate([own, *([path] for path in compact)]):
+        data = ds.dataset(files, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
+        connection.register(f"_{table}_{number}", data)
+        if number:
+            before = " UNION ".join(f"SELECT trial_id FROM _{table}_{earlier}" for earlier in range(number))
+            view += f" UNION ALL SELECT * FROM _{table}_{number} WHERE trial_id NOT IN ({before})"
+    connection.execute(f"CREATE VIEW {table} AS {view}")
+
+
+def _shortened(error: Exception) -> str:
+    """The first lines of DuckDB's message: what is wrong, and the nearest names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2])[:400]

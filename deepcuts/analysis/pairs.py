@@ -1,0 +1,97 @@
+"""What two trials have in common, and how far their masks then agree (frames in, frames out)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deepcuts.analysis.overlap import MEASURES
+
+# Pairs that differ in one of these, and in nothing else, tell what that one does to a mask.
+RELATIONS = ("other seed", "other strategy", "other compression", "other dataset")
+
+_ASKED = ["compression", "sparsity_asked"]
+
+
+def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame of `overlap` whose two trials differ in one thing alone, with that `relation` and with
+    what the first trial is: `model, dataset, strategy, compression, sparsity_asked, seed` (`_b`: the other one)."""
+    columns = ["trial_id", "model", "dataset", "strategy", *_ASKED, "seed"]
+    known = trials[columns].drop_duplicates("trial_id").set_index("trial_id")
+    asked = known["compression"].fillna(-known["sparsity_asked"])  # one number: no compression is negative
+    pairs = overlap[["trial_a", "trial_b"]].drop_duplicates()
+    differs = pd.DataFrame(
+        {
+            "other seed": _differ(known["seed"], pairs),
+            "other strategy": _differ(known["strategy"], pairs),
+            "other compression": _differ(asked, pairs),
+            "other dataset": _differ(known["dataset"], pairs),
+        },
+        index=pairs.index,
+    )
+    alone = (differs.sum(axis=1) == 1) & ~_differ(known["model"], pairs)
+    chosen = pairs[alone].assign(relation=differs[alone].idxmax(axis=1))
+    frame = overlap.merge(chosen, on=["trial_a", "trial_b"]).join(known, on="trial_a")
+    other = known[["dataset", "strategy", *_ASKED, "seed"]].add_suffix("_b")
+    return frame.join(other, on="trial_b")
+
+
+def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
+    """Whether the two trials of each pair have other values."""
+    ours, theirs = pairs["trial_a"].map(values), pairs["trial_b"].map(values)
+    return pd.Series(ours.to_numpy() != theirs.to_numpy(), pairs.index)
+
+
+def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """How far masks agree, by what their trials differ in: `model, dataset, relation, compression, sparsity_asked`
+    (null where that is what differs), `layer` (null for the whole network; a kind of layer, where the frame is
+    `overlap(store, by_kind=True)`), the number of `pairs` and the mean of each of the MEASURES.
+
+    The seed's question in one frame: does another strategy find other weights than another seed does?
+    """
+    frame = related(overlap, trials)
+    for column in _ASKED:
+        frame[column] = frame[column].where(frame["relation"] != "other compression")
+    frame["dataset"] = frame["dataset"].where(frame["relation"] != "other dataset")
+    keys = ["model", "dataset", "relation", *_ASKED, "layer"]
+    frame["relation"] = pd.Categorical(frame["relation"], RELATIONS)
+    groups = frame.groupby(keys, dropna=False, observed=True, sort=False)
+    means = groups.agg(pairs=("trial_a", "size"), **{name: (name, "mean") for name in MEASURES}).reset_index()
+    means = means.sort_values(["model", "dataset", "relation", *_ASKED], kind="stable", ignore_index=True)
+    return means.assign(relation=means["relation"].astype(str))
+
+
+def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
+    """Whether a strategy that prunes more keeps a part of what it keeps when it prunes less: for pairs that differ
+    in compression alone, `model, dataset, strategy, seed, denser, sparser` (trial ids), `layer`, and `share`, that
+    of the sparser one's kept weights which the denser one keeps too (1: nested; null: it keeps none).
+
+    The frame is `overlap(store)`, layer by layer; `masks` are the rows of `analysis.masks`, whose counts turn the
+    IoU back into the weights that both keep.
+    """
+    frame = related(overlap, trials)
+    frame = frame[frame["relation"] == "other compression"]
+    kept_a, kept_b = (_kept(frame[side], frame["layer"], masks) for side in ("trial_a", "trial_b"))
+    iou = frame["kept_iou"].fillna(0.0).to_numpy(np.float64)
+    both = np.rint(iou / (1 + iou) * (kept_a + kept_b))
+    fewer = np.minimum(kept_a, kept_b)
+    total = masks.groupby("trial_id")["kept"].sum()
+    swap = frame["trial_a"].map(total) < frame["trial_b"].map(total)
+    return pd.DataFrame(
+        {
+            **{name: frame[name] for name in ("model", "dataset", "strategy", "seed")},
+            "denser": frame["trial_b"].where(swap, frame["trial_a"]),
+            "sparser": frame["trial_a"].where(swap, frame["trial_b"]),
+            "layer": frame["layer"],
+            "share": np.divide(both, fewer, out=np.full(len(frame), np.nan), where=fewer > 0),
+        }
+    ).reset_index(drop=True)
+
+
+def _kept(trial_ids: pd.Series, layers: pd.Series, masks: pd.DataFrame) -> NDArray[np.float64]:
+    """Kept weights of each trial in its layer, or in the whole network where the layer is null."""
+    whole = trial_ids.map(masks.groupby("trial_id")["kept"].sum())
+    asked = pd.MultiIndex.from_arrays([trial_ids, layers])
+    by_layer = masks.groupby(["trial_id", "layer"])["kept"].sum().reindex(asked)
+    return np.where(layers.isna(), whole, by_layer).astype(np.float64)

@@ -1,0 +1,94 @@
+"""Records and frames to a terminal, a pipe or a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any
+
+from deepcuts.records import Records, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Exit codes: everything is there; something failed, is missing or damaged, and is named.
+DONE, INCOMPLETE = 0, 1
+
+
+def print_json(rows: Records | pd.DataFrame) -> None:
+    """A list of objects in strict JSON, null for what is undefined."""
+    sys.stdout.write(json.dumps(records(rows), indent=1, allow_nan=False) + "\n")
+
+
+def print_records(rows: Records | pd.DataFrame) -> None:
+    """A table: ruled on a terminal that is wide enough, else plain aligned columns; empty columns are left out."""
+    found = records(rows)
+    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
+    cells = [[_text(row[name]) for name in names] for row in found]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
+        _ruled(names, cells, found)
+        return
+    for line in (names, *cells):
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def _ruled(names: list[str], cells: list[list[str]], found: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        number = all(isinstance(row[name], int | float | None) for row in found)
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def for_people(results: pd.DataFrame) -> pd.DataFrame:
+    """The results as a person reads them: what was asked in one column, mean ± half the 95 % interval over the seeds,
+    columns that are always the same left out."""
+    frame = results.copy()
+    for stage in ("dense", "pruned", "rewound", "retrained"):
+        half = frame.pop(f"{stage}_half_width")
+        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
+    frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
+    if not frame["failed"].any():
+        frame = frame.drop(columns="failed")
+    asked = zip(frame["strategy"], frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
+    frame.insert(list(frame).index("n"), "asked", [_asked(*each) for each in asked])
+    frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
+    if results["compression"].notna().all():  # it was asked for, and reached to the weight
+        frame = frame.drop(columns="compression_achieved")
+    return frame.rename(columns={"compression_achieved": "compression"})
+
+
+def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
+    if strategy in ("Dense", "Unpruned"):
+        return None
+    return f"{compression:g}x" if compression == compression else f"{sparsity:.4g}"
+
+
+def _with_half(mean: float, half: float) -> str | None:
+    if mean != mean:
+        return None
+    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+
+
+def say_damaged(damaged: Mapping[str, str]) -> bool:
+    """Name the files that could not be read, on stderr; true when there are any."""
+    for path, reason in damaged.items():
+        sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
+    return bool(damaged)

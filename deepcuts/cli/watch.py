@@ -1,0 +1,171 @@
+"""A live view of running sweeps, from any machine that sees the store: rows and beats are read, nothing is written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deepcuts.store.live import STALE_SECONDS
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+from deepcuts.wording import duration
+
+REFRESH_SECONDS = 2.0
+MOST_RUNNING, MOST_ENDED = 24, 6
+
+_COLUMNS = ["trial_id", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status", "failure"]
+_COLUMNS += ["error_stage", "error", "metric", "dense", "retrained", "total_seconds", "finished_at"]
+
+
+@dataclass
+class Seen:
+    """The store as it was at one look."""
+
+    sweeps: dict[str, list[Row]] = field(default_factory=dict)
+    trials: dict[str, Row] = field(default_factory=dict)
+    running: dict[str, Row] = field(default_factory=dict)
+    away: str | None = None
+
+
+class Watcher:
+    """Looks at a store again and again. A beat that stands still for STALE_SECONDS of our clock is called so."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._beats: dict[str, tuple[Any, float]] = {}
+        self._seen = Seen()
+
+    def look(self) -> Seen:
+        """What there is now; where the store cannot be read, what there was, and why."""
+        try:
+            self._seen = self._read()
+        except OSError as error:
+            self._seen.away = str(error).splitlines()[0]
+        return self._seen
+
+    def _read(self) -> Seen:
+        seen = Seen()
+        for row in self._store.read("sweeps").table.to_pylist():
+            seen.sweeps.setdefault(row["sweep"], []).append(row)
+        seen.trials = {row["trial_id"]: row for row in self._store.read("trials", _COLUMNS).table.to_pylist()}
+        for name in self._store.names("running", ".json"):
+            state = None if name.startswith("stop-") else self._store.read_json(f"running/{name}")
+            if state is not None:
+                key = name.removesuffix(".json")
+                seen.running[key] = {**state, "still": self._still(key, state)}
+        return seen
+
+    def _still(self, key: str, state: Row) -> float:
+        """Seconds since we saw the beat move."""
+        beat, now = (state.get("launch"), state.get("beat")), time.monotonic()
+        if key not in self._beats or self._beats[key][0] != beat:
+            self._beats[key] = beat, now
+        return now - self._beats[key][1]
+
+
+def watch_store(store: Store) -> None:
+    """Show the store until Ctrl-C; once, where the output is no terminal."""
+    watcher, console = Watcher(store), Console(width=None if sys.stdout.isatty() else 160)
+    if not console.is_terminal:
+        console.print(watch_board(watcher.look(), store.uri))
+        return
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        try:
+            while True:
+                began = time.monotonic()
+                live.update(watch_board(watcher.look(), store.uri), refresh=True)
+                # Never busier with looking than a fifth of the time, however large the store.
+                time.sleep(max(REFRESH_SECONDS, 4 * (time.monotonic() - began)))
+        except KeyboardInterrupt:
+            return
+
+
+def watch_board(seen: Seen, uri: str) -> RenderableType:
+    """Bars of the sweeps, the trials at work, and what ended last."""
+    parts: list[RenderableType] = [Text(f"{uri}  {time.strftime('%H:%M:%S')}", "dim")]
+    if seen.away is not None:
+        parts.append(Text(f"cannot be read just now, this is older: {seen.away}", "red"))
+    if not seen.sweeps:
+        parts.append(Text("no sweep yet"))
+    else:
+        parts.append(_sweeps(seen))
+    names = {row["trial_id"]: row for rows in seen.sweeps.values() for row in rows}
+    if seen.running:
+        parts += [Text(), _running(seen, names)]
+    ended = [row for row in seen.trials.values() if row["finished_at"] is not None]
+    if ended:
+        parts += [Text(), _ended(sorted(ended, key=lambda row: row["finished_at"], reverse=True)[:MOST_ENDED])]
+    return Group(*parts)
+
+
+def _sweeps(seen: Seen) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, rows in sorted(seen.sweeps.items()):
+        states = [seen.trials.get(row["trial_id"], {}) for row in rows]
+        done = sum(state.get("status") == "completed" for state in states)
+        failed = sum(state.get("failure") == "trial" for state in states)
+        working = sum(row["trial_id"] in seen.running for row in rows)
+        left = len(rows) - done - failed
+        words = f"{done} of {len(rows)} done, {working} running, {failed} failed, {left - working} waiting"
+        if (eta := _eta(seen, rows, left)) is not None:
+            words += f", about {duration(eta)} to go"
+        bar = ProgressBar(total=max(1, len(rows)), completed=done, width=30)
+        table.add_row(Text(name, "bold"), bar, Text(words, "red" if failed else ""))
+    return table
+
+
+def _eta(seen: Seen, rows: Sequence[Row], left: int) -> float | None:
+    """What is left at the mean time of the sweep's trials, shared by those at work; None while that is not known."""
+    wanted = {row["trial_id"] for row in rows}
+    took = [row["total_seconds"] for key, row in seen.trials.items() if key in wanted and row["status"] == "completed"]
+    known = [seconds for seconds in took if seconds is not None]
+    working = sum(key in wanted and state["still"] < STALE_SECONDS for key, state in seen.running.items())
+    return sum(known) / len(known) * left / working if known and working and left else None
+
+
+def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
+    table = Table("trial", "", "stage", "epoch", "step", "host", "beat", box=None, pad_edge=False, header_style="dim")
+    for key, state in list(seen.running.items())[:MOST_RUNNING]:
+        stale = state["still"] >= STALE_SECONDS
+        beat = f"stands still for {duration(state['still'])}" if stale else "alive"
+        cells = [
+            key,
+            _name(names.get(key)),
+            state.get("stage"),
+            state.get("epoch"),
+            state.get("step"),
+            state.get("host"),
+        ]
+        table.add_row(*(Text(str(cell)) for cell in cells), Text(beat, "red" if stale else "green"))
+    if len(seen.running) > MOST_RUNNING:
+        table.add_row(Text(f"and {len(seen.running) - MOST_RUNNING} more", "dim"))
+    return table
+
+
+def _ended(rows: Sequence[Row]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for row in rows:
+        value = row["dense"] if row["retrained"] is None else row["retrained"]
+        failed = row["status"] != "completed"
+        words = f"failed in {row['error_stage']}: {row['error']}" if failed else f"{row['metric']} {value:.3f}"
+        at = row["finished_at"].strftime("%H:%M:%S UTC")
+        table.add_row(Text(at, "dim"), Text(_name(row)), Text(words.splitlines()[0], "red" if failed else ""))
+    return table
+
+
+def _name(row: Row | None) -> str:
+    if row is None:
+        return "of no sweep here"
+    levels = row["strategy"] in ("Dense", "Unpruned")
+    ratio = "" if row["compression"] is None else f" {row['compression']:g}x"
+    asked = "" if levels else ratio or f" {row['sparsity_asked']:.4g}"
+    return f"{row['dataset']} {row['strategy']}{asked} seed {row['seed']}"

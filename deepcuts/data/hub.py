@@ -1,0 +1,159 @@
+"""A dataset of the Hub to the columns wanted of it; online, and offline from the Hub's local cache.
+
+`datasets.load_dataset` of a hub id, offline, does not look into that cache, only for tables that it prepared
+itself, and of those it takes the latest, whatever the revision. So `huggingface_hub` finds the files, online
+and offline alike, and `datasets` is handed their folder. Only the card and the files of the wanted splits are
+downloaded, and no code of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepcuts.data.files import require
+from deepcuts.experiment.tasks import Task
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
+
+# Where a card does not say which files a split has, all files of these formats are downloaded.
+TABLE_FILES = [
+    *("*.parquet", "*.arrow", "*.csv", "*.tsv", "*.txt", "*.json", "*.jsonl"),
+    *("*.csv.*", "*.tsv.*", "*.json.*", "*.jsonl.*", "*.zip"),
+]
+
+
+class Unreachable(ConnectionError, ValueError):
+    """The Hub cannot be reached, and its local cache does not hold what is wanted."""
+
+
+def title(task: Task) -> str:
+    return f"{task.hub}{f' ({task.config})' if task.config else ''} at {task.revision!r}"
+
+
+@cache
+def resolve(hub: str, revision: str) -> str:
+    """The commit of a revision: one for the life of a process, so that all splits are of one commit."""
+    return _snapshot(hub, revision, ["README.md"]).name
+
+
+def read_hub_columns(task: Task, split: str) -> dict[str, list[Any]]:
+    """The wanted columns of one split. Raises ValueError, and Unreachable where the Hub cannot be reached."""
+    assert task.hub is not None
+    with _explained(task):
+        commit = resolve(task.hub, task.revision)
+        card = _card(_snapshot(task.hub, commit, ["README.md"]))
+        files = _files(task, card)
+        folder = _snapshot(task.hub, commit, ["README.md", *(_globs(files) if files else TABLE_FILES)])
+        return _load(task, split, folder, files, card)
+
+
+def hub_commit(task: Task) -> str:
+    """The commit that this process reads a task from. Raises ValueError, and Unreachable."""
+    assert task.hub is not None
+    with _explained(task):
+        return resolve(task.hub, task.revision)
+
+
+def _snapshot(hub: str, revision: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(hub, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+
+
+def _card(folder: Path) -> DatasetCardData:
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    path = folder / "README.md"
+    return DatasetCard.load(path).data if path.is_file() else DatasetCardData()
+
+
+def _files(task: Task, card: DatasetCardData) -> dict[str, list[str]] | None:
+    """The Hub's split name -> path patterns of the task's splits; None where the card does not list them."""
+    configs = {config["config_name"]: config for config in card.get("configs") or []}
+    if not configs:
+        return None
+    if task.config is not None:
+        _known("config", task.config, list(configs))
+        config = configs[task.config]
+    else:
+        default = [name for name in configs if configs[name].get("default") or name == "default"]
+        if not default and len(configs) > 1:
+            raise ValueError(f"config is missing; give one of {', '.join(configs)}")
+        config = configs[default[0] if default else next(iter(configs))]
+    listed = config.get("data_files")
+    if not listed or config.get("data_dir"):
+        return None
+    rows: list[Any] = [listed] if isinstance(listed, str) else listed
+    rows = rows if isinstance(rows[0], dict) else [{"split": "train", "path": rows}]  # as `datasets` reads it
+    files = {row["split"]: [row["path"]] if isinstance(row["path"], str) else row["path"] for row in rows}
+    for name in task.splits.values():
+        _known("split", name, list(files))
+    return {name: files[name] for name in task.splits.values()}
+
+
+def _known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = get_close_matches(name, known, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown {what} {name!r}; {hint}it has {', '.join(known)}")
+
+
+def _globs(files: Mapping[str, Sequence[str]]) -> list[str]:
+    paths = [path.removeprefix("./") for paths in files.values() for path in paths]
+    return [*paths, *(path.replace("**/", "") for path in paths if "**/" in path)]  # **/ is also no folder
+
+
+def _load(
+    task: Task, split: str, folder: Path, files: dict[str, list[str]] | None, card: DatasetCardData
+) -> dict[str, list[Any]]:
+    import datasets
+
+    name, wanted = task.splits[split], [*task.text, task.label]
+    info = datasets.info.DatasetInfosDict.from_dataset_card_data(card).get(task.config or "default")
+    table = datasets.load_dataset(
+        str(folder),
+        task.config,
+        data_files={name: files[name]} if files else None,
+        split=name,
+        features=info.features if info else None,  # given `data_files`, it does not take them from the card
+    )
+    require(f"split {name!r}", wanted, table.column_names)
+    columns = {column: list(table.with_format(None)[column]) for column in wanted}
+    feature = table.features[task.label]
+    if isinstance(feature, datasets.ClassLabel) and isinstance(task.classes, tuple):
+        columns[task.label] = [feature.names[i] if i is not None and i >= 0 else i for i in columns[task.label]]
+    return columns
+
+
+@contextmanager
+def _explained(task: Task) -> Iterator[None]:
+    """What the libraries raise (their own errors, HTTP's, Arrow's) as one error that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ValueError(f"{title(task)} is gated on the Hub: ask for access on its page and log in") from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(f"{task.hub!r} is no dataset of the Hub, or a private one: log in") from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(f"{task.hub} has no revision {task.revision!r} on the Hub") from None
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
+        raise Unreachable(
+            f"cannot load {title(task)} from the Hub, nor is it in the Hub's local cache; offline, set"
+            f" data_dir or DEEPCUTS_DATA_DIR to a folder of <dataset>/<split>.parquet ({_first_line(error)})"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{title(task)} of the Hub: {error}") from None
+    except Exception as error:
+        raise ValueError(f"cannot load {title(task)} from the Hub: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,250 @@
+"""Task name or the user's files -> checked splits of texts and labels.
+
+`locate` says where a dataset is, `check` reads all of it, `load` reads one split. Files are read by
+`deepcuts.files`, the Hub by `deepcuts.hub`; both give columns, which are checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from deepcuts.data.files import FORMATS, read_columns
+from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
+from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.tasks import ALIASES, TASKS, Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """`texts`: one or two per example. `labels` (N,): the index of the class, or the value."""
+
+    texts: list[tuple[str, ...]]
+    labels: NDArray[np.float64]
+
+
+def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -> Task:
+    """The task of a dataset, with absolute paths and the digest of the content where it is not on the Hub.
+
+    With `data_dir`, what would come from the Hub is taken from <data_dir>/<name>/<split>.<format> instead.
+    Local files are read and checked, for their digest. Raises ValueError that names the dataset and the file.
+    """
+    name = name if own else ALIASES.get(name, name)
+    with _about(name):
+        task = _own_task(own) if own else _known_task(name)
+        if name == "toy" and own is None:
+            from deepcuts.data.toy import VERSION
+
+            return task.model_copy(update={"digest": VERSION})
+        if task.hub and data_dir:
+            paths = _files_in(Path(data_dir).expanduser().absolute(), name, task)
+            task = task.model_copy(update={"hub": None, "config": None, "files": paths})
+        if task.files is None:
+            return task
+        return task.model_copy(
+            update={"digest": content_digest({split: load_split(task, split) for split in task.splits})}
+        )
+
+
+def check(name: str, task: Task) -> dict[str, int]:
+    """The number of examples in each split, all of it read. Raises ValueError that names the dataset."""
+    with _about(name):
+        return {split: len(load_split(task, split).texts) for split in task.splits}
+
+
+def load_split(task: Task, split: str) -> Split:
+    """One split of a located task. Raises ValueError, and Unreachable where the Hub cannot be reached."""
+    if split not in task.splits:
+        raise ValueError(f"no split {split!r}; the task has {', '.join(map(repr, task.splits))}")
+    if task.files is not None:
+        where = task.files[split]
+        columns = read_columns(Path(where), [*task.text, task.label])
+    elif task.hub is not None:
+        where = f"{title(task)}, split {task.splits[split]!r}"
+        columns = read_hub_columns(task, split)
+    else:
+        from deepcuts.data.toy import sentences
+
+        where, pairs = "the embedded dataset", sentences(split)
+        columns = {task.text[0]: [text for text, _ in pairs], task.label: [label for _, label in pairs]}
+    with _about_file(where):
+        return _split(columns, task, training=split == "train")
+
+
+def content_digest(splits: Mapping[str, Split]) -> str:
+    """32 hex digits of the SHA-256 of all texts and labels in their order, whatever file they came from."""
+    sha = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        columns = list(zip(*split.texts, strict=True))
+        sha.update(json.dumps([name, len(split.texts), len(columns)]).encode())
+        for column in columns:
+            encoded = [text.encode() for text in column]
+            sha.update(np.array([len(text) for text in encoded], "<i8").tobytes())
+            sha.update(b"".join(encoded))
+        sha.update((split.labels + 0.0).astype("<f8").tobytes())  # + 0.0: no negative zero
+    return sha.hexdigest()[:32]
+
+
+def data_commit(task: Task) -> str | None:
+    """The Hub commit that this process reads the task from; None for local data. Raises Unreachable."""
+    return None if task.hub is None else hub_commit(task)
+
+
+# Where a dataset is
+
+
+def _known_task(name: str) -> Task:
+    if name not in TASKS:
+        near = get_close_matches(name, [*TASKS, *ALIASES], 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown; {hint}known: {', '.join(TASKS)}; or describe your own files")
+    return TASKS[name]
+
+
+def _own_task(own: OwnData) -> Task:
+    fields = own.model_dump(exclude={"train", "validation"})
+    if own.train and own.validation:
+        paths = {"train": own.train, "validation": own.validation}
+        fields["files"] = {split: os.path.abspath(os.path.expanduser(path)) for split, path in paths.items()}
+    if isinstance(own.classes, list):
+        fields["classes"] = tuple(own.classes)
+    return Task(**{**fields, "text": tuple(own.text)})
+
+
+def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:
+    folder = data_dir / name
+    if not folder.is_dir():
+        there = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else None
+        what = f"it has {', '.join(there) or 'no folders'}" if there is not None else "data_dir itself does not exist"
+        raise ValueError(f"no folder {str(folder)!r} in data_dir; {what}")
+    paths = {}
+    for split, stem in task.splits.items():
+        names = [stem + suffix for suffix in FORMATS]
+        found = [file for file in names if (folder / file).is_file()]
+        if not found:
+            raise ValueError(f"no file for split {split!r} in {str(folder)!r}; looked for {', '.join(names)}")
+        if len(found) > 1:
+            raise ValueError(f"{' and '.join(found)} are both in {str(folder)!r}; keep the one that is meant")
+        paths[split] = str(folder / found[0])
+    return paths
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Unreachable as error:
+        raise Unreachable(f"dataset {name!r}: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise ValueError(f"dataset {name!r}: {problems}") from None
+    except ValueError as error:
+        raise ValueError(f"dataset {name!r}: {error}") from None
+
+
+# Columns to checked examples
+
+
+@contextmanager
+def _about_file(where: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _split(columns: Mapping[str, Sequence[Any]], task: Task, training: bool) -> Split:
+    if not columns[task.label]:
+        raise ValueError("holds no examples")
+    for name in task.text:
+        _check_text(name, columns[name])
+    texts = list(zip(*(columns[name] for name in task.text), strict=True))
+    if task.kind == "regression":
+        labels = _numbers(task.label, columns[task.label], "a number")
+    elif isinstance(task.classes, int):
+        labels = _class_numbers(task.label, columns[task.label], task.classes)
+    else:
+        labels = _class_names(task.label, columns[task.label], task.classes or ())
+    if training and task.kind == "classification" and (labels == labels[0]).all():
+        raise ValueError(f"every label of the training split is {columns[task.label][0]!r}: there is nothing to learn")
+    return Split(texts, labels)
+
+
+def _check_text(name: str, values: Sequence[Any]) -> None:
+    wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+    if wrong:
+        missing = _is_missing(values[wrong[0]])
+        what = "is missing" if missing else f"is {values[wrong[0]]!r}, not text"
+        do = "remove such rows or fill them" if missing else "name a column of text, or write the values as text"
+        raise ValueError(f"column {name!r} {what} in row {wrong[0]} (from 0), {len(wrong)} such rows; {do}")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        row = next(row for row, text in enumerate(values) if text.encode(errors="replace").decode() != text)
+        raise ValueError(f"column {name!r} holds half a surrogate pair in row {row} (from 0); repair it") from None
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
+
+
+def _refuse(label: str, wrong: NDArray[np.bool_], values: Sequence[Any], what: str) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        count = f"{int(wrong.sum()):,} of {len(values):,} rows"
+        raise ValueError(f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are so")
+
+
+def _numbers(label: str, values: Sequence[Any], wanted: str) -> NDArray[np.float64]:
+    _refuse(label, np.array([_is_missing(value) for value in values]), values, "is missing")
+    numbers, wrong = np.zeros(len(values)), np.zeros(len(values), bool)
+    for row, value in enumerate(values):
+        try:
+            wrong[row] = isinstance(value, bool)
+            numbers[row] = float(value)
+        except (TypeError, ValueError):
+            wrong[row] = True
+    _refuse(label, wrong, values, f"is not {wanted}")
+    _refuse(label, np.isnan(numbers), values, "is NaN")
+    _refuse(label, np.isinf(numbers), values, "is infinite")
+    return numbers
+
+
+def _class_numbers(label: str, values: Sequence[Any], classes: int) -> NDArray[np.float64]:
+    allowed = f"0 to {classes - 1}"
+    names = sorted({value for value in values if isinstance(value, str)})[:20]
+    numbers = _numbers(label, values, f"a class number, {allowed}; name the classes instead: classes: {names!r}")
+    _refuse(
+        label,
+        numbers == -1,
+        values,
+        "marks a hidden test label, as in GLUE's test splits: use a labelled split",
+    )
+    allowed += f" (they run from {numbers.min():g} to {numbers.max():g}: number them from 0 or raise classes)"
+    _refuse(label, (numbers < 0) | (numbers >= classes), values, f"is out of range; allowed are {allowed}")
+    _refuse(label, numbers != np.floor(numbers), values, f"is not a whole number, {allowed}")
+    return numbers
+
+
+def _class_names(label: str, values: Sequence[Any], classes: Sequence[str]) -> NDArray[np.float64]:
+    place = {name: index for index, name in enumerate(classes)}
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    numbers = np.array([place.get(str(value), -1) for value in whole], np.float64)
+    missing = np.array([_is_missing(value) and str(value) not in place for value in whole])
+    _refuse(label, missing, values, "is missing")
+    unknown = Counter(str(value) for value, number in zip(whole, numbers, strict=True) if number < 0)
+    found = ", ".join(repr(name) for name, _ in unknown.most_common(5))
+    _refuse(label, numbers < 0, values, f"is none of classes {list(classes)!r}; unknown: {found}")
+    return numbers

@@ -1,0 +1,119 @@
+"""The trials that a sweep holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.sweepfile import Settings, SweepFile
+from deepcuts.experiment.tasks import Task
+from deepcuts.pruning.criteria import parse_strategy
+
+Level = tuple[Literal["compression", "sparsity"], float]
+Rewind = Literal["init", "none"] | int
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep whose model, datasets and device are exact: the file, and what its names were found to mean."""
+
+    file: SweepFile
+    model: ModelSource
+    tasks: Mapping[str, Task]
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def trials(self) -> list[TrialSpec]:
+        """Every wanted trial once: per dataset and seed first Dense, then each strategy at each compression."""
+        return list({trial.trial_id: trial for trial in self._asked}.values())
+
+    def repeated(self) -> list[str]:
+        """What the sweep asks for more than once (all strategies at compression 1 being Unpruned is no repetition)."""
+        seen: set[str] = set()
+        names = [f"dataset {name}" for name in self.file.repeated_datasets()]
+        for trial in self._asked:
+            if trial.trial_id in seen and trial.strategy != "Unpruned":
+                names.append(describe(trial))
+            seen.add(trial.trial_id)
+        return list(dict.fromkeys(names))
+
+    @cached_property
+    def _asked(self) -> list[TrialSpec]:
+        """The product of the axes. What trials have in common is one object in all of them: its id is made once."""
+        found = []
+        for dataset, task in self.tasks.items():
+            settings = self.file.for_dataset(dataset)
+            retrain = settings.retraining()
+            for seed in self.file.seeds:
+                dense = self._dense(dataset, task, settings, seed)
+                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
+                found.append(TrialSpec(score=whole))
+                scores = self._scores(dense, settings.scoring)
+                rewind = settings.rewind or "init"
+                for strategy, level in product(self.file.strategies, self._levels()):
+                    found.append(_pruned(strategy, level, whole, scores, rewind, retrain))
+        return found
+
+    def _levels(self) -> list[Level]:
+        levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
+        return levels + [("sparsity", value) for value in self.file.sparsities or []]
+
+    def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
+        """The scores of each criterion that the strategies use."""
+        criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
+        return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
+
+    def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
+        return DenseSpec(
+            model=self.model,
+            dataset=dataset,
+            task=task,
+            seed=seed,
+            head=settings.head,
+            loss=settings.loss,
+            max_tokens=settings.max_tokens,
+            max_train_examples=settings.max_train_examples,
+            precision=self.file.precision,
+            tf32=self.file.tf32,
+            compile=self.file.compile,
+            device=self.device,
+            finetune=settings.finetune,
+        )
+
+
+def _pruned(
+    strategy: str,
+    level: Level,
+    whole: ScoreSpec,
+    scores: Mapping[str, ScoreSpec],
+    rewind: Rewind,
+    retrain: Training,
+) -> TrialSpec:
+    """A strategy at a compression or sparsity; where that prunes nothing it is Unpruned, whatever the strategy."""
+    asked: dict[str, Any] = {level[0]: level[1], "rewind": rewind, "retrain": retrain}
+    if level in (("compression", 1), ("sparsity", 0)):
+        return TrialSpec(score=whole, **asked)
+    criterion, scope, control = parse_strategy(strategy)
+    return TrialSpec(score=scores[criterion], scope=scope, control=control, **asked)
+
+
+def describe(trial: TrialSpec) -> str:
+    """A trial in a few words: dataset, strategy, how much is pruned, seed."""
+    asked = ""
+    if trial.score.criterion is not None:
+        asked = f" {trial.compression:g}x" if trial.compression is not None else f" {trial.sparsity:.4g}"
+    return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
+
+
+def tracker_labels(trial: TrialSpec) -> dict[str, Any]:
+    """What a tracker files a trial under; the trial itself is found by its id alone."""
+    asked = {"compression": trial.compression, "sparsity": trial.sparsity}
+    known = {name: value for name, value in asked.items() if value is not None}
+    return {"dataset": trial.dense.dataset, "strategy": trial.strategy, "seed": trial.dense.seed, **known}

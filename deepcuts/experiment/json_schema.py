@@ -1,0 +1,140 @@
+"""The JSON Schema of the sweep file, for editors that complete and check it.
+
+`python -m deepcuts.schema > sweeps/sweep.schema.json` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from deepcuts.experiment.spec import Scoring, Training
+from deepcuts.experiment.sweepfile import NAME_PATTERN, OwnData, Resources, Settings, SweepFile
+from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
+from deepcuts.pruning.criteria import CRITERIA, SCOPES
+
+# What each key means, as an editor shows it.
+_SETTINGS = {
+    "max_tokens": "longer texts are cut to this many tokens",
+    "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
+    "head": "linear, or sigmoid5 for a regression to 0..5, as the seed of this project had it",
+    "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as the seed had it",
+    "finetune": "how the dense network is trained",
+    "scoring": "how the criteria gather their data",
+    "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
+    "retrain": "how the pruned network is trained; what is not given is taken from finetune, epochs apart (12)",
+}
+_SWEEP = {
+    "name": "the name of the sweep; by default the stem of the file's name",
+    "model": "a Hub id, a folder, package:NAME/FOLDER inside an installed package, or toy",
+    "revision": "branch, tag or commit of a Hub model",
+    "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
+    "datasets": "names of known datasets, or a mapping of names to data of your own (null: a known one)",
+    "strategies": "Layer, Global or Row, then a criterion, then perhaps +shuffle",
+    "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
+    "sparsities": "pruned / prunable parameters; give these or compressions",
+    "seeds": "decide head, data order and dropout",
+    "precision": "holds for all stages",
+    "tf32": "faster, less exact matrix products on recent GPUs",
+    "compile": "torch.compile for training: compiled once a trial, for long ones",
+    "prune_biases": "prune the biases too, not the weights alone",
+    "keep_models": "keep every retrained network in the store",
+    "checkpoint_minutes": "how often a long stage saves what it has",
+    "trackers": "where the sweep is mirrored to, beside the store; a tracker that fails harms no trial",
+    "resources": "what a trial takes; never changes a result",
+    "overrides": "dataset to the settings that differ for it",
+}
+_TRAINING = {
+    "epochs": "passes over the training split",
+    "batch_size": "examples of an optimiser step",
+    "micro_batch": "examples at once, where a batch does not fit; null: the batch",
+    "lr": "learning rate",
+    "betas": "of adam and adamw; the first is the momentum of sgd",
+    "schedule": "of the learning rate, after the warmup",
+    "warmup": "a fraction of the steps",
+    "max_grad_norm": "longer gradients are cut to this norm; null: never",
+}
+_SCORING = {
+    "batches": "batches of a pass, at most one pass over the training split",
+    "smooth_batches": "batches of a pass for the Smooth criteria",
+    "batch_size": "examples of a scoring batch",
+    "micro_batch": "examples at once, where a batch does not fit; null: whole batches, in a plain pass several",
+    "smoothing_passes": "noisy passes over each batch",
+    "noise_std": "of the noise on the outputs of linear layers",
+    "shift": "added to the outputs, for the Shift criteria",
+    "dropout": "gradients with dropout on",
+    "count_padding": "count padding as tokens in the mean outputs, as the seed had it",
+}
+_RESOURCES = {
+    "gpus": "of a trial; a fraction shares one; null: 1 where there is any, else 0",
+    "cpus": "cores and threads of a trial; null: min(4, cores of the smallest usable node)",
+    "max_concurrent": "trials at a time; null: as many as fit",
+    "max_failures": "retries after a failure of the infrastructure",
+}
+_OWN = {
+    "train": "file of the training split: .parquet, .csv, .tsv or .jsonl",
+    "validation": "file of the validation split",
+    "hub": "id of a Hub dataset, instead of files",
+    "config": "configuration of the Hub dataset",
+    "text": "the column of the text, or the two of a pair",
+    "label": "the column of the label",
+    "classes": "the number of classes (labels 0, 1, ...) or the list of labels",
+    "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
+}
+_DESCRIBED = {
+    SweepFile: _SETTINGS | _SWEEP,
+    Settings: _SETTINGS,
+    Training: _TRAINING,
+    Scoring: _SCORING,
+    Resources: _RESOURCES,
+    OwnData: _OWN,
+}
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The JSON Schema of a sweep file."""
+    made = _in_its_words(SweepFile.model_json_schema())
+    parts = made["$defs"] | {"SweepFile": made}
+    for model, texts in _DESCRIBED.items():
+        for key, text in texts.items():
+            parts[model.__name__]["properties"][key]["description"] = text
+    properties = made["properties"]
+    names = [*TASKS, *ALIASES]
+    listed, mapped = properties["datasets"]["anyOf"]
+    listed["items"] = {"enum": names}
+    mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
+    properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
+    properties["strategies"]["items"] = _strategies()
+    columns = parts["OwnData"]["properties"]["text"]
+    text = columns.pop("description")
+    parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}
+    made["required"] = [key for key in made["required"] if key != "name"]
+    made["oneOf"] = [{"required": ["compressions"]}, {"required": ["sparsities"]}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "A sweep of deepcuts"}
+
+
+def _in_its_words(value: Any) -> Any:
+    """Pydantic's bounds under the names that JSON Schema has for them, and no titles that repeat the key."""
+    if isinstance(value, list):
+        return [_in_its_words(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    bounds = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+    kept = {key: each for key, each in value.items() if not (key == "title" and isinstance(each, str))}
+    return {bounds.get(key, key): _in_its_words(each) for key, each in kept.items() if key != "allow_inf_nan"}
+
+
+def _strategies() -> dict[str, Any]:
+    """The plain strategies by name, to be completed, and any of them shuffled."""
+    plain = [f"{scope.capitalize()}{criterion}" for criterion in CRITERIA for scope in SCOPES]
+    return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
+
+
+def schema_text() -> str:
+    """The schema as the file that is committed."""
+    return json.dumps(sweep_schema(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -1,0 +1,108 @@
+"""Predictions and labels to numbers (numpy alone). All metrics are fractions, never NaN."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class UndefinedMetric(UserWarning):
+    """A metric has no value for these predictions (0/0) and is reported as 0.0."""
+
+
+def _ratio(name: str, numerator: float, denominator: float) -> float:
+    if denominator == 0:
+        warnings.warn(f"{name} is undefined (constant labels or predictions): 0.0", UndefinedMetric, 3)
+        return 0.0
+    return float(numerator / denominator)
+
+
+def accuracy(labels: Floats, predictions: Floats) -> float:
+    """Share of examples (N,) whose predicted class is the label."""
+    return float(np.mean(labels == predictions))
+
+
+def f1(labels: Floats, predictions: Floats) -> float:
+    """2 TP / (2 TP + FP + FN) of class 1; 0.0 with a warning when class 1 never occurs."""
+    true_positives = np.sum((labels == 1) & (predictions == 1))
+    return _ratio("f1", 2 * true_positives, float(np.sum(labels == 1) + np.sum(predictions == 1)))
+
+
+def matthews(labels: Floats, predictions: Floats) -> float:
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0.0 when one side is constant."""
+    classes = np.unique(np.concatenate([labels, predictions]))
+    true = np.array([np.sum(labels == c) for c in classes], np.float64)
+    predicted = np.array([np.sum(predictions == c) for c in classes], np.float64)
+    n, correct = len(labels), float(np.sum(labels == predictions))
+    covariance = correct * n - true @ predicted
+    spread = (n**2 - predicted @ predicted) * (n**2 - true @ true)
+    return _ratio("matthews", float(covariance), float(np.sqrt(spread)))
+
+
+def _correlation(name: str, x: Floats, y: Floats) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # exact: centring a constant leaves rounding, not zeros
+        return _ratio(name, 0.0, 0.0)
+    x, y = x - x.mean(), y - y.mean()
+    value = _ratio(name, float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
+    return min(max(value, -1.0), 1.0)  # rounding can reach beyond
+
+
+def pearson(labels: Floats, predictions: Floats) -> float:
+    """Linear correlation; 0.0 with a warning when one side is constant."""
+    return _correlation("pearson", labels, predictions)
+
+
+def spearman(labels: Floats, predictions: Floats) -> float:
+    """Correlation of the ranks, ties sharing their average rank; 0.0 when one side is constant."""
+    return _correlation("spearman", _ranks(labels), _ranks(predictions))
+
+
+def _ranks(values: Floats) -> Floats:
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[where], np.float64)
+
+
+def mse(labels: Floats, predictions: Floats) -> float:
+    """Mean squared error, in the label's units squared (the seed's measure for STS-B)."""
+    return float(np.mean((labels - predictions) ** 2))
+
+
+FUNCTIONS: dict[str, Callable[[Floats, Floats], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+    "mse": mse,
+}
+
+
+def predictions_from(outputs: NDArray[np.float32]) -> Floats:
+    """Outputs (N, C) of the head to predictions (N,): the class of the highest, or the value when C is 1.
+
+    Raises ValueError where an output is not finite: the highest of NaNs would pass for a class.
+    """
+    broken = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(outputs)} predictions are not finite")
+    if outputs.shape[1] == 1:
+        return outputs[:, 0].astype(np.float64)
+    return outputs.argmax(axis=1).astype(np.float64)
+
+
+def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats) -> dict[str, float]:
+    """The named metrics of predictions (N,) against labels (N,).
+
+    Raises ValueError on an empty split or when a prediction is not finite.
+    """
+    if len(labels) == 0 or labels.shape != predictions.shape:
+        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape}: need the same, not empty")
+    if not np.isfinite(predictions).all():
+        raise ValueError(f"{int((~np.isfinite(predictions)).sum())} of {len(predictions)} predictions are not finite")
+    return {name: FUNCTIONS[name](labels, predictions) for name in names}

@@ -1,0 +1,221 @@
+"""What a trial is, which trials a sweep holds, and their ids.
+
+An id is 16 hex digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults, plus
+the version of the stage's code. What is read from a local folder or file enters as a hash of its content; names,
+paths and resources never enter, so that renaming anything keeps every result reachable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from deepcuts.experiment.tasks import Task
+from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, strategy_name
+
+# Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
+VERSIONS = {"dense": 5, "score": 7, "trial": 5}
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Above0 = Annotated[Number, Field(gt=0)]
+Positive = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
+Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Beta = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Training(Frozen):
+    """How a network is trained: fine-tuning and retraining are the same loop with their own settings."""
+
+    epochs: Natural = 5
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Above0 = 1e-5
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Fraction = 0.0
+    max_grad_norm: Above0 | None = None
+
+
+class Scoring(Frozen):
+    """How a criterion gathers its data: one pass over at most the training split."""
+
+    batches: Positive = 1000
+    smooth_batches: Positive = 100
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    smoothing_passes: Positive = 10
+    noise_std: NotNegative = 0.001
+    shift: Number = 10.0
+    dropout: bool = True
+    count_padding: bool = False
+
+
+class ModelSource(Frozen):
+    """A hub id with its revision, or a folder with the hash of its content."""
+
+    name: str
+    revision: str = "main"
+    digest: str | None = None
+
+
+class DenseSpec(Frozen):
+    """Everything that decides the fine-tuned (dense) network."""
+
+    model: ModelSource
+    dataset: str
+    task: Task
+    seed: Natural
+    head: Literal["linear", "sigmoid5"] = "linear"
+    loss: Literal["mean", "mse_sum"] = "mean"
+    max_tokens: Positive = 128
+    max_train_examples: Positive | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
+    compile: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    finetune: Training = Training()
+
+    @cached_property
+    def dense_id(self) -> str:
+        fields = _changed(self, leave_out={"model", "dataset", "task"})
+        return _digest("dense", fields | {"model": _model_identity(self.model), "task": _task_identity(self.task)})
+
+
+class ScoreSpec(Frozen):
+    """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
+
+    `criterion` is None where nothing is scored: for Dense and Unpruned.
+    """
+
+    dense: DenseSpec
+    criterion: str | None = None
+    batches: Natural = 0
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    smoothing_passes: Positive = 10
+    noise_std: float = 0.001
+    shift: float = 10.0
+    dropout: bool = True
+    count_padding: bool = False
+    prune_biases: bool = False
+
+    @property
+    def data(self) -> Pass:
+        return CRITERIA[self.criterion].data if self.criterion else "none"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What enters the ids that follow: the fields that differ from their defaults, and the network's id."""
+        return _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+
+    @cached_property
+    def score_id(self) -> str | None:
+        """None where nothing is scored."""
+        return None if self.criterion is None else _digest("score", self.settings)
+
+    @cached_property
+    def pass_id(self) -> str:
+        """Equal for the criteria that one pass over the batches serves (in one sweep, which has one `shift`)."""
+        alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
+        settings = _changed(self, leave_out=alone)
+        return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
+
+
+class TrialSpec(Frozen):
+    """One trial: fine-tune, score, prune, rewind, retrain. `scope` is None for Dense and Unpruned, `retrain`
+    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks."""
+
+    score: ScoreSpec
+    scope: Scope | None = None
+    control: Literal["none", "shuffle"] = "none"
+    compression: float | None = None
+    sparsity: float | None = None
+    rewind: Literal["init", "none"] | Positive = "init"
+    retrain: Training | None = None
+
+    @property
+    def dense(self) -> DenseSpec:
+        return self.score.dense
+
+    @property
+    def strategy(self) -> str:
+        if self.score.criterion is None:
+            return "Dense" if self.retrain is None else "Unpruned"
+        return strategy_name(self.score.criterion, self.scope, self.control)
+
+    @cached_property
+    def trial_id(self) -> str:
+        fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
+        if self.score.criterion is not None:
+            return _digest("trial", fields | {"score_version": VERSIONS["score"]})
+        for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities
+            fields.pop(asked, None)
+        return _digest("trial", fields)
+
+
+def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
+    """The spec of a criterion with just those settings that it uses."""
+    row = CRITERIA[criterion]
+    used: dict[str, Any] = {}
+    if row.data != "none":
+        used |= {"batch_size": scoring.batch_size, "micro_batch": scoring.micro_batch, "batches": scoring.batches}
+    if row.data in ("plain", "smoothed"):
+        used |= {"dropout": scoring.dropout}
+    if row.data == "smoothed":
+        used |= {
+            "batches": scoring.smooth_batches,
+            "smoothing_passes": scoring.smoothing_passes,
+            "noise_std": scoring.noise_std,
+        }
+    if row.outputs or row.data == "forward":
+        used |= {"count_padding": scoring.count_padding}
+    if row.shifted:
+        used |= {"shift": scoring.shift}
+    return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, **used)
+
+
+def _changed(model: BaseModel, leave_out: set[str]) -> dict[str, Any]:
+    return model.model_dump(mode="json", exclude_defaults=True, exclude=leave_out)
+
+
+def _model_identity(model: ModelSource) -> dict[str, Any]:
+    return {"digest": model.digest} if model.digest else _changed(model, leave_out={"digest"})
+
+
+def _task_identity(task: Task) -> dict[str, Any]:
+    if task.digest:
+        return {
+            "digest": task.digest,
+            **_changed(task, {"digest", "files", "hub", "config", "revision", "splits", "text", "label"}),
+        }
+    return _changed(task, leave_out={"files"})
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _digest(stage: str, fields: Mapping[str, Any]) -> str:
+    text = canonical({"stage": stage, "version": VERSIONS[stage], **fields})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

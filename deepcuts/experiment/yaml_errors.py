@@ -1,0 +1,130 @@
+"""Reads YAML as version 1.2 does, and explains what is wrong in a file: the line, the value, the nearest known key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from deepcuts.names import nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars (and the merge key <<): only true and false are booleans, keys may not repeat."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.composer.ComposerError(None, None, "a key must be text", key.start_mark)
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is repeated", key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"({_FLOAT.pattern})$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
+
+
+def parse_yaml(text: str) -> Any:
+    """One YAML document, safely, with YAML 1.2's plain scalars. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """The document as nodes that know their lines. Raises yaml.YAMLError."""
+    return yaml.compose(text, _Loader)
+
+
+KeyPath = tuple[str, ...]
+
+# Parts of a pydantic place that name a way of reading a union, not a key of the file.
+_READING = re.compile(r"(list|dict|nullable|constrained-int|literal|function-\w+)(\[.*\])?")
+_WORDS = {
+    "list_type": "must be a list, as in [a, b]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list, as in [a, b]",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text (quote it)",
+    "too_short": "is empty: name at least one",
+    "invalid_key": "keys must be text",
+}
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """`unknown key 'x'; did you mean 'y'? known: ...`."""
+    return f"unknown {what} {name!r}{nearest(name, known) or ';'} known: {', '.join(known)}"
+
+
+def misplaced(place: Sequence[str | int], why: str) -> PydanticCustomError:
+    """The error of a validator that looks at the whole file and knows where in it the mistake is."""
+    return PydanticCustomError("misplaced", "{why}", {"why": why, "place": [str(part) for part in place]})
+
+
+def explained(
+    path: Path, tree: yaml.Node | None, error: ValidationError, known: Callable[[KeyPath], list[str]]
+) -> list[str]:
+    """A line for each mistake; `known` gives the keys that are allowed at a place."""
+    problems = error.errors()
+    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: say only what is wrong with the one
+    deeper = {each["loc"][:1] for each in problems if each["type"] not in wrong_type}
+    lines = []
+    for problem in problems:
+        place = tuple(str(part) for part in problem["loc"] if not _READING.fullmatch(str(part)))
+        place = place or tuple(problem.get("ctx", {}).get("place", ()))
+        if problem["type"] in wrong_type and place == ("datasets",) and problem["loc"][:1] in deeper:
+            continue
+        line = _line(tree, place)
+        lines.append(f"{path}{f':{line}' if line else ''}: {_message(problem, place, known)}")
+    return list(dict.fromkeys(lines))
+
+
+def _message(problem: ErrorDetails, place: KeyPath, known: Callable[[KeyPath], list[str]]) -> str:
+    where = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        message = unknown("key", place[-1], known(place[:-1]))
+        return f"{'.'.join(place[:-1])}: {message}" if place[1:] else message
+    if problem["type"] == "missing":
+        return f"{where}: is required and missing"
+    if problem["type"] in ("value_error", "misplaced"):
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    if problem["input"] is None and problem["type"] in ("dict_type", "model_type", "list_type"):
+        return f"{where}: is empty; give its values, or remove the line to have the default"
+    if problem["type"] == "too_short":
+        return f"{where}: {_WORDS['too_short']}"
+    plain = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{where}: {_WORDS.get(problem['type'], plain)}, not {problem['input']!r}"
+
+
+def _line(tree: yaml.Node | None, place: KeyPath) -> int | None:
+    line = None
+    for part in place:
+        if isinstance(tree, yaml.MappingNode):
+            found = [(key, value) for key, value in tree.value if key.value == part]
+            if not found:
+                break
+            line, tree = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(tree, yaml.SequenceNode) and part.isdigit() and int(part) < len(tree.value):
+            tree = tree.value[int(part)]
+            line = tree.start_mark.line + 1
+        else:
+            break
+    return line

@@ -1,0 +1,211 @@
+"""Draws the metric against sparsity, and against the epochs of training, at the size of a paper's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from deepcuts.figures.style import INK, line_style, look, new_figure, plain, tidy
+from deepcuts.wording import level
+
+
+def plot_curves(frame: pd.DataFrame) -> Figure:
+    """Metric against sparsity or compression from a frame of `curves`: a panel per dataset, a line per
+    strategy through the means, a dot per seed, a band for the 95 % t interval (from 3 seeds), the levels.
+
+    Raises ValueError for an empty frame.
+    """
+    if frame.empty:
+        raise ValueError("there is no curve to plot: no completed trial prunes anything")
+    panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    strategies = sorted(frame["strategy"].unique())
+    named = len(panels) == 1 and len(strategies) <= 7
+    figure = new_figure(6.0 if columns == 1 else 1.2 + 2.4 * columns, 2.7 * rows + (0.2 if named else 0.6))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, ((model, dataset, _), part) in zip(grid.flat, panels, strict=False):
+        _curves_panel(axes, part)
+        title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else dataset
+        axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
+        if named:
+            _end_labels(axes, part)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    if not named:
+        handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in strategies]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8, frameon=False)
+    return figure
+
+
+def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
+    tidy(axes)
+    for strategy, line in part.sort_values("x").groupby("strategy"):
+        style = look(str(strategy))
+        band = line[line["n"] >= 3]
+        axes.fill_between(band["x"], band["low"], band["high"], color=style.color, alpha=0.11, linewidth=0)
+        seeds = line.explode("values")
+        axes.scatter(seeds["x"], seeds["values"].astype(float), 5, style.color, alpha=0.45, linewidths=0, zorder=2)
+        axes.plot(line["x"], line["mean"], label=str(strategy), zorder=3, **line_style(style))
+    _place_ticks(axes, part)
+    _levels(axes, part)
+    axes.set_ylabel(plain(f"{part['metric'].iloc[0]}, {part['stage'].iloc[0]}"), fontsize=8.5, color=INK)
+
+
+def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
+    """Ticks where trials were asked for; kept weights on a log scale where sparsities would run together."""
+    places = np.sort(part["x"].unique())
+    if part["axis"].iloc[0] == "sparsity":
+        labels = [f"{100 * place:.4g} %" for place in places]
+        axes.set_xlabel("sparsity of the prunable weights", fontsize=8.5, color=INK)
+        if len(places) > 1 and np.diff(places).min() < 0.08 * np.ptp(places) and places[-1] < 1:
+            axes.set_xscale("function", functions=(_log_kept, lambda position: -np.expm1(-position)))
+    else:
+        sparsity = part.groupby("x")["sparsity"].mean()
+        labels = [f"{place:g}x\n{100 * sparsity[place]:.3g} %" for place in places]
+        axes.set_xlabel("compression (and sparsity)", fontsize=8.5, color=INK)
+    axes.set_xticks(places, labels)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.06)
+
+
+def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-log(1 - sparsity), up to what the axis can hold."""
+    return -np.log1p(-np.minimum(sparsity, 0.9999))
+
+
+def _levels(axes: Axes, part: pd.DataFrame) -> None:
+    """Lines for the fine-tuned network and the unpruned one retrained, named at the right, where curves are
+    low; and room for them and every seed, but not for the widest band."""
+    levels = part[["dense", "unpruned"]].iloc[0].dropna().sort_values()
+    shown = [*levels, *part["values"].explode().astype(float)]
+    low, high = min(shown), max(shown)
+    room = (high - low) or 0.1
+    axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
+    names = [f"{name} {value:.3f}" for name, value in levels.items()]
+    for name, value in levels.items():
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle="--" if name == "dense" else ":", zorder=1)
+    if len(levels) == 2 and np.ptp(levels) < 0.08 * room:
+        names = ["", " · ".join(reversed(names))]
+    for name, value in zip(names, levels, strict=True):
+        axes.annotate(
+            name,
+            (1, value),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(-1, 2.5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
+            color=INK,
+        )
+
+
+def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
+    """Each strategy's name beside the end of its line, moved apart where ends are near each other."""
+    ends = part.sort_values("x").groupby("strategy").tail(1).sort_values("mean")
+    heights = _apart(ends["mean"].to_numpy(np.float64), *axes.get_ylim())
+    for (_, end), height in zip(ends.iterrows(), heights, strict=True):
+        style = look(end["strategy"])
+        axes.annotate(
+            plain(end["strategy"]),
+            (end["x"], end["mean"]),
+            xytext=(1.05, height),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            color=style.text,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style.color,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 5,
+            },
+            annotation_clip=False,
+        )
+
+
+def _apart(heights: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Ascending heights (N,) moved as little as one pass up and one down allow, a line of text apart."""
+    step = 0.062 * (high - low)
+    placed = heights.copy()
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + step)
+    placed += np.clip((heights - placed).mean(), low - placed[0], 0)
+    placed[-1] = min(placed[-1], high)
+    for i in range(len(placed) - 2, -1, -1):
+        placed[i] = min(placed[i], placed[i + 1] - step)
+    return placed
+
+
+_MOST_COLUMNS = 6
+
+
+def plot_training(frame: pd.DataFrame) -> Figure:
+    """Metric against epochs from a frame of `curves.training`: a row of panels per dataset, first fine-tuning, then
+    retraining at each compression; a line per strategy through the means over seeds, a thin one per seed.
+
+    Raises ValueError for an empty frame, and for more compressions than a page is wide (5).
+    """
+    if frame.empty:
+        raise ValueError("there is no training to plot: no completed trial has metrics")
+    tasks = list(frame.groupby(["model", "dataset", "metric"], sort=False))
+    columns = 1 + max(len(_training_places(part)) for _, part in tasks)
+    if columns > _MOST_COLUMNS:
+        raise ValueError(f"{columns - 1} compressions do not fit on a page; choose up to {_MOST_COLUMNS - 1} of them")
+    figure = new_figure(1.4 + 1.75 * columns, 0.6 + 2.2 * len(tasks))
+    grid = figure.subplots(len(tasks), columns, squeeze=False, sharey="row")
+    for row, ((model, dataset, metric), part) in zip(grid, tasks, strict=True):
+        title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else str(dataset)
+        parts = [("fine-tuning", part[part["stage"] == "dense"]), *_training_places(part)]
+        for axes, (name, lines) in zip(row, parts, strict=False):
+            _training_panel(axes, lines)
+            axes.set_title(plain(name), fontsize=8.5, loc="left", color=INK)
+        row[0].set_title(plain(f"{title}\nfine-tuning"), fontsize=8.5, loc="left", color=INK)
+        row[0].set_ylabel(plain(metric), fontsize=8.5, color=INK)
+        for axes in row[len(parts) :]:
+            axes.remove()
+    figure.supxlabel("epochs done", fontsize=8.5, color=INK)
+    names = sorted(set(frame.loc[frame["stage"] != "dense", "strategy"]))
+    handles = [Line2D([], [], label=plain(name), **_training_line(name)) for name in names]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, columns), fontsize=8, frameon=False)
+    return figure
+
+
+def _training_places(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The retraining at each compression or sparsity that was asked for, the densest first."""
+    retrained = part[part["stage"] == "retrained"].sort_values(["compression", "sparsity_asked"])
+    groups = retrained.groupby(["compression", "sparsity_asked"], dropna=False, sort=False)
+    first = [lines.iloc[0] for _, lines in groups]
+    names = [f"retraining, {level(row['compression'], row['sparsity_asked'])}" for row in first]
+    return list(zip(names, [lines for _, lines in groups], strict=True))
+
+
+def _training_line(strategy: str) -> dict[str, Any]:
+    style = look(strategy)
+    return {"color": style.color, "linestyle": style.dashes, "linewidth": 1.6}
+
+
+def _training_panel(axes: Axes, lines: pd.DataFrame) -> None:
+    tidy(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    if lines["stage"].eq("dense").all():
+        _drawn(axes, lines, {"color": INK, "linewidth": 1.6})
+        return
+    for strategy, some in lines.groupby("strategy"):
+        _drawn(axes, some, _training_line(str(strategy)))
+
+
+def _drawn(axes: Axes, lines: pd.DataFrame, style: dict[str, Any]) -> None:
+    for _, one in lines.groupby(["trial_id", "seed"]):
+        axes.plot(one["epochs"], one["value"], **style | {"linewidth": 0.6, "alpha": 0.45})
+    mean = lines.groupby("epochs")["value"].mean()
+    axes.plot(mean.index, mean, label=str(lines["strategy"].iloc[0]), **style)

@@ -1,0 +1,163 @@
+"""What pruning took whole, as a figure: neurons, inputs and attention heads without a weight left."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from deepcuts.figures.style import (
+    GREY,
+    INK,
+    depth_ticks,
+    kind_style,
+    kinds_in_order,
+    line_style,
+    look,
+    new_figure,
+    placed_layers,
+    plain,
+    tidy,
+)
+from deepcuts.wording import level
+
+_PANELS = {"rows": "Neurons (rows)", "columns": "Inputs (columns)", "heads": "Attention heads"}
+
+
+def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """Where the kept weights are, from a frame of `density`: share of the weights kept against depth, a line per kind
+    of layer, averaged over seeds and datasets; a row of panels per strategy, a column per compression. The dashed
+    line is the whole network's. Strategies that keep the same share in every layer have one row together.
+
+    Raises ValueError for an empty frame.
+    """
+    if frame.empty:
+        raise ValueError("there is no density to plot: no trial has masks")
+    known = trials.drop_duplicates("trial_id")[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    counts = frame.groupby(["trial_id", "layer"], sort=False)[["size", "kept"]].sum().reset_index().merge(known)
+    names = placed_layers(counts["layer"])
+    counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
+    counts["asked"] = [level(c, s) for c, s in zip(counts["compression"], counts["sparsity_asked"], strict=True)]
+    places, rows = list(counts["asked"].unique()), _density_rows(counts)
+    figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
+    grid = figure.subplots(len(rows), len(places), squeeze=False, sharex=True, sharey="col")
+    for (i, (title, strategies)), (j, place) in product(enumerate(rows), enumerate(places)):
+        some = counts[counts["strategy"].isin(strategies) & (counts["asked"] == place)]
+        _density_panel(grid[i, j], some, names)
+        words = [title if j == 0 else "", place if i == 0 else ""]
+        grid[i, j].set_title(plain("\n".join(filter(None, words))), fontsize=8.5, loc="left", color=INK)
+    for axes, place in zip(grid[0], places, strict=True):
+        shares = (counts["kept"] / counts["size"])[counts["asked"] == place]
+        axes.set_ylim(0, 1.12 * shares.max() or 1)
+    figure.supxlabel("encoder layer", fontsize=8.5, color=INK)
+    figure.supylabel("share of weights kept", fontsize=8.5, color=INK)
+    handles, labels = _legend(grid)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    return figure
+
+
+def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """A title and its strategies for each row: those whose layers differ by themselves, the others together."""
+    shares = (counts["kept"] / counts["size"]).groupby([counts["strategy"], counts["trial_id"]]).agg(["min", "max"])
+    even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("strategy").all()
+    rows = [(str(strategy), [str(strategy)]) for strategy in even.index[~even]]
+    alike = [str(strategy) for strategy in even.index[even]]
+    if len(alike) > 1:
+        return [*rows, (f"{len(alike)} strategies, the same share in every layer", alike)]
+    return [*rows, *((f"{strategy}, the same share in every layer", [strategy]) for strategy in alike)]
+
+
+def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
+    tidy(axes)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    depth_ticks(axes, names, most=6)
+    if some.empty:
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+        return
+    sums = some.groupby(["kind", "place"])[["kept", "size"]].sum()
+    for number, kind in enumerate(kinds_in_order(names["kind"])):
+        if kind in sums.index:
+            line = sums.loc[kind]
+            axes.plot(line.index, line["kept"] / line["size"], **kind_style(kind, number))
+    axes.axhline(some["kept"].sum() / some["size"].sum(), color=GREY, linewidth=1, linestyle="--", zorder=1)
+
+
+def _legend(grid: NDArray[Any]) -> tuple[list[Any], list[str]]:
+    """Every kind once, wherever it is drawn, and the dashed line."""
+    found: dict[str, Any] = {}
+    for axes in grid.flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    found["whole network"] = Line2D([], [], color=GREY, linestyle="--", linewidth=1)
+    return list(found.values()), list(found)
+
+
+def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """What is gone from a frame of `density`, as a share of what there was, over all matrices: rows, columns and (where
+    known, each in query, key, value and attention output) heads. A line per strategy through the means of its trials,
+    against what was asked; a dot per trial; dashed is what chance takes where each tensor keeps as many weights.
+
+    Raises ValueError for a frame without matrices.
+    """
+    matrices = frame.dropna(subset=["rows"])
+    if matrices.empty:
+        raise ValueError("there are no rows and columns to plot: no trial has the mask of a matrix")
+    shares = _shares(matrices)
+    known = trials.drop_duplicates("trial_id")[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    points = shares.reset_index().merge(known).sort_values(["compression", "sparsity_asked"])
+    points["asked"] = [level(c, s) for c, s in zip(points["compression"], points["sparsity_asked"], strict=True)]
+    places = list(points["asked"].unique())
+    names = [name for name in _PANELS if name in points]
+    figure = new_figure(1.0 + 2.3 * len(names), 2.9)
+    grid = figure.subplots(1, len(names), squeeze=False)[0]
+    grid[0].set_ylabel("share without a weight left", fontsize=8.5, color=INK)
+    sparsity, compression = points["compression"].isna().all(), points["compression"].notna().all()
+    axis = "sparsity asked for" if sparsity else "compression" if compression else "compression or sparsity"
+    for axes, name in zip(grid, names, strict=True):
+        _panel(axes, points.assign(place=points["asked"].map(places.index)), name)
+        axes.set_title(_PANELS[name], fontsize=9.5, loc="left", color=INK, fontweight="bold")
+        axes.set_xticks(range(len(places)), places)
+        axes.set_xlabel(axis, fontsize=8.5, color=INK)
+        axes.set_xlim(-0.3, len(places) - 0.7)
+    handles = [
+        Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["strategy"].unique())
+    ]
+    handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    return figure
+
+
+def _shares(matrices: pd.DataFrame) -> pd.DataFrame:
+    """Per trial and side: the share that is dead, and the share that would be by chance at each tensor's density."""
+    gone = (1 - matrices["density"]).astype(float)
+    shares = {}
+    for name in _PANELS:
+        many = matrices[name].dropna().astype(float)
+        if many.empty:
+            continue
+        trial = matrices.loc[many.index, "trial_id"]
+        chance = gone[many.index] ** (matrices.loc[many.index, "size"] / many)  # all the weights of one of them
+        total = many.groupby(trial).sum()
+        shares[name] = matrices.loc[many.index, f"dead_{name}"].astype(float).groupby(trial).sum() / total
+        shares[f"{name}_chance"] = (chance * many).groupby(trial).sum() / total
+    return pd.DataFrame(shares)
+
+
+def _panel(axes: Axes, points: pd.DataFrame, name: str) -> None:
+    tidy(axes)
+    for strategy, some in points.dropna(subset=[name]).groupby("strategy"):
+        means = some.groupby("place")[[name, f"{name}_chance"]].mean()
+        color = look(str(strategy)).color
+        axes.scatter(some["place"], some[name], 5, color, alpha=0.45, linewidths=0, zorder=2)
+        axes.plot(means.index, means[f"{name}_chance"], color=color, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.plot(means.index, means[name], zorder=3, clip_on=False, **line_style(look(str(strategy))))
+    axes.set_ylim(0, max(0.01, 1.08 * float(points[[name, f"{name}_chance"]].max().max())))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    axes.yaxis.set_major_locator(MaxNLocator(5))

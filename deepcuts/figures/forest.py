@@ -1,0 +1,102 @@
+"""Comparisons as a forest plot; `figures.save` writes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
+
+from deepcuts.analysis.compare import LOWER_IS_BETTER
+from deepcuts.figures.style import FAINT, GREY, INK, look, new_figure, plain, tidy
+from deepcuts.wording import level
+
+# Wide intervals of few seeds are cut off, with an arrow, so that the others can be read.
+_WIDEST = 4.0
+
+
+def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
+    """Differences from the baseline with their 95 % intervals, from a frame of `stats.compare`: a panel per dataset,
+    a group of strategies per compression, the margin as a band. Decided ones are filled, undecided ones hollow.
+
+    Raises ValueError for an empty frame.
+    """
+    if frame["difference"].notna().sum() == 0:
+        raise ValueError("there is no comparison to plot: no strategy has a seed in common with the baseline")
+    panels = list(frame.groupby("dataset", sort=False))
+    heights = [_lines(part) for _, part in panels]
+    figure = new_figure(6.4, 0.75 + sum(0.55 + 0.21 * height for height in heights))
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[2.6 + height for height in heights])
+    for axes, (dataset, part) in zip(grid.flat, panels, strict=True):
+        _panel(axes, part, margin)
+        title = f"{dataset} · {part['metric'].iloc[0]}"
+        axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
+    text = f"difference from {frame['baseline'].iloc[0]}, with its 95 % interval ({better})"
+    text += f"\nhollow: undecided · grey band: within ± {margin:g}, which does not matter"
+    figure.supxlabel(plain(text), fontsize=8.5, color=INK)
+    return figure
+
+
+def _groups(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The comparisons at each place, from the densest network to the sparsest."""
+    named = part.assign(place=[level(c, s) for c, s in zip(part["compression"], part["sparsity"], strict=True)])
+    return [(str(place), rows) for place, rows in named.sort_values("sparsity").groupby("place", sort=False)]
+
+
+def _lines(part: pd.DataFrame) -> int:
+    return len(part) + len(_groups(part))
+
+
+def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
+    tidy(axes, grid=False)
+    reach = _reach(part, margin)
+    axes.set_xlim(-reach, reach)
+    axes.axvspan(-margin, margin, color=FAINT, alpha=0.6, linewidth=0)
+    axes.axvline(0, color=GREY, linewidth=0.9)
+    aside = blended_transform_factory(axes.transAxes, axes.transData)
+    height = 0
+    ticks: list[tuple[int, str]] = []
+    for place, rows in _groups(part):
+        axes.text(-0.01, height, plain(place), transform=aside, ha="right", va="center", fontsize=8, fontweight="bold")
+        for row in rows.to_dict("records"):
+            height += 1
+            ticks.append((height, plain(row["strategy"])))
+            _mark(axes, {str(key): value for key, value in row.items()}, height, reach)
+            axes.text(
+                1.01, height, _said(row["verdict"], row["n"]), transform=aside, va="center", fontsize=7.5, color=INK
+            )
+        height += 1
+    axes.set_ylim(height - 0.3, -0.7)
+    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _reach(part: pd.DataFrame, margin: float) -> float:
+    """Half the width of the axis: every difference and margin fits in, and most intervals."""
+    seen = max(float(part["difference"].abs().max()), 2 * margin)
+    ends = part[["low", "high"]].abs().max(axis=1)
+    return 1.08 * max(seen, min(float(ends.max()) if ends.notna().any() else 0.0, _WIDEST * seen))
+
+
+def _mark(axes: Axes, row: dict[str, float | str], height: float, reach: float) -> None:
+    """A difference and its interval; an arrow where the interval goes on beyond the axis."""
+    style = look(str(row["strategy"]))
+    difference, low, high = float(row["difference"]), float(row["low"]), float(row["high"])
+    if difference != difference:
+        return
+    if low == low:
+        axes.plot([max(low, -reach), min(high, reach)], [height, height], color=style.color, linewidth=1.6)
+        for end, marker in ((low, "<"), (high, ">")):
+            if abs(end) > reach:
+                axes.plot(np.sign(end) * reach, height, marker, color=style.color, markersize=4.5, clip_on=False)
+    face = "white" if row["verdict"] == "undecided" else style.color
+    axes.plot(
+        difference, height, style.marker, color=style.color, markerfacecolor=face, markersize=6, markeredgewidth=1.2
+    )
+
+
+def _said(verdict: str, n: int) -> str:
+    return f"{verdict}, {n} seed{'' if n == 1 else 's'}"

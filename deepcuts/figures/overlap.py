@@ -1,0 +1,147 @@
+"""Masks as figures: how far they agree, over the whole network and per layer; `figures.save` writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from deepcuts.analysis.overlap import MEASURES
+from deepcuts.figures.style import (
+    FAINT,
+    GREY,
+    INK,
+    depth_ticks,
+    kind_style,
+    kinds_in_order,
+    new_figure,
+    placed_layers,
+    plain,
+    tidy,
+)
+
+# From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
+_KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
+
+
+def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """Heatmap of the whole network's kappa for all pairs in a frame of `overlap`, the trials grouped by
+    dataset and by what was asked; 0 is what chance gives at these densities, 1 the same mask.
+
+    Raises ValueError for an empty frame.
+    """
+    whole = frame[frame["layer"].isna()]
+    if whole.empty:
+        raise ValueError("there is no overlap to plot: no two trials have masks")
+    ids = set(whole["trial_a"]) | set(whole["trial_b"])
+    rows = trials[trials["trial_id"].isin(ids)].drop_duplicates("trial_id")
+    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"], ignore_index=True)
+    place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
+    kappa = np.full((len(rows), len(rows)), np.nan)
+    a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
+    kappa[a, b] = kappa[b, a] = whole["kappa"]
+    size = min(9.0, 2.2 + 0.28 * len(rows))
+    figure = new_figure(size + 1.3 + 0.075 * rows["strategy"].str.len().max(), size + 0.6)
+    axes = figure.subplots()
+    _heatmap(figure, axes, kappa)
+    _trial_labels(axes, rows)
+    axes.set_title("Mask overlap: Cohen's kappa", fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    return figure
+
+
+def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
+    """Kappa (T, T) in colour, and in figures where there is room."""
+    axes.set_facecolor(FAINT)
+    image = axes.imshow(kappa, cmap=_KAPPA, norm=Normalize(-1, 1), interpolation="none")
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
+    bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
+    bar.ax.tick_params(labelsize=8, labelcolor=INK, color=GREY)
+    bar.set_label("0: as by chance    1: the same mask", fontsize=8, color=INK)
+    bar.outline.set_visible(False)
+    axes.spines[:].set_color(GREY)
+    if len(kappa) > 20:
+        return
+    for (row, column), value in np.ndenumerate(kappa):
+        if np.isfinite(value):
+            color = "white" if value > 0.6 else INK
+            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6, color=color)
+
+
+def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
+    """A strategy's name beside its trials, and a heading and lines between for every group of them."""
+    seeds = sorted(rows["seed"].unique())
+    if len(seeds) > 1:
+        listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
+        axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize=8, color=GREY)
+    placed = rows.assign(group=_group(rows), place=range(len(rows)))
+    spans = placed.groupby(["group", "strategy"], sort=False)["place"].agg(["first", "last"])
+    names = [plain(strategy) for _, strategy in spans.index]
+    small = min(8.0, 400 / len(spans))
+    axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
+    groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
+    middles = ((groups["first"] + groups["last"]) / 2).tolist()
+    axes.set_xticks(middles, [plain(name) for name in groups.index], fontsize=8)
+    axes.tick_params(length=0, labelcolor=INK)
+    for spaces, width in ((spans, 0.3), (groups, 0.9)):
+        for edge in spaces["first"].iloc[1:]:
+            axes.axhline(edge - 0.5, color=GREY, linewidth=width)
+            axes.axvline(edge - 0.5, color=GREY, linewidth=width)
+
+
+def _group(rows: pd.DataFrame) -> list[str]:
+    """Dataset and what was asked, as the heading of each trial's group."""
+    asked = zip(rows["dataset"], rows["compression"], rows["sparsity_asked"], strict=True)
+    return [f"{dataset}\n{level(compression, sparsity)}" for dataset, compression, sparsity in asked]
+
+
+# Layers
+
+
+def plot_layers(frame: pd.DataFrame) -> Figure:
+    """Overlap per layer from a frame of `overlap`, averaged over its pairs: IoU of the pruned places, the
+    seed's measure, beside what chance gives, and kappa.
+
+    Raises ValueError for a frame without layers.
+    """
+    layers = frame[frame["layer"].notna()]
+    if layers.empty:
+        raise ValueError("there is no overlap per layer to plot: no two trials have masks")
+    names = placed_layers(layers["layer"])
+    points = layers.merge(names[["layer", "kind", "place"]], on="layer")
+    figure = new_figure(7.2, 3.3)
+    left, right = figure.subplots(1, 2)
+    _layers_panel(left, points, names, "pruned_iou", "IoU of pruned places")
+    _layers_panel(right, points, names, "kappa", "Cohen's kappa (0: as by chance)")
+    pairs = layers.drop_duplicates(["trial_a", "trial_b"])
+    title = "Mask overlap per layer" + (f", mean of {len(pairs)} pairs" if len(pairs) > 1 else "")
+    left.set_title(title, fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    handles, labels = left.get_legend_handles_labels()
+    handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1))
+    columns = min(4, len(handles))
+    figure.legend(handles, [*labels, "by chance"], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
+
+
+def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure: str, label: str) -> None:
+    """One measure against depth, a line per kind of layer; what chance gives is dashed, where there is it."""
+    tidy(axes)
+    means = points.groupby(["kind", "place"])[[name for name in MEASURES if name.startswith(measure)]].mean()
+    for number, kind in enumerate(kinds_in_order(names["kind"])):
+        line, style = means.loc[kind], kind_style(kind, number)
+        axes.plot(line.index, line[measure], **style)
+        if f"{measure}_chance" in line:
+            axes.plot(
+                line.index, line[f"{measure}_chance"], color=style["color"], linewidth=1, linestyle="--", zorder=1
+            )
+    depth_ticks(axes, names)
+    axes.set_xlabel("encoder layer", fontsize=8.5, color=INK)
+    axes.set_ylabel(label, fontsize=8.5, color=INK)
+    if f"{measure}_chance" not in points:
+        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", zorder=1)
+
+
+# Density

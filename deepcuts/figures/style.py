@@ -1,0 +1,166 @@
+"""How every figure looks: ink, the colour and marker of a strategy, a canvas without global state, saving."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from deepcuts.names import layer_kind, natural
+
+INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
+SUFFIXES = (".png", ".svg", ".pdf")
+
+Dashes = tuple[float, tuple[float, ...]]
+
+# Okabe and Ito 2008 ("Color Universal Design"), then Paul Tol's muted scheme (2021), with a marker each: no
+# two criteria have the same of both, and a criterion has its own in every figure.
+LOOKS = {
+    "MagWeight": ("#0072B2", "o"),
+    "SmoothGrad": ("#E69F00", "s"),
+    "GradCAMShift": ("#009E73", "^"),
+    "SmoothGradCAMShift": ("#CC79A7", "D"),
+    "GradCAM": ("#56B4E9", "v"),
+    "SmoothGradCAM": ("#D55E00", "P"),
+    "MagGrad": ("#332288", "X"),
+    "SNIP": ("#882255", "<"),
+    "Fisher": ("#999933", ">"),
+    "Wanda": ("#44AA99", "h"),
+    "MagAct": ("#AA4499", "p"),
+    "MagIncrease": ("#661100", "d"),
+    "Random": ("#7F7F7F", "o"),
+}
+_DASHES: dict[str, Dashes] = {"Layer": (0, ()), "Global": (0, (5, 1.5)), "Row": (0, (6, 1.5, 1, 1.5))}
+_SHUFFLED: Dashes = (0, (1, 1.2))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker by criterion, dashes by scope; a control is dotted, with hollow markers."""
+
+    color: str
+    marker: str
+    dashes: Dashes
+    hollow: bool
+
+    @property
+    def text(self) -> tuple[float, ...]:
+        """The colour, darker, so that words in it can be read on white."""
+        return tuple(0.72 * part for part in to_rgb(self.color))
+
+
+def look(strategy: str) -> Look:
+    """A function of the name alone: a strategy looks the same whatever stands beside it."""
+    base, _, control = strategy.partition("+")
+    scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
+    criterion = base.removeprefix(scope)
+    if criterion in LOOKS:
+        color, marker = LOOKS[criterion]
+    else:
+        place, every = int(hashlib.sha256(criterion.encode()).hexdigest(), 16), list(LOOKS.values())
+        color, marker = every[place % len(every)][0], every[place // len(every) % len(every)][1]
+    return Look(color, marker, _SHUFFLED if control else _DASHES[scope], bool(control))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, on a canvas of its own."""
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG (200 dpi), SVG or PDF, by the suffix; the same figure gives the same bytes.
+
+    Raises ValueError for another suffix, OSError where the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"cannot write a figure as {suffix!r} ({str(path)!r}); choose {', '.join(SUFFIXES)}")
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "deepcuts"}):  # 42: text stays text
+        figure.savefig(path, dpi=200, metadata=undated)
+
+
+def plain(text: object) -> str:
+    """Text that people gave, without the meaning that matplotlib gives to dollars."""
+    return str(text).replace("$", r"\$")
+
+
+def tidy(axes: Axes, grid: bool = True) -> None:
+    """The frame, ticks and grid of every panel."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
+    if grid:
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def line_style(style: Look) -> dict[str, Any]:
+    return {
+        "color": style.color,
+        "linestyle": style.dashes,
+        "linewidth": 1.5,
+        "marker": style.marker,
+        "markersize": 5,
+        "markerfacecolor": "white" if style.hollow else style.color,
+        "markeredgecolor": style.color if style.hollow else "white",
+        "markeredgewidth": 1.0 if style.hollow else 0.5,
+    }
+
+
+# Layers
+
+KIND_LOOKS = {
+    "query": ("#0072B2", "o"),
+    "key": ("#56B4E9", "v"),
+    "value": ("#009E73", "^"),
+    "attention output": ("#999933", "s"),
+    "intermediate": ("#E69F00", "D"),
+    "output": ("#D55E00", "P"),
+    "pooler": ("#CC79A7", "X"),
+}
+
+
+def placed_layers(layers: pd.Series) -> pd.DataFrame:
+    """Every `layer` once, with its `depth` and `kind` and its `place` on the axis: those without a depth last."""
+    names = pd.DataFrame({"layer": sorted(layers.unique(), key=natural)})
+    names[["depth", "kind"]] = [layer_kind(layer) for layer in names["layer"]]
+    outside = names["depth"].isna()
+    names["place"] = names["depth"].astype(float)
+    names.loc[outside, "place"] = names["place"].max(skipna=True) + 2 if not outside.all() else 0.0
+    names.loc[outside, "place"] += np.arange(outside.sum())
+    return names
+
+
+def kind_style(kind: str, number: int) -> dict[str, Any]:
+    """The line of a kind of layer; kinds that are not known take their turns by number."""
+    every = list(KIND_LOOKS.values())
+    color, marker = KIND_LOOKS.get(kind, every[number % len(every)])
+    fine = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 1.4}
+    return {"label": plain(kind), "color": color, "marker": marker, **fine}
+
+
+def depth_ticks(axes: Axes, names: pd.DataFrame, most: int = 12) -> None:
+    """Numbers of the encoder's layers, up to `most` of them, then the names of what stands outside."""
+    numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
+    step = max(1, -(-len(numbered) // most))
+    outside = names[names["depth"].isna()]
+    ticks = [*numbered[::step], *outside["place"]]
+    axes.set_xticks(ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]])
+
+
+def kinds_in_order(kinds: pd.Series) -> list[str]:
+    """Every kind once: those of KIND_LOOKS in its order, then others."""
+    present = list(dict.fromkeys(kinds))
+    return [kind for kind in KIND_LOOKS if kind in present] + [kind for kind in present if kind not in KIND_LOOKS]

@@ -1,0 +1,1 @@
+"""The network: where its files lie, how it is loaded, what is prunable, how many parameters it has."""

@@ -1,0 +1,123 @@
+"""Loads a network and its tokenizer by a Hub id or a folder, and counts parameters from a config alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from deepcuts.data.toy import CONFIG, VOCABULARY
+from deepcuts.experiment.tasks import Task
+from deepcuts.model.folder import folder_of
+from deepcuts.model.network import prunable
+from deepcuts.pruning.compression import Counts
+
+
+def quiet() -> None:
+    """No progress bars and load reports from transformers: what matters of them is checked in `load`."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_model(name: str, revision: str, outputs: int, regression: bool, seed: int) -> nn.Module:
+    """The pretrained encoder with a head of `outputs`, drawn from the seed before anything else draws.
+
+    A head that the folder brings and that fits is kept. Raises ValueError when a tensor of the encoder (its pooler
+    apart) is missing from the weights or of another shape.
+    """
+    quiet()
+    torch.manual_seed(seed)
+    if name == "toy":
+        return _toy(outputs, regression, seed)
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder_of(name) or name,
+        revision=revision,
+        num_labels=outputs,
+        problem_type="regression" if regression else "single_label_classification",
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+    )
+    inside = f"{model.base_model_prefix}."
+    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
+    wrong = [key for key in {*info["missing_keys"], *mismatched} if key.startswith(inside) and ".pooler." not in key]
+    if wrong:
+        raise ValueError(
+            f"the weights of model {name!r} lack {len(wrong)} tensors of its encoder, such as {min(wrong)!r}:"
+            " they belong to another architecture than its config.json"
+        )
+    return model
+
+
+def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
+    config = transformers.BertConfig(**CONFIG, num_labels=outputs)
+    config.problem_type = "regression" if regression else "single_label_classification"
+    model = transformers.BertForSequenceClassification(config)
+    torch.manual_seed(0)  # the encoder is the same for every seed, as a pretrained one is
+    encoder = transformers.BertForSequenceClassification(config).bert.state_dict()
+    model.bert.load_state_dict(encoder)
+    return model
+
+
+def bare(name: str, revision: str, task: Task) -> nn.Module:
+    """The architecture that `load` gives for a task, in fp32 and evaluation mode, its weights of no meaning."""
+    quiet()
+    if name == "toy":
+        return _toy(task.outputs, task.kind == "regression", 0).eval()
+    config = transformers.AutoConfig.from_pretrained(
+        folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
+    )
+    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+    if isinstance(task.classes, tuple):
+        config.id2label = dict(enumerate(task.classes))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+    model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def load_tokenizer(name: str, revision: str) -> Any:
+    """The model's own fast tokenizer."""
+    quiet()
+    if name == "toy":
+        return transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)})
+    return transformers.AutoTokenizer.from_pretrained(
+        folder_of(name) or name, revision=revision, trust_remote_code=False
+    )
+
+
+def model_commit(name: str, revision: str) -> str | None:
+    """The hub's commit that `revision` of a model resolved to, None for a folder or where it is not known."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name == "toy" or folder_of(name) is not None:
+        return None
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", str(path))
+    return found[1] if found else None
+
+
+def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
+    """Counts from the config alone: no weights are read. Raises ValueError where no linear layer is prunable."""
+    if name == "toy":
+        config = transformers.BertConfig(**CONFIG, num_labels=outputs)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            folder_of(name) or name, revision=revision, num_labels=outputs, trust_remote_code=False
+        )
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
+    names = prunable(model, prune_biases)
+    if not names:
+        raise ValueError(f"model {name!r} ({config.model_type}) has no nn.Linear in its encoder: nothing to prune")
+    positions = getattr(config, "max_position_embeddings", None)
+    places = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(places, "padding_idx", None)
+    if positions and padding is not None:  # RoBERTa's kind count positions from behind the padding's
+        positions -= padding + 1
+    return Counts(sum(sizes.values()), sum(sizes[key] for key in names), positions)

@@ -1,0 +1,112 @@
+"""Hub id or folder to encoder, head and tokenizer; which tensors are prunable; what a forward pass costs.
+
+B = examples of a batch, T = tokens of the longest, C = outputs of the head (classes, or 1 for a regression).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepcuts.pruning.masks import bytewise
+
+ModelInputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model and how it is run: what its outputs mean, which loss they have, where and how precisely.
+
+    `compiled` runs the model in its place while it is trained.
+    """
+
+    model: nn.Module
+    head: str
+    loss: str
+    precision: str
+    device: torch.device
+    compiled: Callable[..., Any] | None = None
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Where batches may be of any size: what keeps a GPU busy, what stays in the cache of a CPU."""
+        return 1024 if self.device.type == "cpu" else 8192
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def outputs(self, batch: ModelInputs) -> Tensor:
+        """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        run = self.compiled if self.compiled is not None and self.model.training else self.model
+        with self.autocast():
+            logits = run(**inputs).logits.float()
+        return 5 * torch.sigmoid(logits) if self.head == "sigmoid5" else logits
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the network's precision. Inside of one of these, weights are cast once."""
+        bf16 = self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16)
+
+    def batch_loss(self, batch: ModelInputs, examples: int) -> Tensor:
+        """The share of (B,) examples in the loss of a batch of `examples`: mean cross entropy or squared error.
+
+        With `mse_sum` squared errors are summed, not averaged (the seed's loss for STS-B).
+        """
+        outputs, labels = self.outputs(batch), batch["labels"]
+        assert outputs.shape[0] == labels.shape[0]
+        if outputs.shape[1] == 1:
+            squares = (outputs[:, 0] - labels).square().sum()
+            return squares if self.loss == "mse_sum" else squares / examples
+        return F.cross_entropy(outputs, labels.long(), reduction="sum") / examples
+
+
+def compiled(model: nn.Module) -> Callable[..., Any]:
+    """The model as `torch.compile` runs it, compiled at its first batch for batches of all shapes.
+
+    What this process compiled before is forgotten: torch gives up on code that it compiled for eight other networks,
+    and bits must not depend on what ran before.
+    """
+    torch.compiler.reset()
+    made: Callable[..., Any] = torch.compile(model, dynamic=True)
+    return made
+
+
+def prunable(model: nn.Module, biases: bool) -> list[str]:
+    """Parameter names, bytewise: weights (and biases) of every nn.Linear of the encoder, not its embeddings."""
+    encoder: nn.Module = model.base_model  # type: ignore[assignment]
+    linear = {
+        id(module)
+        for path, module in encoder.named_modules()
+        if isinstance(module, nn.Linear) and "embeddings" not in path.split(".")
+    }
+    names = []
+    for path, module in model.named_modules():
+        if id(module) in linear:
+            names.append(f"{path}.weight")
+            if biases and module.bias is not None:
+                names.append(f"{path}.bias")
+    return bytewise(names)
+
+
+def flops(model: nn.Module, tokens: int, nonzero: bool = False) -> int:
+    """Floating point operations of the linear layers in the forward pass of one example of `tokens` tokens.
+
+    2 x inputs x outputs per position (bias left out): every token in the encoder, one position in the pooler and
+    the head. With `nonzero` only weights that are not zero count (Blalock et al. 2020 ask for both).
+    """
+    encoder: nn.Module = model.base_model  # type: ignore[assignment]
+    per_token = {id(m) for path, m in encoder.named_modules() if "pooler" not in path.split(".")}
+    total = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            weights = int(torch.count_nonzero(module.weight)) if nonzero else module.weight.numel()
+            total += 2 * weights * (tokens if id(module) in per_token else 1)
+    return total

@@ -1,0 +1,181 @@
+"""Importance criteria: one formula, one short function, one row. Add a criterion here.
+
+A linear layer is y = W x + c with W (O, I) and c (O,). For each scoring batch b the formulas see, shaped so
+that they broadcast over the tensor being scored:
+
+    g  gradient of the batch's loss, and its magnitude  (O, I); for a bias (O,)
+    a  output averaged over the batch's real tokens     (O, 1); for a bias (O,)
+    x  the input's statistics over the real tokens      (1, I); for a bias 1
+
+`add` adds the batch's term to `total`, an fp32 sum over the batches, and `score` turns weight and total into the score:
+higher = keep. abs(W) is constant over the batches and is taken out of every sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Pass = Literal["none", "forward", "plain", "smoothed"]
+Scope = Literal["layer", "global", "row"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one scoring batch says of one tensor; `gradient` is the mean over the noisy passes when smoothed, and there
+    only where a row of the pass asks for its sign; `magnitude` is its absolute value."""
+
+    gradient: Tensor | None = None
+    magnitude: Tensor | None = None
+    output_mean: Tensor | None = None
+    input_mean: Tensor | None = None
+    input_squares: Tensor | None = None
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensor being scored, fine-tuned and as it was at the start, and the trial's random numbers."""
+
+    tuned: Tensor
+    initial: Tensor | None = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One row: what the formula needs and where it comes from."""
+
+    score: Callable[[Weights, Tensor | None], Tensor]
+    source: str
+    add: Callable[[Tensor, Evidence], object] | None = None
+    data: Pass = "none"
+    sign: bool = False
+    outputs: bool = False
+    shifted: bool = False
+    initial: bool = False
+    signed: bool = False
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None, "the pass did not collect what the criterion's row asks for"
+    return value
+
+
+def magnitude(weights: Weights, total: Tensor | None) -> Tensor:
+    """abs(W)"""
+    return weights.tuned.abs()
+
+
+def saliency(weights: Weights, total: Tensor | None) -> Tensor:
+    """abs(W * total)"""
+    return (weights.tuned * _given(total)).abs()
+
+
+def squared(weights: Weights, total: Tensor | None) -> Tensor:
+    """W^2 * total"""
+    return weights.tuned.square() * _given(total)
+
+
+def root(weights: Weights, total: Tensor | None) -> Tensor:
+    """abs(W) * sqrt(total)"""
+    return weights.tuned.abs() * _given(total).sqrt()
+
+
+def increase(weights: Weights, total: Tensor | None) -> Tensor:
+    """abs(theta_1) - abs(theta_0)"""
+    return weights.tuned.abs() - _given(weights.initial).abs()
+
+
+def uniform(weights: Weights, total: Tensor | None) -> Tensor:
+    """U(0, 1), drawn on the CPU so that every device has the same"""
+    drawn = weights.tuned.new_empty(weights.tuned.shape, device="cpu")
+    return drawn.uniform_(generator=weights.generator).to(weights.tuned.device)
+
+
+def gradient(total: Tensor, batch: Evidence) -> None:
+    """g_b"""
+    total.add_(_given(batch.gradient))
+
+
+def absolute_gradient(total: Tensor, batch: Evidence) -> None:
+    """abs(g_b)"""
+    total.add_(_given(batch.magnitude))
+
+
+def squared_gradient(total: Tensor, batch: Evidence) -> None:
+    """g_b^2"""
+    total.addcmul_(_given(batch.magnitude), _given(batch.magnitude))
+
+
+def class_activation(total: Tensor, batch: Evidence) -> None:
+    """abs(g_b * (shift + a_b))"""
+    total.addcmul_(_given(batch.magnitude), (batch.shift + _given(batch.output_mean)).abs())
+
+
+def input_mean(total: Tensor, batch: Evidence) -> None:
+    """mean of each input over the batch's tokens"""
+    total.add_(_given(batch.input_mean))
+
+
+def input_squares(total: Tensor, batch: Evidence) -> None:
+    """sum of x_j^2 over the batch's tokens"""
+    total.add_(_given(batch.input_squares))
+
+
+_SEED = "DeepCuts, arXiv 2212.13392"
+_SHRINKBENCH = "ShrinkBench: Blalock et al. 2020, arXiv 2003.03033"
+
+CRITERIA: dict[str, Criterion] = {
+    "MagWeight": Criterion(magnitude, "Han et al. 2015, arXiv 1506.02626"),
+    "MagGrad": Criterion(saliency, _SHRINKBENCH, absolute_gradient, "plain"),
+    "SNIP": Criterion(saliency, "Lee et al. 2019, arXiv 1810.02340", gradient, "plain", sign=True),
+    "Fisher": Criterion(squared, "LeCun et al. 1990; Kurtic et al. 2022, arXiv 2203.07259", squared_gradient, "plain"),
+    "MagAct": Criterion(saliency, _SHRINKBENCH, input_mean, "forward"),
+    "Wanda": Criterion(root, "Sun et al. 2023, arXiv 2306.11695", input_squares, "forward"),
+    "GradCAM": Criterion(saliency, _SEED, class_activation, "plain", outputs=True),
+    "GradCAMShift": Criterion(saliency, _SEED, class_activation, "plain", outputs=True, shifted=True),
+    "SmoothGrad": Criterion(saliency, _SEED, absolute_gradient, "smoothed"),
+    "SmoothGradCAM": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True),
+    "SmoothGradCAMShift": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True, shifted=True),
+    "MagIncrease": Criterion(increase, "Zhou et al. 2019, arXiv 1905.01067", initial=True, signed=True),
+    "Random": Criterion(uniform, "baseline"),
+}
+
+# The strategies that prune nothing: the fine-tuned network, and the unpruned one rewound and retrained.
+NOT_PRUNED = ("Dense", "Unpruned")
+
+SCOPES: tuple[Scope, ...] = ("layer", "global", "row")
+
+
+def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> str:
+    """`<Layer|Global|Row><Criterion>[+shuffle]`."""
+    assert criterion is not None
+    assert scope is not None
+    return scope.capitalize() + criterion + ("" if control == "none" else f"+{control}")
+
+
+def parse_strategy(strategy: str) -> tuple[str, Scope, Literal["none", "shuffle"]]:
+    """Criterion, scope and control of a strategy's name. Raises ValueError with the nearest known name."""
+    for scope in SCOPES:
+        for criterion in CRITERIA:
+            if strategy == strategy_name(criterion, scope, "none"):
+                return criterion, scope, "none"
+            if strategy == strategy_name(criterion, scope, "shuffle"):
+                return criterion, scope, "shuffle"
+    known = [strategy_name(criterion, scope, "none") for scope in SCOPES for criterion in CRITERIA]
+    from difflib import get_close_matches
+
+    base, plus, control = strategy.partition("+")
+    if base in known:
+        raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
+    near = get_close_matches(base, known, 1, 0.0)[0]
+    raise ValueError(
+        f"unknown strategy {strategy!r}; did you mean {near + plus + control!r}? known: Layer, Global or Row,"
+        f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle"
+    )

@@ -1,0 +1,96 @@
+"""Scores to masks, and masks onto weights and gradients.
+
+Order everywhere is by parameter name (bytewise), then flat index: of equal scores the earlier one is kept.
+O = outputs of a linear layer, I = its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepcuts.pruning.compression import count_kept
+from deepcuts.pruning.criteria import Scope
+
+Scores = Mapping[str, Tensor]
+Masks = Mapping[str, Tensor]
+
+
+def bytewise(names: Iterable[str]) -> list[str]:
+    """Names in the one order that decides ties."""
+    return sorted(names, key=str.encode)
+
+
+def highest(scores: Tensor, keep: int) -> Tensor:
+    """A boolean mask of the `keep` highest of the scores (..., N), per last axis, ties to the lower index.
+
+    A selection, not a sort: everything above the smallest kept score, then the first of those equal to it.
+    """
+    size = scores.shape[-1]
+    if keep == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if keep == size:
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = _ascending(scores, size - keep)
+    above = scores > threshold
+    level = scores == threshold
+    wanted = keep - above.sum(-1, keepdim=True)
+    if bool((level.sum(-1, keepdim=True) == wanted).all()):  # no tie to break
+        return above | level
+    return above | (level & (level.cumsum(-1) <= wanted))
+
+
+def _ascending(scores: Tensor, place: int) -> Tensor:
+    """The score (..., 1) that would stand at a place, from 0, if they were sorted in ascending order."""
+    if scores.is_cuda:
+        return torch.kthvalue(scores, place + 1, dim=-1, keepdim=True).values
+    parted = np.partition(scores.numpy(), place, axis=-1)  # twice as fast as torch on a CPU
+    return torch.from_numpy(parted[..., place : place + 1].copy())
+
+
+def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tensor]:
+    """Keep the given fraction of the highest scores per tensor, over all tensors, or per output row.
+
+    A tensor without rows (a bias, shape (O,)) counts as a single row. Raises ValueError on a NaN score.
+    """
+    for name, score in scores.items():
+        if bool(torch.isnan(score).any()):
+            raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
+    names = bytewise(scores)
+    if scope == "global":
+        everything = torch.cat([scores[name].flatten() for name in names])
+        kept = highest(everything, count_kept(fraction, everything.numel()))
+        parts = kept.split([scores[name].numel() for name in names])
+        return {name: part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    masks = {}
+    for name in names:
+        score = scores[name] if scope == "row" else scores[name].flatten()
+        masks[name] = highest(score, count_kept(fraction, score.shape[-1])).view(scores[name].shape)
+    return masks
+
+
+def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
+    """Each mask permuted within its own tensor: same densities, random places (the reviewer's control)."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = {}
+    for name in bytewise(masks):
+        mask = masks[name]
+        order = torch.randperm(mask.numel(), generator=generator)
+        shuffled[name] = mask.flatten()[order.to(mask.device)].view(mask.shape)
+    return shuffled
+
+
+@torch.no_grad()
+def zero_weights(model: nn.Module, masks: Masks) -> None:
+    """Set every pruned weight of the model to exactly zero, in place; kept ones stay bitwise what they were.
+
+    Raises KeyError for a mask without a parameter, ValueError for one of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if parameters[name].shape != mask.shape:
+            raise ValueError(f"mask of {name!r} is {tuple(mask.shape)}, not {tuple(parameters[name].shape)}")
+        parameters[name].masked_fill_(~mask, 0.0)

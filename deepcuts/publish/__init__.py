@@ -1,0 +1,1 @@
+"""Results for others: the HTML report, and a pruned network with its model card."""

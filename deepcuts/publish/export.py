@@ -1,0 +1,113 @@
+"""The network of a trial as a plain `transformers` folder: config, tokenizer, weights with their zeros, a card."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import torch
+from torch import Tensor, nn
+
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.model.folder import find_model
+from deepcuts.model.load import bare, load_tokenizer
+from deepcuts.names import find_id
+from deepcuts.pruning.bits import unpack
+from deepcuts.publish.modelcard import model_card
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+from deepcuts.store.tensors import load_artifact
+
+
+def export(store: Store, trial: str, folder: Path) -> Row:
+    """Write the retrained network of a trial (an id, or a prefix of one) into a new or empty folder.
+
+    Returns the trial's row. `from_pretrained(folder)` gives the network that the trial ended with, bit for bit.
+    Raises ValueError for an unknown trial, one whose weights were not kept, and a folder that holds something;
+    OSError where the kept weights or masks are damaged.
+    """
+    rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
+    row = rows[find_id(trial, rows)]
+    _check_folder(folder)
+    _check_kept(store, row)
+    spec = TrialSpec.model_validate_json(row["spec"])
+    masks = _rows_of(store, "masks", row["trial_id"])
+    model = bare(spec.dense.model.name, spec.dense.model.revision, spec.dense.task)
+    _check_source(spec)
+    _fill(model, load_artifact(store, "models", row["trial_id"], "kept.safetensors"), masks)
+    tokenizer = load_tokenizer(spec.dense.model.name, spec.dense.model.revision)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="_export-", dir=folder.parent) as working:
+        inside = Path(working) / folder.name
+        model.save_pretrained(inside)  # type: ignore[operator]
+        tokenizer.save_pretrained(inside)
+        text = model_card(spec, row, _rows_of(store, "metrics", row["trial_id"]), masks)
+        (inside / "README.md").write_text(text, "utf-8")
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(inside, folder)
+    return row
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is there and not an empty folder; nothing is overwritten: name another")
+
+
+def _check_kept(store: Store, row: Row) -> None:
+    """Raise ValueError unless the trial's weights were kept, with the command that makes them."""
+    if row["status"] == "completed" and store.artifact("models", row["trial_id"], "kept.safetensors"):
+        return
+    what = f"trial {row['trial_id']!r} ({row['strategy']} on {row['dataset']}, seed {row['seed']})"
+    if row["strategy"] == "Dense":
+        raise ValueError(f"{what} ends after fine-tuning: it has no pruned network; export another trial")
+    if row["status"] != "completed":
+        raise ValueError(f"{what} failed: `deepcuts show {shlex.quote(store.uri)} {row['trial_id']}` says why")
+    sweep = f"{store.root}/sweeps/{row['sweep']}.yaml" if store.local else f"{row['sweep']}.yaml"
+    only = {"dataset": row["dataset"], "strategy": row["strategy"], "seed": row["seed"]}
+    command = f"deepcuts run {shlex.quote(sweep)} --store {shlex.quote(store.uri)} --set keep_models=true"
+    raise ValueError(
+        f"the weights of {what} were not kept; this keeps them:"
+        f" {command} --only {shlex.quote(','.join(f'{key}={value}' for key, value in only.items()))}"
+    )
+
+
+def _check_source(spec: TrialSpec) -> None:
+    """Raise ValueError where the model's folder is no longer what the trial was made from."""
+    source = spec.dense.model
+    if source.digest and find_model(source.name, source.revision).digest != source.digest:
+        raise ValueError(
+            f"the model folder {source.name!r} has changed since the trial was made: its config and tokenizer may no"
+            " longer fit; bring the old files back"
+        )
+
+
+def _rows_of(store: Store, table: str, trial_id: str) -> list[Row]:
+    """The rows of one trial. Raises OSError where there are none, as of a damaged file."""
+    read = store.read(table, where=ds.field("trial_id") == trial_id)
+    if not len(read.table):
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in read.damaged.items() if trial_id in path)
+        raise OSError(f"the table {table} has no rows of trial {trial_id!r}{f' ({reasons})' if reasons else ''}")
+    return list(read.table.to_pylist())
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, kept: Mapping[str, Tensor], masks: list[Row]) -> None:
+    """Put the kept weights where the masks have their ones, zeros elsewhere, whole tensors as they are."""
+    places = {f"{row['layer']}.{row['parameter']}": row for row in masks}
+    parameters = dict(model.named_parameters())
+    if set(parameters) != set(kept):
+        raise OSError(f"the kept weights are of other parameters: {sorted(set(parameters) ^ set(kept))[:3]!r}")
+    for name, parameter in parameters.items():
+        if name not in places:
+            parameter.copy_(kept[name])
+            continue
+        mask = torch.from_numpy(unpack(places[name]["bits"], places[name]["size"])).view(parameter.shape)
+        if int(mask.sum()) != kept[name].numel():
+            raise OSError(f"{name}: {kept[name].numel():,} weights were kept, and its mask keeps {int(mask.sum()):,}")
+        parameter.zero_()
+        parameter[mask] = kept[name]

@@ -1,0 +1,175 @@
+"""The frame of `stats.compare` in words: who is better where, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from deepcuts.publish.html import Child, Html, element, html_table
+from deepcuts.records import records
+from deepcuts.store.tables import Row
+from deepcuts.wording import level
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "equivalent": "no different",
+    "undecided": "not enough seeds to tell",
+}
+_SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
+_WIDTH = 200
+
+
+def headlines(comparisons: pd.DataFrame) -> Html:
+    """A card per dataset: a sentence per strategy, over all that was asked."""
+    groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    for row in records(comparisons):
+        place = groups.setdefault((row["dataset"], row["metric"], row["baseline"]), {})
+        place.setdefault(row["strategy"], []).append(row)
+    return element("div", *(_card(*place, strategies) for place, strategies in groups.items()), class_="cards")
+
+
+def _card(dataset: str, metric: str, baseline: str, strategies: dict[str, list[Row]]) -> Html:
+    rows = sorted(strategies.items(), key=lambda each: _rank(each[1]))
+    lines = (
+        element("li", _badge(_leading(rows)), element("span", *sentence(rows)), class_="verdict") for _, rows in rows
+    )
+    return element(
+        "article",
+        element("h3", dataset),
+        element("p", f"{metric} against {baseline}: the difference, its 95 % interval", class_="quiet"),
+        element("ul", *lines, class_="verdicts"),
+        class_="card",
+    )
+
+
+def _rank(rows: Sequence[Row]) -> int:
+    return list(WORDS).index(_leading(rows))
+
+
+def _leading(rows: Sequence[Row]) -> str:
+    """The verdict that a strategy is listed under: what is decided comes before what is not."""
+    found = {row["verdict"] for row in rows}
+    if {"better", "worse"} <= found:
+        return "undecided"
+    return next(verdict for verdict in WORDS if verdict in found)
+
+
+def _badge(verdict: str) -> Html:
+    return element("span", _SIGNS[verdict], class_=f"badge {verdict}", aria_hidden="true")
+
+
+def sentence(rows: Sequence[Row]) -> list[Child]:
+    """`LayerSNIP: better at 4x (+0.031, +0.010 to +0.052, 8 seeds); not enough seeds to tell at 2x (...)`."""
+    parts = []
+    for verdict, words in WORDS.items():
+        points = [row for row in rows if row["verdict"] == verdict]
+        if verdict == "undecided" and len(points) > 2:
+            parts.append(f"{words} at {_and([_asked(row) for row in points])} ({_between(points)})")
+        elif points:
+            parts.append(f"{words} at {_and([_point(row) for row in points])}")
+    return [element("strong", rows[0]["strategy"]), f": {'; '.join(parts)}."]
+
+
+def _asked(row: Row) -> str:
+    return level(row["compression"], row["sparsity"])
+
+
+def _between(rows: Sequence[Row]) -> str:
+    """What undecided comparisons have seen, in one go."""
+    lows, highs = ([row[end] for row in rows if row[end] is not None] for end in ("low", "high"))
+    needed = sorted(row["seeds_needed"] for row in rows if row["seeds_needed"] is not None)
+    seeds = max(row["n"] for row in rows)
+    text = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    if lows and highs:
+        text = f"intervals within {_signed(min(lows))} to {_signed(max(highs))}, {text}"
+    if needed:
+        span = f"{needed[0]:.0f}" if needed[0] == needed[-1] else f"{needed[0]:.0f} to {needed[-1]:.0f}"
+        text += f"; about {span} would be enough"
+    return text
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _point(row: Row) -> str:
+    if not row["n"]:
+        return f"{_asked(row)} (no seed in common)"
+    seeds = f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
+    text = f"{_asked(row)} ({_signed(row['difference'])}, "
+    text += seeds if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
+    if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
+        text += f"; about {row['seeds_needed']:.0f} would be enough"
+    return f"{text})"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
+
+
+def all_comparisons(comparisons: pd.DataFrame) -> Html:
+    """Every comparison with its interval drawn, on one scale per dataset."""
+    rows = records(comparisons)
+    header = [
+        "dataset",
+        "pruned",
+        "strategy",
+        "verdict",
+        "difference",
+        "95 % interval",
+        "n",
+        "p (Holm)",
+        "seeds needed",
+    ]
+    baseline = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
+    caption = f"Differences from {baseline}, paired by seed; the bar is the 95 % interval, the line is no difference"
+    return html_table(caption, header, _cells(rows), ("difference", "n", "p (Holm)", "seeds needed"))
+
+
+def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
+    scales: dict[str, float] = {}
+    for row in rows:
+        ends = [abs(row[name]) for name in ("low", "high", "difference") if row[name] is not None]
+        scales[row["dataset"]] = max([scales.get(row["dataset"], 0.0), *ends])
+    for row in rows:
+        p, needed = row["p_holm"], row["seeds_needed"]
+        yield [
+            row["dataset"],
+            _asked(row),
+            row["strategy"],
+            element("span", _badge(row["verdict"]), f" {WORDS[row['verdict']]}", class_="nowrap"),
+            _signed(row["difference"]),
+            _bar(row, scales[row["dataset"]]),
+            str(row["n"]),
+            None if p is None else f"{p:.3g}",
+            None if needed is None else f"{needed:.0f}",
+        ]
+
+
+def _bar(row: Row, scale: float) -> Html:
+    """The interval on a scale from -scale to +scale, with a dot where the difference is."""
+
+    def place(value: float) -> str:
+        return f"{_WIDTH / 2 + (_WIDTH / 2 - 6) * value / (scale or 1):.1f}"
+
+    parts = [element("line", x1=_WIDTH / 2, x2=_WIDTH / 2, y1=0, y2=20, class_="zero")]
+    if row["low"] is not None:
+        parts.append(element("line", x1=place(row["low"]), x2=place(row["high"]), y1=10, y2=10, class_="interval"))
+    if row["difference"] is not None:
+        parts.append(element("circle", cx=place(row["difference"]), cy=10, r=4))
+    label = "no interval" if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}"
+    return element(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {_WIDTH} 20",
+        width=_WIDTH,
+        height=20,
+        class_=f"forest {row['verdict']}",
+        role="img",
+        aria_label=label,
+    )

@@ -1,0 +1,175 @@
+"""One HTML page of a store, or of one sweep: what was run, who is better, curves, overlap, trials, how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+import deepcuts
+from deepcuts.analysis import frames
+from deepcuts.analysis.compare import compare
+from deepcuts.analysis.frames import narrowed
+from deepcuts.analysis.pairs import decompose
+from deepcuts.publish.html import Child, element, html_page, joined
+from deepcuts.publish.sections import (
+    checklist_section,
+    curves_section,
+    failed_section,
+    overlap_section,
+    page_header,
+    reproduce_section,
+    trials_section,
+    verdicts_section,
+    what_was_run_section,
+    wrapped,
+)
+from deepcuts.publish.webdata import facets, looks, overlaps, trial_rows
+from deepcuts.records import records
+from deepcuts.store.store import Store
+
+BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
+
+
+@dataclass
+class Gathered:
+    """What the page is made of; `notes` say what could not be shown, and why."""
+
+    trials: pd.DataFrame
+    facets: list[dict[str, Any]] = field(default_factory=list)
+    overlaps: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[pd.DataFrame] = field(default_factory=list)
+    shared: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def note(self, place: str, label: str, reason: object) -> None:
+        self.notes.setdefault(place, []).append(f"{label}: {reason}" if label else str(reason))
+
+
+def make_report(
+    store: Store, sweep: str | None = None, baseline: str | None = None, only: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, str]]:
+    """The page, and the damaged files that it could not be made of (path to reason). `only` names columns of `trials`
+    and the value to keep, as text.
+
+    Raises ValueError for an empty store, an unknown sweep or column, where no trial is left, and for a baseline that
+    nobody ran.
+    """
+    trials = frames.trials(store, **({"sweep": sweep} if sweep else {}))
+    damaged = dict(trials.attrs["damaged"])
+    if trials.empty:
+        where = f"; damaged: {', '.join(damaged)}" if damaged else ""
+        raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
+    trials = narrowed(trials, only or {})
+    if baseline is not None and baseline not in set(trials["strategy"]):
+        known = ", ".join(sorted(trials["strategy"].dropna().unique()))
+        raise ValueError(f"--baseline {baseline!r}: no trial has this strategy; the store has {known}")
+    gathered = _gather(store, trials, baseline)
+    gathered.damaged |= damaged
+    return _page(store, sweep, only or {}, gathered), gathered.damaged
+
+
+def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathered:
+    gathered = Gathered(trials)
+    metrics = frames.metrics(store)
+    gathered.damaged |= metrics.attrs["damaged"]
+    for label, part in _comparable_sets(store, trials):
+        try:
+            gathered.facets += facets(part, metrics, label)
+        except ValueError as error:
+            gathered.note("curves", label, error)
+        for model, of_model in part.groupby("model"):
+            name = " · ".join(filter(None, (label, str(model) if part["model"].nunique() > 1 else "")))
+            _compare(gathered, of_model, baseline, name)
+            _overlap(gathered, store, of_model, name)
+    return gathered
+
+
+def _comparable_sets(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The trials, or where two are one strategy, point and seed in other settings, those of each sweep."""
+    key = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
+    completed = trials[trials["status"] == "completed"]
+    if not completed.duplicated(key).any():
+        yield "", trials
+        return
+    for sweep in sorted(trials["sweep"].dropna().unique()):
+        wanted = frames.trials(store, ["trial_id"], sweep=sweep)["trial_id"]
+        yield sweep, trials[trials["trial_id"].isin(wanted)]
+
+
+def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
+    there = set(trials.loc[trials["status"] == "completed", "strategy"])
+    chosen = baseline or next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+    try:
+        frame = compare(trials, chosen)
+    except ValueError as error:
+        gathered.note("verdicts", label, error)
+        return
+    if frame.empty:
+        gathered.note("verdicts", label, f"no strategy has a seed in common with {chosen}: there is nothing to compare")
+        return
+    if label:
+        frame = frame.assign(dataset=[f"{label} · {dataset}" for dataset in frame["dataset"]])
+    gathered.comparisons.append(frame)
+
+
+def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> None:
+    try:
+        data, frame = overlaps(store, trials, label)
+    except ValueError as error:
+        gathered.note("overlap", label, error)
+        return
+    gathered.damaged |= frame.attrs["damaged"]
+    gathered.overlaps.append(data)
+    shared = decompose(frame[frame["layer"].isna()], trials)
+    gathered.shared += records(shared.assign(dataset=shared["dataset"].fillna("all"), label=label))
+    pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(["Dense", "Unpruned"])).sum())
+    if pruned > len(data["trials"]):
+        gathered.note("overlap", label, _left_out(len(data["trials"]), pruned, store))
+
+
+def _left_out(shown: int, pruned: int, store: Store) -> str:
+    """Which masks the page compares where it cannot hold all pairs, and how to see the others."""
+    uri = shlex.quote(store.uri)
+    return (
+        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every strategy first, the most"
+        " pruned ones before the others, from all datasets in turn. For others make a page of fewer trials, as in"
+        f" deepcuts report {uri} --only dataset=NAME, or compare some: deepcuts iou {uri} --trials ID ID."
+    )
+
+
+def _page(store: Store, sweep: str | None, only: Mapping[str, str], gathered: Gathered) -> str:
+    trials = gathered.trials
+    title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
+    title += "".join(f", {key} {value} alone" for key, value in only.items())
+    parts: Mapping[str, tuple[str, list[Child]]] = {
+        "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
+        "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),
+        "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
+        "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),
+        "trials": ("Trials", trials_section(trials)),
+        "failed": ("Failed trials", failed_section(trials, store.uri)),
+        "checklist": ("Checklist", checklist_section(trials)),
+        "reproduce": ("How to reproduce", reproduce_section(store, trials, sweep, only)),
+    }
+    body = joined(
+        [
+            element("a", "Skip to the report", href="#run", class_="skip"),
+            page_header(title, trials, {key: name for key, (name, _) in parts.items()}),
+            element("main", *(wrapped(key, name, html) for key, (name, html) in parts.items())),
+            element("footer", f"deepcuts {deepcuts.__version__} · {store.uri}"),
+            element("div", id="tip", hidden=True, aria_hidden="true"),
+        ]
+    )
+    data = {
+        "shell": shlex.quote(store.uri),
+        "looks": looks(sorted(trials["strategy"].dropna().unique())),
+        "facets": gathered.facets,
+        "overlaps": gathered.overlaps,
+        "trials": trial_rows(trials),
+    }
+    return html_page(f"{title}: deepcuts report", body, data)

@@ -1,0 +1,241 @@
+"""The parts of the report's page, as HTML."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from deepcuts.analysis.checklist import checklist as recommendations
+from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.publish.headlines import all_comparisons, headlines
+from deepcuts.publish.html import Child, Html, code, element, html_table, joined, section
+from deepcuts.records import records
+from deepcuts.store.store import Store
+from deepcuts.wording import duration, level
+
+MOST_FAILURES = 60
+MOST_TRACEBACK = 8000
+
+
+def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Html:
+    completed = trials[trials["status"] == "completed"]
+    line = f"{len(completed):,} of {len(trials):,} trials completed"
+    if len(completed) and completed["finished_at"].notna().any():
+        line += f", the last on {completed['finished_at'].max():%d %B %Y}"
+    links = (element("li", element("a", name, href=f"#{key}")) for key, name in parts.items())
+    return element(
+        "header",
+        element("p", "deepcuts report", class_="kicker"),
+        element("h1", title),
+        element("p", line, class_="lead"),
+        element("nav", element("ul", *links), aria_label="Sections"),
+    )
+
+
+def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child]:
+    done = trials[trials["status"] == "completed"]
+    strategies = sorted(set(trials["strategy"].dropna()) - set(NOT_PRUNED))
+    tiles = [
+        ("trials completed", f"{len(done):,}"),
+        ("failed", f"{int((trials['status'] == 'failed').sum()):,}"),
+        ("strategies", f"{len(strategies):,}"),
+        ("datasets", f"{trials['dataset'].nunique():,}"),
+        ("seeds", f"{trials['seed'].nunique():,}"),
+        ("trial time in all", _in_all(float(trials["total_seconds"].sum()))),
+    ]
+    facts = {
+        "Model": _listed(trials["model"]),
+        "Datasets": _listed(trials["dataset"]),
+        "Strategies": ", ".join(strategies),
+        "Pruned to": _asked(trials),
+        "Seeds": _listed(trials["seed"]),
+        "Levels beside": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),
+        "Device": _listed(trials["device"]),
+        "Precision": _listed(trials["precision"]),
+    }
+    boxes = (element("div", element("dt", name), element("dd", value)) for name, value in tiles)
+    lines = (element("div", element("dt", name), element("dd", value)) for name, value in facts.items() if value)
+    parts: list[Child] = [element("dl", *boxes, class_="tiles"), element("dl", *lines, class_="facts")]
+    if damaged:
+        files = (element("li", f"{path}: {reason}") for path, reason in damaged.items())
+        parts.append(element("div", element("p", "Damaged files, left out:"), element("ul", *files), class_="note"))
+    return parts
+
+
+def _in_all(seconds: float) -> str:
+    return duration(seconds) if seconds < 36000 else f"{seconds / 3600:,.0f} h"
+
+
+def _listed(values: pd.Series, most: int = 12) -> str:
+    known = [str(value) for value in sorted(values.dropna().unique())]
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more
+
+
+def _asked(trials: pd.DataFrame) -> str:
+    rows = trials[~trials["strategy"].isin(NOT_PRUNED)]
+    compressions, sparsities = (sorted(rows[name].dropna().unique()) for name in ("compression", "sparsity_asked"))
+    return ", ".join([level(value, None) for value in compressions] + [level(None, value) for value in sparsities])
+
+
+def _notes(notes: Sequence[str]) -> Html | None:
+    return element("ul", *(element("li", each) for each in notes), class_="note") if notes else None
+
+
+def verdicts_section(comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) -> list[Child]:
+    parts: list[Child] = []
+    if comparisons:
+        frame = pd.concat(comparisons, ignore_index=True)
+        found = frame["verdict"].value_counts()
+        counts = ", ".join(f"{found.get(each, 0)} {each}" for each in ("better", "worse", "equivalent", "undecided"))
+        parts = [
+            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}."),
+            headlines(frame),
+            element("details", element("summary", "Every comparison, with its interval"), all_comparisons(frame)),
+        ]
+    return [*parts, _notes(notes)]
+
+
+def curves_section(notes: Sequence[str]) -> list[Child]:
+    return [
+        element("form", id="curve-controls", class_="controls", aria_label="What the curves show"),
+        element("figure", element("div", id="curve-chart"), element("figcaption", id="curve-caption")),
+        element("div", id="curve-legend", class_="legend", role="group", aria_label="Strategies shown"),
+        element("p", id="curve-said", class_="unseen", aria_live="polite"),
+        element("details", element("summary", "These numbers as a table"), element("div", id="curve-table")),
+        element("noscript", "The curves are drawn by the page's own script, which is switched off here."),
+        _notes(notes),
+    ]
+
+
+def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[Child]:
+    words = (
+        "How far two masks agree. Kappa is 0 where two masks agree as two random ones of their densities would, and 1"
+        " where they are the same; the IoU of random masks depends on the sparsity, so chance stands beside it."
+    )
+    names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
+    names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance"}
+    header = ["the two trials have", "dataset", "pruned to", "pairs", *names.values()]
+    body = (
+        [
+            f"another {row['relation'].removeprefix('other ')}",
+            " · ".join(filter(None, (row["label"], row["dataset"]))),
+            level(row["compression"], row["sparsity_asked"]) if row["relation"] != "other compression" else "–",
+            f"{row['pairs']:,}",
+            *("–" if row[key] is None else f"{round(row[key], 3) + 0.0:.3f}" for key in names),
+        ]
+        for row in shared
+    )
+    return [
+        element("p", words),
+        html_table("Agreement of two trials that differ in one thing alone, on average", header, body, header[3:])
+        if shared
+        else None,
+        element("form", id="overlap-controls", class_="controls", aria_label="Which masks are compared"),
+        element("div", element("div", id="overlap-pairs"), element("div", id="overlap-layers"), class_="split"),
+        element("noscript", "The overlap of two trials is drawn by the page's own script, which is switched off here."),
+        _notes(notes),
+    ]
+
+
+def trials_section(trials: pd.DataFrame) -> list[Child]:
+    return [
+        element("form", id="trial-controls", class_="controls", role="search", aria_label="Search the trials"),
+        element("p", id="trial-count", class_="quiet", aria_live="polite"),
+        element("div", id="trial-table"),
+        element("noscript", f"The table of the {len(trials):,} trials is made by the page's own script."),
+    ]
+
+
+def failed_section(trials: pd.DataFrame, uri: str) -> list[Child]:
+    """Failed trials, those with one error together."""
+    rows = trials[trials["status"] == "failed"].fillna({"error": "", "traceback": "", "error_stage": "unknown"})
+    if rows.empty:
+        return [element("p", "None: every trial that ran was completed.", class_="good")]
+    groups = sorted(rows.groupby(["error_stage", "error"]), key=lambda group: -len(group[1]))
+    parts: list[Child] = [element("p", f"{len(rows):,} trials failed, for {len(groups):,} reasons.")]
+    parts += [_failure(str(stage), str(error), part, uri) for (stage, error), part in groups[:MOST_FAILURES]]
+    if len(groups) > MOST_FAILURES:
+        parts.append(element("p", f"... and {len(groups) - MOST_FAILURES:,} more reasons: see the table of trials."))
+    return parts
+
+
+def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Html:
+    first = part.iloc[0]
+    text = str(first["traceback"])
+    cut = f"...\n{text[-MOST_TRACEBACK:]}" if len(text) > MOST_TRACEBACK else text
+    names = [f"{row.dataset} {row.strategy} seed {row.seed}" for row in part.head(8).itertuples()]
+    more = f" and {len(part) - 8:,} more" if len(part) > 8 else ""
+    count = f"{len(part):,} trial{'' if len(part) == 1 else 's'}"
+    fault = " (the infrastructure's fault: they run again)" if first["failure"] == "infrastructure" else ""
+    return element(
+        "details",
+        element("summary", element("strong", f"{count}, stage {stage}{fault}: "), error[:500] or "no message"),
+        element("p", ", ".join(names) + more),
+        code(cut) if cut else None,
+        element("p", "Run one again, in this process:"),
+        code(f"deepcuts run-one {shlex.quote(uri)} {first['trial_id']}"),
+        class_="failure",
+    )
+
+
+def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, only: Mapping[str, str]) -> list[Child]:
+    """The commands, every sweep as it was resolved, and the versions that made the numbers."""
+    uri = shlex.quote(store.uri)
+    names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
+    runs = [f"deepcuts run {shlex.quote(f'{name}.yaml')} --store {uri}" for name in names]
+    one = f" --sweep {shlex.quote(sweep)}" if sweep else ""
+    pairs = ",".join(f"{key}={value}" for key, value in only.items())
+    part = f" --only {shlex.quote(pairs)}" if pairs else ""
+    looks = [f"deepcuts table {uri}{one}", f"deepcuts report {uri}{one}{part} -o report.html"]
+    made = ["deepcuts", "git_commit", "torch", "transformers", "device", "precision"]
+    kinds = trials[made].fillna("–").value_counts().reset_index()
+    rows = ([f"{kind['count']:,}", *(str(kind[name])[:40] for name in made)] for _, kind in kinds.iterrows())
+    return [
+        element("p", "Running a sweep again runs what is missing: with everything done it only prints the results."),
+        code("\n".join([*runs, *looks])),
+        *_resolved(store, names),
+        html_table("What made the trials", ["trials", *made], rows, ["trials"]),
+    ]
+
+
+def _resolved(store: Store, names: Sequence[str]) -> Iterator[Html]:
+    there = set(store.names("sweeps", ".yaml"))
+    for name in names:
+        try:
+            file = f"{name}.yaml"
+            text = store.read_bytes(f"sweeps/{file}").decode("utf-8", "replace") if file in there else None
+        except OSError:
+            text = None
+        if text is None:
+            yield element("p", f"The store has no file of the sweep {name}.", class_="quiet")
+            continue
+        yield element("details", element("summary", f"{name}.yaml, as it was resolved"), code(text))
+
+
+def wrapped(key: str, title: str, children: Sequence[Child]) -> Html:
+    return section(key, title, joined(children))
+
+
+def checklist_section(trials: pd.DataFrame) -> list[Child]:
+    frame = recommendations(trials)
+    lines = (
+        element(
+            "li",
+            element(
+                "span",
+                "✓" if row["met"] else "–",
+                class_=f"badge {'better' if row['met'] else 'undecided'}",
+                aria_hidden="true",
+            ),
+            element("span", element("strong", row["item"]), ": met. " if row["met"] else ": not met. ", row["why"]),
+            class_="verdict",
+        )
+        for row in records(frame)
+    )
+    words = f"{int(frame['met'].sum())} of the {len(frame)} recommendations that a store can tell of are met."
+    source = 'Blalock et al. 2020, "What is the state of neural network pruning?", arXiv 2003.03033.'
+    return [element("p", words), element("ul", *lines, class_="verdicts"), element("p", source, class_="quiet")]

@@ -1,0 +1,77 @@
+// Elements are made one by one and text is only ever text: nothing here, or in the files after it, parses HTML.
+const data = JSON.parse(document.getElementById('data').textContent);
+const byId = (id) => document.getElementById(id);
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (name === 'vars') for (const [key, colour] of Object.entries(value)) node.style.setProperty(key, colour);
+    else if (value === true) node.setAttribute(name, '');
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+const el = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
+const svg = (name, attributes = {}, ...children) =>
+  fill(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
+
+const signed = (value, digits = 3) => (value < 0 ? '−' : '+') + Math.abs(value).toFixed(digits);
+const fixed = (value, digits = 3) =>
+  value === null || value === undefined ? '–' : (value < 0 ? '−' : '') + Math.abs(value).toFixed(digits);
+const short = (value) => String(Number(value.toPrecision(4)));
+const percent = (value) => `${short(100 * value)} %`;
+const asked = (compression, sparsity) =>
+  compression !== null ? `${short(compression)}x` : sparsity !== null ? percent(sparsity) : '';
+const unique = (values) => [...new Set(values)];
+
+function select(label, options, chosen, onchange) {
+  const entries = options.map((option) => (Array.isArray(option) ? option : [option, option]));
+  const menu = el('select', { onchange: () => onchange(menu.value) },
+    entries.map(([value, text]) => el('option', { value, selected: String(value) === String(chosen) }, text)));
+  return el('label', {}, label, menu);
+}
+
+function checkbox(label, checked, onchange) {
+  const box = el('input', { type: 'checkbox', checked, onchange: () => onchange(box.checked) });
+  return el('label', { class: 'check' }, box, label);
+}
+
+// Redraw a form's controls without losing the place of whoever is using them by keyboard.
+function keepFocus(form, draw) {
+  const index = [...form.querySelectorAll('select,input')].indexOf(document.activeElement);
+  draw();
+  if (index >= 0) form.querySelectorAll('select,input')[index]?.focus();
+}
+
+function showTip(x, y, ...content) {
+  const tip = byId('tip');
+  tip.replaceChildren(...content.flat());
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const left = x + 16 + width > innerWidth ? Math.max(4, x - width - 16) : x + 16;
+  tip.style.left = `${left}px`;
+  tip.style.top = `${Math.max(4, Math.min(y - height / 2, innerHeight - height - 4))}px`;
+}
+const hideTip = () => { byId('tip').hidden = true; };
+addEventListener('keydown', (event) => { if (event.key === 'Escape') hideTip(); });
+// On paper every comparison is open; what else is folded away stays so.
+const folded = () => document.querySelectorAll('#verdicts details');
+addEventListener('beforeprint', () => { for (const each of folded()) { each.dataset.was = each.open; each.open = true; } });
+addEventListener('afterprint', () => { for (const each of folded()) each.open = each.dataset.was === 'true'; });
+for (const form of document.querySelectorAll('form')) form.addEventListener('submit', (event) => event.preventDefault());
+
+const SHAPES = {
+  o: 'M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0', s: 'M-3.6,-3.6H3.6V3.6H-3.6Z', '^': 'M0,-4.6L4.4,3.4H-4.4Z',
+  v: 'M0,4.6L4.4,-3.4H-4.4Z', '<': 'M-4.6,0L3.4,4.4V-4.4Z', '>': 'M4.6,0L-3.4,4.4V-4.4Z',
+  D: 'M0,-5L5,0L0,5L-5,0Z', d: 'M0,-5.4L3.2,0L0,5.4L-3.2,0Z', P: 'M-1.6,-4.6H1.6V-1.6H4.6V1.6H1.6V4.6H-1.6V1.6H-4.6V-1.6H-1.6Z',
+  X: 'M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z',
+  h: 'M0,-4.8L4.2,-2.4V2.4L0,4.8L-4.2,2.4V-2.4Z', p: 'M0,-4.8L4.6,-1.5L2.8,3.9H-2.8L-4.6,-1.5Z',
+};
+const look = (strategy) => data.looks[strategy] ?? { light: '#666666', dark: '#aaaaaa', lightText: '#555555', darkText: '#bbbbbb', marker: 'o', dashes: '', hollow: false };
+const colours = (strategy) => {
+  const { light, dark, lightText, darkText } = look(strategy);
+  return { '--light': light, '--dark': dark, '--light-text': lightText, '--dark-text': darkText };
+};
+const marker = (strategy, x, y) =>
+  svg('path', { d: SHAPES[look(strategy).marker] ?? SHAPES.o, class: look(strategy).hollow ? 'mark hollow' : 'mark', transform: `translate(${x},${y})` });

@@ -1,0 +1,238 @@
+// Curves over seeds. A point is [sparsity, compression, n, mean, low, high, values].
+const [SPARSITY, COMPRESSION, COUNT, MEAN, LOW, HIGH, VALUES] = [0, 1, 2, 3, 4, 5, 6];
+const STAGES = [['retrained', 'retrained'], ['rewound', 'rewound, before retraining'], ['pruned', 'pruned, before the rewind']];
+const curveState = { facet: 0, stage: 'retrained', axis: null, scale: 'linear', relative: false, seeds: false, hidden: new Set(), at: null };
+
+const facetTask = (facet) => [facet.set, facet.model, facet.dataset].filter(Boolean).join(' · ');
+const facetNow = () => data.facets[curveState.facet];
+const stageNow = () => facetNow().stages[curveState.stage];
+const axisNow = () => curveState.axis ?? facetNow().axis;
+const placeOf = (point) => point[axisNow() === 'sparsity' ? SPARSITY : COMPRESSION];
+const placeText = (place) => (axisNow() === 'sparsity' ? percent(place) : `${short(place)}x`);
+const base = () => (curveState.relative ? stageNow().dense ?? 0 : 0);
+const shownLines = () => Object.entries(stageNow().lines).filter(([name]) => !curveState.hidden.has(name));
+
+function drawCurveControls() {
+  const form = byId('curve-controls'), facet = facetNow();
+  const change = (key) => (value) => { curveState[key] = value; curveState.at = null; drawCurves(); };
+  const tasks = unique(data.facets.map(facetTask));
+  const metrics = data.facets.map((each, index) => [index, each.metric, facetTask(each)]).filter((each) => each[2] === facetTask(facet));
+  const stages = STAGES.filter(([key]) => facet.stages[key]);
+  const toTask = (task) => {
+    const same = data.facets.findIndex((each) => facetTask(each) === task && each.metric === facet.metric);
+    change('facet')(same >= 0 ? same : data.facets.findIndex((each) => facetTask(each) === task));
+  };
+  keepFocus(form, () => form.replaceChildren(
+    select('Dataset', tasks, facetTask(facet), toTask),
+    select('Metric', metrics.map(([index, name]) => [index, name]), curveState.facet, (value) => change('facet')(Number(value))),
+    select('Network', stages, curveState.stage, change('stage')),
+    select('Across', [['compression', 'compression'], ['sparsity', 'sparsity']], axisNow(), change('axis')),
+    select('Scale', [['linear', 'linear'], ['log', 'logarithmic']], curveState.scale, change('scale')),
+    checkbox('relative to dense', curveState.relative, change('relative')),
+    checkbox('every seed', curveState.seeds, change('seeds'))));
+}
+
+function drawLegend() {
+  const chips = Object.keys(stageNow().lines).map((name) => {
+    const toggle = () => {
+      curveState.hidden.has(name) ? curveState.hidden.delete(name) : curveState.hidden.add(name);
+      chip.setAttribute('aria-pressed', String(!curveState.hidden.has(name)));
+      drawChart();
+      drawCurveTable();
+    };
+    const highlight = (on) => () => {
+      for (const group of document.querySelectorAll('#curve-chart .series'))
+        group.classList.toggle('dimmed', on && group.dataset.strategy !== name);
+    };
+    const swatch = svg('svg', { width: 26, height: 12, viewBox: '-13 -6 26 12', class: 'series', vars: colours(name), 'aria-hidden': 'true' },
+      svg('path', { d: 'M-13,0H13', class: 'curve', 'stroke-dasharray': look(name).dashes || null }), marker(name, 0, 0));
+    const chip = el('button', { type: 'button', class: 'chip', 'aria-pressed': String(!curveState.hidden.has(name)), onclick: toggle,
+      onmouseenter: highlight(true), onmouseleave: highlight(false), onfocus: highlight(true), onblur: highlight(false) }, swatch, name);
+    return chip;
+  });
+  const all = el('button', { type: 'button', class: 'chip', onclick: () => {
+    const names = Object.keys(stageNow().lines);
+    curveState.hidden = new Set(curveState.hidden.size ? [] : names);
+    drawCurves();
+    byId('curve-legend').lastChild.focus();
+  } }, curveState.hidden.size ? 'show all' : 'hide all');
+  byId('curve-legend').replaceChildren(...chips, ...(chips.length > 1 ? [all] : []));
+}
+
+function ticks(low, high, count) {
+  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((each) => each * power >= rough) ?? 10);
+  const found = [];
+  for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) found.push(Number(value.toPrecision(12)));
+  return found;
+}
+
+// Where a value stands on a scale of 0 to 1. A logarithm of sparsity is one of the share that is kept.
+function warp(place) {
+  if (curveState.scale === 'linear') return place;
+  return axisNow() === 'sparsity' ? -Math.log10(Math.max(1 - place, 1e-9)) : Math.log10(Math.max(place, 1e-9));
+}
+
+function frame(lines) {
+  const width = Math.max(280, byId('curve-chart').clientWidth || 900), height = width < 600 ? 320 : 440;
+  const wide = width >= 720;
+  const margin = { left: 58, right: wide ? 188 : 18, top: 18, bottom: 46 };
+  const places = unique(lines.flatMap(([, points]) => points.map(placeOf))).sort((a, b) => a - b);
+  const ys = lines.flatMap(([, points]) => points.flatMap((point) => [point[MEAN], point[LOW], point[HIGH], ...(curveState.seeds ? point[VALUES] : [])]));
+  for (const level of [stageNow().dense, stageNow().unpruned]) ys.push(level);
+  const means = lines.flatMap(([, points]) => points.map((point) => point[MEAN])).concat(stageNow().dense ?? [], stageNow().unpruned ?? []);
+  const spread = Math.max(...means) - Math.min(...means) || 0.02;
+  // An interval over two seeds can be wider than the metric itself: it may leave the picture, the means may not.
+  const floor = Math.min(...means) - 0.2 * spread, ceiling = Math.max(...means) + 0.2 * spread;
+  const kept = ys.filter((value) => value !== null && value >= floor && value <= ceiling);
+  let [low, high] = [Math.min(...kept), Math.max(...kept)];
+  [low, high] = [low - 0.06 * (high - low || 0.02), high + 0.06 * (high - low || 0.02)];
+  const first = warp(places[0]), span = warp(places.at(-1)) - first;
+  const x = (place) => margin.left + 14 + (span ? (warp(place) - first) / span : 0.5) * (width - margin.left - margin.right - 28);
+  const y = (value) => margin.top + (1 - (value - low) / (high - low)) * (height - margin.top - margin.bottom);
+  return { width, height, margin, places, low, high, x, y, wide };
+}
+
+function drawChart() {
+  const holder = byId('curve-chart'), lines = shownLines();
+  if (!lines.length) {
+    holder.replaceChildren(el('p', { class: 'note' }, 'Every strategy is hidden: choose one below.'));
+    return;
+  }
+  const f = frame(lines), right = f.width - f.margin.right, bottom = f.height - f.margin.bottom;
+  const label = `${facetNow().metric} against ${axisNow()}, ${lines.length} strategies. Left and right arrow keys go from point to point.`;
+  const chart = svg('svg', { class: 'chart', viewBox: `0 0 ${f.width} ${f.height}`, height: f.height, tabindex: 0, role: 'group', 'aria-label': label,
+    'aria-roledescription': 'chart', onpointermove: (event) => hover(event, f), onpointerleave: unhover, onblur: unhover, onkeydown: (event) => step(event, f) });
+  chart.append(...drawAxes(f, right, bottom), ...drawLevels(f, right));
+  const clip = svg('clipPath', { id: 'plot' }, svg('rect', { x: f.margin.left, y: f.margin.top - 6, width: right - f.margin.left, height: bottom - f.margin.top + 12 }));
+  chart.append(clip, svg('line', { class: 'guide', y1: f.margin.top, y2: bottom, visibility: 'hidden' }));
+  for (const [name, points] of lines) chart.append(drawLine(name, points, f));
+  if (f.wide) drawNames(chart, lines, f, right);
+  holder.replaceChildren(chart);
+}
+
+function drawAxes(f, right, bottom) {
+  const digits = f.high - f.low < 0.05 ? 3 : 2, parts = [];
+  for (const value of ticks(f.low, f.high, 6)) {
+    const text = curveState.relative ? signed(value - base(), digits) : fixed(value, digits);
+    parts.push(svg('line', { class: 'grid', x1: f.margin.left, x2: right, y1: f.y(value), y2: f.y(value) }),
+      svg('text', { x: f.margin.left - 10, y: f.y(value) + 4, 'text-anchor': 'end' }, text));
+  }
+  let last = -Infinity;
+  for (const place of f.places) {
+    if (f.x(place) - last < 44) continue;
+    last = f.x(place);
+    parts.push(svg('line', { class: 'axis', x1: last, x2: last, y1: bottom, y2: bottom + 5 }),
+      svg('text', { x: last, y: bottom + 19, 'text-anchor': 'middle' }, placeText(place)));
+  }
+  const metric = facetNow().metric + (curveState.relative ? ' − dense' : '');
+  parts.push(svg('line', { class: 'axis', x1: f.margin.left, x2: right, y1: bottom, y2: bottom }),
+    svg('text', { x: (f.margin.left + right) / 2, y: f.height - 8, 'text-anchor': 'middle' }, axisNow()),
+    svg('text', { transform: `translate(14,${(f.margin.top + bottom) / 2}) rotate(-90)`, 'text-anchor': 'middle' }, metric));
+  return parts;
+}
+
+function drawLevels(f, right) {
+  return [['dense', stageNow().dense], ['unpruned, retrained', stageNow().unpruned]].filter(([, value]) => value !== null).flatMap(([name, value]) => [
+    svg('line', { class: 'level', x1: f.margin.left, x2: right, y1: f.y(value), y2: f.y(value) }),
+    svg('text', { x: name === 'dense' ? f.margin.left + 6 : right - 6, y: f.y(value) - 6, 'text-anchor': name === 'dense' ? 'start' : 'end' }, `${name} ${fixed(value)}`)]);
+}
+
+function drawLine(name, points, f) {
+  const sorted = [...points].sort((a, b) => placeOf(a) - placeOf(b));
+  const at = (point, part) => `${f.x(placeOf(point)).toFixed(1)},${f.y(point[part]).toFixed(1)}`;
+  const group = svg('g', { class: 'series', 'data-strategy': name, vars: colours(name), 'clip-path': 'url(#plot)' });
+  const banded = sorted.filter((point) => point[LOW] !== null && point[COUNT] > 2);
+  if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
+  group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
+  for (const point of sorted) {
+    // Over two seeds the interval is 12.7 standard errors wide: as a band it would hide everything else.
+    if (point[COUNT] === 2) group.append(svg('line', { class: 'whisker', x1: f.x(placeOf(point)), x2: f.x(placeOf(point)), y1: f.y(point[LOW]), y2: f.y(point[HIGH]) }));
+    if (curveState.seeds) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
+    group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
+  }
+  return group;
+}
+
+// Names at the ends of the lines, moved apart where they would touch.
+function drawNames(chart, lines, f, right) {
+  const ends = lines.map(([name, points]) => ({ name, y: f.y(points.reduce((a, b) => (placeOf(b) > placeOf(a) ? b : a))[MEAN]) })).sort((a, b) => a.y - b.y);
+  if (ends.length * 14 > f.height - 60) return;
+  for (let i = 1; i < ends.length; i += 1) ends[i].y = Math.max(ends[i].y, ends[i - 1].y + 14);
+  const over = ends.at(-1).y - (f.height - f.margin.bottom);
+  if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
+  for (const end of ends) {
+    const text = end.name.length > 25 ? `${end.name.slice(0, 24)}…` : end.name;
+    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, text)));
+  }
+}
+
+function hover(event, f) {
+  const box = event.currentTarget.getBoundingClientRect();
+  const x = ((event.clientX - box.left) / box.width) * f.width;
+  const place = f.places.reduce((best, each) => (Math.abs(f.x(each) - x) < Math.abs(f.x(best) - x) ? each : best));
+  point(event.currentTarget, f, place, event.clientX, event.clientY);
+}
+
+function step(event, f) {
+  const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  const now = curveState.at === null ? (moves[event.key] > 0 ? -1 : f.places.length) : f.places.indexOf(curveState.at);
+  const place = f.places[Math.max(0, Math.min(f.places.length - 1, now + moves[event.key]))];
+  const box = event.currentTarget.getBoundingClientRect();
+  const said = point(event.currentTarget, f, place, box.left + (f.x(place) / f.width) * box.width, box.top + box.height / 2);
+  byId('curve-said').textContent = said;
+}
+
+function point(chart, f, place, clientX, clientY) {
+  curveState.at = place;
+  const guide = chart.querySelector('.guide');
+  for (const side of ['x1', 'x2']) guide.setAttribute(side, f.x(place));
+  guide.setAttribute('visibility', 'visible');
+  const rows = shownLines().flatMap(([name, points]) => points.filter((each) => placeOf(each) === place).map((each) => [name, each]));
+  rows.sort((a, b) => b[1][MEAN] - a[1][MEAN]);
+  const value = (each) => {
+    const mean = curveState.relative ? signed(each[MEAN] - base()) : fixed(each[MEAN]);
+    return each[LOW] === null ? `${mean} (1 seed)` : `${mean} ± ${fixed((each[HIGH] - each[LOW]) / 2)} (${each[COUNT]} seeds)`;
+  };
+  showTip(clientX, clientY, el('b', {}, `${axisNow()} ${placeText(place)}`), rows.map(([name, each]) =>
+    el('div', { class: 'line' }, el('span', { class: 'swatch', vars: colours(name) }), el('span', {}, name), el('span', { class: 'value' }, value(each)))));
+  return `${axisNow()} ${placeText(place)}: ${rows.map(([name, each]) => `${name} ${value(each)}`).join('; ')}`;
+}
+
+function unhover(event) {
+  event.currentTarget.querySelector('.guide').setAttribute('visibility', 'hidden');
+  hideTip();
+}
+
+function drawCurveTable() {
+  const rows = shownLines().flatMap(([name, points]) => [...points].sort((a, b) => placeOf(a) - placeOf(b)).map((each) =>
+    [name, placeText(placeOf(each)), each[COUNT], fixed(each[MEAN]), each[LOW] === null ? '–' : `${fixed(each[LOW])} to ${fixed(each[HIGH])}`, each[VALUES].map((value) => fixed(value)).join(' ')]));
+  const head = ['strategy', axisNow(), 'seeds', 'mean', '95 % interval', 'values'];
+  const caption = `${facetNow().metric} on ${facetTask(facetNow())}, ${curveState.stage}`;
+  byId('curve-table').replaceChildren(el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, el('table', {}, el('caption', {}, caption),
+    el('thead', {}, el('tr', {}, head.map((name) => el('th', { scope: 'col' }, name)))),
+    el('tbody', {}, rows.map((row) => el('tr', {}, row.map((cell) => el('td', {}, String(cell)))))))));
+}
+
+function drawCurves() {
+  if (!facetNow().stages[curveState.stage]) [curveState.stage] = Object.keys(facetNow().stages);
+  drawCurveControls();
+  drawLegend();
+  drawChart();
+  drawCurveTable();
+  byId('curve-caption').textContent = 'Mean over seeds; the band (over two seeds the upright line) is its 95 % t interval, cut off where it leaves the picture.';
+}
+
+if (data.facets.length) {
+  drawCurves();
+  let width = 0;
+  new ResizeObserver(([entry]) => {
+    if (Math.abs(entry.contentRect.width - width) < 1) return;
+    width = entry.contentRect.width;
+    drawChart();
+  }).observe(byId('curve-chart'));
+} else {
+  byId('curve-controls').replaceChildren(el('p', { class: 'quiet' }, 'No curves: no pruned trial has been completed yet.'));
+}

@@ -1,0 +1,166 @@
+"""What the report's script draws from: curves, overlap and trials as small JSON values."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepcuts.analysis.curves import curves, with_metric
+from deepcuts.analysis.overlap import MEASURES, overlap
+from deepcuts.figures.style import look
+from deepcuts.names import LAYER_KINDS, layer_kind, natural
+from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.records import records
+from deepcuts.store.store import Store
+from deepcuts.wording import STAGES
+
+Data = dict[str, Any]
+
+# All pairs of this many trials (3,160) take 3 MB of the page where they are of bert-base, and some 15 s.
+MOST_TRIALS = 80
+# Backgrounds that the colours of strategies are to be seen on, light and dark, as relative luminance.
+_PAPER, _NIGHT = 0.97, 0.012
+
+_TABLE = [
+    *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
+    *("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds"),
+    *("peak_gpu_bytes", "device", "host", "finished_at", "error_stage"),
+]
+
+
+def looks(strategies: Sequence[str]) -> dict[str, Data]:
+    """Colour (on light and on dark), marker and dashes of every strategy: those of the figures."""
+    found = {}
+    for name in strategies:
+        seen = look(name)
+        rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        found[name] = {
+            "light": _readable(rgb, _PAPER, 2.0),
+            "dark": _readable(rgb, _NIGHT, 3.5),
+            "lightText": _readable(rgb, _PAPER, 4.6),
+            "darkText": _readable(rgb, _NIGHT, 4.6),
+            "marker": seen.marker,
+            "dashes": " ".join(f"{2 * length:g}" for length in seen.dashes[1]),
+            "hollow": seen.hollow,
+        }
+    return found
+
+
+def _readable(rgb: np.ndarray, background: float, contrast: float) -> str:
+    """The colour, mixed with black or white until it has this contrast; WCAG 2 asks 4.5 of text. Lines on paper
+    may have less, as in the figures: they are told apart by hue, marker and dashes, and named in text."""
+    toward = 0.0 if background > 0.5 else 1.0
+    for step in range(20):
+        mixed = rgb + (toward - rgb) * step / 20
+        linear = np.where(mixed <= 0.04045, mixed / 12.92, ((mixed + 0.055) / 1.055) ** 2.4)
+        luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+        high, low = max(luminance, background), min(luminance, background)
+        if (high + 0.05) / (low + 0.05) >= contrast:
+            break
+    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+
+
+def facets(trials: pd.DataFrame, metrics: pd.DataFrame, label: str) -> list[Data]:
+    """A facet per model, dataset and metric, the task's main metric first: points per stage and strategy.
+
+    Raises ValueError where settings are mixed, as `curves` does.
+    """
+    main = trials.dropna(subset=["metric"])[["dataset", "metric"]].drop_duplicates()
+    mains = set(main.itertuples(index=False, name=None))
+    found: dict[tuple[str, ...], Data] = {}
+    for metric in sorted(metrics.loc[metrics["split"] == "validation", "metric"].unique()):
+        rows = with_metric(trials, metrics, metric)
+        for stage in ("pruned", "rewound", "retrained"):
+            frame = curves(rows, stage=stage)
+            for (model, dataset), part in frame.groupby(["model", "dataset"], sort=False):
+                key = (str(model), str(dataset), str(metric))
+                about = {"set": label, "model": model, "dataset": dataset, "metric": metric}
+                about |= {"main": (dataset, metric) in mains, "axis": part["axis"].iloc[0], "stages": {}}
+                found.setdefault(key, about)["stages"][stage] = _stage(part)
+    return sorted(found.values(), key=lambda each: (each["model"], each["dataset"], not each["main"], each["metric"]))
+
+
+def _stage(part: pd.DataFrame) -> Data:
+    """Levels and lines of one stage; a point is [sparsity, compression, n, mean, low, high, values]."""
+    lines: dict[str, list[list[Any]]] = {}
+    for row in records(part):
+        lines.setdefault(row["strategy"], []).append(
+            [
+                _first(row["sparsity_asked"], _rounded(row["sparsity"], 6)),
+                _first(row["compression"], _rounded(row["compression_achieved"], 4)),
+                row["n"],
+                *(_rounded(row[name], 5) for name in ("mean", "low", "high")),
+                [_rounded(value, 5) for value in row["values"]],
+            ]
+        )
+    first = records(part.head(1))[0]
+    return {"dense": _rounded(first["dense"], 5), "unpruned": _rounded(first["unpruned"], 5), "lines": lines}
+
+
+def _first(value: Any, other: Any) -> Any:
+    return other if value is None else value
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
+    """At most `most` pruned trials to compare masks of, of one model: whole families (a dataset and how much was
+    asked) with two seeds, the most pruned first, from the datasets in turn; then further seeds."""
+    rows = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
+    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"])
+    family = ["dataset", "compression", "sparsity_asked"]
+    rank = rows.groupby([*family, "strategy"], dropna=False).cumcount()
+    chosen: list[str] = []
+    for part in (rows[rank < 2], rows[rank >= 2]):
+        datasets = [
+            [list(each["trial_id"]) for _, each in of.groupby(family, dropna=False)][::-1]
+            for _, of in part.groupby("dataset")
+        ]
+        for group in chain.from_iterable(zip_longest(*datasets, fillvalue=[])):
+            chosen += group[: most - len(chosen)]
+    return [trial_id for trial_id in rows["trial_id"] if trial_id in set(chosen)]
+
+
+def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.DataFrame]:
+    """All pairs of the chosen trials of one model, and the frame they are from.
+
+    `values` has per pair, per layer (the whole network first) and per measure a little-endian uint16 in base64:
+    (value + 1) / 2 of 65534, and 65535 where it is undefined. Raises ValueError where there are no two masks.
+    """
+    frame = overlap(store, choose(trials))
+    ids = list(dict.fromkeys([*frame["trial_a"], *frame["trial_b"]]))
+    pairs = frame[frame["layer"].isna()]
+    layers = list(dict.fromkeys(frame["layer"].dropna()))
+    values = frame[list(MEASURES)].to_numpy(np.float64)
+    packed = np.where(np.isnan(values), 65535, np.round((np.nan_to_num(values) + 1) / 2 * 65534)).astype("<u2")
+    places = {trial_id: place for place, trial_id in enumerate(ids)}
+    by_id = trials.set_index("trial_id")
+    about = by_id.loc[ids, ["dataset", "strategy", "compression", "sparsity_asked", "seed"]].reset_index()
+    data = {
+        "set": label,
+        "trials": [list(row.values()) for row in records(about)],
+        "pairs": [[places[a], places[b]] for a, b in zip(pairs["trial_a"], pairs["trial_b"], strict=True)],
+        "layers": [[name, *layer_kind(name)] for name in layers],
+        "kinds": list(dict.fromkeys(LAYER_KINDS.values())),
+        "measures": list(MEASURES),
+        "values": base64.b64encode(packed.tobytes()).decode(),
+    }
+    return data, frame
+
+
+def trial_rows(trials: pd.DataFrame) -> Data:
+    """The columns of the table of trials, and a list of values per trial, in order of what they are."""
+    order = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
+    frame = trials.assign(finished_at=trials["finished_at"].dt.strftime("%Y-%m-%d %H:%M")).sort_values(order)
+    frame = frame[_TABLE].sort_values("strategy", key=lambda names: names.map(natural), kind="stable")
+    digits = {"total_seconds": 1, "sparsity": 6, "compression_achieved": 4} | dict.fromkeys(STAGES, 5)
+    for name, places in digits.items():
+        frame[name] = frame[name].round(places)
+    return {"columns": _TABLE, "rows": [list(row.values()) for row in records(frame)]}

@@ -1,0 +1,1 @@
+"""A fine-tuned network and batches to the scores of several criteria, in one pass."""

@@ -1,0 +1,298 @@
+"""A fine-tuned network and batches to the scores of several criteria, in one pass.
+
+B = examples of a batch, T = tokens of its longest, O = outputs of a linear layer, I = its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepcuts.data.batches import Integers, Tokens, alike, micro_batches
+from deepcuts.fast.dropout import tabled
+from deepcuts.fast.first_token import first_token_alone
+from deepcuts.fast.packed_linear import packed_linears
+from deepcuts.model.network import Network
+from deepcuts.pruning.criteria import CRITERIA, Criterion, Evidence, Pass, Weights
+from deepcuts.pruning.masks import bytewise
+from deepcuts.scoring.activations import Sums, observe
+from deepcuts.scoring.gradients import Gradients, Use, separable
+from deepcuts.scoring.noise import noisy_outputs
+from deepcuts.seeds import derive
+from deepcuts.training.checkpoint import Checkpoint, Interrupted
+
+# Batches that are looked at together before their gradients are taken, and of which those of similar length run as one.
+WINDOW = 32
+# Tokens of the noisy passes that run as one batch, where the device does not want more.
+TOKENS = 2560
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the batches are run, at most `micro_batch` examples at once (None: what the device likes) where gradients are
+    taken; `passes`, `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
+
+    seed: int
+    micro_batch: int | None = None
+    passes: int = 10
+    noise_std: float = 0.001
+    shift: float = 10.0
+    dropout: bool = True
+    count_padding: bool = False
+
+
+def score(
+    network: Network,
+    names: Sequence[str],
+    criteria: Sequence[str],
+    tokens: Tokens,
+    order: Sequence[Integers],
+    settings: Settings,
+    initial: Mapping[str, Tensor] | None = None,
+    checkpoint: Checkpoint | None = None,
+    after_batch: Callable[[int], bool] = lambda used: False,
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Scores of the parameters `names`, per criterion, fp32 on the CPU, and the number of batches used.
+
+    All criteria must need the same pass. `order` has the examples of each batch; `tokens` lie where the network is.
+    The gradients of micro-batches are put together as if their batch were whole. A criterion's bits do not depend on
+    the others asked for. Raises ValueError when a loss or a score is not finite, Interrupted (with the sums saved)
+    when `after_batch` says to stop.
+    """
+    rows = {criterion: CRITERIA[criterion] for criterion in criteria}
+    (pass_,) = {row.data for row in rows.values()}
+    parameters = dict(network.model.named_parameters())
+    tensors = {name: parameters[name] for name in bytewise(names)}
+    totals, used = _totals(rows, tensors, checkpoint if pass_ != "none" else None)
+    gradients = Gradients(network.model, list(tensors))
+    saved = time.monotonic()
+    network.model.zero_grad(set_to_none=True)
+    # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
+    with (
+        _only_gradients_of(network.model, tensors),
+        packed_linears(network.model, network.dtype, take=gradients.take),
+        tabled(),
+        network.autocast(),
+    ):
+        for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
+            _add_group(network, gradients, totals, tokens, group, settings, used)
+            used += len(group.batches)
+            stopping = after_batch(used)
+            if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
+                _save(totals, used, checkpoint)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted
+    scores = {}
+    for criterion in criteria:
+        generator = torch.Generator().manual_seed(derive(settings.seed, "score", criterion))
+        scores[criterion] = {
+            name: _score(criterion, tensor, totals.get(criterion, {}).get(name), initial, name, generator)
+            for name, tensor in tensors.items()
+        }
+    return scores, used
+
+
+def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Checkpoint) -> None:
+    tensors = {f"{criterion}/{name}": total for criterion, sums in totals.items() for name, total in sums.items()}
+    checkpoint.save(tensors, {"used": used, "criteria": list(totals)})
+
+
+def _totals(
+    rows: Mapping[str, Criterion], tensors: Mapping[str, nn.Parameter], checkpoint: Checkpoint | None
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Sums per criterion and name, and the batches in them: from the checkpoint where it has all the criteria."""
+    totals = {
+        criterion: {
+            name: torch.zeros_like(tensor[:1] if row.data == "forward" else tensor) for name, tensor in tensors.items()
+        }
+        for criterion, row in rows.items()
+        if row.add is not None
+    }
+    saved = checkpoint.load() if checkpoint else None
+    if saved is None or not set(rows) <= set(saved[1]["criteria"]):
+        return totals, 0
+    for criterion, sums in totals.items():
+        for name, total in sums.items():
+            total.copy_(saved[0][f"{criterion}/{name}"])
+    return totals, int(saved[1]["used"])
+
+
+@torch.no_grad()
+def _score(
+    criterion: str,
+    tensor: Tensor,
+    total: Tensor | None,
+    initial: Mapping[str, Tensor] | None,
+    name: str,
+    generator: torch.Generator,
+) -> Tensor:
+    start = initial[name].to(tensor.device) if initial is not None and CRITERIA[criterion].initial else None
+    value = CRITERIA[criterion].score(Weights(tensor.detach(), start, generator), total).float().cpu()
+    assert value.shape == tensor.shape
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
+    return value
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Batches that run as one, their places in a window, and what passes without gradients show of it by layer."""
+
+    batches: list[Integers]
+    places: Integers
+    seen: dict[str, Sums]
+
+
+def _groups(
+    network: Network,
+    names: Collection[str],
+    rows: Collection[Criterion],
+    tokens: Tokens,
+    order: Sequence[Integers],
+    settings: Settings,
+    used: int,
+) -> Iterator[_Group]:
+    """The batches from the `used`-th on.
+
+    Windows begin at the same batches, and these come in the same order, wherever scoring goes on and with whatever
+    `micro_batch`: each is used once, and where `micro_batch` is the same the sums have the same bits.
+    """
+    data = next(iter(rows)).data
+    if data == "none":
+        return
+    paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
+    looking = inputs or any(row.outputs for row in rows)
+    assert len(order), "no batch to score"
+    together = data == "plain" and separable(network.model)
+    for first in range(used - used % WINDOW, len(order), WINDOW):
+        window = order[first : first + WINDOW]
+        seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
+        before = first
+        for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
+            bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
+            for part in micro_batches(np.array(group), bound):
+                rest = part[max(0, used - before) :]
+                before += len(part)
+                if len(rest):
+                    yield _Group([window[place] for place in rest], rest, seen)
+
+
+def _add_group(
+    network: Network,
+    gradients: Gradients,
+    totals: dict[str, dict[str, Tensor]],
+    tokens: Tokens,
+    group: _Group,
+    settings: Settings,
+    index: int,
+) -> None:
+    rows = {criterion: CRITERIA[criterion] for criterion in totals}
+    data = next(iter(rows.values())).data
+    signs = any(row.sign for row in rows.values())
+
+    def add(name: str, number: int, gradient: Tensor | None) -> None:
+        evidence = _evidence(name, gradient, signs, group.seen, group.places[number])
+        for criterion, row in rows.items():
+            assert row.add is not None
+            row.add(totals[criterion][name], replace(evidence, shift=settings.shift) if row.shifted else evidence)
+
+    if data == "forward":
+        for name in totals[next(iter(totals))]:
+            add(name, 0, None)
+    else:
+        _differentiate(network, gradients, tokens, group.batches, data, settings, index, add)
+
+
+def _evidence(name: str, gradient: Tensor | None, signs: bool, seen: Mapping[str, Sums], place: int) -> Evidence:
+    """A bias (O,) is scored like a weight: its output unexpanded, its input 1. The gradient is overwritten."""
+    signed = magnitude = None
+    if gradient is not None:
+        signed = gradient.float() if signs else None
+        magnitude = gradient.abs_().float() if signed is None else signed.abs()
+    if not seen:
+        return Evidence(signed, magnitude)
+    path, _, kind = name.rpartition(".")
+    bias, sums = kind == "bias", seen[path]
+    mean = sums.means[place]
+    if sums.squares is None:
+        return Evidence(signed, magnitude, mean if bias else mean[:, None])
+    if bias:
+        return Evidence(input_mean=torch.ones_like(mean[:1]), input_squares=sums.count[place, None])
+    return Evidence(input_mean=mean[None], input_squares=sums.squares[place][None])
+
+
+def _differentiate(
+    network: Network,
+    gradients: Gradients,
+    tokens: Tokens,
+    batches: Sequence[Integers],
+    pass_: Pass,
+    settings: Settings,
+    index: int,
+    use: Use,
+) -> None:
+    """use(name, number of the batch, gradient of its loss); when smoothed, the mean over passes with noise on every
+    linear output.
+
+    The random numbers of what runs together are drawn from the seed, the pass, and the first batch and repeat of it.
+    """
+    examples = len(batches[0])
+    assert len(batches) == 1 or settings.micro_batch is None or len(batches) * examples <= settings.micro_batch
+    parts = [tokens.batch(part) for part in micro_batches(np.concatenate(batches), settings.micro_batch)]
+    repeats, std = (settings.passes, settings.noise_std) if pass_ == "smoothed" else (1, 0.0)
+    together = _together(network, parts, repeats)
+    firsts = range(0, repeats, together)
+    total = torch.zeros((), device=network.device)
+    network.model.train(settings.dropout)
+    with (
+        first_token_alone(network.model),
+        noisy_outputs(network.model, std, settings.seed),
+        gradients.of(len(batches), len(firsts) * len(parts), use),
+    ):
+        for repeat in firsts:
+            for part, batch in enumerate(parts):
+                torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
+                loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples) / repeats
+                loss.backward()
+                total += loss.detach()
+    if not bool(torch.isfinite(total)):
+        which = f"batch {index}" if len(batches) == 1 else f"batches {index} to {index + len(batches) - 1}"
+        raise ValueError(f"the loss of scoring {which} is {total.item()!r}, not finite")
+    network.model.eval()
+
+
+def _together(network: Network, parts: Sequence[Mapping[str, Tensor]], repeats: int) -> int:
+    """How many repeats run as one batch, for larger products are faster; one by one where a batch does not fit."""
+    if len(parts) > 1:
+        return 1
+    tokens = max(TOKENS, network.tokens_at_once)
+    most = max(1, min(repeats, tokens // parts[0]["attention_mask"].numel()))
+    return math.ceil(repeats / math.ceil(repeats / most))  # in parts of nearly equal size
+
+
+def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
+    if times == 1:
+        return batch
+    return {name: tensor.repeat(times, *[1] * (tensor.dim() - 1)) for name, tensor in batch.items()}
+
+
+@contextmanager
+def _only_gradients_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Spare the gradients that nothing scores."""
+    wanted = {id(tensor) for tensor in tensors.values()}
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])

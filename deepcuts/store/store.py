@@ -1,0 +1,281 @@
+"""The Parquet tables and the artifacts of a store, atomic and idempotent, on any filesystem pyarrow can open.
+
+A store is a folder, or a URI (`file`, `s3`, `gs`, `abfs`). Every table has one file per trial (sweeps: per sweep)
+and one explicit schema. A file appears whole or not at all: on a local disk it is written under a name that begins
+with `_`, which readers skip, synced and renamed; on an object store it is one upload. The `trials` row comes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+
+from deepcuts.store.tables import SCHEMAS, Read, decode, encode
+
+__all__ = ["SCHEMAS", "Read", "Store", "decode", "encode"]
+
+_ALLOWED = "give a folder, or a file, s3, gs or abfs URI"
+
+
+class Store:
+    """A store at a folder or URI. Opening one writes nothing; reading an absent one finds empty tables."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        try:
+            if "://" in uri:
+                self.filesystem, self.root = fs.FileSystem.from_uri(uri)
+            else:
+                self.filesystem, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:  # RuntimeError: an unknown ~user
+            raise ValueError(f"cannot open the store {uri!r}: {error}; {_ALLOWED}") from None
+        if not uri.strip() or not self.root:
+            raise ValueError(f"cannot open the store {uri!r}: it names no folder; {_ALLOWED}")
+        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.local and not self._nearest_folder().is_dir():
+            raise ValueError(f"cannot open the store {uri!r}: {str(self._nearest_folder())!r} is a file; {_ALLOWED}")
+
+    def _nearest_folder(self) -> Path:
+        """The deepest part of a local store's path that exists."""
+        folder = Path(self.root)
+        return next(part for part in (folder, *folder.parents) if part.exists() or part.is_symlink())
+
+    @property
+    def address(self) -> str:
+        """What opens the store from any working folder."""
+        return self.uri if "://" in self.uri else str(self.root)
+
+    def path(self, *parts: str) -> str:
+        return "/".join((self.root.rstrip("/"), *parts))
+
+    # Files
+
+    def check_writable(self) -> None:
+        """Writes nothing. Raises ValueError where it can be known that a local store cannot be written."""
+        if self.local and not os.access(self._nearest_folder(), os.W_OK | os.X_OK):
+            raise ValueError(f"cannot write the store {self.uri!r}: no permission; choose another with --store")
+
+    def probe(self) -> None:
+        """Write and remove a small file. Raises ValueError where the store cannot be written."""
+        name = f"_probe-{secrets.token_hex(8)}"
+        try:
+            self.write_bytes(name, b"deepcuts")
+            self.delete(name)
+        except OSError as error:
+            raise ValueError(f"cannot write the store {self.uri!r}: {error}; choose another with --store") from None
+
+    def write_bytes(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Publish a file at once: it is whole under its name, or it is not there. Raises OSError."""
+        if not self.local:
+            with self.filesystem.open_output_stream(self.path(name)) as stream:
+                stream.write(content)
+            return
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        working = target.with_name(f"_{target.name}.{secrets.token_hex(4)}")
+        try:
+            with working.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._rename(working, target)
+        finally:
+            working.unlink(missing_ok=True)
+
+    def _rename(self, working: Path, target: Path) -> None:
+        os.replace(working, target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a file. Raises FileNotFoundError, OSError."""
+        with self.filesystem.open_input_file(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def delete(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        try:
+            self.filesystem.delete_file(self.path(name))
+        except FileNotFoundError:
+            return
+
+    def exists(self, name: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
+
+    def names(self, folder: str, suffix: str) -> list[str]:
+        """Sorted names of the finished files in a folder of the store (none where it is absent)."""
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        names = (info.base_name for info in infos if info.type == fs.FileType.File)
+        return sorted(name for name in names if name.endswith(suffix) and name[0] not in "._")
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.write_bytes(name, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """None where the file is absent or holds no JSON object."""
+        try:
+            value = json.loads(self.read_bytes(name))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    # Tables
+
+    def write(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Publish the rows of one trial (or sweep) in a table, replacing those it had. Raises OSError."""
+        content = encode(table, rows)
+        self.write_bytes(f"{table}/{key}.parquet", content)
+
+    def read(self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> Read:
+        """A table's rows, with columns and filter pushed down; damaged files are left out and named."""
+        paths = [self.path(table, name) for name in self.names(table, ".parquet")]
+        try:
+            return Read(self._scan(table, paths, columns, where))
+        except (pa.ArrowException, OSError):
+            return self._read_one_by_one(table, paths, columns, where)
+
+    def _scan(
+        self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
+    ) -> pa.Table:
+        schema, names = SCHEMAS[table], list(columns or SCHEMAS[table].names)
+        read = list(dict.fromkeys([*names, "trial_id"]))
+        if where is None:  # each file is matched with every field of the schema
+            schema = pa.schema([field for field in schema if field.name in read])
+        content = ds.dataset(paths, schema, format="parquet", filesystem=self.filesystem).to_table(read, where)
+        if content["trial_id"].null_count:
+            raise pa.ArrowInvalid(f"rows without a trial_id: no file of the table {table}")
+        return content.select(names)
+
+    def _read_one_by_one(
+        self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
+    ) -> Read:
+        parts, damaged = [self._scan(table, [], columns, None)], {}
+        for path in paths:
+            try:
+                parts.append(self._scan(table, [path], columns, where))
+            except (pa.ArrowException, OSError) as error:
+                damaged[path] = str(error).splitlines()[0]
+        return Read(pa.concat_tables(parts), damaged)
+
+    def statuses(self) -> dict[str, str]:
+        """Trial id to completed or failed, for every trial that has a readable row."""
+        return self.read_statuses()[0]
+
+    def read_statuses(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The statuses, and the damaged files of `trials` (path to reason)."""
+        read = self.read("trials", ["trial_id", "status", "failure"])
+        rows = read.table.to_pylist()
+        rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
+        found = {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
+        return found, read.damaged
+
+    # Artifacts
+
+    @contextmanager
+    def new_artifact(self, kind: str, key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+        """A local folder to write files into; on leaving they are published as artifacts/<kind>/<key>.
+
+        `meta.json`, with the sizes and checksums of all files and the given entries, comes last: where it exists
+        the artifact is complete. Files of an earlier publication that are not written again are kept.
+        """
+        target = f"artifacts/{kind}/{key}"
+        working = self._working_folder(f"artifacts/{kind}", key)
+        try:
+            yield working
+            before = (self.read_json(f"{target}/meta.json") or {}).get("files", {})
+            files = {path.name: _describe(path) for path in sorted(working.iterdir())}
+            if before:  # while files are replaced the meta would be wrong: the artifact is incomplete until the end
+                self.delete(f"{target}/meta.json")
+            for name in files:
+                self._publish(working / name, f"{target}/{name}")
+            self.write_json(f"{target}/meta.json", {**meta, "files": {**before, **files}})
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+    def _working_folder(self, folder: str, key: str) -> Path:
+        if not self.local:
+            return Path(tempfile.mkdtemp(prefix="deepcuts-"))
+        working = Path(self.path(folder, f"_{key}.{secrets.token_hex(4)}"))
+        working.mkdir(parents=True)
+        return working
+
+    def _publish(self, file: Path, name: str) -> None:
+        if self.local:
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            self._rename(file, target)
+            return
+        with file.open("rb") as source, self.filesystem.open_output_stream(self.path(name)) as stream:
+            shutil.copyfileobj(source, stream, 1 << 24)
+
+    def artifact(self, kind: str, key: str, file: str | None = None) -> dict[str, Any] | None:
+        """The meta of a complete artifact (that holds `file`, where one is named), else None."""
+        meta = self.read_json(f"artifacts/{kind}/{key}/meta.json")
+        return meta if meta and (file is None or file in meta.get("files", {})) else None
+
+    @contextmanager
+    def open_artifact(self, kind: str, key: str, file: str) -> Iterator[Path]:
+        """A local path to one file of a complete artifact, for as long as the block runs.
+
+        Raises FileNotFoundError where the artifact is not complete, and OSError where the file's size or checksum
+        is not the one recorded: it was damaged after it was published.
+        """
+        name = f"artifacts/{kind}/{key}/{file}"
+        meta = self.artifact(kind, key, file)
+        if meta is None:
+            raise FileNotFoundError(f"{self.path(name)}: there is no complete artifact with this file")
+        with self.local_copy(name) as path:
+            found, recorded = _describe(path), meta["files"][file]
+            if found != recorded:
+                raise OSError(
+                    f"{self.path(name)} has {found['size']:,} bytes with checksum {found['sha256'][:8]}, not the"
+                    f" {recorded['size']:,} with {recorded['sha256'][:8]} recorded: it is damaged; remove"
+                    f" artifacts/{kind}/{key} to have it made again"
+                )
+            yield path
+
+    @contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        """A local path with the content of a file: the file itself in a local store, else a temporary copy."""
+        if self.local:
+            yield Path(self.path(name))
+            return
+        with tempfile.TemporaryDirectory(prefix="deepcuts-") as folder:
+            copy = Path(folder) / name.rsplit("/", 1)[-1]
+            with self.filesystem.open_input_file(self.path(name)) as source, copy.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 24)
+            yield copy
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """A local path to write; on leaving it is published under `name` at once."""
+        folder, _, base = name.rpartition("/")
+        working = self._working_folder(folder, base)
+        try:
+            yield working / base
+            self._publish(working / base, name)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,206 @@
+"""Estimates what a plan will take: time as the store measured it (or from FLOPs), bytes of disk, a share of a GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.pruning.compression import Counts
+from deepcuts.store.store import Store
+from deepcuts.sweep.plan import Plan, shared
+from deepcuts.wording import size_text
+
+# FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
+GUESSED_CPU, GUESSED_GPU = 2e10, 4e13
+GUESSED_TOKENS = 32
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of work on one trial's resources, seconds until the end, where they come from; and bytes of disk."""
+
+    work_seconds: float
+    wall_seconds: float
+    gpu_hours: float
+    basis: str
+    bytes: int
+
+
+def estimate(
+    plan: Plan,
+    counts: Mapping[str, Counts],
+    examples: Mapping[str, Mapping[str, int]],
+    store: Store,
+    *,
+    gpus: float,
+    cpus: int,
+    slots: int,
+    keep_models: bool,
+) -> Cost:
+    """The cost of the trials that are still to run, `slots` at a time."""
+    measured = _seconds_per_example(store, plan)
+    seconds, together = 0.0, shared(plan.to_run)
+    fine_tuned, scored = set(plan.dense_there), {*plan.scores_there, None}
+    for trial in plan.to_run:
+        dense = trial.dense
+        used = min(dense.max_train_examples or math.inf, examples[dense.dataset]["train"])
+        unit = measured.get((dense.model.name, dense.dataset, dense.device))
+        if unit is None:
+            speed = GUESSED_GPU * max(gpus, 0.01) if dense.device == "cuda" else GUESSED_CPU * cpus
+            unit = 6 * counts[dense.dataset].prunable * min(GUESSED_TOKENS, dense.max_tokens) / speed
+        work = (trial.retrain.epochs if trial.retrain else 0) * used
+        if dense.dense_id not in fine_tuned:
+            fine_tuned.add(dense.dense_id)
+            work += dense.finetune.epochs * used
+        if trial.score.data != "none" and trial.score.score_id not in scored:
+            scored |= {score.score_id for score in together.partners(trial)}
+            repeats = trial.score.smoothing_passes if trial.score.data == "smoothed" else 1
+            work += min(used, trial.score.batches * trial.score.batch_size) * repeats
+        seconds += work * unit
+    kinds = {(t.dense.model.name, t.dense.dataset, t.dense.device) for t in plan.to_run}
+    known = len(kinds & set(measured))
+    basis = f"measured in this store for {known} of {len(kinds)} datasets" if known else "guessed from FLOPs"
+    wall = seconds / max(1, min(slots, len(plan.to_run) or 1))
+    return Cost(seconds, wall, seconds * gpus / 3600, basis, _bytes(plan, counts, keep_models, slots))
+
+
+def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str], float]:
+    """Median seconds of retraining per example and epoch, by model, dataset and device type."""
+    columns = ["trial_id", "dataset", "status", "retrain_seconds", "spec"]
+    found: dict[tuple[str, str, str], list[float]] = {}
+    steps = _steps_per_trial(store) if "completed" in plan.statuses.values() else {}
+    for row in store.read("trials", columns).table.to_pylist():
+        if row["status"] != "completed" or not row["retrain_seconds"] or row["trial_id"] not in steps:
+            continue
+        try:
+            spec = TrialSpec.model_validate_json(row["spec"] or "")
+        except ValueError:  # a row that another version wrote
+            continue
+        if spec.retrain is None or not spec.retrain.epochs:
+            continue
+        seen = steps[row["trial_id"]] * spec.retrain.batch_size
+        key = spec.dense.model.name, row["dataset"], spec.dense.device
+        found.setdefault(key, []).append(row["retrain_seconds"] / seen)
+    return {key: median(values) for key, values in found.items()}
+
+
+def _steps_per_trial(store: Store) -> dict[str, int]:
+    """How many steps each trial retrained for, of those that did."""
+    table = store.read("metrics", ["trial_id", "stage", "step"]).table
+    last = table.group_by(["trial_id", "stage"]).aggregate([("step", "max")]).to_pylist()
+    return {row["trial_id"]: row["step_max"] for row in last if row["stage"] == "retrained" and row["step_max"]}
+
+
+def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> int:
+    """Fine-tuned networks, scores, masks, kept models, and the working checkpoints of `slots` trials at a time."""
+    total, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
+    for trial in plan.to_run:
+        size = counts[trial.dense.dataset]
+        if trial.dense.dense_id not in dense:
+            dense.add(trial.dense.dense_id)
+            total += FLOAT * size.parameters
+        if trial.score.data != "none" and trial.score.score_id and trial.score.score_id not in scores:
+            scores.add(trial.score.score_id)
+            total += FLOAT * size.prunable
+        if trial.retrain is not None:
+            total += size.prunable // 8 + (FLOAT * size.parameters if keep_models else 0)
+    largest = max((counts[trial.dense.dataset].parameters for trial in plan.to_run), default=0)
+    return total + 2 * 3 * FLOAT * largest * min(slots, len(plan.to_run))
+
+
+def check_disk(store: Store, cost: Cost) -> None:
+    """Raises ValueError where a local store has not the bytes that the plan needs."""
+    if not store.local:
+        return
+    folder = Path(store.root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < cost.bytes:
+        raise ValueError(
+            f"store {store.uri!r}: the sweep needs about {size_text(cost.bytes)} and {size_text(free)} are free; make"
+            " room, choose another with --store, or run part of it with --only"
+        )
+
+
+def local_slots(cpus: int, gpus: float, gpus_here: float) -> int:
+    """How many trials this machine runs at a time."""
+    by_cpu = (os.cpu_count() or 1) // max(1, cpus)
+    return max(1, min(by_cpu, int(gpus_here / gpus)) if gpus else by_cpu)
+
+
+# What is left free, and what a process takes of a GPU beside its tensors (CUDA's context and kernels).
+HEADROOM, CONTEXT = 0.2, 600_000_000
+MOST_TRIALS_PER_GPU = 8
+
+
+@dataclass(frozen=True)
+class Share:
+    """The most memory that a trial of the plan was seen to take, the memory of that GPU, and how many fit on it."""
+
+    peak: int
+    total: int
+    device: str
+    at_a_time: int
+
+    def __str__(self) -> str:
+        fits = f"resources.gpus={1 / self.at_a_time:g} would run {self.at_a_time} at a time"
+        return f"peak {size_text(self.peak)} of {size_text(self.total)} ({self.device}): {fits}"
+
+
+def recommended(plan: Plan, store: Store) -> Share | None:
+    """The share of a GPU that the trials to run can do with; None on a CPU, where not all of what they do was
+    measured, and where one of them needs a GPU of its own."""
+    wanted: set[tuple[object, ...]] = set().union(*map(_memory_parts, plan.to_run))
+    if not any(trial.dense.device == "cuda" for trial in plan.to_run):
+        return None
+    kinds: dict[frozenset[tuple[object, ...]], tuple[float, int, int, str]] = {}
+    columns = ["trial_id", "status", "peak_gpu_bytes", "gpu_bytes", "device", "spec"]
+    for row in store.read("trials", columns).table.to_pylist():
+        if row["status"] != "completed" or not row["peak_gpu_bytes"] or not row["gpu_bytes"]:
+            continue
+        try:
+            trial = TrialSpec.model_validate_json(row["spec"] or "")
+        except ValueError:  # a row that another version wrote
+            continue
+        if trial.trial_id != row["trial_id"]:  # likewise: what it ran is not what would run today
+            continue
+        kind = frozenset(_memory_parts(trial))
+        peak, total = row["peak_gpu_bytes"], row["gpu_bytes"]
+        seen = (peak / total, peak, total, row["device"] or "GPU")
+        kinds[kind] = max(kinds.get(kind, seen), seen)
+    if not wanted <= set().union(*kinds):
+        return None
+    # A part takes no more than the least of the kinds of trials that it is in.
+    _, peak, total, device = max(min(kinds[kind] for kind in kinds if part in kind) for part in wanted)
+    at_a_time = fitting(peak, total)
+    return Share(peak, total, device, at_a_time) if at_a_time > 1 else None
+
+
+def fitting(peak: int, total: int) -> int:
+    """How many trials of this peak fit on a GPU of so many bytes: 1, 2, 4, or 8, which keep it busy."""
+    count = MOST_TRIALS_PER_GPU
+    while count > 1 and count * (peak * (1 + HEADROOM) + CONTEXT) > total:
+        count //= 2
+    return count
+
+
+def _memory_parts(trial: TrialSpec) -> set[tuple[object, ...]]:
+    """What decides the memory of a trial: how each of its stages runs."""
+    dense, score = trial.dense, trial.score
+    about = (dense.model, dense.dataset, dense.device, dense.precision, dense.compile, dense.max_tokens)
+    parts: set[tuple[object, ...]] = {
+        (*about, each.optimizer, each.micro_batch or each.batch_size)
+        for each in (dense.finetune, trial.retrain)
+        if each is not None
+    }
+    if score.data != "none":
+        parts.add((*about, score.data, score.micro_batch or score.batch_size, score.smoothing_passes))
+    return parts

@@ -1,0 +1,117 @@
+"""What a sweep file names, found and checked before anything is launched; nothing is written here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from deepcuts.data.splits import check, locate
+from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.sweepfile import Settings, SweepFile
+from deepcuts.experiment.tasks import Task
+from deepcuts.model.counts import count_parameters
+from deepcuts.model.folder import find_model
+from deepcuts.pruning.compression import Counts, compression_to_fraction
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that can be launched, with what was counted on the way: per dataset, and per dataset and split."""
+
+    spec: SweepSpec
+    counts: Mapping[str, Counts]
+    examples: Mapping[str, Mapping[str, int]]
+
+
+def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
+    """Find the model and the datasets, check them, and check what the sweep asks of them.
+
+    Raises ValueError for the first thing that could not run.
+    """
+    _check_trackers(file.trackers)
+    model = find_model(file.model, file.revision)
+    folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
+    tasks, examples, counts = {}, {}, {}
+    for dataset, own in file.dataset_rows().items():
+        tasks[dataset] = locate(dataset, own, folder)
+        _check_head(dataset, tasks[dataset], file.for_dataset(dataset))
+        examples[dataset] = check(dataset, tasks[dataset])
+    for dataset, task in tasks.items():
+        settings = file.for_dataset(dataset)
+        counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
+        _check_size(dataset, file, settings, counts[dataset])
+        _check_rewind(dataset, settings, examples[dataset]["train"])
+    return Prepared(SweepSpec(file, model, tasks, device), counts, examples)
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    for name in trackers:
+        package = {"tensorboard": "tensorboardX"}.get(name, name)
+        if find_spec(package) is None:
+            raise ValueError(
+                f"trackers: {name!r} needs the package {package!r}, which is not installed here;"
+                f" run `pip install {package}`, or take it out of the list"
+            )
+
+
+def _check_head(dataset: str, task: Task, settings: Settings) -> None:
+    for key, value, plain in (("head", settings.head, "linear"), ("loss", settings.loss, "mean")):
+        if value != plain and task.kind != "regression":
+            raise ValueError(
+                f"{key}: {value!r} is for a regression, and {dataset!r} is a classification; set it for the regression"
+                f" alone, as in overrides: {{stsb: {{{key}: {value}}}}}"
+            )
+
+
+def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Counts) -> None:
+    for compression in file.compressions or []:
+        try:
+            compression_to_fraction(compression, counts.parameters, counts.prunable)
+        except ValueError as error:
+            raise ValueError(f"compressions: {dataset!r} on model {file.model!r}: {error}") from None
+    if counts.positions is not None and settings.max_tokens > counts.positions:
+        raise ValueError(
+            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
+        )
+
+
+def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:
+    if not isinstance(settings.rewind, int):
+        return
+    used = min(examples, settings.max_train_examples or examples)
+    steps = settings.finetune.epochs * math.ceil(used / settings.finetune.batch_size)
+    if settings.rewind > steps:
+        raise ValueError(f"rewind: step {settings.rewind!r} is beyond the {steps} steps of fine-tuning on {dataset!r}")
+
+
+def local_gpus() -> int:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES shows, found without loading CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+def choose_gpus(asked: float | None, available: float) -> float:
+    """GPUs of a trial: as asked, else 1 if there is any. Raises ValueError for GPUs where there are none."""
+    if asked is None:
+        return 1.0 if available else 0.0
+    if asked > available:
+        there = f"only {available:g}" if available else "no usable GPU"
+        raise ValueError(
+            f"resources.gpus: {asked:g} a trial are asked for and there is {there}; set resources.gpus=0 to run on the"
+            " CPU, or give --address of a cluster that has GPUs"
+        )
+    return asked
+
+
+def check_cpus(asked: int | None) -> None:
+    """Raises ValueError for more CPU cores a trial than this machine has."""
+    cores = os.cpu_count() or 1
+    if asked is not None and asked > cores:
+        raise ValueError(f"resources.cpus: {asked} a trial are asked for and this machine has {cores}")

@@ -1,0 +1,102 @@
+"""What a running sweep shows: a live board on a terminal, plain lines where the output goes elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from deepcuts.experiment.grid import describe
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.wording import duration
+
+_STAGES = {
+    "waiting": "starting",
+    "load": "loading",
+    "dense": "fine-tuning",
+    "score": "scoring",
+    "prune": "pruning",
+    "retrained": "retraining",
+}
+
+
+class Progress:
+    """Counts of a launch, and where its running trials are. Nothing in here may fail a sweep."""
+
+    def __init__(self, console: Console, total: int, already_done: int) -> None:
+        self.console = console
+        self.total, self.already_done = total, already_done
+        self.completed: list[Mapping[str, Any]] = []
+        self.failed: list[Mapping[str, Any]] = []
+        self._running: dict[str, tuple[TrialSpec, str, int, int]] = {}
+        self._began = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._board)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def started(self, trial: TrialSpec) -> None:
+        self._running[trial.trial_id] = trial, "waiting", 0, 0
+
+    def heard(self, trial_id: str, stage: str, epoch: int, step: int) -> None:
+        if trial_id in self._running:
+            self._running[trial_id] = self._running[trial_id][0], stage, epoch, step
+
+    def ended(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        """A trial is through; `row` has what its row in `trials` has."""
+        running = self._running.pop(trial_id, None)
+        if running is None:
+            return
+        failed = row.get("status") != "completed"
+        (self.failed if failed else self.completed).append(row)
+        count = f"[{self.already_done + len(self.completed)}/{self.total}]"
+        text = f"failed in {row.get('error_stage')}: {row.get('error')}" if failed else _result(row)
+        line = Text.assemble((count, "dim"), f" {describe(running[0])}: ", (text, "red" if failed else ""))
+        self.console.print(line, soft_wrap=True)
+
+    def interrupted(self, trial_id: str) -> None:
+        self._running.pop(trial_id, None)
+
+    def eta_seconds(self) -> float | None:
+        """Seconds to go at the pace so far; None before anything has ended."""
+        through = len(self.completed) + len(self.failed)
+        left = self.total - self.already_done - through
+        return (time.monotonic() - self._began) / through * left if through else None
+
+    def _board(self) -> Group:
+        eta = self.eta_seconds()
+        done = self.already_done + len(self.completed)
+        head = f"{done} of {self.total} done, {len(self._running)} running, {len(self.failed)} failed, "
+        head += f"{duration(time.monotonic() - self._began)} so far, "
+        head += f"about {duration(eta)} to go" if eta is not None else "time to go not known yet"
+        table = Table.grid(padding=(0, 2))
+        for trial, stage, epoch, step in list(self._running.values()):
+            table.add_row(describe(trial), Text(_where(trial, stage, epoch, step), "cyan"))
+        return Group(Text(head, "bold"), table)
+
+
+def _where(trial: TrialSpec, stage: str, epoch: int, step: int) -> str:
+    name = _STAGES.get(stage, stage)
+    if stage == "dense":
+        return f"{name}, epoch {epoch + 1} of {trial.dense.finetune.epochs}, step {step}"
+    if stage == "retrained" and trial.retrain is not None:
+        return f"{name}, epoch {epoch + 1} of {trial.retrain.epochs}, step {step}"
+    return f"{name}, batch {step} of at most {trial.score.batches}" if stage == "score" else name
+
+
+def _result(row: Mapping[str, Any]) -> str:
+    value = row["dense"] if row.get("retrained") is None else row["retrained"]
+    text = f"{row['metric']} {value:.3f}"
+    if row.get("retrained") is not None:
+        text += f" (dense {row['dense']:.3f}), sparsity {row['sparsity']:.1%}"
+    return f"{text}, {duration(row['total_seconds'])}"

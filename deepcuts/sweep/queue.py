@@ -1,0 +1,125 @@
+"""The order in which trials start: shared stages are made once, and none starts that would wait for one (no Ray)."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Sequence
+
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.store import Store
+from deepcuts.sweep.plan import shared
+
+# How far a trial must be for others to find what it shares.
+_SCORING = ("score", "prune", "rewound", "retrained", "done")
+_SCORED = ("prune", "rewound", "retrained", "done")
+_NOTHING = ""  # in place of the stage that a trial lacks
+
+
+class Queue:
+    """The pending trials: none starts that would wait for, or repeat, what a running one is making.
+
+    A trial is ready when each shared stage that it needs exists or nobody is making it. Of the ready ones the one
+    that unblocks most goes first, then the earlier in the sweep. `again` are trials that are completed and yet
+    wanted once more. The pending ones lie sorted by the first stage that they lack, so that a start takes time that
+    grows with the number of stages, and not of trials.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[TrialSpec],
+        dense_there: Iterable[str] = (),
+        scores_there: Iterable[str] = (),
+        limit: int | None = None,
+        again: frozenset[str] = frozenset(),
+    ) -> None:
+        self.dense_there, self.scores_there = set(dense_there), set(scores_there)
+        self.limit, self.again = limit, again
+        self.running: dict[str, TrialSpec] = {}
+        self.busy: set[str] = set()  # trials and stages that another launch is at work on just now
+        self._trials = tuple(trials)
+        self._shared = shared(trials)
+        self._lacking: dict[str, list[int]] = {}  # the first stage that they lack: places of pending trials
+        self._file(range(len(trials)))
+
+    @property
+    def pending(self) -> list[TrialSpec]:
+        return [self._trials[place] for place in sorted(self._places())]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lacking.values()))
+
+    def _places(self) -> list[int]:
+        return [place for places in self._lacking.values() for place in places]
+
+    def _file(self, places: Iterable[int]) -> None:
+        """Put pending trials where they belong by what they lack now."""
+        for place in places:
+            missing = self._missing(self._trials[place])
+            insort(self._lacking.setdefault(missing[0] if missing else _NOTHING, []), place)
+
+    def _found(self, stage: str) -> None:
+        """A stage is there now: what waited for it may lack another."""
+        self._file(self._lacking.pop(stage, ()))
+
+    def next(self) -> TrialSpec | None:
+        """The trial to start now, taken from the pending ones; None when none is ready."""
+        if self.limit is not None and len(self.running) >= self.limit:
+            return None
+        taken = self.busy.union(*(self._missing(trial) for trial in self.running.values()))
+        best: tuple[int, int, str] | None = None  # smallest first: minus how many it unblocks, its place
+        for stage, places in self._lacking.items():
+            unblocks = len(places) if stage != _NOTHING else 0
+            if stage in taken or (best is not None and (-unblocks, places[0]) > best[:2]):
+                continue
+            ready = next((place for place in places if self._ready(self._trials[place], taken)), None)
+            if ready is not None and (best is None or (-unblocks, ready) < best[:2]):
+                best = -unblocks, ready, stage
+        return None if best is None else self._start(*best[1:])
+
+    def _ready(self, trial: TrialSpec, taken: set[str]) -> bool:
+        return trial.trial_id not in self.busy and taken.isdisjoint(self._missing(trial))
+
+    def _start(self, place: int, stage: str) -> TrialSpec:
+        trial = self._trials[place]
+        self._lacking[stage].remove(place)
+        if not self._lacking[stage]:
+            del self._lacking[stage]
+        self.running[trial.trial_id] = trial
+        return trial
+
+    def _missing(self, trial: TrialSpec) -> list[str]:
+        """The shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
+        missing = []
+        if trial.dense.dense_id not in self.dense_there:
+            missing.append(trial.dense.dense_id)
+        if trial.score.data != "none" and trial.score.score_id not in self.scores_there:
+            missing.append(trial.score.pass_id)
+        return missing
+
+    def heard(self, trial_id: str, stage: str) -> None:
+        """A running trial has come to a stage, and so has published those before it."""
+        trial = self.running.get(trial_id)
+        if trial is None:
+            return
+        if stage in _SCORING and trial.dense.dense_id not in self.dense_there:
+            self.dense_there.add(trial.dense.dense_id)
+            self._found(trial.dense.dense_id)
+        if stage in _SCORED and trial.score.data != "none":
+            self.scores_there |= {key for score in self._shared.partners(trial) if (key := score.score_id)}
+            self._found(trial.score.pass_id)
+
+    def learn(self, busy: set[str], store: Store) -> None:
+        """Take in what other launches are at work on, and what the store has of theirs by now. Raises OSError."""
+        statuses = store.statuses()
+        self.busy = busy
+        done = {key for key, status in statuses.items() if status == "completed"} - self.again
+        left = {place: self._trials[place] for place in self._places() if self._trials[place].trial_id not in done}
+        dense = {trial.dense.dense_id for trial in left.values()} - self.dense_there
+        scores = {trial.score.score_id for trial in left.values() if trial.score.data != "none"} - self.scores_there
+        self.dense_there |= {key for key in dense if store.artifact("dense", key)}
+        self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}
+        self._lacking = {}
+        self._file(left)
+
+    def ended(self, trial_id: str) -> None:
+        self.running.pop(trial_id, None)

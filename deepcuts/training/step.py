@@ -1,0 +1,120 @@
+"""Takes one optimiser step: gradients of a batch, masked and clipped, and the update at the scheduled learning rate.
+
+B = examples of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from deepcuts.data.batches import Integers, Tokens, micro_batches
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.cuda_graphs import RECORDERS, Captured
+from deepcuts.model.network import Network
+
+# Where steps are recorded, batches are as long as multiples of this: there are fewer to record.
+LENGTHS = 8
+# Takes a seed and the examples of a batch, and gives the batch's loss, still on the device.
+Step = Callable[[int, Integers], Tensor]
+
+
+def make_step(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    optimiser: torch.optim.Optimizer,
+    masked: Sequence[tuple[nn.Parameter, Tensor]],
+) -> Step:
+    """A step over batches of `tokens`, which lie on the network's device; `masked` has parameters with their masks."""
+    work = partial(take, network, tokens, settings, optimiser, masked)
+    captured = Captured(work, partial(_state, network.model, optimiser), network.device)
+    lengths, longest = tokens.lengths, int(tokens.lengths.max())
+
+    def step(seed: int, batch: Integers) -> Tensor:
+        sizes = [int(lengths[part].max()) for part in micro_batches(batch, settings.micro_batch)]
+        if network.device.type in RECORDERS:
+            sizes = [min(-(-size // LENGTHS) * LENGTHS, longest) for size in sizes]
+        return captured(seed, tokens.places(batch), tuple(sizes))
+
+    return step
+
+
+def take(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    optimiser: torch.optim.Optimizer,
+    masked: Sequence[tuple[nn.Parameter, Tensor]],
+    places: Tensor,
+    sizes: Sequence[int],
+) -> Tensor:
+    """One step over the examples at `places` (3, B), whose micro-batches are as long as `sizes`.
+
+    Nothing in it depends on what tensors hold, and nothing of its backward pass is left behind: it can be recorded.
+    """
+    network.model.train()
+    optimiser.zero_grad(set_to_none=True)
+    examples = places.shape[1]
+    total = torch.zeros((), device=network.device)
+    for part, size in zip(places.split(settings.micro_batch or examples, 1), sizes, strict=True):
+        loss = network.batch_loss(tokens.at(part, size), examples)
+        loss.backward()
+        total += loss.detach()
+    for parameter, mask in masked:
+        if parameter.grad is not None:
+            parameter.grad.mul_(mask)
+    if settings.max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(network.model.parameters(), settings.max_grad_norm)
+    if network.device.type == "cuda":
+        for group in optimiser.param_groups:  # torch wants to be told, and warns of it at other times
+            group["capturable"] = torch.cuda.is_current_stream_capturing()
+    optimiser.step()
+    return total
+
+
+def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """All that a step changes."""
+    yield from model.parameters()
+    for state in optimiser.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def make_optimiser(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+    """As the field does, biases and LayerNorm (tensors of one dimension) are not decayed.
+
+    Where steps are recorded the learning rate lies on the device, for a recording has all other numbers in it.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    lr = torch.tensor(settings.lr, device=device) if device.type in RECORDERS else settings.lr
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=settings.betas[0], fused=True)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr, betas=settings.betas, fused=True)
+
+
+def rate(settings: Training, step: int, steps: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant, linear or cosine decay to 0 at the end."""
+    warmup = int(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return settings.lr * factors[settings.schedule]
+
+
+def set_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int, steps: int) -> None:
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate(settings, step, steps))
+        else:
+            group["lr"] = rate(settings, step, steps)

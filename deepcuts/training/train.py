@@ -1,0 +1,256 @@
+"""The only optimisation loop, evaluation, and the checkpoints by which a stage goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepcuts.data.batches import Tokens, by_length, shuffled
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.first_token import first_token_alone
+from deepcuts.fast.packed_linear import packed_linears
+from deepcuts.fast.used_words import UsedWords, can_narrow
+from deepcuts.model.network import Network
+from deepcuts.pruning.masks import Masks, zero_weights
+from deepcuts.seeds import derive
+from deepcuts.training.checkpoint import Bound, Checkpoint, Interrupted
+from deepcuts.training.step import make_optimiser, make_step, set_rate
+
+# Reading a loss waits for the device; a loss that is not finite is found within this many steps.
+STEPS_PER_LOOK = 50
+
+
+@dataclass
+class Position:
+    """How far a stage has come. `losses` are those of the current epoch's steps, summed; `history` the epochs."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller hears and decides: `after_epoch` gives metrics to record, `stop` ends at the next step,
+    `snapshot` receives the weights after the steps in `snapshots`."""
+
+    after_epoch: Callable[[int], dict[str, dict[str, float]]] = lambda epoch: {}
+    on_step: Callable[[int, int], None] = lambda epoch, step: None
+    stop: Callable[[], bool] = lambda: False
+    snapshots: Collection[int] = ()
+    snapshot: Callable[[int], None] = lambda step: None
+
+
+def train(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    *,
+    seed: int,
+    stage: str,
+    masks: Masks | None = None,
+    checkpoint: Checkpoint | None = None,
+    hooks: Hooks | None = None,
+) -> list[dict[str, Any]]:
+    """Train the network in place with a fresh optimiser and return one row per metric and epoch.
+
+    Pruned weights (False in `masks`) are exactly zero after every step: they are zeroed once and their gradients
+    always, before any clipping. Batches, dropout and all else random follow from the seed, the stage and the step.
+    Raises ValueError when a loss is not finite, Interrupted when asked to stop.
+    """
+    hooks, masks = hooks or Hooks(), masks or {}
+    zero_weights(network.model, masks)
+    checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
+    tokens = tokens.to(network.device)
+    with first_token_alone(network.model):
+        if not can_narrow(network.model, settings.weight_decay):
+            return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
+        words = UsedWords(network.model, tokens)
+        with words.narrowed() as fewer:
+            return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
+
+
+def _seeing_all(words: UsedWords, hooks: Hooks) -> Hooks:
+    """The hooks, called while the network has all its words."""
+
+    def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
+        with words.widened():
+            return hooks.after_epoch(epoch)
+
+    def snapshot(step: int) -> None:
+        with words.widened():
+            hooks.snapshot(step)
+
+    return replace(hooks, after_epoch=after_epoch, snapshot=snapshot)
+
+
+def _train(
+    network: Network,
+    tokens: Tokens,
+    settings: Training,
+    seed: int,
+    stage: str,
+    masks: Masks,
+    checkpoint: Checkpoint | None,
+    hooks: Hooks,
+) -> list[dict[str, Any]]:
+    optimiser = make_optimiser(network.model, settings, network.device)
+    parameters = dict(network.model.named_parameters())
+    masked = [(parameters[name], mask) for name, mask in masks.items()]
+    position = _resume(network.model, optimiser, checkpoint)
+    steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
+    run = _Run(network, optimiser, stage, checkpoint, hooks, position)
+    step = make_step(network, tokens, settings, optimiser, masked)
+    while position.epoch < settings.epochs:
+        batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
+        run.began = time.monotonic()
+        for batch in batches[position.step_of_epoch :]:
+            if position.step in hooks.snapshots:
+                hooks.snapshot(position.step)
+            set_rate(optimiser, settings, position.step, steps)
+            run.stepped(step(derive(seed, stage, "step", position.step), batch))
+        run.ended(settings.epochs)
+    if position.step in hooks.snapshots:
+        hooks.snapshot(position.step)
+    optimiser.zero_grad(set_to_none=True)  # they lie in the memory of recordings, and keep it
+    return position.history
+
+
+@dataclass
+class _Run:
+    """A stage under way: losses that nobody has looked at yet, since when the clock runs, and the last save."""
+
+    network: Network
+    optimiser: torch.optim.Optimizer
+    stage: str
+    checkpoint: Checkpoint | None
+    hooks: Hooks
+    position: Position
+    recent: list[Tensor] = field(default_factory=list)
+    began: float = 0.0
+    saved: float = field(default_factory=time.monotonic)
+
+    def stepped(self, loss: Tensor) -> None:
+        """Count a step, and save where it is time to or a stop is asked for. Raises ValueError, Interrupted."""
+        position, checkpoint = self.position, self.checkpoint
+        self.recent.append(loss)
+        position.step += 1
+        position.step_of_epoch += 1
+        self.hooks.on_step(position.epoch, position.step)
+        if len(self.recent) == STEPS_PER_LOOK or self.network.device.type == "cpu":
+            _take(self.recent, position, self.stage)
+        due = checkpoint is not None and time.monotonic() - self.saved > checkpoint.minutes * 60
+        stopping = self.hooks.stop()
+        if due or stopping:
+            self._look()
+            self._save()
+        if stopping:
+            raise Interrupted
+
+    def ended(self, epochs: int) -> None:
+        """Close an epoch, and save unless it was the last of `epochs`. Raises ValueError."""
+        self._look()
+        _end_epoch(self.position, self.hooks, self.stage)
+        if self.position.epoch < epochs:
+            self._save()
+
+    def _look(self) -> None:
+        _take(self.recent, self.position, self.stage)
+        now = time.monotonic()
+        self.position.seconds, self.began = self.position.seconds + now - self.began, now
+
+    def _save(self) -> None:
+        _save(self.network.model, self.optimiser, self.checkpoint, self.position)
+        self.saved = time.monotonic()
+
+
+def _take(recent: list[Tensor], position: Position, stage: str) -> None:
+    """Add the losses of the steps since the last look; raise where one is not finite."""
+    losses = torch.stack(recent).tolist() if recent else []
+    first = position.step - len(losses)
+    for offset, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of {stage} step {first + offset} (epoch {position.epoch}) is {loss!r}, not finite;"
+                " lower the learning rate, or set max_grad_norm"
+            )
+        position.loss_sum += loss
+    recent.clear()
+
+
+def _end_epoch(position: Position, hooks: Hooks, stage: str) -> None:
+    metrics = {"train": {"loss": position.loss_sum / position.step_of_epoch}} | hooks.after_epoch(position.epoch)
+    for split, values in metrics.items():
+        for metric, value in values.items():
+            position.history.append(
+                {
+                    "stage": stage,
+                    "epoch": position.epoch,
+                    "step": position.step,
+                    "split": split,
+                    "metric": metric,
+                    "value": value,
+                    "seconds": position.seconds,
+                }
+            )
+    position.epoch, position.step_of_epoch, position.loss_sum = position.epoch + 1, 0, 0.0
+
+
+def _save(
+    model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint | None, position: Position
+) -> None:
+    if checkpoint is None:
+        return
+    tensors = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for index, state in optimiser.state_dict()["state"].items():
+        for entry, value in state.items():
+            if value is not None:
+                tensors[f"optimiser/{index}/{entry}"] = torch.as_tensor(value)
+    checkpoint.save(tensors, vars(position))
+
+
+@torch.no_grad()
+def _resume(model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> Position:
+    saved = checkpoint.load() if checkpoint else None
+    if saved is None:
+        return Position()
+    tensors, notes = saved
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[f"model/{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimiser/"):
+            _, index, entry = key.split("/")
+            state.setdefault(int(index), {})[entry] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return Position(**notes)
+
+
+def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
+    """Outputs (N, C) for every example in its own order; the model is left in evaluation mode."""
+    network.model.eval()
+    tokens = tokens.to(network.device)
+    order = list(by_length(tokens.lengths, network.tokens_at_once))
+    model = network.model
+    # inference_mode would cast the weights for every batch
+    with (
+        torch.no_grad(),
+        first_token_alone(model),
+        packed_linears(model, network.dtype, gelu=True),
+        network.autocast(),
+    ):
+        rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()
+    outputs: NDArray[np.float32] = np.empty_like(rows)
+    outputs[np.concatenate(order)] = rows
+    return outputs

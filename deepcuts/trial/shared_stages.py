@@ -1,0 +1,218 @@
+"""The stages that trials share, each made once: the fine-tuned network and the scores."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcuts.data.batches import Integers, shuffled
+from deepcuts.data.splits import data_commit
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec
+from deepcuts.model.load import model_commit
+from deepcuts.model.network import Network, prunable
+from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.scoring.score import Settings, score
+from deepcuts.store.store import Store, decode, encode
+from deepcuts.store.tables import Row
+from deepcuts.store.tensors import load_artifact, save_tensors
+from deepcuts.trial.context import Context, Material, fit, set_weights, weights_of
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The fine-tuned network's record: its weights, metrics and predictions, and whether it was there already."""
+
+    weights: dict[str, Tensor]
+    metrics: list[Row]
+    predictions: list[Row]
+    cached: bool
+    seconds: float
+
+
+def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Context) -> FineTuned:
+    """theta_1, from the store or made now and published there; the network is left with its weights.
+
+    Raises ValueError where the stored one was made from another commit of the model or the dataset, and for a
+    step to rewind to that the fine-tuning does not reach.
+    """
+    key, began = dense.dense_id, time.monotonic()
+    commits = {
+        "model_commit": model_commit(dense.model.name, dense.model.revision),
+        "data_commit": data_commit(dense.task),
+    }
+    meta = bench.store.artifact("dense", key)
+    if meta is not None and {_snapshot(step) for step in bench.snapshots} <= set(meta["files"]):
+        _same_commits(meta, commits, key)
+        set_weights(network, load_artifact(bench.store, "dense", key, "model.safetensors"))
+        rows, predictions = (_stored_rows(bench.store, key, table) for table in ("metrics", "predictions"))
+        return FineTuned(weights_of(network), rows, predictions, True, 0.0)
+    _check_snapshots(material, dense, bench)
+    rows, predictions = fit(network, material, dense.finetune, dense, bench, "dense", key)
+    seconds = time.monotonic() - began
+    about = {"dense_id": key, "spec": dense.model_dump(mode="json"), "seconds": seconds, **commits}
+    with bench.store.new_artifact("dense", key, about) as folder:
+        save_tensors(folder / "model.safetensors", weights_of(network))
+        for table, content in (("metrics", rows), ("predictions", predictions)):
+            (folder / f"{table}.parquet").write_bytes(encode(table, content))
+        for step in bench.snapshots:
+            with bench.store.local_copy(bench.snapshot_name(key, step)) as path:
+                (folder / _snapshot(step)).write_bytes(path.read_bytes())
+    bench.checkpoint(key).remove()
+    for step in bench.snapshots:
+        bench.store.delete(bench.snapshot_name(key, step))
+    return FineTuned(weights_of(network), rows, predictions, False, seconds)
+
+
+def _check_snapshots(material: Material, dense: DenseSpec, bench: Context) -> None:
+    """Refuse steps beyond the last; give up a checkpoint that is past a step which nobody kept."""
+    steps = dense.finetune.epochs * math.ceil(len(material.train) / dense.finetune.batch_size)
+    if beyond := [step for step in bench.snapshots if step > steps]:
+        raise ValueError(
+            f"rewind: step {min(beyond)} is beyond the {steps} steps of fine-tuning; rewind to one of them"
+        )
+    key = dense.dense_id
+    if lost := [step for step in bench.snapshots if not bench.store.exists(bench.snapshot_name(key, step))]:
+        saved = bench.checkpoint(key).load()
+        if saved is not None and saved[1]["step"] > min(lost):
+            bench.checkpoint(key).remove()
+
+
+def _snapshot(step: int) -> str:
+    return f"step-{step}.safetensors"
+
+
+def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
+    """The weights after `step` steps of fine-tuning, which `fine_tune` kept for a rewind to there."""
+    return load_artifact(store, "dense", dense.dense_id, _snapshot(step))
+
+
+def _stored_rows(store: Store, key: str, table: str) -> list[Row]:
+    with store.open_artifact("dense", key, f"{table}.parquet") as path:
+        return decode(table, path)
+
+
+def _same_commits(meta: Mapping[str, Any], commits: Mapping[str, str | None], key: str) -> None:
+    for what, now in commits.items():
+        if now is not None and meta[what] is not None and meta[what] != now:
+            raise ValueError(
+                f"the fine-tuned network {key} was made from commit {meta[what]} of the {what.split('_')[0]},"
+                f" and {now} is what its revision means today; pin `revision` to one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one criterion, the batches they come from, how many examples of a batch were run at once (None:
+    not known, or no batches), and whether they were there already."""
+
+    scores: dict[str, Tensor]
+    batches: int
+    micro_batch: int | None
+    cached: bool
+    seconds: float
+
+
+def find_scores(
+    network: Network,
+    material: Material,
+    spec: ScoreSpec,
+    bench: Context,
+    initial: Mapping[str, Tensor],
+) -> Scored:
+    """Scores on the fine-tuned network, from the store or made now.
+
+    One pass over the batches makes, and publishes, those of every partner that it serves as well. What needs no
+    pass is computed each time: that is faster than reading it.
+    """
+    assert spec.criterion is not None
+    assert spec.score_id is not None
+    names = prunable(network.model, spec.prune_biases)
+    if spec.data != "none":
+        meta = bench.store.artifact("scores", spec.score_id)
+        if meta is not None:
+            loaded = load_artifact(bench.store, "scores", spec.score_id, "scores.safetensors")
+            return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
+    began = time.monotonic()
+    wanted = _served(spec, bench)
+
+    def after_batch(used: int) -> bool:
+        bench.on_progress("score", 0, used)
+        return bench.stop()
+
+    scores, used = score(
+        replace(network, compiled=None),  # hooks look into its layers
+        names,
+        list(wanted),
+        material.train.to(network.device),
+        _scoring_order(material, spec),
+        _settings(wanted, bench),
+        initial,
+        bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
+        after_batch,
+    )
+    made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
+    if spec.data != "none":
+        made = replace(made, micro_batch=bench.bound(spec.micro_batch, spec.batch_size) or spec.batch_size)
+        for criterion, partner in wanted.items():
+            _publish_scores(bench.store, partner, replace(made, scores=scores[criterion]))
+        bench.checkpoint(spec.pass_id).remove()
+    return made
+
+
+def _served(spec: ScoreSpec, bench: Context) -> dict[str, ScoreSpec]:
+    """The criteria whose scores one pass makes: the one asked for, and every partner's that is not there yet."""
+    wanted = {str(spec.criterion): spec}
+    if spec.data == "none":
+        return wanted
+    for partner in bench.partners:
+        if (
+            partner.score_id
+            and partner.pass_id == spec.pass_id
+            and not bench.store.artifact("scores", partner.score_id)
+        ):
+            wanted.setdefault(str(partner.criterion), partner)
+    return wanted
+
+
+def _settings(wanted: Mapping[str, ScoreSpec], bench: Context) -> Settings:
+    """The settings of the pass; of `shift` and `count_padding` those of the criteria that use them."""
+    first = next(iter(wanted.values()))
+    shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
+    observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
+    return Settings(
+        seed=first.dense.seed,
+        micro_batch=bench.at_once(first.micro_batch),
+        passes=first.smoothing_passes,
+        noise_std=first.noise_std,
+        shift=shifted[0].shift if shifted else first.shift,
+        dropout=first.dropout,
+        count_padding=observing[0].count_padding if observing else first.count_padding,
+    )
+
+
+def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:
+    """The examples of each batch: at most one pass over the training split, in an order that the seed decides."""
+    order = shuffled(material.train.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
+    return order[: spec.batches]
+
+
+def _publish_scores(store: Store, spec: ScoreSpec, made: Scored) -> None:
+    assert spec.score_id is not None
+    settings = spec.model_dump(mode="json", exclude={"dense"})
+    about = {
+        "score_id": spec.score_id,
+        "dense_id": spec.dense.dense_id,
+        "spec": settings,
+        "batches": made.batches,
+        "micro_batch": made.micro_batch,
+        "seconds": made.seconds,
+        "torch": torch.__version__,
+    }
+    with store.new_artifact("scores", spec.score_id, about) as folder:
+        save_tensors(folder / "scores.safetensors", made.scores)

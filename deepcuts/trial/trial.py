@@ -1,0 +1,289 @@
+"""The order of the stages of a trial: the method section.
+
+theta_0  = pretrained encoder + head drawn from the seed
+theta_1  = fine-tune theta_0                -> dense
+scores   = criterion(theta_1, batches)
+masks    = the highest scores               -> pruned: theta_1 * masks, before any retraining
+theta_0' = theta_0 * masks                  -> rewound: bitwise theta_0 where kept, 0 elsewhere
+theta_2  = retrain theta_0'                 -> retrained: the last epoch is the result
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.fast.process import prepare_process
+from deepcuts.model.network import Network, prunable
+from deepcuts.pruning.bits import pack
+from deepcuts.pruning.compression import compression_to_fraction
+from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
+from deepcuts.seeds import derive
+from deepcuts.store.tables import Row
+from deepcuts.store.tensors import save_tensors
+from deepcuts.training.checkpoint import Interrupted
+from deepcuts.trial.context import (
+    Context,
+    Material,
+    device_of,
+    evaluate_stage,
+    fit,
+    load_material,
+    load_network,
+    metric_rows,
+    set_weights,
+    weights_of,
+)
+from deepcuts.trial.row import device_name, gpu_memory, identity_columns, pruned_columns, size_columns
+from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
+
+
+@dataclass
+class Account:
+    """What a trial has found out so far: the columns of its row, and the rows of the other tables."""
+
+    row: Row
+    metrics: list[Row]
+    predictions: list[Row]
+    stage: str = "load"
+
+
+def run_trial(trial: TrialSpec, sweep: str, bench: Context, keep_model: bool = False) -> Row:
+    """Run a trial and publish its rows, the one in `trials` last; return that one.
+
+    What goes wrong for reasons of the trial's own becomes a failed row. A store that cannot be read or written
+    (OSError) and a request to stop (Interrupted) are raised: the trial is not at fault, and is run again.
+    """
+    if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
+        bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
+    identity, before = identity_columns(trial, sweep), Row()
+    began = time.monotonic()
+    while True:
+        account = Account(dict(identity), [], [])
+        try:
+            _run(trial, bench, account, keep_model)
+        except torch.OutOfMemoryError as error:
+            smaller = _halved(trial, bench)
+            if smaller is None:
+                _fail(account, error)
+            else:
+                bench, before = smaller, _own(account.row, before)
+                torch.cuda.empty_cache()
+                continue
+        except (OSError, Interrupted):
+            raise
+        except Exception as error:
+            _fail(account, error)
+        break
+    _own(account.row, before)
+    account.row |= {"total_seconds": time.monotonic() - began, "finished_at": datetime.now(UTC)}
+    _publish(trial, account, bench)
+    return account.row
+
+
+def _halved(trial: TrialSpec, bench: Context) -> Context | None:
+    """The bench with half the micro-batch; None where a single example was too much already."""
+    settings = (trial.dense.finetune, trial.retrain or trial.dense.finetune, trial.score)
+    now = max(bench.bound(each.micro_batch, each.batch_size) or each.batch_size for each in settings)
+    return replace(bench, micro_batch=now // 2) if now > 1 else None
+
+
+def _own(row: Row, before: Row) -> Row:
+    """The row, where what it found is what this very trial made in an attempt that ran out of memory later on."""
+    for cached, seconds in (("dense_cached", "finetune_seconds"), ("score_cached", "score_seconds")):
+        if row.get(cached) and before.get(cached) is False:
+            row |= {cached: False, seconds: before[seconds]}
+    return row
+
+
+def _fail(account: Account, error: Exception) -> None:
+    account.row |= {
+        "status": "failed",
+        "failure": "trial",
+        "error_stage": account.stage,
+        "error": f"{type(error).__name__}: {error}",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -> None:
+    dense = trial.dense
+    prepare_process(bench.threads, dense.tf32)
+    account.row |= {"device": device_name(device_of(dense))}
+    if dense.device == "cuda":
+        torch.cuda.empty_cache()  # of the trial before
+        torch.cuda.reset_peak_memory_stats()
+    material, network = load_material(dense), load_network(dense)
+    names = prunable(network.model, trial.score.prune_biases)
+    account.row |= size_columns(network, material, names, trial, bench)
+    theta_0 = weights_of(network)
+
+    account.stage = "finetune"
+    tuned = fine_tune(network, material, dense, bench)
+    account.metrics += tuned.metrics
+    account.predictions += tuned.predictions
+    account.row |= {
+        "dense": _last(tuned.metrics, dense.task.main_metric),
+        "dense_cached": tuned.cached,
+        "finetune_seconds": tuned.seconds,
+    }
+    if trial.retrain is None:
+        account.row |= pruned_columns(network, trial, _all_kept(network, names))
+    else:
+        kept = _prune(trial, bench, account, network, material, names, theta_0)
+        _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
+        account.stage = "store"
+        _publish_masks(trial, bench, kept)
+        if keep_model:
+            _keep_weights(trial, bench, network, kept)
+    if dense.device == "cuda":
+        account.row |= gpu_memory()
+    account.row["status"] = "completed"
+
+
+def _all_kept(network: Network, names: list[str]) -> dict[str, Tensor]:
+    parameters = dict(network.model.named_parameters())
+    return {name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}
+
+
+def _prune(
+    trial: TrialSpec,
+    bench: Context,
+    account: Account,
+    network: Network,
+    material: Material,
+    names: list[str],
+    theta_0: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
+    account.stage = "score"
+    found = Scored({}, 0, None, False, 0.0)
+    if trial.score.criterion is not None:
+        bench.on_progress("score", 0, 0)
+        found = find_scores(network, material, trial.score, bench, theta_0)
+    account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
+    account.row["score_micro_batch"] = found.micro_batch
+
+    account.stage = "prune"
+    bench.on_progress("prune", 0, 0)
+    began = time.monotonic()
+    kept = masks_of_trial(trial, found.scores, account.row) if found.scores else _all_kept(network, names)
+    zero_weights(network.model, _on(network, kept))
+    _evaluate(trial, account, network, material, "pruned")
+    account.row |= {**pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
+    return kept
+
+
+def masks_of_trial(trial: TrialSpec, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The trial's masks from its scores; `sizes` has the `parameters` and `prunable` that a compression counts."""
+    assert trial.scope is not None
+    if trial.compression is not None:
+        fraction = compression_to_fraction(trial.compression, sizes["parameters"], sizes["prunable"])
+    else:
+        assert trial.sparsity is not None
+        fraction = 1 - trial.sparsity
+    made = make_masks(scores, fraction, trial.scope)
+    return shuffle(made, derive(trial.dense.seed, "shuffle")) if trial.control == "shuffle" else made
+
+
+def _start(trial: TrialSpec, bench: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
+    """The weights that the rewind goes back to."""
+    if trial.rewind == "none":
+        return tuned.weights
+    if trial.rewind == "init":
+        return theta_0
+    return snapshot_weights(bench.store, trial.dense, trial.rewind)
+
+
+def _retrain(
+    trial: TrialSpec,
+    bench: Context,
+    account: Account,
+    network: Network,
+    material: Material,
+    kept: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+) -> None:
+    """Rewind the kept weights and train them with the masks on."""
+    assert trial.retrain is not None
+    account.stage = "retrain"
+    began = time.monotonic()
+    on_device = _on(network, kept)
+    set_weights(network, start)
+    zero_weights(network.model, on_device)
+    for name, parameter in network.model.named_parameters():
+        expected = start[name] if name not in kept else torch.where(kept[name], start[name], 0.0)
+        assert torch.equal(parameter.detach().cpu(), expected), f"the rewind of {name} is not bitwise"
+    _evaluate(trial, account, network, material, "rewound")
+    rows, predictions = fit(
+        network, material, trial.retrain, trial.dense, bench, "retrained", trial.trial_id, masks=on_device
+    )
+    parameters = dict(network.model.named_parameters())
+    for name, mask in on_device.items():
+        assert not parameters[name][~mask].any(), f"pruned weights of {name} are not zero after retraining"
+    account.metrics += rows
+    account.predictions += predictions
+    account.row |= {
+        "retrained": _last(rows, trial.dense.task.main_metric),
+        "retrain_seconds": time.monotonic() - began,
+    }
+
+
+def _on(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: mask.to(network.device) for name, mask in kept.items()}
+
+
+def _evaluate(trial: TrialSpec, account: Account, network: Network, material: Material, stage: str) -> None:
+    values, predictions = evaluate_stage(network, material, stage)
+    account.metrics += metric_rows(stage, values)
+    account.predictions += predictions
+    account.row[stage] = values["validation"][trial.dense.task.main_metric]
+
+
+def _last(rows: list[Row], metric: str) -> float:
+    found = [row for row in rows if row["split"] == "validation" and row["metric"] == metric]
+    return float(max(found, key=lambda row: row["epoch"])["value"])
+
+
+def _publish_masks(trial: TrialSpec, bench: Context, kept: Mapping[str, Tensor]) -> None:
+    rows = []
+    for name in bytewise(kept):
+        layer, _, parameter = name.rpartition(".")
+        mask = kept[name]
+        rows.append(
+            {
+                "trial_id": trial.trial_id,
+                "layer": layer,
+                "parameter": parameter,
+                "shape": list(mask.shape),
+                "size": mask.numel(),
+                "kept": int(mask.sum()),
+                "bits": pack(mask.numpy()),
+            }
+        )
+    bench.store.write("masks", trial.trial_id, rows)
+
+
+def _keep_weights(trial: TrialSpec, bench: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
+    """Only the kept weights, flat, in the order of the mask; tensors that are not prunable whole."""
+    weights = weights_of(network)
+    small = {name: weights[name][kept[name]] if name in kept else weights[name] for name in weights}
+    with bench.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:
+        save_tensors(folder / "kept.safetensors", small)
+
+
+def _publish(trial: TrialSpec, account: Account, bench: Context) -> None:
+    key, row = trial.trial_id, account.row
+    if row["status"] == "completed":
+        bench.store.write("metrics", key, [{"trial_id": key, **metric} for metric in account.metrics])
+        bench.store.write("predictions", key, [{"trial_id": key, **each} for each in account.predictions])
+    bench.store.write("trials", key, [row])
+    if row["status"] == "completed":
+        bench.checkpoint(key).remove()

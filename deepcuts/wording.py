@@ -1,0 +1,54 @@
+"""Says how stages, compressions, durations and sizes are written, everywhere: in tables, figures, pages and errors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stage = Literal["dense", "pruned", "rewound", "retrained"]
+
+# The networks of a trial that are evaluated, in the order in which they are made.
+STAGES: tuple[Stage, ...] = ("dense", "pruned", "rewound", "retrained")
+
+# All that a trial does, in order, and how that is said. A network is at hand once a later step has begun.
+STEPS = {
+    "load": "loading",
+    "dense": "fine-tuning",
+    "score": "scoring",
+    "pruned": "pruning",
+    "rewound": "rewinding",
+    "retrained": "retraining",
+    "store": "storing",
+    "done": "done",
+}
+
+
+def is_past(step: str, other: str) -> bool:
+    """Whether a trial that has come to `step` is through with the `other` one. False for what is no step."""
+    order = list(STEPS)
+    return step in order and order.index(step) > order.index(other)
+
+
+def level(compression: float | None, sparsity: float | None) -> str:
+    """How much was to be pruned: `4x` where a compression was asked for, else `90 %`."""
+    if compression is not None and compression == compression:
+        return f"{compression:g}x"
+    return f"{100 * sparsity:.4g} %" if sparsity is not None and sparsity == sparsity else "any sparsity"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 4.2 s, 3 min 20 s, 5 h 03 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size_text(count: float) -> str:
+    """Bytes as a person reads them: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders.rows import trial
+from scipy.stats import ttest_rel
+
+from deepcuts.analysis.compare import COMPARISON_COLUMNS, compare
+
+NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
+
+
+def points(strategy: str, values: list[float] | np.ndarray, **fields: object) -> list[dict]:
+    return [
+        trial(f"{strategy}{seed}{fields}", strategy, seed, retrained=float(value), compression=None, **fields)
+        for seed, value in enumerate(values)
+    ]
+
+
+def frame(*groups: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame([row for rows in groups for row in rows])
+
+
+def verdict(values: list[float] | np.ndarray, base: list[float] | np.ndarray, **arguments: float) -> str:
+    found = compare(frame(points("LayerSNIP", values), points("LayerMagWeight", base)), **arguments)
+    return str(found["verdict"].item())
+
+
+BASE = 0.8 + NOISE
+
+
+def test_a_row_per_strategy_dataset_and_place_with_exactly_the_columns_promised() -> None:
+    groups = [points(name, BASE[:3], sparsity_asked=s) for name in ("LayerMagWeight", "LayerSNIP") for s in (0.5, 0.9)]
+    found = compare(frame(*groups, [trial("d", "Dense", compression=None)]))
+    assert list(found.columns) == COMPARISON_COLUMNS
+    assert found[["strategy", "baseline", "sparsity", "n"]].values.tolist() == [
+        ["LayerSNIP", "LayerMagWeight", 0.5, 3],
+        ["LayerSNIP", "LayerMagWeight", 0.9, 3],
+    ]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    ours, theirs = [0.9, 0.7, 0.8, 0.6], [0.85, 0.64, 0.73, 0.52]
+    rows = frame(points("LayerSNIP", ours), points("LayerMagWeight", theirs)[::-1])
+    row = compare(rows).iloc[0]
+    assert (row["n"], row["difference"]) == (4, pytest.approx(0.065))
+    assert row["p_t"] == pytest.approx(ttest_rel(ours, theirs).pvalue)
+    assert row["p_signflip"] == 0.125
+
+
+def test_seeds_that_one_of_them_lacks_are_left_out() -> None:
+    rows = frame(points("LayerSNIP", [0.9, 0.8, 0.7]), points("LayerMagWeight", [0.8]))
+    assert compare(rows)[["n", "verdict"]].values.tolist() == [[1, "undecided"]]
+    alone = frame(points("LayerSNIP", [0.9]), points("LayerMagWeight", [0.8], sparsity_asked=0.9))
+    row = compare(alone).iloc[0]
+    assert (row["n"], row["verdict"]) == (0, "undecided")
+    assert np.isnan(row["difference"])
+
+
+def test_three_seeds_decide_nothing_however_clear_they_look() -> None:
+    rows = frame(points("LayerSNIP", [0.91, 0.9, 0.92]), points("LayerMagWeight", [0.5, 0.5, 0.5]))
+    row = compare(rows).iloc[0]
+    assert row["p_t"] < 0.001
+    assert (row["p_signflip"], row["verdict"], row["seeds_needed"]) == (0.25, "undecided", 6)
+    assert verdict([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]) == "undecided"
+
+
+def test_enough_seeds_say_better_worse_and_equivalent() -> None:
+    assert verdict(BASE + 0.05 + NOISE[::-1] / 4, BASE) == "better"
+    assert verdict(BASE - 0.05 + NOISE[::-1] / 4, BASE) == "worse"
+    assert verdict(BASE + 0.0001 * NOISE[::-1], BASE) == "equivalent"
+    assert verdict(BASE + 0.1 * np.sign(NOISE), BASE) == "undecided"
+
+
+def test_a_difference_below_the_margin_is_none_even_where_it_is_certain() -> None:
+    assert verdict(BASE + 0.005 + NOISE[::-1] / 20, BASE) == "equivalent"
+    assert verdict(BASE + 0.005 + NOISE[::-1] / 20, BASE, margin=0.001) == "better"
+
+
+def test_differences_that_are_all_the_same_are_decided_by_their_signs() -> None:
+    row = compare(frame(points("LayerSNIP", BASE[:9] + 0.05), points("LayerMagWeight", BASE[:9]))).iloc[0]
+    assert np.isnan(row["p_t"])
+    assert (row["p_holm"], row["verdict"]) == (2 / 2**9, "better")
+
+
+def test_a_lower_squared_error_is_better() -> None:
+    rows = frame(
+        points("LayerSNIP", BASE - 0.05 + NOISE[::-1] / 4, metric="mse"), points("LayerMagWeight", BASE, metric="mse")
+    )
+    assert compare(rows)["verdict"].item() == "better"
+
+
+def test_the_family_is_every_row() -> None:
+    names = ["LayerSNIP", "LayerFisher", "LayerWanda", "LayerMagGrad"]
+    groups = [points(name, BASE + 0.01 + np.roll(NOISE, place)) for place, name in enumerate(names, 1)]
+    found = compare(frame(*groups, points("LayerMagWeight", BASE)))
+    assert found["p_holm"].min() == pytest.approx(4 * found["p_t"].min())
+    assert (found["p_holm"] >= found["p_t"]).all()
+
+
+def test_dense_and_unpruned_are_baselines_at_every_place() -> None:
+    groups = [points("LayerSNIP", [0.7, 0.6], sparsity_asked=s) for s in (0.5, 0.9)]
+    unpruned = points("Unpruned", [0.8, 0.8], sparsity_asked=0.0)
+    found = compare(frame(*groups, unpruned), "Unpruned")
+    assert found["difference"].tolist() == pytest.approx([-0.15, -0.15])
+    assert compare(frame(*groups), "Dense")["difference"].tolist() == pytest.approx([-0.25, -0.25])
+
+
+def test_other_stages_and_metrics() -> None:
+    rows = frame(points("LayerSNIP", [0.9], pruned=0.4), points("LayerMagWeight", [0.8], pruned=0.3))
+    assert compare(rows, stage="pruned")["difference"].item() == pytest.approx(0.1)
+    fields = {"stage": "retrained", "epoch": 0, "step": 0, "split": "validation", "metric": "f1"}
+    metrics = pd.DataFrame(
+        [{"trial_id": i, "value": v, **fields} for i, v in zip(rows["trial_id"], (0.5, 0.2), strict=True)]
+    )
+    found = compare(rows, metric="f1", metrics=metrics)
+    assert (found["metric"].item(), found["difference"].item()) == ("f1", pytest.approx(0.3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"baseline": "LayerMagWeigth"}, "unknown baseline 'LayerMagWeigth'; did you mean 'LayerMagWeight'"),
+        ({"stage": "prunde"}, "unknown stage 'prunde'; did you mean 'pruned'"),
+        ({"margin": 0.0}, "margin 0.0 must be above 0"),
+        ({"metric": "f1"}, "give metrics="),
+    ],
+)
+def test_mistakes_are_named(arguments: dict, message: str) -> None:
+    rows = frame(points("LayerSNIP", BASE), points("LayerMagWeight", BASE))
+    with pytest.raises(ValueError, match=message):
+        compare(rows, **arguments)
+
+
+def test_models_are_never_mixed() -> None:
+    rows = frame(points("LayerSNIP", BASE), points("LayerMagWeight", BASE, model="other"))
+    with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
+        compare(rows)
+
+
+def test_a_baseline_alone_and_no_trials() -> None:
+    assert list(compare(frame(points("LayerMagWeight", BASE))).columns) == COMPARISON_COLUMNS
+    with pytest.raises(ValueError, match="the store has no trials"):
+        compare(frame(points("LayerMagWeight", BASE)).iloc[:0])

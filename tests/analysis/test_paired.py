@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deepcuts.analysis.significance import (
+    equivalence,
+    fewest_seeds,
+    holm,
+    interval,
+    mcnemar,
+    seeds_needed,
+    sign_flip,
+    spread,
+    t_test,
+)
+
+NORMAL = np.random.default_rng(3).normal(0.4, 1, 9)
+
+
+def test_the_t_test_and_its_interval_are_those_of_scipy() -> None:
+    seven = NORMAL[:7]
+    reference = stats.ttest_1samp(seven, 0)
+    assert t_test(seven) == pytest.approx(reference.pvalue, rel=1e-9)
+    assert interval(seven) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-9)
+
+
+def test_sign_flips_are_counted_as_by_scipy() -> None:
+    found = stats.permutation_test(
+        (NORMAL, np.zeros(9)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=600
+    )
+    assert sign_flip(NORMAL) == pytest.approx(found.pvalue)
+
+
+def test_sign_flips_of_three_differences_by_hand() -> None:
+    # sums 6, 4, 2, 0, 0, -2, -4, -6: two of eight as far as 6; from 1, 2, -3 all are as far as 0
+    assert sign_flip(np.array([1.0, 2, 3])) == 0.25
+    assert sign_flip(np.array([1.0, 2, 3]), two_sided=False) == 0.125
+    assert sign_flip(np.array([1.0, 2, -3])) == 1.0
+
+
+@pytest.mark.parametrize(("seeds", "smallest"), [(1, 1.0), (3, 0.25), (5, 0.0625), (6, 0.03125), (8, 0.0078125)])
+def test_few_seeds_bound_the_sign_flip_test(seeds: int, smallest: float) -> None:
+    assert sign_flip(np.full(seeds, 0.056)) == smallest
+    assert sign_flip(np.arange(1.0, seeds + 1)) == smallest
+
+
+def test_rounding_makes_no_spread_and_no_p() -> None:
+    same = np.array([1.0 - 0.968, 0.9 - 0.868, 0.032])
+    assert len(set(same)) > 1
+    assert spread(same) == 0
+    assert math.isnan(t_test(same))
+    assert all(math.isnan(end) for end in interval(same))
+
+
+def test_many_seeds_are_flipped_at_random_and_agree_with_the_t_test() -> None:
+    many = np.random.default_rng(5).normal(0.25, 1, 40)
+    assert sign_flip(many) == pytest.approx(t_test(many), abs=0.01)
+    assert sign_flip(many) == sign_flip(many)
+    assert sign_flip(many + 10) == pytest.approx(1e-5)
+
+
+def test_the_fewest_seeds_of_a_sign_flip() -> None:
+    assert (fewest_seeds(), fewest_seeds(two_sided=False)) == (6, 5)
+
+
+def test_holm_by_hand() -> None:
+    # 0.01 * 4, 0.02 * 3, max(0.03 * 2, 0.06), max(0.04 * 1, 0.06); undefined ones are no part of the family
+    found = holm([0.03, 0.01, math.nan, 0.04, 0.02])
+    assert found == pytest.approx([0.06, 0.04, math.nan, 0.06, 0.06], nan_ok=True)
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert len(holm([])) == 0
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_t_tests() -> None:
+    values = np.random.default_rng(2).normal(0, 0.01, 12)
+    below = stats.ttest_1samp(values, 0.01, alternative="less").pvalue
+    above = stats.ttest_1samp(values, -0.01, alternative="greater").pvalue
+    assert equivalence(values, 0.01) == pytest.approx(max(below, above), abs=0.002)
+    assert equivalence(values, 0.01) >= max(below, above)
+
+
+def test_no_difference_over_five_seeds_is_shown_and_over_four_is_not() -> None:
+    assert equivalence(np.zeros(5), 0.01) == 1 / 32
+    assert equivalence(np.zeros(4), 0.01) == 1 / 16
+    assert equivalence(np.full(9, 0.02), 0.01) == 1
+    assert equivalence(np.zeros(1), 0.01) == 1
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(1.0, 10), (0.8, 15), (0.5, 34), (0.2, 199)])
+def test_seeds_needed_are_those_of_power_tables(effect: float, seeds: int) -> None:
+    # Cohen 1988; G*Power: matched pairs, two-sided, level 0.05, power 0.8
+    assert seeds_needed(effect, 1.0, margin=1e-9) == seeds
+
+
+def test_seeds_needed_to_show_no_difference_give_that_power() -> None:
+    n = int(seeds_needed(0.0, 0.02, margin=0.01))
+    draws = np.random.default_rng(0).normal(0, 0.02, (4000, n))
+    limit = stats.t.ppf(0.95, n - 1) * draws.std(axis=1, ddof=1) / math.sqrt(n)
+    power = np.mean(np.abs(draws.mean(axis=1)) + limit < 0.01)
+    assert 0.77 < power < 0.84
+
+
+def test_seeds_needed_without_spread_and_without_hope() -> None:
+    assert seeds_needed(0.1, 0.0, margin=0.01) == 6
+    assert seeds_needed(0.0, 0.0, margin=0.01) == 5
+    assert math.isnan(seeds_needed(0.1, math.nan, margin=0.01))
+    assert math.isnan(seeds_needed(0.01, 5.0, margin=0.01))
+    assert seeds_needed(1.0, 1.0, 1e-9, level=0.01) > 10
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 and 7 discordant: 2 * (1 + 8) / 2^8
+    assert mcnemar(1, 7) == pytest.approx(18 / 256)
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(5, 5) == 1
+
+
+def test_the_studentised_bootstrap_follows_the_skew_that_a_t_interval_ignores() -> None:
+    skewed = np.random.default_rng(1).exponential(1, 15)
+    low, high = interval(skewed)
+    assert high - skewed.mean() > skewed.mean() - low
+    assert interval(skewed) == (low, high)
+
+
+def test_many_ties_fall_back_to_the_t_interval() -> None:
+    tied = np.array([0.0] * 8 + [0.01])
+    reference = stats.ttest_1samp(tied, 0).confidence_interval()
+    assert interval(tied) == pytest.approx(tuple(reference))
+
+
+# Calibration, by simulation
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 8, 12])
+def test_intervals_hold_the_truth_95_times_in_100(seeds: int) -> None:
+    draws = np.random.default_rng(seeds).normal(0.3, 1, (300, seeds))
+    covered = [low <= 0.3 <= high for low, high in map(interval, draws)]
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize("test", [t_test, sign_flip])
+def test_type_one_errors_are_five_in_100(test) -> None:
+    draws = np.random.default_rng(11).normal(0, 1, (1500, 9))
+    assert np.mean([test(draw) <= 0.05 for draw in draws]) == pytest.approx(0.05, abs=0.015)
+
+
+def test_sign_flips_hold_their_level_where_differences_are_far_from_normal() -> None:
+    draws = np.random.default_rng(12).standard_cauchy((1500, 8))
+    assert np.mean([sign_flip(draw) <= 0.05 for draw in draws]) <= 0.06
+
+
+def test_equivalence_is_claimed_of_a_difference_as_large_as_the_margin_five_times_in_100() -> None:
+    draws = np.random.default_rng(13).normal(0.01, 0.003, (1500, 8))
+    assert np.mean([equivalence(draw, 0.01) <= 0.05 for draw in draws]) <= 0.06
+
+
+def test_holm_keeps_the_error_of_a_family() -> None:
+    p = np.random.default_rng(14).random((1500, 6))
+    assert np.mean([(holm(row) <= 0.05).any() for row in p]) == pytest.approx(0.05, abs=0.015)
+
+
+def test_every_sum_of_signs_is_visited_once() -> None:
+    values = np.array([0.3, -0.1, 0.7, 0.2])
+    sums = [abs(np.dot(signs, values)) for signs in product((1, -1), repeat=4)]
+    assert sign_flip(values) == np.mean(np.array(sums) >= abs(values.sum()) - 1e-12)

@@ -1,0 +1,87 @@
+"""Records and frames to a terminal, a pipe or a program."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepcuts.cli.printing import print_json, print_records, say_damaged
+
+
+def printed(capsys, rows):
+    print_json(rows)
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (math.nan, None),
+        (math.inf, None),
+        (None, None),
+        (True, True),
+        (3, 3),
+        (0.5, 0.5),
+        ("nan", "nan"),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([0.5, math.nan], "f4"), [0.5, None]),
+        ([math.nan, [math.inf]], [None, [None]]),
+        ({"a": math.nan, "b": Decimal(3)}, {"a": None, "b": 3}),
+        (Decimal("12345678901234567890"), 12345678901234567890),
+        (Decimal("0.5"), 0.5),
+        (Decimal("NaN"), None),
+        (b"\x01\xff", "01ff"),
+        (datetime(2024, 5, 6, tzinfo=UTC), "2024-05-06T00:00:00+00:00"),
+        (pd.Timestamp("2024-05-06"), "2024-05-06T00:00:00"),
+        (date(2024, 5, 6), "2024-05-06"),
+        (pd.NaT, None),
+        (pd.NA, None),
+        (pd.Timedelta(seconds=5), "0 days 00:00:05"),
+    ],
+)
+def test_every_value_is_strict_json(capsys, value, plain):
+    assert printed(capsys, [{"x": value}]) == [{"x": plain}]
+
+
+def test_a_frame_is_a_list_of_objects_null_where_undefined(capsys):
+    frame = pd.DataFrame({"n": [1, None], "text": ["a", None], "at": [pd.Timestamp("2024-01-01"), pd.NaT]})
+    assert printed(capsys, frame) == [
+        {"n": 1.0, "text": "a", "at": "2024-01-01T00:00:00"},
+        {"n": None, "text": None, "at": None},
+    ]
+    assert printed(capsys, []) == []
+
+
+def test_in_a_pipe_a_table_is_aligned_and_plain(capsys):
+    rows = [{"name": "a", "n": 1, "x": 0.123456, "none": None}, {"name": "longer", "n": None, "x": 2.0, "none": None}]
+    print_records(rows)
+    assert capsys.readouterr().out.splitlines() == ["name    n  x", "a       1  0.1235", "longer  -  2"]
+
+
+def test_on_a_terminal_a_table_is_ruled_and_brackets_stay_text(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_records([{"name": "[red]a[/red]", "n": 1}])
+    shown = capsys.readouterr().out
+    assert "[red]a[/red]" in shown
+    assert "─" in shown
+
+
+def test_no_rows_are_no_error(capsys):
+    print_records([])
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_damaged_files_are_named_on_stderr(capsys):
+    assert not say_damaged({})
+    assert say_damaged({"a.parquet": "cut"})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "deepcuts: damaged and left out: a.parquet: cut\n"

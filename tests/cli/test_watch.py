@@ -1,0 +1,103 @@
+"""The live view of a store: what it counts, what it says of beats, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.rows import trial
+from rich.console import Console
+
+from deepcuts.cli.main import main
+from deepcuts.cli.watch import Seen, Watcher, watch_board
+from deepcuts.store.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A sweep of five: one completed, one failed, two at work, one waiting."""
+    store = Store(str(tmp_path / "store"))
+    wanted = [{"sweep": "paper", "trial_id": each * 16, "dataset": "cola", "strategy": "LayerSNIP"} for each in "abcde"]
+    store.write("sweeps", "paper", [row | {"compression": 4.0, "seed": i} for i, row in enumerate(wanted)])
+    ended: dict[str, Any] = {"finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "dataset": "cola"}
+    store.write("trials", "a" * 16, [trial("a" * 16, "LayerSNIP", 0, total_seconds=100.0, compression=4.0, **ended)])
+    failed = trial("b" * 16, "LayerSNIP", 1, status="failed", failure="trial", error_stage="score", **ended)
+    store.write("trials", "b" * 16, [failed | {"error": "ValueError: [red]nan[/red]\nsecond line"}])
+    for each in "cd":
+        state = {"stage": "retrained", "epoch": 3, "step": 41, "host": "node7", "pid": 1, "beat": 5, "launch": "x"}
+        store.write_json(f"running/{each * 16}.json", state)
+    store.write_json("running/stop-x.json", {"launch": "x"})
+    return store
+
+
+def _shown(seen: Seen, store: Store) -> str:
+    text = StringIO()
+    Console(file=text, width=200).print(watch_board(seen, store.uri))
+    return text.getvalue()
+
+
+def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: Store) -> None:
+    text = _shown(Watcher(store).look(), store)
+    assert "1 of 5 done, 2 running, 1 failed, 1 waiting, about 2 min 30 s to go" in text
+    assert text.count("node7") == 2
+    assert "cola LayerSNIP 4x seed 2" in text
+    assert "accuracy 0.800" in text
+    assert "failed in score: ValueError: [red]nan[/red]" in text
+    assert "second line" not in text
+    assert "stop-" not in text
+
+
+def test_a_beat_that_stands_still_is_called_so_and_one_that_moves_is_alive(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watcher = Watcher(store)
+    assert _shown(watcher.look(), store).count("alive") == 2
+    now[0] += 61
+    store.write_json("running/" + "c" * 16 + ".json", {"beat": 6, "launch": "x", "stage": "score"})
+    text = _shown(watcher.look(), store)
+    assert text.count("alive") == 1
+    assert text.count("stands still for 1 min 01 s") == 1
+
+
+def test_a_store_that_is_away_for_a_moment_keeps_the_last_view(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(store)
+    watcher.look()
+    monkeypatch.setattr(store, "read", lambda *_: (_ for _ in ()).throw(OSError("no route to host")))
+    text = _shown(watcher.look(), store)
+    assert "no route to host" in text
+    assert "1 of 5 done" in text
+
+
+def test_piped_it_prints_once_and_ends(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", store.uri, "--watch"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 5 done" in out
+    assert "\x1b" not in out
+    assert main(["status", store.uri + "-absent", "--watch"]) == 0
+    assert "no sweep yet" in capsys.readouterr().out
+
+
+def test_on_a_terminal_it_goes_on_until_ctrl_c_and_exits_0(store: Store) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "deepcuts.cli.main", "status", store.uri, "--watch"]
+    running = subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    seen = b""
+    while b"done" not in seen:
+        seen += os.read(ours, 4096)
+    time.sleep(0.3)
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    assert running.wait(20) == 0
+    os.close(ours)

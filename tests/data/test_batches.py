@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepcuts.data.batches import (
+    Tokens,
+    alike,
+    by_length,
+    cache_key,
+    first_of_shuffle,
+    micro_batches,
+    shuffled,
+    tokenise,
+)
+from deepcuts.model.load import load_tokenizer
+
+CPU = torch.device("cpu")
+TEXTS = [("the film was good",), ("the plot was not very bad but the music was dull",), ("good",)]
+LABELS = np.array([1.0, 0.0, 1.0])
+lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=150).map(np.array)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer("toy", "main")
+
+
+def tokens(lengths: list[int]) -> Tokens:
+    """Example i has the ids 100 i + 1, 100 i + 2, ... and the label i."""
+    ids = [100 * i + t + 1 for i, length in enumerate(lengths) for t in range(length)]
+    return Tokens(
+        {"input_ids": torch.tensor(ids, dtype=torch.int32)},
+        np.concatenate([[0], np.cumsum(lengths)]),
+        torch.arange(len(lengths), dtype=torch.float32),
+        {"input_ids": 7},
+        np.array([length > 2 for length in lengths]),
+    )
+
+
+@given(lengths_of, st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
+def test_every_example_comes_once_in_every_epoch(lengths: Any, size: int, seed: int, epoch: int) -> None:
+    batches = shuffled(lengths, size, seed, "dense", epoch)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size)
+    assert sum(len(batch) < size for batch in batches) <= 1
+
+
+@given(lengths_of, st.integers(1, 9))
+def test_batches_follow_from_seed_purpose_and_epoch(lengths: Any, size: int) -> None:
+    def flat(*arguments: Any) -> list[list[int]]:
+        return [batch.tolist() for batch in shuffled(lengths, size, *arguments)]
+
+    first = flat(0, "dense", 0)
+    np.random.seed(1)
+    assert flat(0, "dense", 0) == first
+    if len(lengths) > 30:
+        assert first not in (flat(1, "dense", 0), flat(0, "retrained", 0), flat(0, "dense", 1))
+
+
+def test_batches_hold_examples_of_similar_length_in_random_order() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 3200)
+    batches = shuffled(lengths, 16, 0, "dense", 0)
+    spreads = [np.ptp(lengths[batch]) for batch in batches]
+    assert np.mean(spreads) < 5  # 94 without sorting
+    means = [float(lengths[batch].mean()) for batch in batches]
+    assert 0.4 < np.mean(np.diff(means) > 0) < 0.6
+    equal = shuffled(np.full(3200, 9), 16, 0, "dense", 0)
+    assert any(np.ptp(batch) > 2000 for batch in equal)
+
+
+def test_a_batch_is_padded_to_its_longest_example() -> None:
+    batch = tokens([3, 1, 2, 5]).batch(np.array([2, 0, 1]))
+    assert batch["input_ids"].tolist() == [[201, 202, 7], [1, 2, 3], [101, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [2.0, 0.0, 1.0]
+    assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
+    assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # the last one, with its end
+
+
+def test_selected_examples_are_the_same_examples() -> None:
+    chosen = tokens([3, 1, 2, 5]).select(np.array([3, 1]))
+    assert len(chosen) == 2
+    assert chosen.lengths.tolist() == [5, 1]
+    assert chosen.cut.tolist() == [True, False]
+    assert chosen.batch(np.array([1, 0]))["input_ids"].tolist() == [[101, 7, 7, 7, 7], [301, 302, 303, 304, 305]]
+    assert chosen.labels.tolist() == [3.0, 1.0]
+
+
+def test_evaluation_goes_from_the_shortest_to_the_longest() -> None:
+    batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 4)]
+    assert batches == [[1, 3], [2], [0], [4]]  # 4 tokens at most with the padding; a longer one is alone
+    batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 6)]
+    assert batches == [[1, 3, 2], [0], [4]]
+
+
+def test_batches_that_run_as_one_are_of_one_size_and_of_similar_lengths() -> None:
+    lengths = np.array([4, 4, 1, 2, 9, 1, 3, 3, 2, 2, 1])
+    batches = np.split(np.arange(11), [2, 4, 6, 8, 10])  # 2 examples each, of up to 4, 2, 9, 3 and 2 words; and 1 of 1
+    assert alike(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
+    assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
+    assert alike(lengths, batches, 8) == [[5], [1, 4], [3], [0], [2]]
+    assert alike(lengths, batches, 63) == [[5], [1, 4], [3, 0], [2]]  # 3 words make two longer by 4 tokens
+    assert alike(lengths, batches, 64) == [[5], [1, 4, 3], [0], [2]]  # and 4 words three by 6
+    assert alike(lengths, batches, 96) == [[5], [1, 4, 3, 0], [2]]
+    assert alike(lengths, batches, 1000) == [[5], [1, 4, 3, 0, 2]]
+
+
+def test_micro_batches_are_cut_in_order() -> None:
+    batch = np.arange(5)
+    assert [part.tolist() for part in micro_batches(batch, 2)] == [[0, 1], [2, 3], [4]]
+    for size in (None, 5, 9):
+        assert [part.tolist() for part in micro_batches(batch, size)] == [[0, 1, 2, 3, 4]]
+
+
+def test_the_first_of_a_shuffle_are_nested_and_in_their_original_order() -> None:
+    assert first_of_shuffle(5, None, 0).tolist() == first_of_shuffle(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
+    few, many = first_of_shuffle(100, 10, 3), first_of_shuffle(100, 20, 3)
+    assert len(set(few)) == 10
+    assert set(few) < set(many)
+    assert list(few) == sorted(few)
+    assert list(few) != list(first_of_shuffle(100, 10, 4))
+
+
+def test_texts_become_their_tokens_and_what_is_cut_is_counted(tokenizer: Any, cache: Path) -> None:
+    made = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    assert made.lengths.tolist() == [6, 6, 3]
+    assert made.cut.tolist() == [False, True, False]
+    words = tokenizer.convert_ids_to_tokens(made.batch(np.array([1, 2]))["input_ids"].flatten().tolist())
+    assert words == ["[CLS]", "the", "plot", "was", "not", "[SEP]", "[CLS]", "good", "[SEP]", *3 * ["[PAD]"]]
+    assert made.labels.tolist() == [1.0, 0.0, 1.0]
+    assert tokenise(tokenizer, TEXTS, LABELS, 32, "k").cut.sum() == 0
+
+
+def test_pairs_are_told_apart_by_their_segment(tokenizer: Any, cache: Path) -> None:
+    made = tokenise(tokenizer, [("good", "bad dull"), ("bad", "good")], LABELS[:2], 8, "k")
+    batch = made.batch(np.array([0, 1]))
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
+
+
+def test_the_cache_gives_the_same_tokens_without_a_tokenizer(tokenizer: Any, cache: Path) -> None:
+    first = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+
+    class Deaf:
+        pad_token_id = tokenizer.pad_token_id
+        pad_token_type_id = tokenizer.pad_token_type_id
+
+    again = tokenise(Deaf(), TEXTS, LABELS, 6, "k")
+    for i in range(3):
+        whole, cached = (made.batch(np.array([i])) for made in (first, again))
+        assert {name: tensor.tolist() for name, tensor in whole.items()} == {
+            name: tensor.tolist() for name, tensor in cached.items()
+        }
+    assert again.cut.tolist() == first.cut.tolist()
+    for key, size in (("other", 6), ("k", 7)):
+        with pytest.raises(TypeError):
+            tokenise(Deaf(), TEXTS, LABELS, size, key)
+
+
+@pytest.fixture(params=["empty", "cut", "no tensors", "a folder", "of fewer examples"])
+def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> None:
+    tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    [entry] = cache.iterdir()
+    whole = entry.read_bytes()
+    if request.param == "a folder":
+        entry.unlink()
+        entry.mkdir()
+    elif request.param == "of fewer examples":
+        tokenise(tokenizer, TEXTS[:2], LABELS[:2], 6, "fewer")
+        [other] = set(cache.iterdir()) - {entry}
+        other.replace(entry)
+    else:
+        entry.write_bytes(
+            {"empty": b"", "cut": whole[: len(whole) // 2], "no tensors": b"\x02\0\0\0\0\0\0\0{}"}[request.param]
+        )
+
+
+@pytest.mark.usefixtures("damage")
+def test_a_damaged_cache_is_harmless(tokenizer: Any) -> None:
+    assert tokenise(tokenizer, TEXTS, LABELS, 6, "k").lengths.tolist() == [6, 6, 3]
+
+
+def test_a_cache_that_cannot_be_written_is_harmless(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for where in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("DEEPCUTS_CACHE", str(where))
+        assert tokenise(tokenizer, TEXTS, LABELS, 6, "k").lengths.tolist() == [6, 6, 3]
+
+
+def test_a_cache_that_is_written_leaves_no_working_files(tokenizer: Any, cache: Path) -> None:
+    tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    assert len([path for path in cache.iterdir() if not path.name.startswith("_")]) == len(list(cache.iterdir())) == 1
+
+
+def test_a_cache_key_tells_its_parts_apart() -> None:
+    keys = [cache_key("a", "b"), cache_key("ab"), cache_key("a", "b", ""), cache_key("a", ("b",)), cache_key('a", "b')]
+    assert len(set(keys)) == len(keys)

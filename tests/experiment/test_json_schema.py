@@ -1,0 +1,106 @@
+"""The JSON Schema of the sweep file: current, and of one mind with what reads the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from deepcuts.experiment.json_schema import schema_text, sweep_schema
+from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.yaml_errors import parse_yaml
+from deepcuts.pruning.criteria import CRITERIA
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+FILES = sorted(SWEEPS.glob("*.yaml"))
+GOOD = {"datasets": ["toy"], "strategies": ["LayerSNIP"], "compressions": [2]}
+
+
+def valid(sweep: object) -> bool:
+    return jsonschema.Draft202012Validator(sweep_schema()).is_valid(sweep)
+
+
+def test_the_committed_schema_is_current():
+    """Where this fails: python -m deepcuts.schema > sweeps/sweep.schema.json"""
+    assert (SWEEPS / "sweep.schema.json").read_text() == schema_text()
+    jsonschema.Draft202012Validator.check_schema(sweep_schema())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
+    text = path.read_text("utf-8")
+    assert text.startswith("# yaml-language-server: $schema=sweep.schema.json\n")
+    jsonschema.validate(parse_yaml(text), json.loads((SWEEPS / "sweep.schema.json").read_text()))
+    assert read_sweep(path).name == path.stem
+
+
+def test_the_sweeps_are_those_that_the_readme_tells_of():
+    assert [path.stem for path in FILES] == ["minilm", "paper", "quickstart", "seed"]
+
+
+def test_every_key_is_described():
+    made = sweep_schema()
+    for name in ("OwnData", "Resources", "Scoring", "Settings", "Training"):
+        keys = made["$defs"][name]["properties"]
+        plain = {"revision", "kind", "optimizer", "weight_decay"}
+        assert {key for key, value in keys.items() if "description" not in value} <= plain, name
+    assert all("description" in value for value in made["properties"].values())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_strategy_is_known_to_it(criterion):
+    for scope in ("Layer", "Global", "Row"):
+        assert valid(GOOD | {"strategies": [f"{scope}{criterion}", f"{scope}{criterion}+shuffle"]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"datasets": {"mine": {"train": "a.csv", "validation": "b.csv", "text": "t", "classes": 2}, "sst2": None}},
+        {"datasets": {"mine": {"hub": "x", "text": ["a", "b"], "classes": ["no", "yes"]}}},
+        {"datasets": ["STSBDATA"], "overrides": {"STSBDATA": {"finetune": {"lr": 2e-5}}}},
+        {"name": "a.b-c", "rewind": 5, "seeds": [0, 1], "resources": {"gpus": 0.5}},
+        {"rewind": "none", "max_train_examples": None, "finetune": {"betas": [0.9, 0.99], "micro_batch": 4}},
+    ],
+)
+def test_it_takes_what_the_reader_takes(change):
+    assert valid(GOOD | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modle": "x"},
+        {"datasets": ["sst3"]},
+        {"datasets": []},
+        {"datasets": {"a/b": None}},
+        {"strategies": ["LayerGradCam"]},
+        {"strategies": ["LayerSNIP+shufle"]},
+        {"strategies": []},
+        {"compressions": [0.5]},
+        {"sparsities": [0.5]},
+        {"seeds": [-1]},
+        {"seeds": []},
+        {"precision": "fp16"},
+        {"rewind": "later"},
+        {"finetune": {"epoch": 3}},
+        {"finetune": {"lr": 0}},
+        {"finetune": {"warmup": 2}},
+        {"finetune": {"betas": [0.9]}},
+        {"finetune": None},
+        {"scoring": {"batches": 0}},
+        {"overrides": {"toy": {"seeds": [1]}}},
+        {"name": "../x"},
+        {"name": "_x"},
+        {"tf32": "no"},
+    ],
+)
+def test_it_refuses_what_the_reader_refuses(change):
+    assert not valid(GOOD | change)
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_the_required_keys_are_required(missing):
+    assert not valid({key: value for key, value in GOOD.items() if key != missing})

@@ -1,0 +1,232 @@
+"""The sweep file: its keys, its defaults, and how every mistake in it is told."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from builders.specs import SMALL, write
+
+from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.spec import ModelSource
+from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.tasks import TASKS
+
+TRAINING = {
+    "epochs": 5,
+    "batch_size": 16,
+    "micro_batch": None,
+    "optimizer": "adam",
+    "lr": 1e-5,
+    "betas": (0.9, 0.99),
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "max_grad_norm": None,
+}
+# Every key that is not required, with its default: people's sweeps, and the meaning of old ones, depend on them.
+DEFAULTS = {
+    "model": "bert-base-uncased",
+    "revision": "main",
+    "data_dir": None,
+    "seeds": [0],
+    "precision": "fp32",
+    "tf32": False,
+    "compile": False,
+    "max_tokens": 128,
+    "max_train_examples": None,
+    "head": "linear",
+    "loss": "mean",
+    "prune_biases": False,
+    "finetune": TRAINING,
+    "scoring": {
+        "batches": 1000,
+        "smooth_batches": 100,
+        "batch_size": 16,
+        "micro_batch": None,
+        "smoothing_passes": 10,
+        "noise_std": 0.001,
+        "shift": 10.0,
+        "dropout": True,
+        "count_padding": False,
+    },
+    "rewind": "init",
+    "keep_models": False,
+    "checkpoint_minutes": 5.0,
+    "trackers": [],
+    "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
+    "overrides": {},
+}
+LEAST = "datasets: [toy]\nstrategies: [LayerRandom]\ncompressions: [2]\n"
+
+
+def read(tmp_path, text, *changes):
+    return read_sweep(write(tmp_path, text), changes)
+
+
+def problem(tmp_path, text, *changes):
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(tmp_path, text, *changes)
+    return str(caught.value).replace(str(tmp_path / "small.yaml"), "FILE")
+
+
+def test_every_key_has_its_default(tmp_path):
+    file = read(tmp_path, LEAST)
+    values = file.model_dump()
+    assert file.retraining().model_dump() == TRAINING | {"epochs": 12}
+    given = {"name": "small", "datasets": ["toy"], "strategies": ["LayerRandom"], "compressions": [2.0]}
+    values.pop("retrain")
+    assert values == DEFAULTS | given | {"sparsities": None}
+
+
+def test_the_name_is_the_stem_of_the_file_unless_it_is_given(tmp_path):
+    assert read(tmp_path, LEAST).name == "small"
+    assert read(tmp_path, LEAST + "name: other").name == "other"
+
+
+def test_retraining_takes_what_it_does_not_give_from_fine_tuning(tmp_path):
+    file = read(tmp_path, LEAST + "finetune: {lr: 2e-5, epochs: 3, warmup: 0.1}\nretrain: {warmup: 0}")
+    made = file.retraining()
+    assert (made.lr, made.epochs, made.warmup) == (2e-5, 12, 0.0)
+
+
+def test_overrides_lie_over_the_settings_key_by_key(tmp_path):
+    text = LEAST.replace("[toy]", "[toy, cola]") + "finetune: {lr: 3e-5, epochs: 2}\nretrain: {epochs: 4}\n"
+    file = read(tmp_path, text + "overrides: {cola: {finetune: {lr: 2.0e-5}, max_tokens: 8, rewind: none}}")
+    cola, toy = file.for_dataset("cola"), file.for_dataset("toy")
+    assert (cola.finetune.lr, cola.finetune.epochs, cola.max_tokens, cola.rewind) == (2e-5, 2, 8, "none")
+    assert (cola.retraining().lr, cola.retraining().epochs) == (2e-5, 4)
+    assert (toy.finetune.lr, toy.max_tokens, toy.rewind) == (3e-5, 128, "init")
+
+
+@pytest.mark.parametrize(("named", "overridden"), [("STSBDATA", "stsb"), ("stsb", "STSBDATA"), ("STSBDATA",) * 2])
+def test_the_names_of_the_seed_are_taken_everywhere(tmp_path, named, overridden):
+    file = read(tmp_path, LEAST.replace("toy", named) + f"overrides: {{{overridden}: {{loss: mse_sum}}}}")
+    assert list(file.dataset_rows()) == ["stsb"]
+    assert file.for_dataset("stsb").loss == "mse_sum"
+
+
+def test_a_name_of_the_seed_may_be_the_name_of_ones_own_data(tmp_path):
+    own = "{STSBDATA: {train: a.csv, validation: b.csv, text: t, classes: 2}}"
+    file = read(tmp_path, LEAST.replace("[toy]", own) + "overrides: {STSBDATA: {max_tokens: 9}}")
+    assert list(file.dataset_rows()) == ["STSBDATA"]
+    assert file.for_dataset("STSBDATA").max_tokens == 9
+
+
+def test_one_text_column_needs_no_list(tmp_path):
+    own = "{mine: {train: a.csv, validation: b.csv, text: body, classes: [a, b]}, toy: null}"
+    rows = read(tmp_path, LEAST.replace("[toy]", own)).dataset_rows()
+    assert rows["mine"].text == ["body"]
+    assert rows["toy"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: x", "FILE:5: unknown key 'modle'; did you mean 'model'? known: max_tokens"),
+        ("finetune:\n  eopchs: 3", "FILE:6: finetune: unknown key 'eopchs'; did you mean 'epochs'? known: epochs, b"),
+        ("scoring: {batch: 3}", "FILE:5: scoring: unknown key 'batch'; did you mean 'batches'"),
+        ("overrides: {toy: {seeds: [1]}}", "FILE:5: overrides.toy: unknown key 'seeds'"),
+        ("overrides: {tyo: {}}", "FILE:5: overrides.tyo: unknown dataset 'tyo'; did you mean 'toy'?"),
+        ("overrides: {toy: {finetune: {lr: x}}}", "FILE:5: overrides.toy.finetune.lr: input should be a valid number"),
+        ("resources: {gpus: 1.5}", "FILE:5: resources.gpus: 1.5 is no share of one GPU and no whole number of them"),
+        ("precision: fp16", "FILE:5: precision: input should be 'fp32' or 'bf16', not 'fp16'"),
+        ("rewind: later", "FILE:5: rewind: input should be 'init' or 'none', not 'later'"),
+        ("rewind: -1", "FILE:5: rewind: input should be greater than or equal to 0, not -1"),
+        ("seeds: []", "FILE:5: seeds: is empty: name at least one"),
+        ("seeds: 3", "FILE:5: seeds: must be a list, as in [a, b], not 3"),
+        ("seeds: [0, true]", "FILE:5: seeds.1: true is no number"),
+        ("seeds: [99999999999999999999]", "FILE:5: seeds.0: input should be less than"),
+        ("sparsities: [0.5]", "FILE: give exactly one of compressions and sparsities; both are given"),
+        ("finetune:", "FILE:5: finetune: is empty; give its values, or remove the line"),
+        ("overrides: {toy: }", "FILE:5: overrides.toy: is empty"),
+        ("finetune: 3", "FILE:5: finetune: must be a mapping of keys to values, not 3"),
+        ("finetune: {betas: 0.9}", "FILE:5: finetune.betas: must be a list, as in [a, b], not 0.9"),
+        ("name: a/b", "FILE:5: name: 'a/b' is no name"),
+        ("name: ../b", "'../b' is no name"),
+        ("name: _b", "'_b' is no name"),
+        ("name: compact-b", "'compact-b' is no name"),
+        ("name: 3", "FILE:5: name: must be text (quote it), not 3"),
+        (f"name: {'a' * 65}", "is no name; allowed are 1 to 64"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(tmp_path, text, message):
+    assert message in problem(tmp_path, SMALL + text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[toy]", "[]", "FILE:2: datasets: is empty: name at least one"),
+        ("[toy]", "{}", "FILE:2: datasets: is empty: name at least one"),
+        ("[toy]", "toy", "FILE:2: datasets: must be a list"),
+        ("[toy]", "[toy, sst3]", "FILE:2: datasets.1: unknown dataset 'sst3'; did you mean 'sst2'? known: cola"),
+        ("[toy]", "{sst3: null}", "FILE:2: datasets.sst3: unknown dataset 'sst3'"),
+        ("[toy]", "{a/b: {hub: x, text: t}}", "FILE:2: datasets.a/b: 'a/b' is no name"),
+        ("[toy]", "{a: {hub: x, train: y, text: t}}", "datasets.a: give either hub, or train and validation"),
+        ("[toy]", "{a: {train: y, text: t}}", "datasets.a: give both files, train and validation"),
+        ("[toy]", "{a: {hub: x}}", "FILE:2: datasets.a.text: is required and missing"),
+        ("[toy]", "{a: {trian: x, text: t}}", "datasets.a: unknown key 'trian'; did you mean 'train'"),
+        ("[toy]", "{sst2: {hub: x, text: t}, SST2DATA: null}", "'SST2DATA' means 'sst2', which is here data of your"),
+        ("[LayerMagWeight]", "[LayerMagWieght]", "FILE:3: strategies.0: unknown strategy 'LayerMagWieght'; did you me"),
+        ("[LayerMagWeight]", "[LayerSNIP+shufle]", "unknown control 'shufle' of strategy 'LayerSNIP+shufle'"),
+        ("[LayerMagWeight]", "LayerMagWeight", "FILE:3: strategies: must be a list, as in [a, b], not 'LayerMagW"),
+        ("compressions: [2]", "compressions: [0.5]", "compressions.0: input should be greater than or equal to 1"),
+        ("compressions: [2]", "sparsities: [1]", "FILE:4: sparsities.0: input should be less than 1, not 1"),
+        ("compressions: [2]", "", "FILE: give exactly one of compressions and sparsities; neither is given"),
+        ("strategies: [LayerMagWeight]", "", "FILE: strategies: is required and missing"),
+    ],
+)
+def test_a_wrong_axis_is_told(tmp_path, old, new, message):
+    assert message in problem(tmp_path, SMALL.replace(old, new))
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    found = problem(tmp_path, SMALL + "modle: x\nseeds: []\n").splitlines()
+    assert [line.split(": ")[0] for line in found] == ["FILE:6", "FILE:5"]
+
+
+def test_set_changes_one_key_and_leaves_its_neighbours(tmp_path):
+    text = SMALL + "finetune: {lr: 3e-5, epochs: 2}"
+    changes = ("finetune.epochs=7", "retrain.lr=1e-3", "seeds=[3, 4]", " name =x")
+    file = read(tmp_path, text, *changes, "overrides.toy.scoring.batches=2")
+    assert (file.finetune.epochs, file.finetune.lr, file.retrain.lr) == (7, 3e-5, 1e-3)
+    assert (file.seeds, file.name, file.for_dataset("toy").scoring.batches) == ([3, 4], "x", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "cannot read --set 'epochs'; write key=value"),
+        ("=3", "cannot read --set '=3'"),
+        ("", "cannot read --set ''"),
+        ("seeds=[0,1", "cannot read --set 'seeds=[0,1': expected ',' or ']'"),
+        ("model.name=x", "cannot read --set 'model.name=x': 'model' is 'toy', which has no keys"),
+        ("seeds=0,1", "seeds: must be a list, as in [a, b], not '0,1'"),
+        ("retrain.epoch=3", "retrain: unknown key 'epoch'; did you mean 'epochs'"),
+        ("finetune.lr=abc", "finetune.lr: input should be a valid number"),
+        ("finetune.lr=", "finetune.lr: input should be a valid number, not None"),
+        ("finetune=3", "finetune: must be a mapping"),
+        (".epochs=3", "unknown key ''"),
+        ("finetune.=3", "finetune: unknown key ''"),
+        ("name=../x", "'../x' is no name"),
+    ],
+)
+def test_a_wrong_set_is_told(tmp_path, change, message):
+    assert message in problem(tmp_path, SMALL, change)
+
+
+def test_a_resolved_sweep_file_holds_the_same_trials(tmp_path):
+    text = LEAST.replace("[2]", "[2, 4]") + (
+        "model: toy\nmax_tokens: 32\nfinetune: {lr: 2.0e-3, max_grad_norm: 0.5}\n"
+        "retrain: {epochs: 4, max_grad_norm: null}\noverrides: {toy: {finetune: {warmup: 0.1}}}\n"
+    )
+    asked = read(tmp_path, text)
+    again = read(tmp_path, yaml.safe_dump(asked.resolved(), sort_keys=False))
+    for file in (asked, again):
+        retraining = file.for_dataset("toy").retraining()
+        assert (retraining.epochs, retraining.lr, retraining.warmup) == (4, 2e-3, 0.1)
+        assert retraining.max_grad_norm is None
+    trials = [
+        SweepSpec(file, ModelSource(name="toy"), {"toy": TASKS["toy"]}, "cpu").trials() for file in (asked, again)
+    ]
+    assert [trial.trial_id for trial in trials[0]] == [trial.trial_id for trial in trials[1]]

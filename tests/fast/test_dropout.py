@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from test_first_token import network as bert
+from test_used_words import tokens as words
+from torch import nn
+
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.dropout import TABLE_ELEMENTS, Dropout, _factors, _table, tabled, use_quick_dropout
+from deepcuts.scoring.score import Settings, score
+from deepcuts.training.train import train
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many elements are decided on, each time that numbers are drawn; there is no table yet."""
+    made: list[int] = []
+    real = _factors
+
+    def note(number: int, *more: object) -> torch.Tensor:
+        made.append(number)
+        return real(number, *more)
+
+    monkeypatch.setattr("deepcuts.fast.dropout._factors", note)
+    _table.cache_clear()
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_the_share_that_is_zeroed_is_p_and_the_mean_stays(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    value = Dropout(p)(torch.ones(1000, 1001, dtype=dtype))
+    assert value.dtype == dtype
+    assert float((value == 0).double().mean()) == pytest.approx(p, abs=0.002)  # four standard deviations
+    assert float(value.double().mean()) == pytest.approx(1, abs=0.02)
+    assert value.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=0.01)
+
+
+def test_neighbours_and_rows_are_dropped_independently() -> None:
+    torch.manual_seed(1)
+    zero = (Dropout(0.3)(torch.ones(1000, 1024)) == 0).double()
+    for shift in (1, 2, 3, 4, 8, 1024):
+        pairs = (zero.flatten()[shift:] * zero.flatten()[:-shift]).mean()
+        assert float(pairs) == pytest.approx(0.09, abs=0.002), shift
+
+
+def test_it_follows_from_the_seed_and_passes_its_gradient_on() -> None:
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        value = torch.full((7, 5), 2.0, requires_grad=True)
+        out = Dropout(0.4)(value)
+        out.sum().backward()
+        assert value.grad is not None
+        torch.testing.assert_close(out, 2 * value.grad)
+        return out.detach(), torch.rand(3)
+
+    first, second, other = run(1), run(1), run(2)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_table_s_windows_are_dropped_as_if_drawn_anew(dtype: torch.dtype) -> None:
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        with tabled():
+            one, two = (Dropout(0.1)(torch.ones(1000, 500, dtype=dtype)) for _ in range(2))
+        return one, two
+
+    one, two = run(1)
+    assert one.unique().tolist() == pytest.approx([0, 1 / 0.9], rel=0.01)
+    zero, other = (one == 0).double(), (two == 0).double()
+    for each in (zero, other):
+        assert float(each.mean()) == pytest.approx(0.1, abs=0.002)  # five standard deviations
+        for shift in (1, 2, 3, 4, 500):
+            assert float((each.flatten()[shift:] * each.flatten()[:-shift]).mean()) == pytest.approx(0.01, abs=0.001)
+    assert float((zero * other).mean()) == pytest.approx(0.01, abs=0.001)
+    assert torch.equal(one, run(1)[0])
+    assert not torch.equal(one, run(2)[0])
+
+
+def test_a_table_serves_what_it_is_asked_for_and_no_more(drawn: list[int]) -> None:
+    small, large = torch.ones(3, 4), torch.ones(TABLE_ELEMENTS // 2 + 1)
+    with tabled():
+        for value in (small, small, large):
+            Dropout(0.5)(value)
+    Dropout(0.5)(small)
+    assert drawn == [TABLE_ELEMENTS, large.numel(), small.numel()]
+    value = torch.full((3, 4), 2.0, requires_grad=True)
+    with tabled():
+        out = Dropout(0.5)(value)
+    out.sum().backward()
+    torch.testing.assert_close(out, 2 * value.grad)
+
+
+@pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
+def test_scoring_draws_a_table_alone_and_training_none(criterion: str, tables: int, drawn: list[int]) -> None:
+    network = bert("bert", dropout=True)
+    use_quick_dropout(network.model)
+    batches = [np.arange(4), np.arange(4, 8)]
+    score(network, ["bert.pooler.dense.weight"], [criterion], words(), batches, Settings(0, passes=2))
+    assert drawn == [TABLE_ELEMENTS] * tables
+    drawn.clear()
+    train(network, words(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
+    assert TABLE_ELEMENTS not in drawn
+    assert len(drawn) >= 3
+
+
+@pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])
+def test_nothing_everything_and_evaluation(p: float, training: bool, expected: float) -> None:
+    value = torch.ones(4, 3)
+    assert torch.equal(Dropout(p).train(training)(value), expected * value)
+
+
+def test_every_dropout_of_a_model_is_replaced_and_keeps_its_p() -> None:
+    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)), nn.Dropout1d(0.4))
+    use_quick_dropout(model)
+    assert [(type(m), m.p) for m in model.modules() if hasattr(m, "p")] == [
+        (Dropout, 0.2),
+        (Dropout, 0.3),
+        (nn.Dropout1d, 0.4),
+    ]

@@ -1,0 +1,163 @@
+"""Training with the words that occur alone gives the bits of training with all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_train import Memory
+from torch import Tensor, nn
+
+from deepcuts.data.batches import Tokens
+from deepcuts.experiment.spec import Training
+from deepcuts.fast.process import prepare_process
+from deepcuts.fast.used_words import UsedWords, can_narrow
+from deepcuts.model.network import Network
+from deepcuts.training.checkpoint import Interrupted
+from deepcuts.training.train import Hooks, train
+
+WORDS, WIDTH = 60, 8
+SHAPE: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+SETTINGS = Training(epochs=2, batch_size=4, lr=0.01)
+
+
+def network(kind: str = "bert") -> Network:
+    torch.manual_seed(0)
+    if kind == "roberta":  # it tells padding, and with it the positions, by the id
+        config = transformers.RobertaConfig(**SHAPE, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+        model: nn.Module = transformers.RobertaForSequenceClassification(config)
+    else:
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPE))
+    return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
+
+
+def tokens(padding: int = 0) -> Tokens:
+    """Ten examples of three words in sixty."""
+    lengths = [3, 5, 2, 4, 4, 3, 6, 2, 3, 5]
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.tensor([7, 23, 58])[torch.randint(3, (sum(lengths),), generator=draw)].int()
+    labels = torch.tensor([float(i % 2) for i in range(len(lengths))])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return Tokens({"input_ids": ids}, starts, labels, {"input_ids": padding}, np.zeros(10, bool))
+
+
+def weights(of: Network) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in of.model.named_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def repeatable() -> None:
+    prepare_process(1, tf32=False)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_the_bits_are_those_of_training_every_word(kind: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    fewer, all_words = network(kind), network(kind)
+    before = weights(fewer)
+    padding = 1 if kind == "roberta" else 0
+    rows = train(fewer, tokens(padding), settings, seed=1, stage="dense")
+    monkeypatch.setattr("deepcuts.training.train.can_narrow", lambda model, weight_decay: False)
+    assert [row["value"] for row in rows] == [
+        row["value"] for row in train(all_words, tokens(padding), settings, seed=1, stage="dense")
+    ]
+    after = weights(fewer)
+    assert {name for name in after if not torch.equal(after[name], weights(all_words)[name])} == set()
+    [table] = [name for name in after if "word_embeddings" in name]
+    changed = (after[table] != before[table]).any(1).nonzero().flatten().tolist()
+    assert changed == [7, 23, 58]
+
+
+def test_clipped_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS.model_copy(update={"max_grad_norm": 0.01})
+    fewer, all_words = network(), network()
+    train(fewer, tokens(), settings, seed=1, stage="dense")
+    monkeypatch.setattr("deepcuts.training.train.can_narrow", lambda model, weight_decay: False)
+    train(all_words, tokens(), settings, seed=1, stage="dense")
+    for name, weight in weights(all_words).items():
+        torch.testing.assert_close(weights(fewer)[name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_goes_on_with_its_own_data_alone() -> None:
+    whole, resumed, other = network(), network(), network()
+    train(whole, tokens(), SETTINGS, seed=1, stage="dense")
+    memory = Memory()
+    answers = iter([False, False, False, False, True])
+    hooks = Hooks(stop=lambda: next(answers))
+    with pytest.raises(Interrupted):
+        train(resumed, tokens(), SETTINGS, seed=1, stage="dense", checkpoint=memory, hooks=hooks)
+    saved = memory.state
+    resumed = network()
+    rows = train(resumed, tokens(), SETTINGS, seed=1, stage="dense", checkpoint=memory)
+    assert len(rows) == 2
+    assert {n for n, weight in weights(whole).items() if not torch.equal(weight, weights(resumed)[n])} == set()
+    memory.state = saved
+    moved = replace(tokens(), inputs={"input_ids": tokens().inputs["input_ids"] + 1})
+    steps: list[int] = []
+    hooks = Hooks(on_step=lambda epoch, step: steps.append(step))
+    train(other, moved, SETTINGS, seed=1, stage="dense", checkpoint=memory, hooks=hooks)
+    assert steps[0] == 1  # anew
+
+
+def test_whoever_looks_at_the_network_sees_it_whole() -> None:
+    made, seen = network(), []
+    embedding = made.model.get_input_embeddings()  # type: ignore[operator]
+    table = embedding.weight
+
+    def look(*given: int) -> dict[str, dict[str, float]]:
+        seen.append((embedding.weight is table, table[23].sum().item()))
+        return {}
+
+    hooks = Hooks(after_epoch=look, snapshots=[0, 2], snapshot=look)  # type: ignore[arg-type]
+    train(made, tokens(), SETTINGS, seed=1, stage="dense", hooks=hooks)
+    assert [whole for whole, _ in seen] == [True] * 4
+    assert len({row for _, row in seen}) == 4  # as it is at that moment
+    assert embedding.weight is table
+
+
+def test_an_interrupted_training_leaves_the_network_whole() -> None:
+    made = network()
+    table = made.model.get_input_embeddings().weight  # type: ignore[operator]
+    before = table.detach().clone()
+    with pytest.raises(Interrupted):
+        train(made, tokens(), SETTINGS, seed=1, stage="dense", hooks=Hooks(stop=lambda: True))
+    assert made.model.get_input_embeddings().weight is table  # type: ignore[operator]
+    assert not torch.equal(table[7], before[7])
+
+
+def test_only_the_words_that_occur_and_the_special_ones_are_trained() -> None:
+    made = network("roberta")
+    words = UsedWords(made.model, tokens(1))
+    assert words.rows.tolist() == [0, 1, 2, 7, 23, 58]
+    with words.narrowed() as fewer:
+        assert made.model.get_input_embeddings().weight.shape == (6, WIDTH)  # type: ignore[operator]
+        assert set(fewer.inputs["input_ids"].tolist()) == {3, 4, 5}
+
+
+def test_the_padding_keeps_its_id_wherever_it_stands_and_ids_beyond_the_words_are_no_matter() -> None:
+    made = network()
+    assert UsedWords(made.model, tokens(40)).rows.tolist() == [*range(41), 58]
+    made.model.config.cls_token_id = 50_281  # type: ignore[union-attr]
+    assert UsedWords(made.model, tokens()).rows.tolist() == list(range(WORDS))
+
+
+def test_what_decays_or_is_shared_is_trained_whole() -> None:
+    model = network().model
+    assert can_narrow(model, 0.0)
+    assert not can_narrow(model, 0.1)
+    model.decoder = nn.Linear(WIDTH, WORDS, bias=False)
+    model.decoder.weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    assert not can_narrow(model, 0.0)
+    assert not can_narrow(nn.Linear(2, 2), 0.0)

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders.rows import mask_rows, random_masks, trial, write_trial
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from deepcuts.analysis.curves import curves
+from deepcuts.analysis.overlap import overlap
+from deepcuts.figures.curves import _apart, plot_curves
+from deepcuts.figures.overlap import plot_layers, plot_overlap
+from deepcuts.figures.style import LOOKS, look, new_figure, save_figure
+from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.store.store import Store
+
+
+def points(strategy: str, *values: float, **fields: object) -> list[dict]:
+    """Trials of one strategy at sparsity 0.5, 0.8 ..., a value each."""
+    return [
+        trial(f"{strategy}{asked}{fields}", strategy, sparsity_asked=asked, retrained=value, **fields)
+        for asked, value in zip((0.5, 0.8, 0.9), values, strict=False)
+    ]
+
+
+@pytest.fixture
+def trials() -> pd.DataFrame:
+    rows = points("LayerMagWeight", 0.8, 0.7, 0.6) + points("LayerSmoothGrad", 0.82, 0.75, 0.5)
+    rows += points("LayerMagWeight", 0.9, 0.6, 0.7, seed=1) + [trial("d", "Dense"), trial("u", "Unpruned")]
+    return pd.DataFrame(rows).assign(compression=None)
+
+
+def drawn(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.get_lines()
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+def words(figure: Figure) -> set[str]:
+    figure.canvas.draw()
+    return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
+
+
+def test_a_line_per_strategy_goes_through_the_means(trials: pd.DataFrame) -> None:
+    lines = drawn(plot_curves(curves(trials)).axes[0])
+    assert lines["LayerMagWeight"] == ([0.5, 0.8, 0.9], pytest.approx([0.85, 0.65, 0.65]))
+    assert lines["LayerSmoothGrad"] == ([0.5, 0.8, 0.9], [0.82, 0.75, 0.5])
+    assert set(lines) == {"LayerMagWeight", "LayerSmoothGrad"}
+
+
+def test_levels_axes_and_strategies_are_named(trials: pd.DataFrame) -> None:
+    found = words(plot_curves(curves(trials)))
+    assert {"toy", "accuracy, retrained", "50 %", "90 %", "LayerMagWeight", "LayerSmoothGrad"} <= found
+    assert {"dense 0.900", "unpruned 0.800"} <= found
+
+
+def test_levels_that_are_close_share_a_label(trials: pd.DataFrame) -> None:
+    trials.loc[trials["strategy"] == "Unpruned", "retrained"] = 0.899
+    assert "dense 0.900 · unpruned 0.899" in words(plot_curves(curves(trials)))
+
+
+def test_every_seed_is_a_dot_and_three_make_a_band() -> None:
+    rows = [row for seed in range(3) for row in points("LayerSNIP", 0.7 + 0.1 * seed, seed=seed)]
+    axes = plot_curves(curves(pd.DataFrame(rows).assign(compression=None))).axes[0]
+    band, dots = axes.collections
+    assert sorted(dots.get_offsets()[:, 1]) == pytest.approx([0.7, 0.8, 0.9])
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (
+        pytest.approx(0.551586, abs=1e-6),
+        pytest.approx(1.048414, abs=1e-6),
+    )
+
+
+def test_compressions_are_labelled_with_the_sparsity_that_they_are() -> None:
+    rows = [trial(str(c), compression=c, sparsity_asked=None, sparsity=1 - 1 / c) for c in (2.0, 4.0)]
+    figure = plot_curves(curves(pd.DataFrame(rows)))
+    assert {"2x\n50 %", "4x\n75 %"} <= words(figure)
+
+
+def test_a_panel_per_dataset_with_one_legend(trials: pd.DataFrame) -> None:
+    both = pd.concat([trials, trials.assign(dataset="cola", metric="matthews"), trials.assign(model="$big$")])
+    figure = plot_curves(curves(both))
+    assert len(figure.axes) == 3
+    assert [axes.get_title("left") for axes in figure.axes] == [r"toy · \$big\$", "cola · tiny", "toy · tiny"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "LayerMagWeight",
+        "LayerSmoothGrad",
+    ]
+
+
+def test_nothing_to_plot_is_said(trials: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="no curve to plot"):
+        plot_curves(curves(trials[trials["strategy"] == "Dense"]))
+    empty = pd.DataFrame({"trial_a": [], "trial_b": [], "layer": [], "kappa": []})
+    with pytest.raises(ValueError, match="no overlap to plot"):
+        plot_overlap(empty, trials)
+    with pytest.raises(ValueError, match="no overlap per layer"):
+        plot_layers(empty)
+
+
+def test_labels_keep_apart_and_inside() -> None:
+    placed = _apart(np.array([0.1, 0.1, 0.12, 0.9, 0.99, 1.0]), 0.0, 1.0)
+    assert (np.diff(placed) >= 0.062 - 1e-12).all()
+    assert placed[-1] <= 1.0
+    assert _apart(np.array([0.2, 0.8]), 0.0, 1.0).tolist() == [0.2, 0.8]
+
+
+# Looks
+
+
+def test_every_criterion_has_a_look_of_its_own() -> None:
+    assert set(LOOKS) == set(CRITERIA)
+    assert len(set(LOOKS.values())) == len(LOOKS)
+
+
+def test_a_strategy_looks_the_same_in_every_figure(trials: pd.DataFrame) -> None:
+    alone = plot_curves(curves(trials[trials["strategy"] == "LayerSmoothGrad"])).axes[0].get_lines()[0]
+    beside = plot_curves(curves(trials)).axes[0].get_lines()
+    same = next(line for line in beside if line.get_label() == "LayerSmoothGrad")
+    assert alone.get_color() == same.get_color() == look("LayerSmoothGrad").color
+
+
+def test_scope_and_control_show_beside_the_colour() -> None:
+    looks = [look(name) for name in ("LayerWanda", "GlobalWanda", "RowWanda", "RowWanda+shuffle")]
+    assert len({style.color for style in looks}) == 1
+    assert len({style.dashes for style in looks}) == 4
+    assert [style.hollow for style in looks] == [False, False, False, True]
+    assert look("LayerOfTheFuture") == look("LayerOfTheFuture")
+
+
+def luminance(color: tuple[float, ...] | str) -> float:
+    """Relative luminance (WCAG 2.1)."""
+    parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in to_rgb(color)]
+    return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("criterion", LOOKS)
+def test_names_in_colour_can_be_read_on_white(criterion: str) -> None:
+    assert 1.05 / (luminance(look(f"Layer{criterion}").text) + 0.05) >= 3
+
+
+# Masks
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path))
+    rows = [
+        ("b", "LayerSNIP", 0, 0.5),
+        ("a", "LayerSNIP", 1, 0.5),
+        ("c", "LayerFisher", 0, 0.5),
+        ("d", "LayerSNIP", 0, 0.9),
+    ]
+    for number, (name, strategy, seed, asked) in enumerate(rows):
+        write_trial(store, trial(name * 16, strategy, seed, sparsity_asked=asked, compression=None))
+        store.write("masks", name * 16, mask_rows(name * 16, random_masks(number, 1 - asked)))
+    return store
+
+
+def test_the_heatmap_is_symmetric_and_groups_trials(store: Store) -> None:
+    frame, trials = overlap(store), store.read("trials").table.to_pandas()
+    axes = plot_overlap(frame, trials).axes[0]
+    shown = axes.get_images()[0].get_array()
+    assert shown.shape == (4, 4)
+    assert np.isnan(np.diagonal(shown.filled(np.nan))).all()
+    order = ["c" * 16, "b" * 16, "a" * 16, "d" * 16]  # by what was asked, then strategy, then seed
+    whole = frame[frame["layer"].isna()].set_index(["trial_a", "trial_b"])["kappa"]
+    for i, one in enumerate(order):
+        for j, other in enumerate(order[:i]):
+            assert shown[i, j] == shown[j, i] == whole[min(one, other), max(one, other)]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["LayerFisher", "LayerSNIP", "LayerSNIP"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["toy\n50 %", "toy\n90 %"]
+    assert "seeds 0, 1" in axes.get_ylabel()
+    assert f"{whole.iloc[0]:.2f}" in {text.get_text() for text in axes.texts}
+
+
+def test_no_label_of_the_heatmap_is_cut_off(store: Store) -> None:
+    trials = store.read("trials").table.to_pandas()
+    trials["strategy"] = trials["strategy"] + "WithALongNameOfItsOwn"
+    figure = plot_overlap(overlap(store), trials)
+    figure.canvas.draw()
+    for label in figure.axes[0].get_yticklabels():
+        assert label.get_window_extent().x0 >= 0
+
+
+def test_layers_are_placed_by_depth_and_kind_beside_chance(store: Store) -> None:
+    frame = overlap(store, ["aaaa", "bbbb"])
+    left, right = plot_layers(frame).axes
+    by_layer = frame.dropna(subset=["layer"]).set_index("layer")
+    query, output = by_layer.iloc[0], by_layer.iloc[1]
+    assert drawn(left) == {"query": ([0.0], [query["pruned_iou"]]), "output": ([1.0], [output["pruned_iou"]])}
+    assert drawn(right) == {"query": ([0.0], [query["kappa"]]), "output": ([1.0], [output["kappa"]])}
+    dashed = [line.get_ydata()[0] for line in left.get_lines() if line.get_linestyle() == "--"]
+    assert dashed == [query["pruned_iou_chance"], output["pruned_iou_chance"]]
+
+
+def test_layers_without_a_number_stand_apart(store: Store) -> None:
+    frame = overlap(store, ["aaaa", "bbbb"])
+    frame["layer"] = frame["layer"].replace({"encoder.layer.1.output.dense": "pooler.dense"})
+    axes = plot_layers(frame).axes[0]
+    assert drawn(axes)["pooler"][0] == [2.0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "pooler"]
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "SVG"])
+def test_figures_are_written_by_suffix_with_the_same_bytes_every_time(
+    trials: pd.DataFrame, tmp_path: Path, suffix: str
+) -> None:
+    for name in ("one", "two"):
+        save_figure(plot_curves(curves(trials)), tmp_path / f"{name}.{suffix}")
+    assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot write a figure as '.gif' .* choose .png, .svg, .pdf"):
+        save_figure(new_figure(1, 1), tmp_path / "x.gif")
+    assert list(tmp_path.iterdir()) == []

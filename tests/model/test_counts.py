@@ -1,0 +1,104 @@
+"""The counts of a model: made once for a config, and never taken from a stale one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from builders.specs import SMALL, write
+from test_folder import folder
+
+from deepcuts.experiment.spec import ModelSource
+from deepcuts.model.counts import count_parameters
+from deepcuts.model.folder import find_model
+from deepcuts.pruning.compression import Counts
+
+FOUND = Counts(1000, 800, 128)
+HUB = ModelSource(name="some/model")
+
+
+@pytest.fixture(autouse=True)
+def _own(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPCUTS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What was counted, in the place of counting, which loads torch."""
+    seen = []
+    monkeypatch.setattr("deepcuts.model.counts._counted", lambda *asked: seen.append(asked) or FOUND)
+    return seen
+
+
+def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_path, counted, monkeypatch):
+    model = find_model(str(folder(tmp_path / "m")), "main")
+    assert [count_parameters(model, 2, False) for _ in range(3)] == [FOUND] * 3
+    assert len(counted) == 1
+    count_parameters(model, 3, False)
+    count_parameters(model, 2, True)
+    assert len(counted) == 3
+    moved = find_model(str(folder(tmp_path / "other", **{"tokenizer.json": b"[]"})), "main")
+    count_parameters(moved, 2, False)  # of the same config
+    assert len(counted) == 3
+    folder(tmp_path / "m", **{"config.json": b'{"model_type": "bert", "hidden_size": 3}'})
+    count_parameters(model, 2, False)
+    assert len(counted) == 4
+    monkeypatch.setattr("deepcuts.model.counts.version", lambda package: "999")
+    count_parameters(model, 2, False)
+    assert len(counted) == 5
+
+
+def test_a_revision_that_moves_on_the_hub_is_counted_anew(tmp_path, counted, monkeypatch):
+    config, asked = tmp_path / "config.json", []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words, **named: asked.append(named) or str(config))
+    for text, times in (("{}", 1), ("{}", 1), ('{"hidden_size": 3}', 2)):
+        config.write_text(text)
+        count_parameters(HUB, 2, False)
+        assert len(counted) == times
+    assert asked == [{"revision": "main"}] * 3
+
+
+def test_what_the_hub_does_not_give_is_left_to_the_counting_to_explain(counted, monkeypatch):
+    def away(*words, **named):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
+    for _ in range(2):
+        assert count_parameters(HUB, 2, False) == FOUND
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"parameters": 5}', '{"parameters": "5", "prunable": 4, "positions": 3}', "\x00"],
+)
+def test_a_damaged_cache_costs_a_counting(tmp_path, counted, content):
+    toy = find_model("toy", "main")
+    count_parameters(toy, 2, False)
+    [path] = (tmp_path / "cache/counts").iterdir()
+    assert json.loads(path.read_text()) == {"parameters": 1000, "prunable": 800, "positions": 128}
+    path.write_text(content)
+    assert count_parameters(toy, 2, False) == FOUND
+    assert len(counted) == 2
+    assert count_parameters(toy, 2, False) == FOUND
+    assert len(counted) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_a_counting(tmp_path, counted):
+    (tmp_path / "cache").write_text("a file")
+    assert count_parameters(find_model("toy", "main"), 2, False) == FOUND
+    assert count_parameters(find_model("toy", "main"), 2, False) == FOUND
+    assert len(counted) == 2
+
+
+def test_a_second_plan_loads_no_torch_and_says_the_same(tmp_path):
+    words = ["plan", str(write(tmp_path, SMALL + "max_tokens: 32\nresources: {gpus: 0}\n")), "--store", str(tmp_path)]
+    code = "import sys; from deepcuts.cli.main import main;"
+        f" code = main({words!r}); print('torch' in sys.modules); exit(code)"
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    first, second = (done.stdout.splitlines() for done in said)
+    assert "102,400 of 108,866 parameters prunable" in said[0].stdout
+    assert (first[-1], second[-1]) == ("True", "False")
+    assert first[:-1] == second[:-1]

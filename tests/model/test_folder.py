@@ -1,0 +1,116 @@
+"""Where a model lies, and what of its files decides its numbers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from deepcuts.model.folder import folder_digest, folder_of
+
+WEIGHTS = struct.pack("<Q", 2) + b"{}"
+
+
+def folder(path: Path, **files: bytes) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    given = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
+    for name, content in (given | files).items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def test_equal_content_has_an_equal_hash_wherever_it_lies(tmp_path):
+    one = folder_digest(folder(tmp_path / "a"))
+    assert folder_digest(folder(tmp_path / "b" / "c", **{"README.md": b"hello", "model.onnx": b"x"})) == one
+    assert len(one) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config.json": b'{"model_type": "roberta"}'},
+        {"model.safetensors": struct.pack("<Q", 2) + b"{} "},
+        {"tokenizer.json": b"[]"},
+        {"vocab.txt": b"a"},
+        {"more.safetensors": WEIGHTS},
+    ],
+)
+def test_config_tokenizer_and_weights_enter_the_hash(tmp_path, change):
+    assert folder_digest(folder(tmp_path / "a", **change)) != folder_digest(folder(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", b"{", "config.json is not JSON"),
+        ("config.json", b"\xff\xfe", "config.json is not JSON"),
+        ("config.json", b"[]", "has no model_type"),
+        ("config.json", b'{"hidden_size": 3}', "has no model_type"),
+        ("model.safetensors", None, r"has no weights \(\*.safetensors\)"),
+        ("model.safetensors", b"", "holds no weights"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer to a file"),
+        ("model.safetensors", struct.pack("<Q", 90) + b"{}", "it is damaged"),
+        ("tokenizer.json", None, "has no tokenizer files"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_of_a_model_is_refused(tmp_path, file, content, message):
+    made = folder(tmp_path / "model")
+    (made / file).unlink()
+    if content is not None:
+        (made / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        folder_digest(made)
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
+    made = folder(tmp_path / "model", **{"pytorch_model.bin": b"x"})
+    (made / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="convert pytorch_model.bin with .*safe_serialization=True"):
+        folder_digest(made)
+
+
+def test_a_name_is_a_folder_when_there_is_one_and_else_an_id_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = folder(tmp_path / "org" / "model")
+    assert folder_of("org/model") == made
+    assert folder_of("./org/model") == tmp_path / "org/model"
+    assert folder_of("org/other") is None
+    assert folder_of("bert-base-uncased") is None
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "a/b/c", "~/no-such-folder"])
+def test_what_can_only_be_a_folder_must_be_there(name):
+    with pytest.raises(ValueError, match="there is no folder"):
+        folder_of(name)
+
+
+def test_the_home_of_nobody_is_an_error():
+    with pytest.raises(ValueError, match="home directory"):
+        folder_of("~nobody-of-this-name/model")
+
+
+def test_a_folder_inside_an_installed_package_is_found(tmp_path, monkeypatch):
+    folder(tmp_path / "some_package_of_mine" / "model")
+    (tmp_path / "some_package_of_mine" / "__init__.py").write_text("raise RuntimeError('never imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = folder_of("package:some_package_of_mine/model")
+    assert found == tmp_path / "some_package_of_mine/model"
+    with pytest.raises(ValueError, match="there is no folder"):
+        folder_of("package:some_package_of_mine/other")
+
+
+@pytest.mark.parametrize("name", ["package:not_installed_here/model", "package:", "package:a b/c", "package:json.tool"])
+def test_a_package_that_is_not_installed_is_named(name):
+    with pytest.raises(ValueError, match="is not installed; install it with pip"):
+        folder_of(name)
+
+
+def test_the_config_is_the_one_that_was_hashed(tmp_path):
+    made = folder(tmp_path / "m")
+    before = folder_digest(made)
+    config = json.loads((made / "config.json").read_text()) | {"dropout": 0.2}
+    (made / "config.json").write_text(json.dumps(config))
+    assert folder_digest(made) != before

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedModel,
+    RobertaConfig,
+)
+
+from deepcuts.data.toy import VOCABULARY
+from deepcuts.model.load import count_from_config, load_model, load_tokenizer
+from deepcuts.model.network import Network, flops, prunable
+from deepcuts.pruning.compression import compression_to_fraction
+
+SIZE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+WORDS = {"vocab_size": 30, "max_position_embeddings": 20}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: BertConfig(**SIZE, **WORDS),
+    "roberta": lambda: RobertaConfig(**SIZE, **WORDS, type_vocab_size=1),
+    "electra": lambda: ElectraConfig(**SIZE, **WORDS, embedding_size=8),
+    "distilbert": lambda: DistilBertConfig(dim=8, n_layers=2, n_heads=2, hidden_dim=16, **WORDS),
+}
+every = pytest.mark.parametrize("kind", CONFIGS)
+BLOCK = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+BLOCK += ["intermediate.dense", "output.dense"]
+DISTILLED = ["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"]
+
+
+def build(kind: str, outputs: int = 2, device: str = "cpu") -> PreTrainedModel:
+    config = CONFIGS[kind]()
+    config.num_labels = outputs
+    with torch.device(device):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+def layers(kind: str) -> list[str]:
+    block, above = (DISTILLED, "transformer") if kind == "distilbert" else (BLOCK, "encoder")
+    pooler = ["bert.pooler.dense"] if kind == "bert" else []
+    return [f"{kind}.{above}.layer.{i}.{name}" for i in range(2) for name in block] + pooler
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., str]:
+    """A model folder of an architecture; its head has `outputs`, or with None there is only an encoder."""
+
+    def make(kind: str = "bert", outputs: int | None = None) -> str:
+        torch.manual_seed(99)
+        model = build(kind, outputs or 2)
+        (model if outputs else model.base_model).save_pretrained(tmp_path / kind)
+        return str(tmp_path / kind)
+
+    return make
+
+
+@every
+def test_the_linear_layers_of_encoder_and_pooler_are_prunable(kind: str) -> None:
+    model = build(kind)
+    weights = [f"{layer}.weight" for layer in layers(kind)]
+    biases = [f"{layer}.bias" for layer in layers(kind)]
+    assert prunable(model, biases=False) == sorted(weights)
+    assert prunable(model, biases=True) == sorted(weights + biases)
+    for name in prunable(model, biases=True):
+        assert not {"embeddings", "LayerNorm", "classifier", "pre_classifier"} & set(name.split("."))
+
+
+def test_a_linear_layer_below_the_embeddings_is_not_prunable() -> None:
+    model = build("bert")
+    before = prunable(model, biases=True)
+    model.bert.embeddings.projection = torch.nn.Linear(8, 8)  # as in MobileBERT
+    assert prunable(model, biases=True) == before
+
+
+def test_bert_base_has_the_counts_of_the_reference() -> None:
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(BertConfig())
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    total = sum(sizes.values())
+    assert total == 109_483_778
+    for biases, size, ceiling in ((False, 85_524_480, 4.5696), (True, 85_608_192, 4.5856)):
+        assert sum(sizes[name] for name in prunable(model, biases)) == size
+        assert round(total / (total - size), 4) == ceiling
+
+
+def test_minilm_has_the_ceilings_of_the_reference() -> None:
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for biases, ceiling in ((False, "1.9008"), (True, "1.9042")):
+        size = sum(sizes[name] for name in prunable(model, biases))
+        with pytest.raises(ValueError, match=f"the largest compression is {ceiling};"):
+            compression_to_fraction(2, sum(sizes.values()), size)
+
+
+def test_counts_come_from_the_config_alone(folder: Callable[..., str]) -> None:
+    name = folder("roberta")
+    (Path(name) / "model.safetensors").unlink()
+    model = build("roberta", 3)
+    sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
+    counts = count_from_config(name, "main", 3, prune_biases=True)
+    assert counts.parameters == sum(sizes.values())
+    assert counts.prunable == sum(sizes[key] for key in prunable(model, True))
+    assert counts.positions == 18  # RoBERTa's positions begin after the padding's index, 1
+    assert count_from_config(folder("bert"), "main", 3, False).positions == 20
+    assert count_from_config("toy", "main", 2, False).positions == 32
+
+
+@pytest.mark.parametrize("name", ["toy", "bert", "roberta"])
+def test_the_head_is_the_seed_s_whatever_was_drawn_before(name: str, folder: Callable[..., str]) -> None:
+    name = name if name == "toy" else folder(name)
+
+    def load(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        model = load_model(name, "main", 2, False, seed)
+        head = [parameter.detach().flatten() for key, parameter in model.named_parameters() if "classifier" in key]
+        encoder = [p.detach().flatten() for key, p in model.named_parameters() if key.endswith("query.weight")]
+        return torch.cat(head), torch.cat(encoder)
+
+    head, encoder = load(0)
+    torch.rand(123)
+    again, other = load(0), load(1)
+    assert torch.equal(head, again[0])
+    assert not torch.equal(head, other[0])
+    assert torch.equal(encoder, again[1])
+    assert torch.equal(encoder, other[1])
+
+
+def test_a_head_that_the_folder_brings_is_kept_where_it_fits(folder: Callable[..., str]) -> None:
+    name = folder("bert", outputs=3)
+    stored = AutoModelForSequenceClassification.from_pretrained(name).classifier.weight
+    assert torch.equal(load_model(name, "main", 3, False, 5).classifier.weight, stored)  # type: ignore[union-attr, arg-type]
+    other = load_model(name, "main", 2, False, 5).classifier.weight  # type: ignore[union-attr]
+    assert other.shape == (2, 8)
+    assert torch.equal(other, load_model(name, "main", 2, False, 5).classifier.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_the_stored_encoder_is_loaded_whole_in_fp32(folder: Callable[..., str]) -> None:
+    name = folder("bert")
+    stored = BertModel.from_pretrained(name).half()
+    stored.save_pretrained(name)
+    loaded = dict(load_model(name, "main", 2, False, 0).named_parameters())
+    for key, parameter in stored.named_parameters():
+        assert loaded[f"bert.{key}"].dtype == torch.float32
+        assert torch.equal(loaded[f"bert.{key}"], parameter.float())
+
+
+@pytest.mark.parametrize("change", ["architecture", "width"])
+def test_weights_of_another_architecture_are_refused(change: str, folder: Callable[..., str]) -> None:
+    name = folder("distilbert")
+    config = (
+        CONFIGS["bert"]() if change == "architecture" else DistilBertConfig(dim=8, n_heads=2, hidden_dim=20, **WORDS)
+    )
+    config.save_pretrained(name)
+    with pytest.raises(ValueError, match=r"lack \d+ tensors of its encoder, such as '(distil)?bert\."):
+        load_model(name, "main", 2, False, 0)
+
+
+def test_a_missing_pooler_is_drawn_from_the_seed(folder: Callable[..., str]) -> None:
+    name = folder("bert")
+    BertModel(CONFIGS["bert"](), add_pooling_layer=False).save_pretrained(name)
+    first, again = (load_model(name, "main", 2, False, 4).state_dict() for _ in range(2))
+    assert torch.equal(first["bert.pooler.dense.weight"], again["bert.pooler.dense.weight"])
+    assert first["bert.pooler.dense.weight"].any()
+
+
+def test_flops_by_hand() -> None:
+    model = build("bert")
+    per_token = 2 * (4 * 8 * 8 + 2 * 8 * 16)  # two blocks: query, key, value, output; two layers to 16 and back
+    assert flops(model, 10) == 2 * (10 * per_token + 8 * 8 + 8 * 2)
+    assert flops(model, 10, nonzero=True) == flops(model, 10)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight[0, :3] = 0
+        model.bert.pooler.dense.weight[2] = 0
+    assert flops(model, 10, nonzero=True) == 2 * (10 * (per_token - 3) + 8 * 8 - 8 + 8 * 2)
+    roberta = build("roberta")  # its head has a layer of its own, at one position
+    assert flops(roberta, 10) == 2 * (10 * per_token + 8 * 8 + 8 * 2)
+
+
+def network(outputs: int, head: str = "linear", loss: str = "mean", precision: str = "fp32") -> Network:
+    torch.manual_seed(0)
+    return Network(build("bert", outputs).eval(), head, loss, precision, torch.device("cpu"))
+
+
+BATCH = {
+    "input_ids": torch.tensor([[1, 2, 3], [4, 5, 0], [6, 7, 8]]),
+    "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]]),
+    "labels": torch.tensor([1.0, 0.0, 4.5]),
+}
+
+
+def test_losses_by_hand() -> None:
+    outputs = network(1).outputs(BATCH)[:, 0]
+    squares = (outputs - BATCH["labels"]) ** 2
+    torch.testing.assert_close(network(1).batch_loss(BATCH, 3), squares.mean())
+    torch.testing.assert_close(network(1).batch_loss(BATCH, 12), squares.sum() / 12)
+    torch.testing.assert_close(network(1, loss="mse_sum").batch_loss(BATCH, 12), squares.sum())
+    classes = {**BATCH, "labels": torch.tensor([1.0, 0.0, 2.0])}
+    logits = network(3).outputs(classes)
+    expected = -(logits[0, 1] + logits[1, 0] + logits[2, 2] - logits.logsumexp(1).sum()) / 3
+    torch.testing.assert_close(network(3).batch_loss(classes, 3), expected)
+
+
+def test_a_sigmoid_head_runs_from_0_to_5() -> None:
+    plain, bounded = network(1).outputs(BATCH), network(1, head="sigmoid5").outputs(BATCH)
+    torch.testing.assert_close(bounded, 5 / (1 + torch.exp(-plain)))
+
+
+def test_bf16_runs_in_bf16_and_gives_fp32() -> None:
+    exact, rough = network(2).outputs(BATCH), network(2, precision="bf16").outputs(BATCH)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(exact, rough, atol=0.02, rtol=0.02)
+
+
+def test_the_toy_has_no_dropout_and_its_words() -> None:
+    model = load_model("toy", "main", 2, False, 0)
+    assert load_tokenizer("toy", "main").vocab_size == len(VOCABULARY)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}

@@ -1,0 +1,160 @@
+"""A trial's network as a transformers folder: the same predictions bit for bit, a card, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+import yaml
+
+from deepcuts.cli.main import main
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.fast.attention import use_quick_attention
+from deepcuts.fast.process import prepare_process
+from deepcuts.model.network import Network
+from deepcuts.store.store import Store
+from deepcuts.sweep.prepare import prepare_sweep
+from deepcuts.training.train import evaluate
+from deepcuts.trial.context import Context, load_material
+from deepcuts.trial.trial import run_trial
+
+# One epoch on 64 examples teaches a pruned network nothing: it says the same of all of them.
+pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+
+CLASSIFICATION = """
+model: toy
+datasets: [toy]
+strategies: [LayerMagWeight]
+compressions: [4]
+max_tokens: 32
+max_train_examples: 64
+finetune: {epochs: 1, lr: 1.0e-3}
+retrain: {epochs: 1}
+"""
+REGRESSION = """
+model: toy
+datasets: {stars: {train: DIR/stars.csv, validation: DIR/stars.csv, text: text, label: stars, kind: regression}}
+strategies: [GlobalRandom]
+sparsities: [0.9]
+head: sigmoid5
+max_tokens: 32
+prune_biases: true
+finetune: {epochs: 1, lr: 1.0e-3}
+retrain: {epochs: 1}
+"""
+
+
+def _ran(folder: Path, text: str, keep: bool) -> tuple[Store, TrialSpec]:
+    """A store with one pruned trial of a sweep, run in this process."""
+    words = ["the film was good", "the plot was not bad", "the cast was awful", "the music was dull"]
+    lines = [f"{word} {other},{number % 6}" for number, word in enumerate(words) for other in words]
+    (folder / "stars.csv").write_text("\n".join(["text,stars", *lines]) + "\n")
+    (folder / "small.yaml").write_text(text.replace("DIR", str(folder)))
+    trial = prepare_sweep(read_sweep(folder / "small.yaml"), "cpu").spec.trials()[-1]
+    store = Store(str(folder / "store"))
+    row = run_trial(trial, "small", Context(store, threads=1), keep)
+    assert row["status"] == "completed", row["traceback"]
+    return store, trial
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrialSpec]:
+    return _ran(tmp_path_factory.mktemp("kept"), CLASSIFICATION, keep=True)
+
+
+def _outputs_again(trial: TrialSpec, folder: Path) -> np.ndarray:
+    """What the exported folder says about the validation split, evaluated as the trial was."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    prepare_process(1, trial.dense.tf32)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    network = Network(model, trial.dense.head, trial.dense.loss, trial.dense.precision, model.device)
+    seen = load_material(trial.dense).evaluated["validation"]
+    assert AutoTokenizer.from_pretrained(folder)("the film was good")["input_ids"]
+    plain = evaluate(network, seen)
+    use_quick_attention(model)
+    same = evaluate(network, seen)
+    np.testing.assert_allclose(plain, same, rtol=1e-5)  # with transformers' own attention only the last bits differ
+    return same
+
+
+def _stored_outputs(store: Store, trial: TrialSpec) -> np.ndarray:
+    where = (ds.field("trial_id") == trial.trial_id) & (ds.field("stage") == "retrained")
+    rows = store.read("predictions", where=where).table.to_pylist()
+    return np.array([row["logits"] for row in sorted(rows, key=lambda row: row["example"])], np.float32)
+
+
+def test_from_pretrained_gives_the_stored_predictions_bit_for_bit(
+    kept: tuple[Store, TrialSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, trial = kept
+    assert main(["export", store.uri, trial.trial_id[:6], str(tmp_path / "new" / "model")]) == 0
+    assert "new/model" in capsys.readouterr().out
+    assert np.array_equal(_outputs_again(trial, tmp_path / "new" / "model"), _stored_outputs(store, trial))
+
+
+def test_pruned_weights_are_exactly_zero_in_the_exported_file(kept: tuple[Store, TrialSpec], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    store, trial = kept
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "model")]) == 0
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    for row in store.read("masks", ["layer", "parameter", "size", "kept"]).table.to_pylist():
+        assert int((weights[f"{row['layer']}.{row['parameter']}"] != 0).sum()) <= row["kept"]
+
+
+def test_the_card_states_task_strategy_metrics_layers_and_limits(kept: tuple[Store, TrialSpec], tmp_path: Path) -> None:
+    store, trial = kept
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "model")]) == 0
+    text = (tmp_path / "model" / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    row = store.read("trials").table.to_pylist()[0]
+    assert front["library_name"] == "transformers"
+    assert "base_model" not in front
+    assert "LayerMagWeight" in text
+    assert "give no speed-up by themselves" in text
+    assert f"| validation | accuracy | {row['dense']:.4f} | {row['pruned']:.4f} | {row['retrained']:.4f} |" in text
+    assert text.count("| `bert.") == 13
+    assert "sigmoid5" not in text
+
+
+def test_a_regression_with_the_seeds_head_round_trips_and_its_card_explains_the_sigmoid(tmp_path: Path) -> None:
+    store, trial = _ran(tmp_path, REGRESSION, keep=True)
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "model")]) == 0
+    assert np.array_equal(_outputs_again(trial, tmp_path / "model"), _stored_outputs(store, trial))
+    assert "5 * torch.sigmoid" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_without_kept_weights_it_exits_2_and_names_the_command_that_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, trial = _ran(tmp_path, CLASSIFICATION, keep=False)
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert f"deepcuts run {store.root}/sweeps/small.yaml --store {store.uri} --set keep_models=true" in error
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_with_something_in_it_is_never_touched(
+    kept: tuple[Store, TrialSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, trial = kept
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "mine")]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    (tmp_path / "empty").mkdir()
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "empty")]) == 0
+
+
+def test_damaged_weights_are_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, trial = _ran(tmp_path, CLASSIFICATION, keep=True)
+    weights = Path(store.path("artifacts", "models", trial.trial_id, "kept.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert main(["export", store.uri, trial.trial_id, str(tmp_path / "model")]) == 1
+    assert "kept.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,156 @@
+"""The report's page: what is on it, and that no name of a store can break out of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.filled_store import HOSTILE, filled_store, write_trial
+from builders.rows import LAYERS, trial
+
+from deepcuts.cli.main import main
+from deepcuts.publish.html import element, html_page
+from deepcuts.publish.report import make_report
+from deepcuts.publish.webdata import choose
+from deepcuts.store.store import Store
+
+
+def _data(text: str) -> dict[str, Any]:
+    found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return filled_store(Store(str(tmp_path_factory.mktemp("filled") / "store")))
+
+
+@pytest.fixture
+def store(filled: Store, tmp_path: Path) -> Store:
+    """A copy of the store, to be changed."""
+    return Store(str(shutil.copytree(filled.root, tmp_path / "store")))
+
+
+def test_text_and_attributes_are_always_escaped() -> None:
+    made = element("p", HOSTILE, title=HOSTILE)
+    assert "<img" not in made
+    assert made.count('"') == 2
+    assert element("div", element("br"), None, "<") == "<div><br>&lt;</div>"
+
+
+def test_no_string_of_the_data_can_end_its_script() -> None:
+    text = html_page(HOSTILE, element("p", HOSTILE), {"hostile": [HOSTILE, "<!--", "\u2028"]})
+    assert _data(text)["hostile"] == [HOSTILE, "<!--", "\u2028"]
+    assert text.count("</script>") == 2
+    assert "<img" not in text
+    assert "<!--" not in text
+
+
+def test_the_page_loads_nothing_and_its_policy_admits_only_its_own_script(store: Store) -> None:
+    text, damaged = make_report(store)
+    assert damaged == {}
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy
+    assert re.fullmatch(
+        r"default-src 'none'; style-src 'sha256-\S+'; script-src 'sha256-\S+'; img-src data:;.*", unescape(policy[1])
+    )
+    assert not re.search(r'(src|href)="(?!#)', text)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|innerHTML|eval|import)\b\(", text)
+
+
+def test_the_page_says_what_ran_what_failed_and_how_to_repeat_it(store: Store) -> None:
+    store.write_bytes("sweeps/first.yaml", b"name: first\nmodel: tiny\n")
+    text, _ = make_report(store)
+    for words in ("18 of 19 trials completed", "not enough seeds to tell", "model: tiny", "1 trial, stage retrain"):
+        assert words in text, words
+    assert f"deepcuts run first.yaml --store {store.uri}" in text
+    assert f"deepcuts run-one {store.uri} {19:016x}" in text
+
+
+def test_curves_and_overlap_of_the_page_are_those_of_the_store(store: Store) -> None:
+    from deepcuts.analysis.overlap import overlap
+
+    data = _data(make_report(store)[0])
+    (facet,) = data["facets"]
+    points = facet["stages"]["retrained"]["lines"]["LayerSNIP"]
+    assert [point[0] for point in points] == [0.5, 0.9]
+    assert points[0][3] == pytest.approx(np.mean([0.77, 0.78, 0.79]))
+    (found,) = data["overlaps"]
+    frame = overlap(store)
+    kappa = frame["kappa"].to_numpy()
+    packed = np.frombuffer(base64.b64decode(found["values"]), "<u2").reshape(len(frame), 5)
+    assert len(found["layers"]) == len(LAYERS)
+    chosen = [tuple(found["trials"][place][0] for place in pair) for pair in found["pairs"]]
+    whole = {tuple(sorted(pair)): row for row, pair in enumerate(chosen)}
+    stride = len(LAYERS) + 1
+    for row in range(0, len(frame), stride):
+        pair = tuple(sorted((frame["trial_a"][row], frame["trial_b"][row])))
+        assert packed[whole[pair] * stride, 4] / 65534 * 2 - 1 == pytest.approx(kappa[row], abs=1e-4)
+
+
+def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("deepcuts.publish.webdata.choose", lambda trials: choose(trials, 4))
+    text = unescape(make_report(store)[0])
+    assert "The masks of 4 of 12 trials are compared here: two seeds of every strategy first" in text
+    assert f"deepcuts report {store.uri} --only dataset=NAME" in text
+    out = tmp_path / "report.html"
+    assert main(["report", store.uri, "-o", str(out), "--only", "seed=1,sparsity=0.9"]) == 0
+    data = _data(out.read_text("utf-8"))
+    assert [row[data["trials"]["columns"].index("strategy")] for row in data["trials"]["rows"]] == [
+        *("LayerMagWeight", "LayerSNIP")
+    ]
+    assert len(data["overlaps"][0]["pairs"]) == 1
+    page = unescape(out.read_text("utf-8"))
+    assert "seed 1 alone, sparsity 0.9 alone</h1>" in page
+    assert f"deepcuts report {store.uri} --only seed=1,sparsity=0.9 -o report.html" in page
+    assert "are compared here" not in out.read_text("utf-8")
+    assert main(["report", store.uri, "-o", str(out), "--only", "sed=1"]) == 2
+    assert main(["report", store.uri, "-o", str(out), "--only", "seed=77"]) == 2
+
+
+def test_mixed_settings_are_shown_sweep_by_sweep(store: Store) -> None:
+    again = trial(f"{99:016x}", "LayerSNIP", 0, sparsity_asked=0.5, sparsity=0.5, sweep="second", retrained=0.5)
+    write_trial(store, again, 0)
+    data = _data(make_report(store)[0])
+    assert {facet["set"] for facet in data["facets"]} == {"first", "second"}
+
+
+def test_one_trial_two_models_and_missing_masks_make_a_page_with_the_reasons(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "one"))
+    write_trial(store, trial("a" * 16, "LayerSNIP", 0, finished_at=datetime(2026, 1, 2, tzinfo=UTC)), 0)
+    text, _ = make_report(store)
+    assert "overlap needs the masks of two trials" in text
+    store.delete(f"masks/{'a' * 16}.parquet")
+    store.write("trials", "b" * 16, [trial("b" * 16, "Dense", 0, model="other")])
+    text, _ = make_report(store)
+    assert "2 of 2 trials completed" in text
+
+
+def test_an_empty_store_an_unknown_baseline_and_an_absent_folder_exit_2(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "report.html")
+    assert main(["report", str(tmp_path / "nothing"), "-o", out]) == 2
+    assert main(["report", store.uri, "-o", out, "--baseline", "LayerNope"]) == 2
+    assert main(["report", store.uri, "-o", str(tmp_path / "no" / "report.html")]) == 2
+    assert not Path(out).exists()
+    assert main(["report", store.uri, "-o", out, "--baseline", "LayerSNIP"]) == 0
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_named_on_the_page_and_exits_1(store: Store, tmp_path: Path) -> None:
+    Path(store.path("trials", "broken.parquet")).write_bytes(b"no parquet")
+    out = tmp_path / "report.html"
+    assert main(["report", store.uri, "-o", str(out)]) == 1
+    assert "broken.parquet" in out.read_text()

@@ -1,0 +1,165 @@
+"""The report in a real browser: it draws, its controls work, hostile names do nothing, it fits and prints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders.chromium import PATH, Page, chromium
+from builders.filled_store import HOSTILE, filled_store, write_trial
+from builders.rows import LAYERS, trial
+
+from deepcuts.publish.report import make_report
+from deepcuts.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return filled_store(Store(str(tmp_path_factory.mktemp("filled") / "store")))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    if PATH is None:
+        pytest.skip("no chromium is installed; on Debian: apt-get install chromium")
+    with chromium() as opened:
+        yield opened
+
+
+def _open(browser: Page, tmp_path: Path, store: Store) -> Page:
+    out = tmp_path / "report.html"
+    out.write_text(make_report(store)[0], "utf-8")
+    browser.said.clear()
+    browser.requested.clear()
+    browser.look()
+    browser.open(out)
+    return browser
+
+
+def _choose(browser: Page, form: str, label: str, value: str) -> None:
+    """Choose an option of a menu as a person does: the value, then its change event."""
+    script = """(([form, label, value]) => {
+      const of = [...document.querySelectorAll(`#${form} label`)].find((each) => each.textContent.startsWith(label));
+      const control = of.querySelector('select,input');
+      control.value = value;
+      control.dispatchEvent(new Event(control.type === 'search' ? 'input' : 'change', { bubbles: true }));
+    })"""
+    browser.run(f"{script}({json.dumps([form, label, value])})")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_renders_without_a_word_on_the_console_and_asks_for_nothing_else(
+    browser: Page, tmp_path: Path, store: Store, scheme: str
+) -> None:
+    browser = _open(browser, tmp_path, store)
+    browser.look(scheme=scheme)
+    assert browser.said == []
+    assert [url.rsplit("/", 1)[-1] for url in browser.requested] == ["report.html"]
+    assert browser.run("document.querySelectorAll('#curve-chart .curve').length") == 2
+    assert browser.run("document.querySelectorAll('#overlap-layers td.cell').length") == len(LAYERS)
+    assert browser.run("document.querySelectorAll('#trial-table tbody tr').length") == 19
+
+
+def test_the_controls_of_the_curves_work(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    text = "document.querySelector('#curve-chart').textContent"
+    before = browser.run(text)
+    _choose(browser, "curve-controls", "Scale", "log")
+    _choose(browser, "curve-controls", "Across", "compression")
+    assert "compression" in browser.run(text)
+    _choose(browser, "curve-controls", "Network", "pruned")
+    assert browser.run(text) != before
+    browser.run("document.querySelector('#curve-legend .chip').click()")
+    assert browser.run("document.querySelectorAll('#curve-chart .curve').length") == 1
+    assert browser.run("document.querySelector('#curve-legend .chip').getAttribute('aria-pressed')") == "false"
+    assert browser.said == []
+
+
+def test_the_curves_are_read_out_by_the_arrow_keys(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    browser.run("document.querySelector('#curve-chart svg').focus()")
+    browser.key("ArrowRight")
+    said = browser.run("document.querySelector('#curve-said').textContent")
+    assert said.startswith("sparsity 50 %: LayerSNIP 0.780 ± ")
+    browser.key("ArrowRight")
+    assert "90 %" in browser.run("document.querySelector('#curve-said').textContent")
+    assert browser.run("!document.querySelector('#tip').hidden")
+
+
+def test_two_trials_can_be_chosen_and_their_layers_seen(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    words = "document.querySelector('#overlap-said').textContent"
+    before = browser.run(words)
+    _choose(browser, "overlap-controls", "Another", "7")
+    assert browser.run(words) != before
+    _choose(browser, "overlap-controls", "Measure", "kept_iou")
+    assert "chance" in browser.run("document.querySelector('#overlap-layers td.cell').textContent")
+    _choose(browser, "overlap-controls", "Another", "0")
+    assert "same trial" in browser.run("document.querySelector('#overlap-layers').textContent")
+    click = "document.querySelectorAll('.matrix rect')[3].dispatchEvent(new Event('click'))"
+    browser.run(click)
+    assert browser.run(words).startswith("Whole network: kappa ")
+    assert browser.said == []
+
+
+def test_trials_are_searched_sorted_and_opened_by_keyboard(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    _choose(browser, "trial-controls", "Search", "layersnip 90 %")
+    assert browser.run("document.querySelectorAll('#trial-table tbody tr').length") == 3
+    browser.run("document.querySelector('#trial-table [data-column=retrained]').focus()")
+    browser.key("Enter")
+    browser.key("Enter")
+    column = "[...document.querySelectorAll('#trial-table tbody tr')].map((row) => row.cells[9].textContent)"
+    assert browser.run(column) == ["0.710", "0.700", "0.690"]
+    sorts = "document.querySelector('#trial-table [data-column=retrained]').parentElement.getAttribute('aria-sort')"
+    assert browser.run(sorts) == "descending"
+    browser.run("document.querySelector('#trial-table .id').focus()")
+    browser.key("Enter")
+    assert "deepcuts show" in browser.run("document.querySelector('#trial-table .more').textContent")
+    assert browser.run("document.activeElement.className") == "id"
+
+
+def test_hostile_names_are_shown_and_do_nothing(browser: Page, tmp_path: Path) -> None:
+    store = filled_store(Store(str(tmp_path / "store")), dataset=HOSTILE, sweep=HOSTILE, model=HOSTILE, device=HOSTILE)
+    odd = trial("f" * 16, f"Layer{HOSTILE}", 0, sweep=HOSTILE, model=HOSTILE, dataset=HOSTILE, sparsity=0.5)
+    write_trial(store, odd, 0)
+    browser = _open(browser, tmp_path, store)
+    _choose(browser, "trial-controls", "Search", "onerror")
+    browser.run("document.querySelector('#trial-table .id').click()")
+    browser.run("document.querySelector('#curve-chart svg').focus()")
+    browser.key("ArrowRight")
+    assert browser.run("document.querySelector('h1').textContent") == HOSTILE
+    assert browser.run("document.querySelectorAll('img, b img, body > b').length") == 0
+    assert HOSTILE in browser.run("document.querySelector('#tip').textContent")
+    assert browser.said == []
+    assert len(browser.requested) == 1
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_window(browser: Page, tmp_path: Path, store: Store, width: int) -> None:
+    browser = _open(browser, tmp_path, store)
+    browser.look(width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+def test_every_control_and_table_has_a_name(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    tree = browser.send("Accessibility.getFullAXTree")["nodes"]
+    roles = ("button", "combobox", "searchbox", "checkbox", "table", "link", "region", "form", "navigation")
+    nameless = [
+        node["role"]["value"]
+        for node in tree
+        if not node["ignored"] and node["role"]["value"] in roles and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+
+
+def test_it_prints_to_a_few_pages(browser: Page, tmp_path: Path, store: Store) -> None:
+    browser = _open(browser, tmp_path, store)
+    pdf = browser.pdf()
+    assert pdf.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+    assert browser.run("document.querySelector('#verdicts details').open") is False

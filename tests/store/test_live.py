@@ -1,0 +1,122 @@
+"""Live state: who is at work on what, and requests to stop."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from deepcuts.store.live import Beat, Watch, request_stop, withdraw_stop
+from deepcuts.store.store import Store
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("deepcuts.store.live.time", made)
+    return made
+
+
+def running(store: Store, launch: str, beat: int, name: str = "running/t") -> None:
+    store.write_json(f"{name}.json", {"launch": launch, "beat": beat})
+
+
+def test_a_beat_tells_where_a_trial_is_and_what_it_makes_and_takes_all_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.01)
+    store = Store(str(tmp_path))
+    with Beat(store, "t", "mine", ["stage1", "stage2"]) as beat:
+        first = store.read_json("running/t.json")
+        assert (first["launch"], first["stage"], first["epoch"], first["beat"]) == ("mine", "load", 0, 1)
+        assert set(first) == {"launch", "host", "pid", "beat", "stage", "epoch", "step"}
+        assert store.names("claims", ".json") == ["stage1.json", "stage2.json"]
+        beat.tell("score", 0, 7)
+        waited = threading.Event()
+        for _ in range(500):
+            now = store.read_json("running/t.json")
+            if now and now["stage"] == "score" and now["beat"] > 1:
+                break
+            waited.wait(0.01)
+        assert (now["stage"], now["step"]) == ("score", 7)
+        assert not beat.stopping()
+    assert store.names("running", ".json") == store.names("claims", ".json") == []
+
+
+def test_a_trial_hears_of_a_stop_of_its_own_launch_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 60)
+    store = Store(str(tmp_path))
+    request_stop(store, "other")
+    with Beat(store, "t", "mine", []) as beat:
+        assert not beat.stopping()
+    request_stop(store, "mine")
+    with Beat(store, "t", "mine", []) as beat:
+        assert beat.stopping()
+    withdraw_stop(store, "mine")
+    withdraw_stop(store, "mine")
+    with Beat(store, "t", "mine", []) as beat:
+        assert not beat.stopping()
+
+
+def test_a_store_that_is_away_for_a_moment_stops_no_trial(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+
+    def away(*given):
+        raise OSError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", away)
+        patch.setattr(store, "delete", away)
+        with Beat(store, "t", "mine", ["stage"]) as beat:
+            assert not beat.stopping()
+
+
+def test_an_error_in_a_trial_takes_its_beat_back_and_goes_on_up(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(RuntimeError, match="broken"), Beat(store, "t", "mine", ["stage"]):
+        raise RuntimeError("broken")
+    assert store.names("running", ".json") == store.names("claims", ".json") == []
+
+
+def test_another_launch_is_at_work_until_its_beat_stands_still_for_60_seconds(tmp_path, clock):
+    store = Store(str(tmp_path))
+    watch = Watch(store, "mine")
+    running(store, "other", 1)
+    running(store, "other", 1, "claims/stage")
+    assert watch.busy() == {"t", "stage"}
+    clock.now += 59
+    running(store, "other", 2)
+    assert watch.busy() == {"t", "stage"}
+    clock.now += 2
+    assert watch.busy() == {"t"}
+    clock.now += 60
+    assert watch.busy() == set()
+    running(store, "other", 3)
+    assert watch.busy() == {"t"}
+
+
+def test_a_new_owner_of_a_claim_is_alive_whatever_its_count(tmp_path, clock):
+    store = Store(str(tmp_path))
+    watch = Watch(store, "mine")
+    running(store, "dead", 5)
+    watch.busy()
+    clock.now += 100
+    assert watch.busy() == set()
+    running(store, "new", 5)
+    assert watch.busy() == {"t"}
+
+
+def test_ones_own_beats_stop_requests_and_broken_files_are_no_work_of_others(tmp_path):
+    store = Store(str(tmp_path))
+    running(store, "mine", 1)
+    request_stop(store, "other")
+    store.write_bytes("claims/half.json", b'{"launch": "oth')
+    store.write_bytes("claims/_working.json", b'{"launch": "other"}')
+    assert Watch(store, "mine").busy() == set()
+    assert Watch(Store(str(tmp_path / "none")), "mine").busy() == set()

@@ -1,0 +1,181 @@
+"""The tables of a store: whole or not at all, in exactly the columns that people's queries depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+from builders.rows import trial, write_trial
+from pyarrow import fs
+
+from deepcuts.store.store import SCHEMAS, Store
+
+
+def remote_store() -> Store:
+    """A store on a filesystem that is not the local one, and has no folders, as an object store."""
+    store = Store("elsewhere")
+    store.filesystem = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
+    store.root, store.local = f"bucket-{os.urandom(4).hex()}", False
+    return store
+
+
+def kept_files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_nothing_is_visible_when_it_is_killed_before_the_rename(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    write_trial(store, trial("a"))
+
+    def killed(source, target):
+        assert Path(source).name.startswith("_")
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="killed"):
+        write_trial(store, trial("a", dense=0.1))
+    with pytest.raises(OSError, match="killed"):
+        write_trial(store, trial("b"))
+    assert store.read("trials").table["dense"].to_pylist() == [0.9]
+    assert kept_files(tmp_path) == ["trials/a.parquet"]
+
+
+def test_readers_skip_what_is_being_written_or_hidden(tmp_path):
+    store = Store(str(tmp_path))
+    write_trial(store, trial("a"))
+    content = (tmp_path / "trials/a.parquet").read_bytes()
+    for name in ("_b.parquet", ".c.parquet", "_d.parquet.1234", "e.parquet.tmp", "notes.txt"):
+        (tmp_path / "trials" / name).write_bytes(content[:100])
+    (tmp_path / "trials/folder.parquet").mkdir()
+    assert store.names("trials", ".parquet") == ["a.parquet"]
+    read = store.read("trials")
+    assert (read.table.num_rows, read.damaged) == (1, {})
+    assert len(pd.read_parquet(tmp_path / "trials/a.parquet")) == 1
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    store = Store(str(tmp_path))
+    write_trial(store, trial("a", status="failed", failure="trial"))
+    assert store.statuses() == {"a": "trial"}
+    write_trial(store, trial("a"))
+    assert store.statuses() == {"a": "completed"}
+    assert store.read("trials").table.num_rows == 1
+
+
+def foreign(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.parquet"
+    if name == "empty":
+        path.write_bytes(b"")
+    elif name == "text":
+        path.write_text("trial_id,status\nx,completed\n")
+    elif name == "truncated":
+        path.write_bytes((folder / "a.parquet").read_bytes()[:-50])
+    elif name == "other-columns":
+        pd.DataFrame({"x": [1, 2]}).to_parquet(path)
+    else:
+        pd.DataFrame({"trial_id": ["x"], "seed": ["not a number"]}).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "other-columns", "other-types"])
+@pytest.mark.parametrize("columns", [None, ["seed"], ["status", "trial_id"]])
+def test_a_truncated_or_foreign_file_is_named_and_left_out(tmp_path, kind, columns):
+    store = Store(str(tmp_path))
+    write_trial(store, trial("a", seed=4))
+    path = foreign(tmp_path / "trials", kind)
+    if kind == "other-types" and columns == ["status", "trial_id"]:
+        return  # what is wrong with it was not asked for
+    read = store.read("trials", columns)
+    assert read.table.num_rows == 1
+    assert list(read.damaged) == [str(path)]
+    assert read.damaged[str(path)]
+    assert read.table.schema.names == (columns or SCHEMAS["trials"].names)
+
+
+def test_an_absent_store_is_empty_and_stays_absent(tmp_path):
+    store = Store(str(tmp_path / "none"))
+    assert store.read("trials").table.num_rows == 0
+    assert store.read("trials").table.schema.names == SCHEMAS["trials"].names
+    assert store.statuses() == {}
+    assert store.read_json("running/x.json") is None
+    assert store.artifact("dense", "x") is None
+    store.delete("running/x.json")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"a": 1'])
+def test_a_broken_json_file_reads_as_absent(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    assert Store(str(tmp_path)).read_json("x.json") is None
+
+
+def test_json_is_strict(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json("x.json", {"a": float("nan")})
+    store.write_json("deep/x.json", {"b": 1, "a": [None]})
+    assert json.loads((tmp_path / "deep/x.json").read_text()) == {"a": [None], "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "names no folder"),
+        (" ", "names no folder"),
+        ("foo://x/y", "Unrecognized filesystem"),
+        ("file://relative", "cannot be relative"),
+        ("~nobody-of-this-name/x", "home directory"),
+    ],
+)
+def test_what_names_no_store_is_refused(uri, message):
+    with pytest.raises(ValueError, match=f"cannot open the store {uri!r}: .*{message}.* give a folder, or a file, s3"):
+        Store(uri)
+
+
+@pytest.mark.parametrize("below", ["", "/sub", "/sub/sub"])
+def test_a_file_in_the_way_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(ValueError, match="file' is a file; give a folder"):
+        Store(f"{tmp_path}/file{below}")
+
+
+def test_a_store_that_cannot_be_written_is_refused_by_the_probe(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "new"))
+    store.check_writable()
+    store.probe()
+    assert kept_files(tmp_path) == []
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="no permission; choose another with --store"):
+        store.check_writable()
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    with pytest.raises(ValueError, match="cannot write the store .*Read-only file system.*--store"):
+        store.probe()
+
+
+def test_a_file_uri_is_the_folder(tmp_path):
+    store = Store(f"file://{tmp_path}/with%20space")
+    write_trial(store, trial("a"))
+    assert kept_files(tmp_path) == ["with space/trials/a.parquet"]
+    assert Store(str(tmp_path / "with space")).statuses() == {"a": "completed"}
+
+
+def test_a_store_elsewhere_holds_the_same():
+    store = remote_store()
+    assert store.statuses() == {}
+    store.probe()
+    write_trial(store, trial("a"))
+    write_trial(store, trial("b", status="failed", failure="infrastructure"))
+    store.write_bytes("trials/c.parquet", b"cut")
+    read = store.read("trials", ["trial_id"])
+    assert read.table["trial_id"].to_pylist() == ["a", "b"]
+    assert list(read.damaged) == [store.path("trials/c.parquet")]
+    assert store.statuses() == {"a": "completed", "b": "infrastructure"}
+    store.write_json("running/a.json", {"beat": 1})
+    assert store.exists("running/a.json")
+    store.delete("running/a.json")
+    store.delete("running/a.json")
+    assert not store.exists("running/a.json")

@@ -1,0 +1,111 @@
+"""What a plan will take."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from builders.rows import trial as row
+from builders.specs import sweep
+
+from deepcuts.experiment.spec import canonical
+from deepcuts.store.store import Store
+from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots
+from deepcuts.sweep.plan import make_plan
+from deepcuts.wording import size_text
+
+COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
+EXAMPLES = {"toy": {"train": 100, "validation": 10}}
+
+
+def cost(store, trials, **fields):
+    given = {"gpus": 0, "cpus": 1, "slots": 1, "keep_models": False} | fields
+    return estimate(make_plan(trials, store), COUNTS, EXAMPLES, store, **given)
+
+
+def finish(store, trial, seconds):
+    """A completed trial that retrained for so many seconds."""
+    steps = trial.retrain.epochs * 7 if trial.retrain else 0
+    spec = canonical(trial.model_dump(mode="json"))
+    store.write("trials", trial.trial_id, [row(trial.trial_id, retrain_seconds=seconds, spec=spec, model="toy")])
+    store.write("metrics", trial.trial_id, [{"trial_id": trial.trial_id, "stage": "retrained", "step": steps}])
+
+
+def test_bytes_are_the_shared_networks_scores_masks_and_checkpoints(tmp_path):
+    trials = sweep(strategies=["LayerSNIP", "GlobalSNIP", "LayerMagWeight"], seeds=[0, 1]).trials()
+    checkpoints = 2 * 3 * 4 * 1000
+    shared, masks = 2 * 4 * 1000 + 2 * 4 * 800, 6 * 100
+    store = Store(str(tmp_path))
+    assert cost(store, trials).bytes == shared + masks + checkpoints
+    assert cost(store, trials, slots=3).bytes == shared + masks + 3 * checkpoints
+    assert cost(store, trials, keep_models=True).bytes == shared + masks + checkpoints + 6 * 4 * 1000
+
+
+def test_shared_work_is_counted_once(tmp_path):
+    store = Store(str(tmp_path))
+    few = cost(store, sweep(strategies=["LayerSNIP"]).trials())
+    more = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP", "LayerGradCAM"]).trials())
+    unit = few.work_seconds / (5 + 12 + 1)  # fine-tuning, retraining and one pass over 100 examples
+    assert more.work_seconds == pytest.approx(unit * (5 + 3 * 12 + 1))
+    assert few.basis == "guessed from FLOPs"
+
+
+def test_what_was_measured_in_the_store_is_believed(tmp_path):
+    store = Store(str(tmp_path))
+    trials = sweep(compressions=[2, 3]).trials()
+    finish(store, trials[1], seconds=12 * 7 * 16 * 0.5)
+    made = cost(store, trials)
+    assert made.basis == "measured in this store for 1 of 1 datasets"
+    assert made.work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+    other = sweep(strategies=["LayerRandom"]).trials()[1:]
+    assert cost(store, other).work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+
+
+@pytest.mark.parametrize("spec", [None, "", "{}", '{"score": 3}', "half {"])
+def test_rows_of_another_version_stop_no_plan(tmp_path, spec):
+    store = Store(str(tmp_path))
+    trials = sweep().trials()
+    finish(store, trials[1], seconds=5)
+    store.write("trials", trials[1].trial_id, [row(trials[1].trial_id, retrain_seconds=5.0, spec=spec)])
+    assert cost(store, trials).basis == "guessed from FLOPs"
+
+
+def test_side_by_side_takes_less_time_and_the_same_gpu_hours(tmp_path):
+    trials = sweep(compressions=[2, 3, 4]).trials()
+    one, four = (cost(Store(str(tmp_path)), trials, slots=slots, gpus=1) for slots in (1, 4))
+    assert four.wall_seconds == pytest.approx(one.wall_seconds / 4)
+    assert four.gpu_hours == one.gpu_hours == pytest.approx(one.work_seconds / 3600)
+
+
+def test_nothing_left_costs_nothing(tmp_path):
+    store = Store(str(tmp_path))
+    for trial in sweep().trials():
+        finish(store, trial, 1.0)
+    made = cost(store, sweep().trials())
+    assert (made.work_seconds, made.wall_seconds, made.bytes) == (0, 0, 0)
+
+
+def test_too_little_disk_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "not" / "there"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    check_disk(store, Cost(0, 0, 0, "", 10**9))
+    with pytest.raises(ValueError, match="needs about 2.5 GB and 1.0 GB are free; make room"):
+        check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+    store.local = False
+    check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.2e9, "2.2 GB"), (5e15, "5000.0 TB")]
+)
+def test_bytes_are_readable(count, text):
+    assert size_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "here", "slots"), [(1, 0, 0, 8), (4, 0, 0, 2), (16, 0, 0, 1), (1, 1, 2, 2), (4, 0.25, 2, 2)]
+)
+def test_slots_are_what_cores_and_gpus_allow(monkeypatch, cpus, gpus, here, slots):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert local_slots(cpus, gpus, here) == slots

@@ -1,0 +1,100 @@
+"""Wanted minus done, and what trials share."""
+
+from __future__ import annotations
+
+import pytest
+from builders.rows import trial as row
+from builders.rows import write_trial
+from builders.specs import sweep
+
+from deepcuts.store.store import Store
+from deepcuts.sweep.plan import make_plan, only_those, partners, snapshots
+
+WIDE = {"strategies": ["LayerMagWeight", "LayerSNIP", "GlobalSNIP", "LayerGradCAM", "RowWanda"], "seeds": [0, 1]}
+
+
+def artifact(store: Store, kind: str, key: str) -> None:
+    with store.new_artifact(kind, key, {}) as folder:
+        (folder / "x").write_bytes(b"x")
+
+
+def test_a_plan_is_wanted_minus_done_in_the_order_of_the_sweep(tmp_path):
+    store = Store(str(tmp_path))
+    trials = sweep(**WIDE).trials()
+    for trial, fields in zip(
+        trials, [{}, {"status": "failed", "failure": "trial"}, {"status": "failed", "failure": "infrastructure"}],
+        strict=False,
+    ):  # fmt: skip
+        write_trial(store, row(trial.trial_id, **fields))
+    plan = make_plan(trials, store)
+    assert (plan.done, plan.failed) == ([trials[0]], [trials[1]])
+    assert list(plan.to_run) == trials[2:]
+    assert list(make_plan(trials, store, retry_failed=True).to_run) == trials[1:]
+
+
+def test_a_completed_trial_whose_network_was_not_kept_runs_again_when_it_is_wanted(tmp_path):
+    store = Store(str(tmp_path))
+    trials = sweep().trials()
+    for trial in trials:
+        write_trial(store, row(trial.trial_id))
+    assert not make_plan(trials, store).to_run
+    plan = make_plan(trials, store, keep_models=True)
+    assert [trial.strategy for trial in plan.to_run] == ["LayerMagWeight"]
+    assert plan.again == {trials[1].trial_id}
+    artifact(store, "models", trials[1].trial_id)
+    assert not make_plan(trials, store, keep_models=True).to_run
+
+
+def test_a_plan_counts_the_shared_work_that_is_left(tmp_path):
+    store = Store(str(tmp_path))
+    trials = sweep(**WIDE).trials()
+    plan = make_plan(trials, store)
+    assert len(plan.fine_tunes()) == 2
+    assert plan.passes() == {"plain": 2, "forward": 2}
+    artifact(store, "dense", trials[0].dense.dense_id)
+    snip = next(trial for trial in trials if trial.strategy == "LayerSNIP")
+    artifact(store, "scores", snip.score.score_id)
+    plan = make_plan(trials, store)
+    assert len(plan.fine_tunes()) == 1
+    assert plan.scores_there == {snip.score.score_id}
+    assert plan.passes() == {"plain": 2, "forward": 2}  # GradCAM of the same pass is still missing
+
+
+def test_partners_are_the_scores_of_one_pass_and_snapshots_the_steps_to_rewind_to():
+    trials = sweep(**WIDE, rewind=7, datasets=["toy", "sst2"]).trials()
+    snip = next(trial for trial in trials if trial.strategy == "LayerSNIP")
+    assert [score.criterion for score in partners(snip, trials)] == ["GradCAM", "SNIP"]
+    assert {score.dense.dense_id for score in partners(snip, trials)} == {snip.dense.dense_id}
+    assert partners(trials[0], trials) == ()
+    assert snapshots(trials[0], trials) == {7}
+    assert snapshots(trials[0], trials[:1]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ({"dataset": "toy"}, 13),
+        ({"strategy": "LayerSNIP", "seed": "1"}, 1),
+        ({"compression": "2.0"}, 10),
+        ({"compression": "1"}, 1),
+        ({"strategy": "Dense"}, 2),
+    ],
+)
+def test_only_chooses_trials(only, count):
+    trials = sweep(**WIDE).trials()
+    trials = [*trials, *sweep(compressions=[1]).trials()[1:]]
+    assert len(only_those(trials, only)) == count
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ({"data": "toy"}, "--only: unknown key 'data'; known: trial, dataset, strategy, seed, compression, sparsity"),
+        ({"seed": "7"}, "--only seed=7: no trial is left; the sweep has 0, 1"),
+        ({"seed": "x"}, "--only seed=x: no trial is left"),
+        ({"strategy": "Dense", "compression": "2"}, "--only compression=2: no trial is left"),
+    ],
+)
+def test_only_that_leaves_nothing_is_refused(only, message):
+    with pytest.raises(ValueError, match=message):
+        only_those(sweep(**WIDE).trials(), only)

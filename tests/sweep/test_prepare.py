@@ -1,0 +1,125 @@
+"""What is found and refused before anything is launched."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from builders.specs import SMALL, write
+from test_folder import folder
+
+from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.sweep.prepare import check_cpus, choose_gpus, local_gpus, prepare_sweep
+
+COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
+REVIEWS = "datasets: {reviews: {train: train.csv, validation: validation.csv, text: body, classes: 2}}"
+
+
+@pytest.fixture(autouse=True)
+def _no_torch(monkeypatch, tmp_path):
+    """The counts of a network of 1,000 parameters, without torch; and no folder of data from outside."""
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: COUNTS)
+    monkeypatch.delenv("DEEPCUTS_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def prepare(tmp_path, text, *changes):
+    return prepare_sweep(read_sweep(write(tmp_path, text), changes), "cpu")
+
+
+def reviews(tmp_path, train="good,1\nbad,0\n", validation="fine,1\n", under="."):
+    (tmp_path / under).mkdir(exist_ok=True, parents=True)
+    (tmp_path / under / "train.csv").write_text("body,label\n" + train)
+    (tmp_path / under / "validation.csv").write_text("body,label\n" + validation)
+    return SMALL.replace("datasets: [toy]", REVIEWS)
+
+
+def test_a_sweep_that_can_run_is_prepared_with_its_counts(tmp_path):
+    ready = prepare(tmp_path, reviews(tmp_path).replace("classes: 2}", "classes: 2}, toy: null"))
+    assert ready.examples == {"reviews": {"train": 2, "validation": 1}, "toy": {"train": 4000, "validation": 500}}
+    assert [trial.strategy for trial in ready.spec.trials()] == ["Dense", "LayerMagWeight"] * 2
+    assert ready.spec.tasks["reviews"].files["train"] == str(tmp_path / "train.csv")
+
+
+def test_moved_data_and_a_moved_model_give_the_same_trials(tmp_path, monkeypatch):
+    text = reviews(tmp_path).replace("model: toy", "model: ./m")
+    folder(tmp_path / "m")
+    here = prepare(tmp_path, text).spec.trials()
+    (tmp_path / "away").mkdir()
+    for name in ("train.csv", "validation.csv", "m"):
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    monkeypatch.chdir(tmp_path / "away")
+    there = prepare(tmp_path, text, "name=other").spec.trials()
+    assert [trial.trial_id for trial in here] == [trial.trial_id for trial in there]
+    (tmp_path / "away/train.csv").write_text("body,label\ngood,1\nbad!,0\n")
+    changed = prepare(tmp_path, text).spec.trials()
+    assert not {trial.trial_id for trial in here} & {trial.trial_id for trial in changed}
+
+
+@pytest.mark.parametrize("by", ["key", "environment"])
+def test_known_tasks_come_from_the_folder_that_is_given(tmp_path, monkeypatch, by):
+    reviews(tmp_path, under="glue/sst2")
+    for split in ("train", "validation"):
+        path = tmp_path / f"glue/sst2/{split}.csv"
+        path.write_text(path.read_text().replace("body", "sentence"))
+    if by == "environment":
+        monkeypatch.setenv("DEEPCUTS_DATA_DIR", str(tmp_path / "glue"))
+    changes = ["datasets=[SST2DATA]"] + ["data_dir=glue"] * (by == "key")
+    ready = prepare(tmp_path, SMALL, *changes)
+    assert ready.examples == {"sst2": {"train": 2, "validation": 1}}
+    assert ready.spec.tasks["sst2"].files["train"] == str(tmp_path / "glue/sst2/train.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["compressions=[2, 5.1]"],
+            "compressions: 'toy' on model 'toy': compression 5.1 cannot .* compression is 5.0",
+        ),
+        (["max_tokens=129"], "max_tokens: 129 is more than the 128 positions of model 'toy'"),
+        (["overrides.toy.max_tokens=129"], "max_tokens: 129 is more than the 128"),
+        (["head=sigmoid5"], "head: 'sigmoid5' is for a regression, and 'toy' is a classification; .* overrides"),
+        (["loss=mse_sum"], "loss: 'mse_sum' is for a regression"),
+        (["rewind=1251"], "rewind: step 1251 is beyond the 1250 steps of fine-tuning on 'toy'"),
+        (["rewind=36", "max_train_examples=100"], "beyond the 35 steps"),
+        (["rewind=1", "finetune.epochs=0"], "beyond the 0 steps"),
+        (["model=./none"], "model './none': there is no folder"),
+        (["data_dir=none", "datasets=[cola]"], "dataset 'cola': .*none.* does not exist"),
+    ],
+)
+def test_what_cannot_run_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, SMALL, *changes)
+
+
+@pytest.mark.parametrize("changes", [["rewind=1250"], ["rewind=35", "max_train_examples=100"], ["compressions=[5]"]])
+def test_the_most_that_can_be_asked_for_is_allowed(tmp_path, changes):
+    assert len(prepare(tmp_path, SMALL, *changes).spec.trials()) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "gpus"), [(None, 0, 0), (None, 2, 1), (0, 2, 0), (0.25, 1, 0.25), (2, 2, 2), (0, 0, 0)]
+)
+def test_a_trial_has_a_gpu_where_there_is_one(asked, available, gpus):
+    assert choose_gpus(asked, available) == gpus
+
+
+@pytest.mark.parametrize(("asked", "available", "there"), [(1, 0, "no usable GPU"), (0.5, 0, "no"), (4, 2, "only 2")])
+def test_gpus_that_are_not_there_are_refused_never_replaced_by_the_cpu(asked, available, there):
+    with pytest.raises(ValueError, match=f"resources.gpus: {asked} a trial are asked for and there is {there}"):
+        choose_gpus(asked, available)
+
+
+def test_more_cores_than_the_machine_has_are_refused(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    check_cpus(None)
+    check_cpus(2)
+    with pytest.raises(ValueError, match="resources.cpus: 3 a trial are asked for and this machine has 2"):
+        check_cpus(3)
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0", 1), ("0,3", 2)])
+def test_hidden_gpus_do_not_count(monkeypatch, visible, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert local_gpus() == count

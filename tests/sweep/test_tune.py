@@ -1,0 +1,223 @@
+"""Sweeps on a real, local Ray: what is run, where, and what survives."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.tune.utils import flatten_dict
+from rich.console import Console
+
+from deepcuts.experiment.grid import SweepSpec, tracker_labels
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.sweepfile import SweepFile
+from deepcuts.store.live import Watch
+from deepcuts.store.store import Store
+from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster, ray_options
+from deepcuts.sweep.plan import make_plan
+from deepcuts.sweep.prepare import prepare_sweep
+from deepcuts.sweep.progress import Progress
+from deepcuts.sweep.queue import Queue
+from deepcuts.sweep.tune import Outcome, _Listener, _Searcher, run_plan
+from deepcuts.sweep.worker import Launch, RunTrial, make_launch, run_pipeline
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
+pytestmark = pytest.mark.filterwarnings(
+    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def four_gpus() -> Iterator[None]:
+    """A Ray of this machine with 4 CPUs and 4 logical GPUs, by the same settings as a real one."""
+    ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **ray_options())
+    yield
+    deadline = time.time() + 30
+    while (left := ray.available_resources()).get("CPU") != 4 and time.time() < deadline:
+        time.sleep(0.1)
+    ray.shutdown()
+    assert (left["CPU"], left["GPU"]) == (4, 4), "a sweep keeps what it no longer uses"
+
+
+def toy_sweep(**changes: Any) -> SweepSpec:
+    keys: dict[str, Any] = {
+        "name": "test",
+        "model": "toy",
+        "datasets": ["toy"],
+        "strategies": ["LayerMagWeight"],
+        "sparsities": [0.5],
+        "max_tokens": 32,
+        "max_train_examples": 64,
+        "finetune": {"epochs": 1, "batch_size": 32, "lr": 1e-3},
+        "retrain": {"epochs": 1},
+        "scoring": {"batches": 2, "smooth_batches": 1},
+    }
+    return prepare_sweep(SweepFile(**(keys | changes)), "cpu").spec
+
+
+def launch(
+    spec: SweepSpec, store: Store, work: RunTrial, gpus: float = 0, retry_failed: bool = False, **options: Any
+) -> Outcome:
+    plan = make_plan(spec.trials(), store, retry_failed)
+    handed = make_launch(plan, spec.file, store, 1, work)
+    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done))
+    with progress:
+        return run_plan(plan, handed, store, progress, gpus=gpus, **options)
+
+
+def write_row(store: Store, trial: TrialSpec, **columns: Any) -> dict[str, Any]:
+    row = {"trial_id": trial.trial_id, "status": "completed", "strategy": trial.strategy, "metric": "accuracy"}
+    row |= {"dense": 1.0, "total_seconds": 0.0} | columns
+    store.write("trials", trial.trial_id, [row])
+    return row
+
+
+def stay_a_while(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes which GPU it sees and when it ran; the first ones wait until four run."""
+    began = time.time()
+    store.write_json(f"started/{trial.trial_id}.json", {})
+    while len(store.names("started", ".json")) < 4 and time.time() < began + 60:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    seen = {"began": began, "ended": time.time(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    store.write_json(f"notes/{trial.trial_id}.json", seen)
+    return write_row(store, trial)
+
+
+def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
+    four_gpus: None, tmp_path: Path
+) -> None:
+    # Each seed has its own fine-tuning and runs only Dense: 8 trials that wait for nobody.
+    spec = toy_sweep(seeds=list(range(8)))
+    dense = [trial for trial in spec.trials() if trial.strategy == "Dense"]
+    store = Store(str(tmp_path))
+    plan = make_plan(dense, store)
+    handed = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
+    run_plan(plan, handed, store, Progress(Console(quiet=True), 8, 0), gpus=1)
+    notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
+    assert len(notes) == 8
+    assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
+    for one, other in combinations([note for note in notes if note], 2):
+        apart = one["ended"] <= other["began"] or other["ended"] <= one["began"]
+        assert apart or one["gpu"] != other["gpu"], "two trials at a time on one GPU"
+    most = max(sum(bool(n and m and n["began"] <= m["began"] < n["ended"]) for n in notes) for m in notes)
+    assert most == 4
+
+
+def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> None:
+    with pytest.raises(ValueError, match="no node can ever give"):
+        choose_cpus(64, 0)
+    with pytest.raises(ValueError, match=r"5 gpus on one node.*4 CPUs and 4 GPUs"):
+        choose_cpus(None, 5)
+    assert choose_cpus(None, 0.5) == 4
+    assert gpus_of_cluster() == 4
+
+
+def count_own_trials(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes the how many-th it is of those that were given this very copy of what is handed."""
+    seen: Any = handed.__dict__.setdefault("seen", [])
+    seen.append(trial.trial_id)
+    assert handed.shared.partners(trial) == ()
+    store.write_json(f"notes/{trial.trial_id}.json", {"pid": os.getpid(), "count": len(seen)})
+    return write_row(store, trial)
+
+
+def test_a_worker_unpacks_what_it_is_handed_once_for_all_its_trials(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(seeds=list(range(6))), Store(str(tmp_path))
+    launch(spec, store, count_own_trials)
+    notes = [store.read_json(f"notes/{name}") or {} for name in store.names("notes", ".json")]
+    assert len(notes) == 12
+    workers = {note["pid"] for note in notes}
+    assert len(workers) < 12
+    assert sum(max(note["count"] for note in notes if note["pid"] == pid) for pid in workers) == 12
+
+
+def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back(tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    [dense, pruned] = spec.trials()
+    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0)
+    handed = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
+    searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
+    listener = _Listener(queue, handed, store, progress, Outcome())
+    assert searcher.suggest("tune's") == {"trial_id": dense.trial_id, **tracker_labels(dense)}
+    assert searcher.suggest("next") is None
+    row = {"status": "completed", "metric": "accuracy", "dense": 1.0, "total_seconds": 0.0}
+    result = {"stage": "done", "row": row}
+    listener.on_trial_result(1, [], SimpleNamespace(config={"trial_id": dense.trial_id}), result)
+    assert searcher.suggest("next") is None
+    searcher.on_trial_complete("tune's", flatten_dict(result))
+    assert searcher.suggest("next") == {"trial_id": pruned.trial_id, **tracker_labels(pruned)}
+
+
+def die_once(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial whose worker dies the first time, as on a lost node."""
+    if not store.exists(f"notes/{trial.trial_id}.json"):
+        store.write_json(f"notes/{trial.trial_id}.json", {})
+        os._exit(1)
+    return write_row(store, trial)
+
+
+def test_a_worker_that_dies_is_retried_by_itself(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, die_once, max_failures=2)
+    assert set(store.statuses().values()) == {"completed"}
+    assert len(store.statuses()) == 2
+
+
+def always_out_of_reach(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    if trial.strategy == "Dense":
+        return write_row(store, trial)
+    raise OSError("the store is away")
+
+
+def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_next_launch(
+    four_gpus: None, tmp_path: Path
+) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, always_out_of_reach, max_failures=1)
+    failed = [row for row in store.read("trials").table.to_pylist() if row["status"] == "failed"]
+    assert [row["failure"] for row in failed] == ["infrastructure"]
+    assert "the store is away" in failed[0]["error"]
+    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial))
+    assert set(store.statuses().values()) == {"completed"}
+
+
+def fail_by_itself(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    if trial.strategy == "Dense":
+        return write_row(store, trial)
+    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrain")
+
+
+def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = toy_sweep(), Store(str(tmp_path))
+    launch(spec, store, fail_by_itself)
+    assert sorted(store.statuses().values()) == ["completed", "trial"]
+    assert make_plan(spec.trials(), store).to_run == ()
+    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial), retry_failed=True)
+    assert set(store.statuses().values()) == {"completed"}
+
+
+@pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+def test_trials_in_worker_processes_give_the_bits_of_a_trial_run_alone(four_gpus: None, tmp_path: Path) -> None:
+    from deepcuts.trial.context import Context
+    from deepcuts.trial.trial import run_trial
+
+    spec = toy_sweep(strategies=["LayerMagWeight", "LayerGradCAM", "GlobalSmoothGrad"])
+    together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
+    launch(spec, together, run_pipeline)
+    assert set(together.statuses().values()) == {"completed"}
+    for trial in spec.trials():
+        run_trial(trial, "alone", Context(alone, 1))
+    for table in ("masks", "metrics", "predictions"):
+        a, b = (
+            store.read(table).table.drop_columns(["seconds"] if table == "metrics" else [])
+            for store in (together, alone)
+        )
+        assert a.num_rows > 0
+        assert a.to_pylist() == b.to_pylist()

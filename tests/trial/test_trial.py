@@ -1,0 +1,233 @@
+"""Laws of a trial: what the weights are at every stage, and what its rows say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders.toy_trials import STEPS, TRAINING, bench, dense, everything, rows, theta_0, theta_1, trial
+from torch import Tensor
+
+from deepcuts.data.splits import locate
+from deepcuts.experiment.metrics import UndefinedMetric
+from deepcuts.experiment.spec import Training, TrialSpec
+from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.pruning.bits import unpack
+from deepcuts.store.store import Store
+from deepcuts.store.tensors import load_artifact
+from deepcuts.training.train import train
+from deepcuts.trial.context import evaluate_stage, weights_of
+from deepcuts.trial.trial import run_trial
+
+pytestmark = [
+    pytest.mark.usefixtures("torch_state", "few_sentences"),
+    pytest.mark.filterwarnings(f"ignore::{UndefinedMetric.__module__}.UndefinedMetric"),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def weights_at(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Tensor]]:
+    """The network's weights whenever a stage is evaluated."""
+    seen: dict[str, dict[str, Tensor]] = {}
+
+    def watched(network: Any, material: Any, stage: str) -> Any:
+        seen[stage] = weights_of(network)
+        return evaluate_stage(network, material, stage)
+
+    monkeypatch.setattr("deepcuts.trial.context.evaluate_stage", watched)
+    monkeypatch.setattr("deepcuts.trial.trial.evaluate_stage", watched)
+    return seen
+
+
+def masks_of(store: Store, spec: TrialSpec) -> dict[str, Tensor]:
+    found = {}
+    for row in rows(store, "masks", spec):
+        mask = unpack(row["bits"], row["size"]).reshape(row["shape"])
+        assert int(mask.sum()) == row["kept"]
+        found[f"{row['layer']}.{row['parameter']}"] = torch.from_numpy(mask)
+    return found
+
+
+def completed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
+    row = run_trial(spec, "test", bench(store), **fields)
+    assert row["status"] == "completed", row["traceback"]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rewind"),
+    [("GlobalMagWeight", "init"), ("RowWanda", 2), ("LayerSmoothGrad+shuffle", "none"), ("GlobalRandom", 6)],
+)
+def test_every_stage_has_the_weights_that_it_should(
+    strategy: str, rewind: Any, store: Store, weights_at: dict[str, dict[str, Tensor]]
+) -> None:
+    twice = Training(epochs=2, batch_size=16, lr=1e-3)
+    spec = trial(strategy, dense(finetune=twice), rewind=rewind, prune_biases=strategy == "RowWanda")
+    completed(store, spec)
+    masks, tuned = masks_of(store, spec), theta_1(store, spec)
+    start = {"init": theta_0(spec), "none": tuned}.get(rewind) or theta_1(store, spec, f"step-{rewind}.safetensors")
+    for name, weight in tuned.items():
+        mask = masks.get(name, torch.ones_like(weight, dtype=torch.bool))
+        assert torch.equal(weights_at["dense"][name], weight)
+        assert torch.equal(weights_at["pruned"][name], torch.where(mask, weight, 0.0))
+        assert torch.equal(weights_at["rewound"][name], torch.where(mask, start[name], 0.0))
+        assert not weights_at["retrained"][name][~mask].any()
+    assert all((weights_at["retrained"][name][mask] != start[name][mask]).any() for name, mask in masks.items())
+    pooler = "bert.pooler.dense.weight"
+    assert torch.equal(start[pooler], theta_0(spec)[pooler]) == (rewind == "init")
+    assert torch.equal(start[pooler], tuned[pooler]) == (rewind in ("none", 2 * STEPS))
+
+
+@pytest.mark.parametrize("strategy", ["LayerGradCAMShift", "LayerSmoothGrad+shuffle", "GlobalRandom"])
+def test_the_same_spec_gives_the_same_bits_from_fresh_and_from_cached_stages(strategy: str, tmp_path: Path) -> None:
+    spec = trial(strategy)
+    found = []
+    for folder in ("one", "two"):
+        store = Store(str(tmp_path / folder))
+        torch.rand(3)
+        assert not completed(store, spec)["dense_cached"]
+        found.append(everything(store, spec))
+        assert completed(store, spec)["dense_cached"]
+        found.append(everything(store, spec))
+    assert all(each == found[0] for each in found)
+    assert [len(table) for table in found[0]] == [1, 14, 256, 13]  # 4 stages of 3 metrics, 2 with a loss
+
+
+def test_a_trial_of_a_compression_keeps_that_many_of_all_parameters(store: Store) -> None:
+    for strategy in ("GlobalMagWeight", "LayerMagWeight"):
+        row = completed(store, trial(strategy, compression=4))
+        assert row["compression_achieved"] == pytest.approx(4, rel=1e-3)
+        assert row["parameters"] / (row["parameters"] - row["prunable"] + row["kept"]) == row["compression_achieved"]
+        assert row["sparsity"] == 1 - row["kept"] / row["prunable"]
+        assert row["flops_nonzero"] < row["flops"]
+        assert (row["compression"], row["sparsity_asked"]) == (4, None)
+
+
+def test_dense_stops_after_fine_tuning(store: Store) -> None:
+    spec = trial("Dense")
+    row = completed(store, spec)
+    assert (row["strategy"], row["sparsity"], row["compression"], row["sparsity_asked"]) == ("Dense", 0, 1, 0)
+    assert row["kept"] == row["prunable"] > 0
+    [stored] = rows(store, "trials", spec)
+    null = ["pruned", "rewound", "retrained", "rewind", "criterion", "scope", "control", "score_id", "failure", "error"]
+    assert [stored[name] for name in null] == [None] * len(null)
+    assert rows(store, "masks", spec) == []
+    assert {each["stage"] for each in rows(store, "metrics", spec)} == {"dense"}
+    assert {each["stage"] for each in rows(store, "predictions", spec)} == {"dense"}
+
+
+def test_unpruned_is_rewound_and_retrained_with_every_weight(
+    store: Store, weights_at: dict[str, dict[str, Tensor]]
+) -> None:
+    spec = trial("Unpruned")
+    row = completed(store, spec)
+    assert (row["sparsity"], row["compression_achieved"], row["kept"]) == (0, 1, row["prunable"])
+    assert all(bool(mask.all()) for mask in masks_of(store, spec).values())
+    assert row["pruned"] == row["dense"]
+    start = theta_0(spec)
+    assert all(torch.equal(weights_at["rewound"][name], start[name]) for name in start)
+    assert None not in (row["rewound"], row["retrained"])
+
+
+def test_the_row_s_numbers_are_those_of_the_last_epochs(store: Store) -> None:
+    spec = trial(
+        of=dense(finetune=Training(epochs=2, batch_size=16, lr=1e-3)),
+        retrain=Training(epochs=3, batch_size=16, lr=1e-3),
+    )
+    row = completed(store, spec)
+    metrics = [each for each in rows(store, "metrics", spec) if each["split"] == "validation"]
+    for stage, epochs in (("dense", 2), ("pruned", 1), ("rewound", 1), ("retrained", 3)):
+        values = [each for each in metrics if each["stage"] == stage and each["metric"] == "accuracy"]
+        assert [each["epoch"] for each in values] == list(range(epochs))
+        assert row[stage] == values[-1]["value"]
+        if epochs > 1:
+            assert [each["step"] for each in values] == [STEPS * (epoch + 1) for epoch in range(epochs)]
+        examples = [each for each in rows(store, "predictions", spec) if each["stage"] == stage]
+        assert [each["example"] for each in examples] == list(range(64))
+        assert np.mean([each["label"] == each["prediction"] for each in examples]) == row[stage]
+        assert all(each["prediction"] == np.argmax(each["logits"]) for each in examples)
+
+
+def test_no_epochs_are_legal_in_either_stage(store: Store) -> None:
+    none = Training(epochs=0, batch_size=16)
+    spec = trial(of=dense(finetune=none), retrain=none)
+    row = completed(store, spec)
+    start, tuned = theta_0(spec), theta_1(store, spec)
+    assert all(torch.equal(start[name], tuned[name]) for name in start)
+    assert row["pruned"] == row["rewound"] == row["retrained"]
+    assert {(each["epoch"], each["step"]) for each in rows(store, "metrics", spec)} == {(0, 0)}
+    assert len(rows(store, "predictions", spec)) == 4 * 64
+
+
+def test_only_kept_weights_are_kept_of_a_model(store: Store, weights_at: dict[str, dict[str, Tensor]]) -> None:
+    spec = trial("GlobalMagWeight", sparsity=0.8)
+    completed(store, spec, keep_model=True)
+    small, masks = load_artifact(store, "models", spec.trial_id, "kept.safetensors"), masks_of(store, spec)
+    for name, weight in weights_at["retrained"].items():
+        if name in masks:
+            assert small[name].shape == (int(masks[name].sum()),)
+            whole = torch.zeros_like(weight)
+            whole[masks[name]] = small[name]
+            assert torch.equal(whole, weight)
+        else:
+            assert torch.equal(small[name], weight)
+
+
+def test_seeds_differ_in_head_and_order_but_not_in_the_encoder(store: Store) -> None:
+    first, second = trial(of=dense(seed=0)), trial(of=dense(seed=1))
+    a, b = theta_0(first), theta_0(second)
+    assert {name for name in a if not torch.equal(a[name], b[name])} == {"classifier.weight"}
+    assert completed(store, first)["trial_id"] != completed(store, second)["trial_id"]
+
+
+def test_a_bounded_head_is_trained_by_summed_squares_on_one_s_own_file(tmp_path: Path, store: Store) -> None:
+    for split, count in (("train", 32), ("validation", 12)):
+        lines = [f"the film was {'good' if i % 3 else 'bad'},{i % 3 + i / 100}" for i in range(count)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["body,stars", *lines]))
+    paths = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    task = locate("mine", OwnData(**paths, text=["body"], label="stars", kind="regression"))
+    plain = dense(task, finetune=TRAINING)
+    seed_s = dense(task, finetune=TRAINING, head="sigmoid5", loss="mse_sum")
+    for of in (plain, seed_s):
+        spec = trial("LayerGradCAMShift", of=of)
+        row = completed(store, spec)
+        assert row["metric"] == "pearson"
+        metrics = rows(store, "metrics", spec)
+        assert {each["metric"] for each in metrics} == {"loss", "pearson", "spearman", "mse"}
+        examples = [each for each in rows(store, "predictions", spec) if each["stage"] == "retrained"]
+        found = next(m["value"] for m in metrics if m["stage"] == "retrained" and m["metric"] == "mse")
+        assert np.mean([(e["label"] - e["prediction"]) ** 2 for e in examples]) == pytest.approx(found)
+        if of is seed_s:
+            assert all(0 < each["prediction"] < 5 for each in examples)
+            loss = [m["value"] for m in metrics if m["metric"] == "loss" and m["stage"] == "dense"][0]
+            assert loss > 5  # summed over 16 examples, whose labels are 1 in the mean
+
+
+def test_a_shuffled_strategy_keeps_as_many_of_each_tensor_in_other_places(store: Store) -> None:
+    plain, control = trial("GlobalMagWeight"), trial("GlobalMagWeight+shuffle")
+    for spec in (plain, control):
+        completed(store, spec)
+    masks, shuffled = masks_of(store, plain), masks_of(store, control)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {n: int(m.sum()) for n, m in shuffled.items()}
+    assert not any(torch.equal(masks[name], shuffled[name]) for name in masks)
+
+
+def test_every_training_is_seeded_by_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    seeds = []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seeds.append((named["seed"], named["stage"]))
+        return train(*arguments, **named)
+
+    monkeypatch.setattr("deepcuts.trial.context.train", watched)
+    completed(store, trial(of=dense(seed=3)))
+    assert seeds == [(3, "dense"), (3, "retrained")]
