@@ -23,6 +23,7 @@ from deepcuts.figures.style import (
     plain,
     tidy,
 )
+from deepcuts.wording import level
 
 # From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
 _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])

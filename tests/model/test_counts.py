@@ -95,8 +95,8 @@ def test_a_cache_that_cannot_be_written_costs_a_counting(tmp_path, counted):
 
 def test_a_second_plan_loads_no_torch_and_says_the_same(tmp_path):
     words = ["plan", str(write(tmp_path, SMALL + "max_tokens: 32\nresources: {gpus: 0}\n")), "--store", str(tmp_path)]
-    code = "import sys; from deepcuts.cli.main import main;"
-        f" code = main({words!r}); print('torch' in sys.modules); exit(code)"
+    code = f"import sys; from deepcuts.cli.main import main; code = main({words!r})"
+    code += "; print('torch' in sys.modules); exit(code)"
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     first, second = (done.stdout.splitlines() for done in said)
     assert "102,400 of 108,866 parameters prunable" in said[0].stdout
