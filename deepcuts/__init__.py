@@ -1,3 +1,115 @@
-"""Distributed pruning sweeps for BERT-style models, from a YAML file to a Parquet store."""
+"""Pruning sweeps for BERT-style models, from a YAML file to a Parquet store.
+
+    import deepcuts as dc
+
+    store = dc.Store("results")
+    sweep = dc.read_sweep("sweeps/quickstart.yaml", seeds=[0, 1, 2])
+    print(dc.plan(sweep, store))
+    dc.run(sweep, store)
+    dc.plot_curves(dc.curves(dc.trials(store))).savefig("curves.pdf")
+
+All that the command line does is one of these calls. Each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepcuts.analysis.checklist import checklist as checklist
+    from deepcuts.analysis.compare import compare as compare
+    from deepcuts.analysis.compare import in_words as in_words
+    from deepcuts.analysis.curves import curves as curves
+    from deepcuts.analysis.curves import table as table
+    from deepcuts.analysis.curves import training_curves as training_curves
+    from deepcuts.analysis.density import density as density
+    from deepcuts.analysis.examples import compare_trials as compare_trials
+    from deepcuts.analysis.examples import with_examples as with_examples
+    from deepcuts.analysis.frames import mask_counts as mask_counts
+    from deepcuts.analysis.frames import metrics as metrics
+    from deepcuts.analysis.frames import query as query
+    from deepcuts.analysis.frames import show as show
+    from deepcuts.analysis.frames import status as status
+    from deepcuts.analysis.frames import trials as trials
+    from deepcuts.analysis.overlap import overlap as overlap
+    from deepcuts.analysis.overlap import overlap_and_density as overlap_and_density
+    from deepcuts.analysis.pairs import decompose as decompose
+    from deepcuts.analysis.pairs import nested as nested
+    from deepcuts.figures.curves import plot_curves as plot_curves
+    from deepcuts.figures.curves import plot_training as plot_training
+    from deepcuts.figures.density import plot_dead as plot_dead
+    from deepcuts.figures.density import plot_density as plot_density
+    from deepcuts.figures.forest import plot_forest as plot_forest
+    from deepcuts.figures.overlap import plot_layers as plot_layers
+    from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.style import save_figure as save_figure
+    from deepcuts.publish.export import export as export
+    from deepcuts.publish.report import report as report
+    from deepcuts.store.cache import collect_garbage as collect_garbage
+    from deepcuts.store.cache import shared_stages as shared_stages
+    from deepcuts.store.compact import compact as compact
+    from deepcuts.store.doctor import examine_store as examine_store
+    from deepcuts.store.doctor import mend_store as mend_store
+    from deepcuts.store.masks import masks as masks
+    from deepcuts.store.store import Store as Store
+    from deepcuts.sweep.launch import plan as plan
+    from deepcuts.sweep.launch import read_sweep as read_sweep
+    from deepcuts.sweep.launch import run as run
+    from deepcuts.sweep.launch import run_trial as run_trial
 
 __version__ = "0.1.0"
+
+# Where each name of the front door is defined.
+_HOMES = {
+    "checklist": "analysis.checklist",
+    "compare": "analysis.compare",
+    "in_words": "analysis.compare",
+    "curves": "analysis.curves",
+    "table": "analysis.curves",
+    "training_curves": "analysis.curves",
+    "density": "analysis.density",
+    "compare_trials": "analysis.examples",
+    "with_examples": "analysis.examples",
+    "mask_counts": "analysis.frames",
+    "metrics": "analysis.frames",
+    "query": "analysis.frames",
+    "show": "analysis.frames",
+    "status": "analysis.frames",
+    "trials": "analysis.frames",
+    "overlap": "analysis.overlap",
+    "overlap_and_density": "analysis.overlap",
+    "decompose": "analysis.pairs",
+    "nested": "analysis.pairs",
+    "plot_curves": "figures.curves",
+    "plot_training": "figures.curves",
+    "plot_dead": "figures.density",
+    "plot_density": "figures.density",
+    "plot_forest": "figures.forest",
+    "plot_layers": "figures.overlap",
+    "plot_overlap": "figures.overlap",
+    "save_figure": "figures.style",
+    "export": "publish.export",
+    "report": "publish.report",
+    "collect_garbage": "store.cache",
+    "shared_stages": "store.cache",
+    "compact": "store.compact",
+    "examine_store": "store.doctor",
+    "mend_store": "store.doctor",
+    "masks": "store.masks",
+    "Store": "store.store",
+    "plan": "sweep.launch",
+    "read_sweep": "sweep.launch",
+    "run": "sweep.launch",
+    "run_trial": "sweep.launch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deepcuts' has no attribute {name!r}")
+    return getattr(import_module(f"deepcuts.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *sorted(_HOMES)]

@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from deepcuts.names import nearest
+from deepcuts.names import find_id, nearest
+from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Read, Store
 
 # What a person may call a column of `trials`.
@@ -132,6 +133,48 @@ def _read_once(store: Store, table: str, names: list[str], where: ds.Expression 
     chosen = files.drop_duplicates("trial_id")[["trial_id", "__filename"]]
     kept = pd.MultiIndex.from_frame(rows).isin(pd.MultiIndex.from_frame(chosen))
     return Read(read.table.filter(pa.array(kept)), read.damaged)
+
+
+# Progress
+
+
+def status(store: Store) -> pd.DataFrame:
+    """How far each sweep of a store is: `sweep, trials` (wanted), `completed, failed, running, left`.
+
+    A trial is running while its process is seen at work, which may take some seconds to tell.
+
+    >>> dc.status(dc.Store("results"))
+    """
+    read = store.read("sweeps", ["sweep", "trial_id"])
+    statuses, damaged = store.read_statuses()
+    running = at_work(store)
+    wanted: dict[str, list[str]] = {}
+    for row in read.table.to_pylist():
+        wanted.setdefault(row["sweep"], []).append(row["trial_id"])
+    rows = []
+    for sweep, ids in sorted(wanted.items()):
+        states = [statuses.get(trial_id) for trial_id in ids]
+        completed, failed = states.count("completed"), states.count("failed")
+        working = sum(each in running and statuses.get(each) != "completed" for each in ids)
+        left = len(ids) - completed - failed
+        rows.append((sweep, len(ids), completed, failed, working, left))
+    frame = pd.DataFrame(rows, columns=["sweep", "trials", "completed", "failed", "running", "left"])
+    frame.attrs["damaged"] = damaged | read.damaged
+    return frame
+
+
+def show(store: Store, trial: str) -> pd.DataFrame:
+    """Everything about one trial, an id or a unique prefix of one: its row of `trials`, values as they are stored.
+
+    Raises ValueError for an unknown trial, naming the nearest.
+
+    >>> dc.show(store, "3f2a").T
+    """
+    read = store.read("trials")
+    rows = {row["trial_id"]: row for row in read.table.to_pylist()}
+    frame = pd.DataFrame([rows[find_id(trial, rows)]], dtype=object)
+    frame.attrs["damaged"] = read.damaged
+    return frame
 
 
 # SQL

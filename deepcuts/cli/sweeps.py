@@ -1,4 +1,4 @@
-"""The verb that runs one trial in this process, without Ray: for debugging. Returns the exit code."""
+"""The verbs that plan and run: a whole sweep on Ray, or one trial in this process. Each returns the exit code."""
 
 from __future__ import annotations
 
@@ -6,73 +6,156 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
-from deepcuts.experiment.grid import describe
-from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep
-from deepcuts.names import find_id
-from deepcuts.store.store import Store
-from deepcuts.sweep.plan import partners, snapshots
-from deepcuts.sweep.prepare import choose_gpus, local_gpus, prepare_sweep
+import deepcuts
+from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, verb
+from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records
+
+if TYPE_CHECKING:
+    from deepcuts.experiment.spec import TrialSpec
+    from deepcuts.store.store import Store
+    from deepcuts.sweep.launch import Launched, SweepPlan
+
+RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
+ADDRESS = argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
 
 
-def run_one(args: argparse.Namespace) -> int:
-    """One trial in this process, without Ray."""
-    source = Path(args.source)
-    if source.suffix in (".yaml", ".yml"):
-        file = read_sweep(source, args.set)
-        gpus = choose_gpus(file.resources.gpus, local_gpus())
-        trials: Sequence[TrialSpec] = prepare_sweep(file, "cuda" if gpus else "cpu").spec.trials()
-        store, name = Store(args.store), file.name
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours above 0")
+    return hours
+
+
+def _store(args: argparse.Namespace) -> Store:
+    return deepcuts.Store(args.store or os.environ.get("DEEPCUTS_STORE") or "results")
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    return {"only": args.only, "retry_failed": args.retry_failed, "address": args.address}
+
+
+@verb(
+    "run",
+    "run what is missing of a sweep, with live progress",
+    SWEEP,
+    *INTO,
+    ONLY,
+    RETRY,
+    argument("--json", action="store_true", help="print the plan as JSON (with --dry-run)"),
+    ADDRESS,
+    argument("--max-hours", type=_hours, metavar="H", help="after H hours start nothing new, save, exit 130"),
+    argument("--dry-run", action="store_true", help="as the verb plan"),
+)
+def run_verb(args: argparse.Namespace) -> int:
+    """Run what is missing of a sweep; 0 when every wanted trial is completed."""
+    if args.dry_run:
+        return plan_verb.run(args)
+    if args.json:
+        raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
+    sweep = deepcuts.read_sweep(args.sweep, args.set)
+    launched = deepcuts.run(sweep, _store(args), **_chosen(args), max_hours=args.max_hours)
+    _say_repeated(launched.plan)
+    for error in launched.errors:
+        print(f"deepcuts: {error}", file=sys.stderr)
+    _print_results(launched)
+    print(f"\n{launched}")
+    if launched.signal is not None:
+        return 128 + launched.signal
+    return INCOMPLETE if launched.failed or launched.left else DONE
+
+
+def _print_results(launched: Launched) -> None:
+    if launched.completed:
+        trials = deepcuts.trials(launched.plan.store, trial_id=[trial.trial_id for trial in launched.completed])
+        print_records(for_people(deepcuts.table(trials)))
+
+
+def _say_repeated(planned: SweepPlan) -> None:
+    for name in planned.prepared.spec.repeated():
+        print(f"deepcuts: asked for more than once, run once: {name}", file=sys.stderr)
+
+
+@verb(
+    "plan",
+    "say what `run` would do: done, to run, failed before; shared work, time, disk",
+    SWEEP,
+    *INTO,
+    ONLY,
+    RETRY,
+    argument("--json", action="store_true", help="print the plan as JSON"),
+    ADDRESS,
+)
+def plan_verb(args: argparse.Namespace) -> int:
+    """Say what `run` would do."""
+    planned = deepcuts.plan(deepcuts.read_sweep(args.sweep, args.set), _store(args), **_chosen(args))
+    _say_repeated(planned)
+    if args.json:
+        print_json(planned.rows())
     else:
-        store = Store(args.source)
-        file, name, trials = None, "run-one", _recorded(store)
+        print(planned)
+        print_records(planned.rows())
+    return DONE
+
+
+@verb(
+    "run-one",
+    "run one trial in this process, without Ray: for debugging",
+    argument("source", metavar="SWEEP.yaml|STORE", help="a sweep file, or a store that has the trial's row"),
+    TRIAL,
+    *INTO,
+)
+def run_one_verb(args: argparse.Namespace) -> int:
+    """Run one trial, saying how far it is; a failed one prints its traceback."""
+    from deepcuts.experiment.grid import describe
+    from deepcuts.names import find_id
+
+    options: dict[str, Any] = {}
+    if Path(args.source).suffix in (".yaml", ".yml"):
+        sweep = deepcuts.read_sweep(args.source, args.set)
+        store, trials = _store(args), sweep.trials()
+        options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
+        options["checkpoint_minutes"] = sweep.file.checkpoint_minutes
+    else:
+        store = deepcuts.Store(args.source)
+        trials = _recorded(store)
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
-    if trial.dense.device == "cuda" and not local_gpus():
-        raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
-    store.probe()
-    return _run_here(trial, trials, store, name, file)
-
-
-def _recorded(store: Store) -> list[TrialSpec]:
-    trials = []
-    for row in store.read("trials", ["spec"]).table.to_pylist():
-        with suppress(ValueError):  # a row that another version wrote
-            trials.append(TrialSpec.model_validate_json(row["spec"] or ""))
-    return trials
-
-
-def _run_here(trial: TrialSpec, trials: Sequence[TrialSpec], store: Store, name: str, file: SweepFile | None) -> int:
-    from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_trial
-
-    told: dict[str, tuple[int, float]] = {}
-
-    def on_progress(stage: str, epoch: int, step: int) -> None:
-        last = told.get(stage, (-1, 0.0))
-        if epoch != last[0] or time.monotonic() - last[1] > 10:
-            told[stage] = epoch, time.monotonic()
-            print(f"  {stage}: epoch {epoch}, step {step}", flush=True)
-
     print(f"{trial.trial_id}: {describe(trial)}", flush=True)
-    threads = (file.resources.cpus if file else None) or min(4, os.cpu_count() or 1)
-    bench = Context(
-        store,
-        threads,
-        checkpoint_minutes=file.checkpoint_minutes if file else 5.0,
-        snapshots=snapshots(trial, trials),
-        partners=partners(trial, trials),
-        on_progress=on_progress,
-    )
-    row = run_trial(trial, name, bench, keep_model=bool(file and file.keep_models))
+    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=_Told(), **options)
     if row["status"] != "completed":
         print(row["traceback"], file=sys.stderr)
         return INCOMPLETE
     shown = ("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds")
     print_records([{key: row.get(key) for key in shown}])
     return DONE
+
+
+def _recorded(store: Store) -> list[TrialSpec]:
+    """The trials whose rows are in a store, but for those that another version wrote."""
+    from deepcuts.experiment.spec import TrialSpec
+
+    trials: list[TrialSpec] = []
+    for row in store.read("trials", ["spec"]).table.to_pylist():
+        with suppress(ValueError):
+            trials.append(TrialSpec.model_validate_json(row["spec"] or ""))
+    return trials
+
+
+class _Told:
+    """Prints how far a trial is: each epoch, and every ten seconds."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, stage: str, epoch: int, step: int) -> None:
+        before = self.last.get(stage, (-1, 0.0))
+        if epoch != before[0] or time.monotonic() - before[1] > 10:
+            self.last[stage] = epoch, time.monotonic()
+            print(f"  {stage}: epoch {epoch}, step {step}", flush=True)

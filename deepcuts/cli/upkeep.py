@@ -1,50 +1,60 @@
-"""The verbs that look after a store: what is cached, what is broken, fewer files. Each returns the exit code."""
+"""The verbs that look after a store: what is cached, fewer files, what is broken. Each returns the exit code."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
+import deepcuts
+from deepcuts.cli.arguments import JSON, STORE, argument, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records
-from deepcuts.store.cache import collect_garbage, shared_stages
-from deepcuts.store.compact import compact
-from deepcuts.store.doctor import examine_store, mend_store
-from deepcuts.store.live import at_work
-from deepcuts.store.store import Store
 from deepcuts.wording import size_text
+
+if TYPE_CHECKING:
+    from deepcuts.store.store import Store
 
 
 def _refuse_while_running(store: Store, why: str) -> None:
     """Raises ValueError while somebody is at work on the store."""
+    from deepcuts.store.live import at_work
+
     if busy := at_work(store):
-        raise ValueError(f"store {store.uri!r} is in use: {len(busy)} beats are moving; {why} when they are through")
+        raise ValueError(f"store {store.uri!r} is in use by {len(busy)} running trials or stages; {why} when they end")
 
 
+@verb(
+    "cache",
+    "what the shared stages hold, who needs it, and what can go",
+    STORE,
+    JSON,
+    argument("--gc", action="store_true", help="remove what no wanted trial needs"),
+)
 def cache_verb(args: argparse.Namespace) -> int:
     """List the shared stages; with `--gc` remove those that no wanted trial needs."""
-    store = Store(args.store_uri)
+    store = deepcuts.Store(args.store_uri)
     if args.gc:
         _refuse_while_running(store, "collect")
-    rows = collect_garbage(store) if args.gc else shared_stages(store)
+    rows = deepcuts.collect_garbage(store) if args.gc else deepcuts.shared_stages(store)
     if args.json:
         print_json(rows)
         return DONE
     print_records([row | {"bytes": size_text(row["bytes"])} for row in rows])
     total, needed = sum(row["bytes"] for row in rows), sum(row["bytes"] for row in rows if row["needed"])
-    print(
-        f"removed {size_text(total)}"
-        if args.gc
-        else f"{size_text(total)}, of which {size_text(total - needed)} can go (--gc)"
-    )
+    if args.gc:
+        print(f"removed {size_text(total)}")
+    else:
+        print(f"{size_text(total)}, of which {size_text(total - needed)} can go (--gc)")
     return DONE
 
 
+@verb("compact", "merge the rows of completed trials into one file per table", STORE, JSON)
 def compact_verb(args: argparse.Namespace) -> int:
     """Merge the rows of completed trials."""
-    store = Store(args.store_uri)
+    store = deepcuts.Store(args.store_uri)
     _refuse_while_running(store, "compact")
-    rows = compact(store)
+    rows = deepcuts.compact(store)
     if args.json:
         print_json(rows)
     elif rows:
@@ -54,21 +64,28 @@ def compact_verb(args: argparse.Namespace) -> int:
     return DONE
 
 
+@verb(
+    "doctor",
+    "find what is broken in a store, and with --fix set it aside",
+    STORE,
+    JSON,
+    argument("--fix", action="store_true", help="set the bad aside; then the same run command completes"),
+)
 def doctor_verb(args: argparse.Namespace) -> int:
     """Name what is broken; with `--fix` set it aside."""
-    store = Store(args.store_uri)
+    from deepcuts.store.live import at_work
+
+    store = deepcuts.Store(args.store_uri)
     if args.fix:
         _refuse_while_running(store, "mend")
-    findings = examine_store(store, busy=not args.fix and bool(at_work(store)))
-    if args.json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        print_records([asdict(finding) for finding in findings])
+    findings = deepcuts.examine_store(store, busy=not args.fix and bool(at_work(store)))
+    rows = [asdict(finding) for finding in findings]
+    print_json(rows) if args.json else print_records(rows)
     if not findings:
         print(f"store {store.uri} is sound", file=sys.stderr)
         return DONE
     if args.fix:
-        aside = mend_store(store, findings)
+        aside = deepcuts.mend_store(store, findings)
         print(f"set aside below {store.uri}/{aside}, or deleted; run the sweep again to make anew what is missing")
         return DONE
     print("deepcuts doctor --fix sets these aside or deletes them, as said", file=sys.stderr)

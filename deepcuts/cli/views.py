@@ -1,36 +1,40 @@
-"""The verbs that look at a store: progress, trials, tables, figures, overlap, SQL, the report, an exported network."""
+"""The verbs that look at a store: progress, trials, tables, figures, overlap, SQL, the report, an exported network.
+
+Each returns the exit code.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepcuts.analysis.frames import columns_of, metrics, narrowed, query, trials
+import deepcuts
+from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records, say_damaged
-from deepcuts.names import find_id
-from deepcuts.store.live import Watch
-from deepcuts.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MOST_ROWS = 15
 
-# What the frames below are made of. A file of one trial is read twice as fast as with all of its columns.
+# The columns that tables, curves and comparisons are made of. A file of one trial is read twice as fast with these
+# alone as with all that it has.
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
 )
 
 
-def _trials(args: argparse.Namespace, store: Store) -> pd.DataFrame:
+def _trials(args: argparse.Namespace) -> pd.DataFrame:
     """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
-    columns = dict.fromkeys([*NEEDED, *columns_of(args.only)])
-    frame = trials(store, list(columns), **({"sweep": args.sweep} if args.sweep else {}))
+    from deepcuts.analysis.frames import columns_of, narrowed
+
+    columns = list(dict.fromkeys([*NEEDED, *columns_of(args.only)]))
+    sweep = {"sweep": args.sweep} if args.sweep else {}
+    frame = deepcuts.trials(deepcuts.Store(args.store_uri), columns, **sweep)
     if frame.empty:
         say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
@@ -42,229 +46,241 @@ def _code(damaged: Mapping[str, str]) -> int:
     return INCOMPLETE if say_damaged(damaged) else DONE
 
 
-def _status(args: argparse.Namespace) -> int:
-    """How far every sweep of a store is."""
-    store = Store(args.store_uri)
-    read = store.read("sweeps", ["sweep", "trial_id"])
-    statuses, damaged = store.read_statuses()
-    running = Watch(store, "").busy()
-    wanted: dict[str, list[str]] = {}
-    for row in read.table.to_pylist():
-        wanted.setdefault(row["sweep"], []).append(row["trial_id"])
-    rows = [_state(sweep, ids, statuses, running) for sweep, ids in sorted(wanted.items())]
-    if args.json:
-        print_json(rows)
-    elif rows:
-        print_records(rows)
+def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
+    print_json(rows) if args.json else print_records(rows)
+
+
+@verb(
+    "status",
+    "how far each sweep of a store is",
+    STORE,
+    argument("--watch", action="store_true", help="a live view, until Ctrl-C"),
+    JSON,
+)
+def status_verb(args: argparse.Namespace) -> int:
+    """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
+    store = deepcuts.Store(args.store_uri)
+    if args.watch:
+        from deepcuts.cli.watch import watch_store
+
+        watch_store(store)
+        return DONE
+    frame = deepcuts.status(store)
+    if args.json or len(frame):
+        _print(frame, args)
     else:
         print(f"store {store.uri} holds no sweep yet")
-    return INCOMPLETE if say_damaged(damaged | read.damaged) else DONE
+    return _code(frame.attrs["damaged"])
 
 
-def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
-    states = [statuses.get(key) for key in ids]
-    done, failed = states.count("completed"), states.count("trial")
-    at_work = sum(key in running and statuses.get(key) != "completed" for key in ids)
-    return {
-        "sweep": sweep,
-        "trials": len(ids),
-        "completed": done,
-        "failed": failed,
-        "running": at_work,
-        "left": len(ids) - done - failed,
-    }
-
-
+@verb("show", "one trial: everything, with its traceback and the command that runs it again", STORE, TRIAL, JSON)
 def show_verb(args: argparse.Namespace) -> int:
     """Everything about one trial."""
-    store = Store(args.store_uri)
-    read = store.read("trials")
-    rows = {row["trial_id"]: row for row in read.table.to_pylist()}
-    code = _code(read.damaged)
-    row = rows[find_id(args.trial, rows)]
+    frame = deepcuts.show(deepcuts.Store(args.store_uri), args.trial)
+    row, code = frame.iloc[0].to_dict(), _code(frame.attrs["damaged"])
     if args.json:
-        print_json([row])
+        print_json(frame)
         return code
-    width = max(len(name) for name in row)
-    for name, value in row.items():
-        if value is not None and name != "traceback":
+    known = {name: value for name, value in row.items() if value is not None}
+    width = max(map(len, row))
+    for name, value in known.items():
+        if name != "traceback":
             print(f"{name:<{width}}  {value}")
-    if row["traceback"]:
-        print(f"\n{row['traceback']}")
+    if "traceback" in known:
+        print(f"\n{known['traceback']}")
     print(f"\nrun it again: deepcuts run-one {args.store_uri} {row['trial_id']}")
     return code
 
 
+@verb("table", "results: mean and 95 %% interval over seeds", STORE, *WHICH, JSON)
 def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, strategy and what was asked."""
-    from deepcuts.analysis.curves import table
-
-    frame = _trials(args, Store(args.store_uri))
-    results = table(frame)
-    if args.json:
-        print_json(results)
-    else:
-        print_records(for_people(results))
+    frame = _trials(args)
+    results = deepcuts.table(frame)
+    _print(results if args.json else for_people(results), args)
     return _code(frame.attrs["damaged"])
 
 
+@verb(
+    "curves",
+    "a figure: the metric against sparsity, a line per strategy",
+    STORE,
+    *WHICH,
+    OUTPUT,
+    METRIC,
+    STAGE,
+    argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
+    argument(
+        "--report",
+        default="last",
+        choices=["last", "best"],
+        help="the last epoch of the stage, or as in the seed study: the best epoch of all stages, by accuracy"
+        " (regression: squared error), which flatters",
+    ),
+    JSON,
+)
 def curves_verb(args: argparse.Namespace) -> int:
-    """Metric against sparsity, a line per strategy."""
-    from deepcuts.analysis.curves import curves, training_curves
-
-    store = Store(args.store_uri)
-    frame = _trials(args, store)
-    values = metrics(store) if args.metric or args.report == "best" or args.x == "epoch" else None
-    if args.x == "epoch":
-        assert values is not None
-        made = training_curves(frame, values, args.metric)
+    """Metric against sparsity, or against the epochs of training, a line per strategy."""
+    frame, epochs = _trials(args), args.x == "epoch"
+    store = deepcuts.Store(args.store_uri)
+    metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
+    if epochs:
+        assert metrics is not None
+        made = deepcuts.training_curves(frame, metrics, args.metric)
     else:
-        made = curves(frame, args.metric, args.stage, args.x, values, args.report)
+        made = deepcuts.curves(frame, args.metric, args.stage, args.x, metrics, args.report)
     if args.json:
         print_json(made)
         return _code(frame.attrs["damaged"])
-    from deepcuts.figures.curves import plot_curves, plot_training
-    from deepcuts.figures.style import save_figure
-
     out = args.output or "curves.png"
-    save_figure(plot_training(made) if args.x == "epoch" else plot_curves(made), out)
+    deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     return _code(frame.attrs["damaged"])
 
 
+@verb(
+    "iou",
+    "figures: the overlap of masks between trials, over all and layer by layer",
+    STORE,
+    *WHICH,
+    OUTPUT,
+    argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these"),
+    argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
+    argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
+    JSON,
+)
 def iou_verb(args: argparse.Namespace) -> int:
     """Overlap of masks between trials, and layer by layer."""
-    from deepcuts.analysis.overlap import overlap
+    from deepcuts.names import find_id
 
-    store = Store(args.store_uri)
-    frame = _trials(args, store)
+    store, frame = deepcuts.Store(args.store_uri), _trials(args)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
-    made = overlap(store, chosen, args.common, args.by_kind)
-    damaged = frame.attrs["damaged"] | made.attrs["damaged"]
     if args.json:
+        made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
         print_json(made)
-        return _code(damaged)
-    from deepcuts.analysis.pairs import decompose
-
+        return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+    made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
+    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made)}
+    figures |= {"-density": deepcuts.plot_density(kept, frame), "-dead": deepcuts.plot_dead(kept, frame)}
+    out = Path(args.output or "iou.png")
+    names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
+    for figure, path in zip(figures.values(), names, strict=True):
+        deepcuts.save_figure(figure, path)
     whole = made[made["layer"].isna()]
-    names = _save_masks(store, frame, made, Path(args.output or "iou.png"))
     if len(whole) <= MOST_ROWS:
         print_records(whole.drop(columns="layer"))
     else:
         print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
-    print_records(decompose(made if args.by_kind else whole, frame))
+    print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}")
-    return _code(damaged)
+    return _code(frame.attrs["damaged"] | made.attrs["damaged"])
 
 
-def _save_masks(store: Store, trials: pd.DataFrame, overlap: pd.DataFrame, out: Path) -> list[Path]:
-    """Draw overlap, and where the weights of its trials went; the files."""
-    from deepcuts.analysis.density import density
-    from deepcuts.figures.density import plot_dead, plot_density
-    from deepcuts.figures.overlap import plot_layers, plot_overlap
-    from deepcuts.figures.style import save_figure
-
-    kept = density(store, sorted(set(overlap["trial_a"]) | set(overlap["trial_b"])))
-    figures = {"": plot_overlap(overlap, trials), "-layers": plot_layers(overlap)}
-    figures |= {"-density": plot_density(kept, trials), "-dead": plot_dead(kept, trials)}
-    names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
-    for figure, path in zip(figures.values(), names, strict=True):
-        save_figure(figure, path)
-    return names
-
-
+@verb(
+    "compare",
+    "paired statistics: strategies against a baseline over seeds, or two trials over examples",
+    STORE,
+    *WHICH,
+    OUTPUT,
+    METRIC,
+    STAGE,
+    argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
+    argument(
+        "--baseline", default="LayerMagWeight", metavar="STRATEGY", help="default: LayerMagWeight; also Dense, Unpruned"
+    ),
+    argument(
+        "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
+    ),
+    argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    JSON,
+)
 def compare_verb(args: argparse.Namespace) -> int:
     """Strategies against a baseline over seeds, or two trials over examples."""
-    from deepcuts.analysis.compare import compare
-    from deepcuts.analysis.examples import compare_trials, with_examples
-
-    store = Store(args.store_uri)
-    frame = _trials(args, store)
+    store, frame = deepcuts.Store(args.store_uri), _trials(args)
     if args.trials:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
-        one, other = args.trials
-        made = compare_trials(store, one, other, args.stage, args.metric)
-        print_json(made) if args.json else print_records(made)
+        _print(deepcuts.compare_trials(store, *args.trials, args.stage, args.metric), args)
         return _code(frame.attrs["damaged"])
-    values = metrics(store) if args.metric else None
-    made = compare(frame, args.baseline, args.stage, args.margin, args.metric, values)
+    metrics = deepcuts.metrics(store) if args.metric else None
+    made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
     if args.examples:
-        made = with_examples(store, made, frame, args.stage)
+        made = deepcuts.with_examples(store, made, frame, args.stage)
     if args.json:
         print_json(made)
+    elif made.empty:
+        print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
     else:
-        _say_verdicts(made, args)
+        _print_verdicts(made, args)
     return _code(frame.attrs["damaged"])
 
 
-def _say_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
+def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
-    from deepcuts.analysis.compare import in_words
-
-    if made.empty:
-        print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
-        return
     print(
         f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter"
     )
     for _, part in made.groupby("dataset", sort=False):
         print()
         for row in part.to_dict("records"):
-            print(in_words({str(key): value for key, value in row.items()}, args.margin))
+            print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
     if args.output:
-        from deepcuts.figures.forest import plot_forest
-        from deepcuts.figures.style import save_figure
-
-        save_figure(plot_forest(made, args.margin), args.output)
+        deepcuts.save_figure(deepcuts.plot_forest(made, args.margin), args.output)
         print(f"\nwrote {args.output}")
 
 
-def query_verb(args: argparse.Namespace) -> int:
-    """SQL over the tables, read-only."""
-    frame = query(Store(args.store_uri), args.sql)
-    if args.json:
-        print_json(frame)
-    elif args.csv:
-        frame.to_csv(sys.stdout, index=False)
-    else:
-        print_records(frame)
-    return _code(frame.attrs.get("damaged", {}))
-
-
-def status_verb(args: argparse.Namespace) -> int:
-    """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
-    if not args.watch:
-        return _status(args)
-    from deepcuts.cli.watch import watch_store
-
-    watch_store(Store(args.store_uri))
-    return DONE
-
-
+@verb(
+    "report",
+    "one HTML page of everything, to open offline and pass on",
+    STORE,
+    *WHICH,
+    argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page"),
+    argument("--baseline", metavar="STRATEGY", help="what the others are compared with"),
+)
 def report_verb(args: argparse.Namespace) -> int:
     """One HTML page of a store or of one sweep."""
-    from deepcuts.publish.report import make_report as make
-
     out = Path(args.output)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline, args.only)
-    out.write_text(text, "utf-8")
-    print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
-    return INCOMPLETE if say_damaged(damaged) else DONE
+    page = deepcuts.report(deepcuts.Store(args.store_uri), args.sweep, args.baseline, args.only)
+    page.save(out)
+    print(f"wrote {out} ({len(page.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
+    return _code(page.damaged)
 
 
+@verb(
+    "export",
+    "the pruned network of a trial as a transformers folder with a model card",
+    STORE,
+    TRIAL,
+    argument("folder", metavar="DIR", help="a new or empty folder"),
+)
 def export_verb(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
-    from deepcuts.publish.export import export as write
-
     try:
-        row = write(Store(args.store_uri), args.trial, Path(args.folder))
+        row = deepcuts.export(deepcuts.Store(args.store_uri), args.trial, Path(args.folder))
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE
     print(f"wrote {args.folder}: {row['strategy']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
     return DONE
+
+
+@verb(
+    "query",
+    "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)",
+    STORE,
+    argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"'),
+    argument("--csv", action="store_true", help="print CSV"),
+    JSON,
+)
+def query_verb(args: argparse.Namespace) -> int:
+    """SQL over the tables, read-only."""
+    frame = deepcuts.query(deepcuts.Store(args.store_uri), args.sql)
+    if args.csv and not args.json:
+        frame.to_csv(sys.stdout, index=False)
+    else:
+        _print(frame, args)
+    return _code(frame.attrs.get("damaged", {}))

@@ -1,23 +1,22 @@
-"""The verbs that plan and launch a sweep or a trial. Each returns the exit code."""
+"""Reads, plans and runs a sweep: what a notebook and the command line call."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
-from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep
+from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
 from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
 from deepcuts.sweep.plan import Plan, make_plan, only_those
 from deepcuts.sweep.prepare import Prepared, check_cpus, choose_gpus, local_gpus, prepare_sweep
@@ -26,8 +25,47 @@ from deepcuts.wording import duration, size_text
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A sweep that passed every check which can be made before anything is written."""
+class Sweep:
+    """A sweep file, read and checked. What its names mean (model, data, device) is looked up by `prepared`."""
+
+    file: SweepFile
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def prepared(self, device: Literal["cpu", "cuda"]) -> Prepared:
+        """The sweep with its model and data found. Raises ValueError for the first thing that could not run."""
+        return prepare_sweep(self.file, device)
+
+    def trials(self) -> list[TrialSpec]:
+        """Every trial that the sweep wants, as this machine would run it: Dense first, then each strategy.
+
+        Raises ValueError for the first thing that could not run: a model or data that is not there, a GPU asked for
+        where there is none.
+        """
+        gpus = choose_gpus(self.file.resources.gpus, local_gpus())
+        return self.prepared("cuda" if gpus else "cpu").spec.trials()
+
+
+def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = (), **keys: Any) -> Sweep:
+    """Read a sweep from a YAML file, or from a dict of the same keys.
+
+    `keys` replace keys of the file (`seeds=[0, 1, 2]`; a dict changes what it names: `retrain={"epochs": 3}`), and
+    `changes` do so as the command line's `--set` (`["retrain.epochs=3"]`). Raises ValueError for everything that is
+    wrong in it, with the line and the nearest known key.
+
+    >>> sweep = dc.read_sweep("sweeps/quickstart.yaml", seeds=[0, 1, 2])
+    >>> len(sweep.trials())
+    """
+    if isinstance(source, Mapping):
+        return Sweep(parse_sweep(source, changes, keys))
+    return Sweep(read_sweep_file(Path(source), changes, keys))
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state."""
 
     prepared: Prepared
     store: Store
@@ -39,146 +77,94 @@ class Ready:
     def file(self) -> SweepFile:
         return self.prepared.spec.file
 
+    @cached_property
+    def counts(self) -> str:
+        """How many trials are wanted, done and to run."""
+        todo = self.todo
+        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
+        if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
+            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+        return text
 
-def _ready(args: argparse.Namespace) -> Ready:
-    """Check all that `run` and `plan` need; nothing is written. Raises ValueError for the first thing wrong."""
-    file = read_sweep(Path(args.sweep), args.set)
-    store = Store(args.store)
+    def __str__(self) -> str:
+        todo, cost = self.todo, self.cost
+        lines = [f"sweep {self.file.name}, model {self.file.model}, store {self.store.uri}", f"  {self.counts}"]
+        for dataset, counts in self.prepared.counts.items():
+            ceiling = counts.parameters / (counts.parameters - counts.prunable)
+            splits = ", ".join(f"{count:,} {split}" for split, count in self.prepared.examples[dataset].items())
+            lines.append(
+                f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
+                f" largest compression {ceiling:.4f}"
+            )
+        passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
+        lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        lines.append(
+            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on this machine, {cost.basis};"
+            f" {size_text(cost.bytes)} of disk"
+        )
+        if (share := recommended(todo, self.store)) is not None:
+            lines.append(f"  {share}")
+        return "\n".join(lines)
+
+    def rows(self) -> list[Row]:
+        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
+        running = {trial.trial_id for trial in self.todo.to_run}
+        return [
+            {
+                "trial_id": trial.trial_id,
+                "dataset": trial.dense.dataset,
+                "strategy": trial.strategy,
+                "compression": trial.compression,
+                "sparsity": trial.sparsity,
+                "seed": trial.dense.seed,
+                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
+            }
+            for trial in self.todo.wanted
+        ]
+
+
+def _state(status: str | None, to_run: bool) -> str:
+    if status in ("completed", "failed") and to_run:
+        return "to run again"
+    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
+    return before.get(status or "", "to run")
+
+
+def plan(
+    sweep: Sweep,
+    store: Store,
+    *,
+    only: Mapping[str, str] | None = None,
+    retry_failed: bool = False,
+    address: str | None = None,
+) -> SweepPlan:
+    """Say what `run` would do with the same arguments. Nothing is written or launched.
+
+    Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
+    resources than there are, a compression beyond the model's ceiling, a disk that is too small.
+
+    >>> print(dc.plan(sweep, dc.Store("results")))
+    """
+    with _ray_at(address) if address else nullcontext():
+        return _plan(sweep, store, only or {}, retry_failed, address)
+
+
+def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None) -> SweepPlan:
+    file = sweep.file
     available: float = local_gpus()
-    if args.address:
-        from deepcuts.sweep.cluster import gpus_of_cluster, start_ray
+    if address:
+        from deepcuts.sweep.cluster import gpus_of_cluster
 
-        start_ray(args.address)
         available = gpus_of_cluster()
     else:
         check_cpus(file.resources.cpus)
     gpus = choose_gpus(file.resources.gpus, available)
-    prepared = prepare_sweep(file, "cuda" if gpus else "cpu")
-    wanted = only_those(prepared.spec.trials(), args.only)
-    todo = make_plan(wanted, store, args.retry_failed, file.keep_models)
-    _say_repeated(prepared.spec)
+    prepared = sweep.prepared("cuda" if gpus else "cpu")
+    todo = make_plan(only_those(prepared.spec.trials(), only), store, retry_failed, file.keep_models)
     cost = _cost(todo, prepared, store, gpus, available)
     check_disk(store, cost)
     store.check_writable()
-    return Ready(prepared, store, todo, gpus, cost)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run what is missing of a sweep."""
-    if args.dry_run:
-        return plan(args)
-    if args.json:
-        raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
-    ready = _ready(args)
-    cpus = _start(args, ready) if ready.todo.to_run else 0  # Ray may refuse too, and nothing is written by then
-    ready.store.probe()
-    _write_sweep(ready.store, ready.prepared.spec)
-    if not ready.todo.to_run:
-        return _summary(ready.store, ready.prepared.spec, ready.todo.wanted, None)
-    return _launch(args, ready, cpus)
-
-
-def _start(args: argparse.Namespace, ready: Ready) -> int:
-    """Start Ray where it is to run here; the CPU cores of a trial. Raises ValueError where no node has them."""
-    from deepcuts.sweep.cluster import check_nodes, choose_cpus, start_ray
-
-    if not args.address:
-        start_ray(None)
-    cpus = choose_cpus(ready.file.resources.cpus, ready.gpus)
-    check_nodes(ready.store, ready.store.address)
-    return cpus
-
-
-def _launch(args: argparse.Namespace, ready: Ready, cpus: int) -> int:
-    from deepcuts.sweep.trackers import tracker_callbacks
-    from deepcuts.sweep.tune import run_plan
-    from deepcuts.sweep.worker import make_launch, run_pipeline
-
-    file, todo, store, gpus = ready.file, ready.todo, ready.store, ready.gpus
-    handed = make_launch(todo, file, store, cpus, run_pipeline)
-    limit = file.resources.max_concurrent
-    print(f"sweep {file.name}: {_counts(todo)}; {cpus} cpus and {gpus:g} gpus a trial", flush=True)
-    done = len(todo.done) - len(todo.again)
-    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
-    deadline = time.monotonic() + args.max_hours * 3600 if args.max_hours else None
-    tracking = tracker_callbacks(file.trackers, file.name, store, progress.console.print) if file.trackers else []
-    with progress:
-        outcome = run_plan(
-            todo,
-            handed,
-            store,
-            progress,
-            gpus=gpus,
-            max_concurrent=limit,
-            max_failures=file.resources.max_failures,
-            deadline=deadline,
-            callbacks=tracking,
-        )
-    for error in outcome.errors:
-        print(f"deepcuts: {error}", file=sys.stderr)
-    return _summary(store, ready.prepared.spec, todo.wanted, outcome.signal)
-
-
-def _summary(store: Store, spec: SweepSpec, wanted: Sequence[TrialSpec], signal: int | None) -> int:
-    """Say what there is now and how to go on; 0 when every wanted trial is completed."""
-    from deepcuts.analysis.curves import table
-    from deepcuts.analysis.frames import trials
-
-    statuses = store.statuses()
-    completed = [trial for trial in wanted if statuses.get(trial.trial_id) == "completed"]
-    failed = [trial for trial in wanted if statuses.get(trial.trial_id) == "trial"]
-    left = len(wanted) - len(completed) - len(failed)
-    if completed:
-        ids = {trial.trial_id for trial in completed}
-        frame = trials(store)
-        print_records(for_people(table(frame[frame.trial_id.isin(ids)])))
-    print(f"\n{len(completed)} of {len(wanted)} trials completed, {len(failed)} failed, {left} left; store {store.uri}")
-    for trial in failed[:10]:
-        print(f"  failed: {describe(trial)}: deepcuts show {store.uri} {trial.trial_id}")
-    if signal is not None:
-        print("stopped early; what was under way is saved: run the same command again to go on")
-        return 128 + signal
-    if left:
-        print("run the same command again to go on with what is left")
-    if failed:
-        print("run the same command with --retry-failed to try the failed ones again")
-    if not left and not failed:
-        print(f"next: deepcuts curves {store.uri}   deepcuts iou {store.uri}   deepcuts table {store.uri}")
-    return DONE if len(completed) == len(wanted) else INCOMPLETE
-
-
-def _write_sweep(store: Store, spec: SweepSpec) -> None:
-    """What is wanted, and the sweep as it was resolved, beside each other."""
-    import yaml
-
-    whole = ("Dense", "Unpruned")
-    rows = [
-        {
-            "sweep": spec.name,
-            "trial_id": trial.trial_id,
-            "dataset": trial.dense.dataset,
-            "strategy": trial.strategy,
-            "compression": 1.0 if trial.strategy in whole else trial.compression,
-            "sparsity_asked": 0.0 if trial.strategy in whole else trial.sparsity,
-            "seed": trial.dense.seed,
-        }
-        for trial in spec.trials()
-    ]
-    store.write("sweeps", spec.name, rows)
-    text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
-    store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
-
-
-def _say_repeated(spec: SweepSpec) -> None:
-    for name in spec.repeated():
-        print(f"deepcuts: asked for more than once, run once: {name}", file=sys.stderr)
-
-
-def _counts(todo: Plan) -> str:
-    text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
-    if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
-        text += f", {len(skipped)} failed before (--retry-failed runs them again)"
-    return text
+    return SweepPlan(prepared, store, todo, gpus, cost)
 
 
 def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, available: float) -> Cost:
@@ -197,51 +183,190 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, available: 
     )
 
 
-def plan(args: argparse.Namespace) -> int:
-    """Say what `run` would do."""
-    ready = _ready(args)
-    file, todo, prepared, cost = ready.file, ready.todo, ready.prepared, ready.cost
-    if args.json:
-        print_json(_planned(todo))
-        return DONE
-    print(f"sweep {file.name}, model {file.model}, store {ready.store.uri}")
-    print(f"  {_counts(todo)}")
-    for dataset, counts in prepared.counts.items():
-        ceiling = counts.parameters / (counts.parameters - counts.prunable)
-        print(
-            f"  {dataset}: {', '.join(f'{n:,} {split}' for split, n in prepared.examples[dataset].items())};"
-            f" {counts.prunable:,} of {counts.parameters:,} parameters prunable, largest compression {ceiling:.4f}"
+@dataclass(frozen=True)
+class Launched:
+    """What there is of a sweep after a launch. `str` of it says how many trials ended how, and how to go on.
+
+    `signal` is the number of the signal that ended the launch early (None: it came to its end), and `errors` are what
+    could not be written to the store.
+    """
+
+    plan: SweepPlan
+    completed: tuple[TrialSpec, ...]
+    failed: tuple[TrialSpec, ...]
+    left: tuple[TrialSpec, ...]
+    signal: int | None = None
+    errors: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        uri, wanted = self.plan.store.uri, len(self.plan.todo.wanted)
+        lines = [
+            f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
+            f" store {uri}"
+        ]
+        lines += [f"  failed: {describe(trial)}: deepcuts show {uri} {trial.trial_id}" for trial in self.failed[:10]]
+        if self.signal is not None:
+            lines.append("stopped early; what was under way is saved: run the same command again to go on")
+            return "\n".join(lines)
+        if self.left:
+            lines.append("run the same command again to go on with what is left")
+        if self.failed:
+            lines.append("run the same command with --retry-failed to try the failed ones again")
+        if not self.left and not self.failed:
+            lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
+        return "\n".join(lines)
+
+
+def run(
+    sweep: Sweep,
+    store: Store,
+    *,
+    only: Mapping[str, str] | None = None,
+    retry_failed: bool = False,
+    address: str | None = None,
+    max_hours: float | None = None,
+) -> Launched:
+    """Run what is missing of a sweep on Ray, with live progress. Calling it again goes on where it stopped.
+
+    Works on the command line, in a notebook's cell, in a thread and under asyncio. An interrupt (Ctrl-C, the
+    notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray
+    cluster; without it Ray is started here for as long as it takes, unless the process has one already.
+
+    `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own. Raises
+    ValueError, before anything is written, for all that `plan` raises it for.
+
+    >>> dc.run(dc.read_sweep("sweeps/quickstart.yaml"), dc.Store("results"))
+    """
+    if max_hours is not None and not 0 < max_hours < 1e6:
+        raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
+    with _ray_at(address) if address else nullcontext():
+        planned = _plan(sweep, store, only or {}, retry_failed, address)
+        if not planned.todo.to_run:
+            store.probe()
+            _write_sweep(store, planned.prepared.spec)
+            return _launched(planned)
+        with nullcontext() if address else _ray_at(None):
+            cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
+            store.probe()
+            _write_sweep(store, planned.prepared.spec)
+            return _launch(planned, cpus, max_hours)
+
+
+@contextmanager
+def _ray_at(address: str | None) -> Iterator[None]:
+    """Use the Ray of this process, or one that is started (or connected to) for a while."""
+    from deepcuts.sweep.cluster import is_connected, start_ray, stop_ray
+
+    if is_connected():
+        yield
+        return
+    start_ray(address)
+    try:
+        yield
+    finally:
+        stop_ray()
+
+
+def _trial_cpus(planned: SweepPlan) -> int:
+    """The CPU cores of a trial. Raises ValueError where no node has them, or where a node cannot use the store."""
+    from deepcuts.sweep.cluster import check_nodes, choose_cpus
+
+    cpus = choose_cpus(planned.file.resources.cpus, planned.gpus)
+    check_nodes(planned.store, planned.store.address)
+    return cpus
+
+
+def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
+    from deepcuts.sweep.trackers import tracker_callbacks
+    from deepcuts.sweep.tune import run_plan
+    from deepcuts.sweep.worker import make_launch, run_pipeline
+
+    file, todo, store = planned.file, planned.todo, planned.store
+    done = len(todo.done) - len(todo.again)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
+    say = progress.console.print
+    say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial", highlight=False)
+    with progress:
+        outcome = run_plan(
+            todo,
+            make_launch(todo, file, store, cpus, run_pipeline),
+            store,
+            progress,
+            gpus=planned.gpus,
+            max_concurrent=file.resources.max_concurrent,
+            max_failures=file.resources.max_failures,
+            max_seconds=max_hours * 3600 if max_hours else None,
+            callbacks=tracker_callbacks(file.trackers, file.name, store, say) if file.trackers else [],
         )
-    passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
-    print(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
-    print(
-        f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on this machine, {cost.basis};"
-        f" {size_text(cost.bytes)} of disk"
+    return _launched(planned, outcome.signal, tuple(outcome.errors))
+
+
+def _launched(planned: SweepPlan, signal: int | None = None, errors: tuple[str, ...] = ()) -> Launched:
+    statuses = planned.store.statuses()
+    by_status: dict[str, list[TrialSpec]] = {"completed": [], "failed": [], "left": []}
+    for trial in planned.todo.wanted:
+        status = statuses.get(trial.trial_id, "left")
+        by_status[status if status in by_status else "left"].append(trial)
+    completed, failed, left = map(tuple, by_status.values())
+    return Launched(planned, completed, failed, left, signal, errors)
+
+
+def _write_sweep(store: Store, spec: SweepSpec) -> None:
+    """Keep what is wanted, and the sweep as it was resolved, beside each other."""
+    import yaml
+
+    rows = [
+        {
+            "sweep": spec.name,
+            "trial_id": trial.trial_id,
+            "dataset": trial.dense.dataset,
+            "strategy": trial.strategy,
+            **trial.asked,
+            "seed": trial.dense.seed,
+        }
+        for trial in spec.trials()
+    ]
+    store.write("sweeps", spec.name, rows)
+    text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
+    store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
+
+
+def run_trial(
+    trial: TrialSpec,
+    store: Store,
+    *,
+    wanted: Sequence[TrialSpec] = (),
+    sweep: str = "run-one",
+    threads: int | None = None,
+    keep_model: bool = False,
+    checkpoint_minutes: float = 5.0,
+    on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None,
+) -> Row:
+    """Run one trial in this process, without Ray, and return its row of the table `trials`.
+
+    What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
+    `sweep` is the name that its row gets, `threads` the CPU threads (default: up to 4), and `on_progress` hears the
+    stage, epoch and step. A trial that fails leaves a row with `status` failed, its `error` and `traceback`.
+
+    Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
+    store fails on the way.
+
+    >>> row = dc.run_trial(sweep.trials()[1], dc.Store("results"))
+    >>> row["metric"], row["retrained"]
+    """
+    from deepcuts.experiment.grid import partners, snapshots
+    from deepcuts.trial.context import Context
+    from deepcuts.trial.trial import run_stages
+
+    if trial.dense.device == "cuda" and not local_gpus():
+        raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
+    store.probe()
+    context = Context(
+        store,
+        threads or min(4, os.cpu_count() or 1),
+        checkpoint_minutes=checkpoint_minutes,
+        snapshots=snapshots(trial, wanted),
+        partners=partners(trial, [trial, *wanted]),
+        on_progress=on_progress,
     )
-    if (share := recommended(todo, ready.store)) is not None:
-        print(f"  {share}")
-    print_records(_planned(todo))
-    return DONE
-
-
-def _planned(todo: Plan) -> list[dict[str, Any]]:
-    running = {trial.trial_id for trial in todo.to_run}
-    rows = []
-    for trial in todo.wanted:
-        status = todo.statuses.get(trial.trial_id)
-        before = {"completed": "done", "trial": "failed before", "infrastructure": "to run (interrupted before)"}
-        state = before.get(status or "", "to run")
-        if trial.trial_id in running and status in ("completed", "trial"):
-            state = "to run again"
-        rows.append(
-            {
-                "trial_id": trial.trial_id,
-                "dataset": trial.dense.dataset,
-                "strategy": trial.strategy,
-                "compression": trial.compression,
-                "sparsity": trial.sparsity,
-                "seed": trial.dense.seed,
-                "state": state,
-            }
-        )
-    return rows
+    return run_stages(trial, sweep, context, keep_model)

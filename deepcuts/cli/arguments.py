@@ -1,0 +1,74 @@
+"""Makes a function a verb of the command line, with its arguments beside it, and holds those that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Run = Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What `add_argument` of argparse takes."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: what `--help` says of it, what it takes, and what it does; `run` returns the exit code."""
+
+    name: str
+    help: str
+    arguments: tuple[Argument, ...]
+    run: Run
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """Describe an argument as `add_argument` of argparse does."""
+    return Argument(names, options)
+
+
+def verb(name: str, text: str, *arguments: Argument) -> Callable[[Run], Verb]:
+    """Make a function a verb of the command line, with the arguments that it takes."""
+    return lambda run: Verb(name, text, arguments, run)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise argparse.ArgumentTypeError(
+                f"cannot read {part!r}; write KEY=VALUE,KEY=VALUE as in dataset=stsb,seed=0"
+            )
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")
+STORE = argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI")
+TRIAL = argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
+JSON = argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
+OUTPUT = argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")
+METRIC = argument("--metric", help="another metric than the task's main one, such as accuracy")
+STAGE = argument(
+    "--stage",
+    default="retrained",
+    choices=["dense", "pruned", "rewound", "retrained"],
+    help="the network after this stage",
+)
+ONLY = argument(
+    "--only", type=_pairs, default={}, metavar="KEY=VALUE,...", help="just the trials with dataset=stsb,seed=0"
+)
+# Which trials of a store a verb looks at.
+WHICH = (argument("--sweep", metavar="NAME", help="just the trials that this sweep wants"), ONLY)
+# What a verb takes that has a sweep file: where its trials go, and what is different this time.
+INTO = (
+    argument("--store", metavar="URI", help="the store (default: DEEPCUTS_STORE, else ./results)"),
+    argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, as in retrain.epochs=3"),
+)
