@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_s3 import numbers, run_missing
-from test_upkeep import SWEEP
+from builders.toy_sweeps import SWEEP, numbers, run_missing
 
 from deepcuts.cli.main import main
 from deepcuts.store.store import Store

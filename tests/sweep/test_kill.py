@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builders.toy_sweeps import numbers
 
 from deepcuts.store.store import Store
 
@@ -49,16 +50,6 @@ def finish(sweep: Path, store: Path) -> str:
     return output
 
 
-def numbers(store: Path) -> Numbers:
-    """Everything but times, in one order."""
-    found = {}
-    for table in ("masks", "metrics", "predictions"):
-        rows = Store(str(store)).read(table).table.to_pylist()
-        kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-        found[table] = sorted(kept, key=repr)
-    return found
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sweep") / "kill.yaml"
@@ -70,7 +61,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(sweep: Path) -> Numbers:
     store = sweep.parent / "undisturbed"
     finish(sweep, store)
-    return numbers(store)
+    return numbers(Store(str(store)))
 
 
 def wait_for_work(process: subprocess.Popen[str], store: Path) -> None:
@@ -129,7 +120,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
 
 
 def check_whole(store: Path, undisturbed: Numbers) -> None:
-    assert numbers(store) == undisturbed
+    assert numbers(Store(str(store))) == undisturbed
     assert not list((store / "artifacts" / "_checkpoints").glob("*.safetensors"))
 
 
@@ -139,7 +130,7 @@ def test_a_sweep_that_is_interrupted_saves_says_how_to_go_on_and_does(sweep: Pat
     assert "run the same command again to go on" in stopped(sweep, store, signal.SIGINT, 130)
     assert set(Store(str(store)).statuses().values()) <= {"completed"}
     finish(sweep, store)
-    assert numbers(store) == undisturbed
+    assert numbers(Store(str(store))) == undisturbed
 
 
 def test_a_sweep_that_is_terminated_ends_within_seconds(sweep: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import ray
+from builders.ray_sweeps import launch, one_strategy, write_row
+from builders.toy_sweeps import numbers
 from ray.cluster_utils import Cluster
-from test_tune import launch, toy_sweep, write_row
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
@@ -63,7 +64,7 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: C
 
     killer = threading.Thread(target=lose_the_waiting_node)
     killer.start()
-    spec = toy_sweep(seeds=[0, 1, 2])
+    spec = one_strategy(seeds=[0, 1, 2])
     launch(spec, store, waits_on_its_node, max_failures=3)
     killer.join()
     assert len(store.statuses()) == 6
@@ -76,12 +77,10 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: C
 
 @pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 def test_trials_on_several_nodes_give_the_bits_of_trials_run_alone(nodes: Cluster, tmp_path: Path) -> None:
-    from test_s3 import numbers
-
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_trial
 
-    spec = toy_sweep(seeds=[0, 1])
+    spec = one_strategy(seeds=[0, 1])
     together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
     launch(spec, together, run_pipeline)
     for trial in spec.trials():

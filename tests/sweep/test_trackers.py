@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import ray
+from builders.ray_sweeps import launch, one_strategy
 from ray import tune
-from test_tune import launch, toy_sweep
 
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
@@ -75,7 +75,7 @@ def test_a_sweep_is_mirrored_and_failing_trackers_harm_no_trial(
     mirrors = [_guarded(good, said), Guarded("gone", _missing, said.append)]
     mirrors += [_guarded(Recording(how), said) for how in ("fail", "exit", "hang")]
     mirrors += tracker_callbacks(["tensorboard"], "test", store, said.append)
-    outcome = launch(toy_sweep(), store, run_pipeline, callbacks=mirrors)
+    outcome = launch(one_strategy(), store, run_pipeline, callbacks=mirrors)
     assert outcome.errors == []
     statuses = store.statuses()
     assert list(statuses.values()) == ["completed"] * 2
