@@ -123,7 +123,7 @@ def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -
     account.row |= _size_columns(network, material, names, trial, bench)
     theta_0 = weights_of(network)
 
-    account.stage = "finetune"
+    _begin("dense", account, bench)
     tuned = fine_tune(network, material, dense, bench)
     account.metrics += tuned.metrics
     account.predictions += tuned.predictions
@@ -137,13 +137,19 @@ def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -
     else:
         kept = _prune(trial, bench, account, network, material, names, theta_0)
         _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
-        account.stage = "store"
+        _begin("store", account, bench)
         _publish_masks(trial, bench, kept)
         if keep_model:
             _keep_weights(trial, bench, network, kept)
     if dense.device == "cuda":
         account.row |= _gpu_memory()
     account.row["status"] = "completed"
+
+
+def _begin(step: str, account: Account, bench: Context) -> None:
+    """Note that the trial comes to a step of `wording.STEPS`, and say so: it is the stage of any failure from here."""
+    account.stage = step
+    bench.on_progress(step, 0, 0)
 
 
 def _device_name(device: torch.device) -> str:
@@ -198,16 +204,14 @@ def _prune(
     theta_0: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
-    account.stage = "score"
     found = Scored({}, 0, None, False, 0.0)
     if trial.score.criterion is not None:
-        bench.on_progress("score", 0, 0)
+        _begin("score", account, bench)
         found = find_scores(network, material, trial.score, bench, theta_0)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
-    account.stage = "prune"
-    bench.on_progress("prune", 0, 0)
+    _begin("pruned", account, bench)
     began = time.monotonic()
     kept = masks_of_trial(trial, found.scores, account.row) if found.scores else _all_kept(network, names)
     zero_weights(network.model, _on(network, kept))
@@ -248,7 +252,7 @@ def _retrain(
 ) -> None:
     """Rewind the kept weights and train them with the masks on."""
     assert trial.retrain is not None
-    account.stage = "retrain"
+    _begin("rewound", account, bench)
     began = time.monotonic()
     on_device = _on(network, kept)
     set_weights(network, start)
@@ -257,6 +261,7 @@ def _retrain(
         expected = start[name] if name not in kept else torch.where(kept[name], start[name], 0.0)
         assert torch.equal(parameter.detach().cpu(), expected), f"the rewind of {name} is not bitwise"
     _evaluate(trial, account, network, material, "rewound")
+    _begin("retrained", account, bench)
     rows, predictions = fit(
         network, material, trial.retrain, trial.dense, bench, "retrained", trial.trial_id, masks=on_device
     )

@@ -201,7 +201,7 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
 def fail_by_itself(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     if trial.strategy == "Dense":
         return write_row(store, trial)
-    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrain")
+    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrained")
 
 
 def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: None, tmp_path: Path) -> None:
