@@ -151,15 +151,13 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
     """What is wanted, and the sweep as it was resolved, beside each other."""
     import yaml
 
-    whole = ("Dense", "Unpruned")
     rows = [
         {
             "sweep": spec.name,
             "trial_id": trial.trial_id,
             "dataset": trial.dense.dataset,
             "strategy": trial.strategy,
-            "compression": 1.0 if trial.strategy in whole else trial.compression,
-            "sparsity_asked": 0.0 if trial.strategy in whole else trial.sparsity,
+            **trial.level_columns,
             "seed": trial.dense.seed,
         }
         for trial in spec.trials()

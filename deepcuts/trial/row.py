@@ -14,8 +14,7 @@ from deepcuts.store.tables import Row
 
 def identity_columns(trial: TrialSpec, sweep: str) -> Row:
     """Return the columns that are known before anything runs, with the versions of the code that is installed here."""
-    dense, scored = trial.dense, trial.score.criterion is not None
-    whole = trial.strategy in ("Dense", "Unpruned")
+    dense = trial.dense
     return {
         "trial_id": trial.trial_id,
         "sweep": sweep,
@@ -23,10 +22,9 @@ def identity_columns(trial: TrialSpec, sweep: str) -> Row:
         "dataset": dense.dataset,
         "strategy": trial.strategy,
         "criterion": trial.score.criterion,
-        "scope": trial.scope if scored else None,
-        "control": trial.control if scored else None,
-        "compression": 1.0 if whole else trial.compression,
-        "sparsity_asked": 0.0 if whole else trial.sparsity,
+        "scope": trial.scope,
+        "control": trial.control if trial.prunes else None,
+        **trial.level_columns,
         "rewind": None if trial.retrain is None else str(trial.rewind),
         "seed": dense.seed,
         "metric": dense.task.main_metric,

@@ -205,7 +205,7 @@ def _prune(
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
     found = Scored({}, 0, None, False, 0.0)
-    if trial.score.criterion is not None:
+    if trial.prunes:
         _begin("score", account, bench)
         found = find_scores(network, material, trial.score, bench, theta_0)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
