@@ -12,6 +12,7 @@ from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring,
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import parse_strategy
+from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
 Rewind = Literal["init", "none"] | int
@@ -57,8 +58,8 @@ class SweepSpec:
                 found.append(TrialSpec(score=whole))
                 scores = self._scores(dense, settings.scoring)
                 rewind = settings.rewind or "init"
-                for strategy, level in product(self.file.strategies, self._levels()):
-                    found.append(_pruned(strategy, level, whole, scores, rewind, retrain))
+                for strategy, asked in product(self.file.strategies, self._levels()):
+                    found.append(_pruned(strategy, asked, whole, scores, rewind, retrain))
         return found
 
     def _levels(self) -> list[Level]:
@@ -90,25 +91,23 @@ class SweepSpec:
 
 def _pruned(
     strategy: str,
-    level: Level,
+    asked: Level,
     whole: ScoreSpec,
     scores: Mapping[str, ScoreSpec],
     rewind: Rewind,
     retrain: Training,
 ) -> TrialSpec:
     """A strategy at a compression or sparsity; where that prunes nothing it is Unpruned, whatever the strategy."""
-    asked: dict[str, Any] = {level[0]: level[1], "rewind": rewind, "retrain": retrain}
-    if level in (("compression", 1), ("sparsity", 0)):
-        return TrialSpec(score=whole, **asked)
+    fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
+    if asked in (("compression", 1), ("sparsity", 0)):
+        return TrialSpec(score=whole, **fields)
     criterion, scope, control = parse_strategy(strategy)
-    return TrialSpec(score=scores[criterion], scope=scope, control=control, **asked)
+    return TrialSpec(score=scores[criterion], scope=scope, control=control, **fields)
 
 
 def describe(trial: TrialSpec) -> str:
     """A trial in a few words: dataset, strategy, how much is pruned, seed."""
-    asked = ""
-    if trial.score.criterion is not None:
-        asked = f" {trial.compression:g}x" if trial.compression is not None else f" {trial.sparsity:.4g}"
+    asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
     return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
 
 

@@ -159,14 +159,25 @@ class TrialSpec(Frozen):
 
     @property
     def strategy(self) -> str:
-        if self.score.criterion is None:
+        if not self.prunes:
             return "Dense" if self.retrain is None else "Unpruned"
         return strategy_name(self.score.criterion, self.scope, self.control)
+
+    @property
+    def prunes(self) -> bool:
+        """False for Dense and Unpruned, which have no criterion."""
+        return self.score.criterion is not None
+
+    @property
+    def level_columns(self) -> dict[str, float | None]:
+        """How much was to be pruned, as every table records it: compression 1 and sparsity 0 where nothing was."""
+        compression, sparsity = (self.compression, self.sparsity) if self.prunes else (1.0, 0.0)
+        return {"compression": compression, "sparsity_asked": sparsity}
 
     @cached_property
     def trial_id(self) -> str:
         fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
-        if self.score.criterion is not None:
+        if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
         for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities
             fields.pop(asked, None)

@@ -63,13 +63,13 @@ def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
     """Ticks where trials were asked for; kept weights on a log scale where sparsities would run together."""
     places = np.sort(part["x"].unique())
     if part["axis"].iloc[0] == "sparsity":
-        labels = [f"{100 * place:.4g} %" for place in places]
+        labels = [level(None, place) for place in places]
         axes.set_xlabel("sparsity of the prunable weights", fontsize=8.5, color=INK)
         if len(places) > 1 and np.diff(places).min() < 0.08 * np.ptp(places) and places[-1] < 1:
             axes.set_xscale("function", functions=(_log_kept, lambda position: -np.expm1(-position)))
     else:
         sparsity = part.groupby("x")["sparsity"].mean()
-        labels = [f"{place:g}x\n{100 * sparsity[place]:.3g} %" for place in places]
+        labels = [f"{level(place, None)}\n{100 * sparsity[place]:.3g} %" for place in places]
         axes.set_xlabel("compression (and sparsity)", fontsize=8.5, color=INK)
     axes.set_xticks(places, labels)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -321,7 +321,7 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
             "trial_id": trial.trial_id,
             "dataset": trial.dense.dataset,
             "strategy": trial.strategy,
-            **trial.asked,
+            **trial.level_columns,
             "seed": trial.dense.seed,
         }
         for trial in spec.trials()

@@ -13,16 +13,7 @@ from rich.text import Text
 
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.wording import duration
-
-_STAGES = {
-    "waiting": "starting",
-    "load": "loading",
-    "dense": "fine-tuning",
-    "score": "scoring",
-    "prune": "pruning",
-    "retrained": "retraining",
-}
+from deepcuts.wording import STEPS, duration
 
 
 class Progress:
@@ -46,7 +37,7 @@ class Progress:
         self._live.stop()
 
     def started(self, trial: TrialSpec) -> None:
-        self._running[trial.trial_id] = trial, "waiting", 0, 0
+        self._running[trial.trial_id] = trial, "starting", 0, 0
 
     def heard(self, trial_id: str, stage: str, epoch: int, step: int) -> None:
         if trial_id in self._running:
@@ -60,7 +51,8 @@ class Progress:
         failed = row.get("status") != "completed"
         (self.failed if failed else self.completed).append(row)
         count = f"[{self.already_done + len(self.completed)}/{self.total}]"
-        text = f"failed in {row.get('error_stage')}: {row.get('error')}" if failed else _result(row)
+        stage = str(row.get("error_stage"))
+        text = f"failed in {STEPS.get(stage, stage)}: {row.get('error')}" if failed else _result(row)
         line = Text.assemble((count, "dim"), f" {describe(running[0])}: ", (text, "red" if failed else ""))
         self.console.print(line, soft_wrap=True)
 
@@ -86,7 +78,7 @@ class Progress:
 
 
 def _where(trial: TrialSpec, stage: str, epoch: int, step: int) -> str:
-    name = _STAGES.get(stage, stage)
+    name = STEPS.get(stage, stage)
     if stage == "dense":
         return f"{name}, epoch {epoch + 1} of {trial.dense.finetune.epochs}, step {step}"
     if stage == "retrained" and trial.retrain is not None:

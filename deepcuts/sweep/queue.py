@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import shared
+from deepcuts.wording import is_past
 
-# How far a trial must be for others to find what it shares.
-_SCORING = ("score", "prune", "rewound", "retrained", "done")
-_SCORED = ("prune", "rewound", "retrained", "done")
 _NOTHING = ""  # in place of the stage that a trial lacks
 
 
@@ -101,10 +99,10 @@ class Queue:
         trial = self.running.get(trial_id)
         if trial is None:
             return
-        if stage in _SCORING and trial.dense.dense_id not in self.dense_there:
+        if is_past(stage, "dense") and trial.dense.dense_id not in self.dense_there:
             self.dense_there.add(trial.dense.dense_id)
             self._found(trial.dense.dense_id)
-        if stage in _SCORED and trial.score.data != "none":
+        if is_past(stage, "score") and trial.score.data != "none":
             self.scores_there |= {key for score in self._shared.partners(trial) if (key := score.score_id)}
             self._found(trial.score.pass_id)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
 from deepcuts.experiment.grid import tracker_labels
@@ -25,6 +26,7 @@ from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
 from deepcuts.sweep.worker import Launch, run_in_worker
+from deepcuts.trial.row import failure_columns, identity_columns
 
 LOOK_SECONDS = 5.0
 
@@ -137,11 +139,16 @@ class _Listener(_Unsaved, tune.Callback):
 
     def __init__(self, queue: Queue, handed: Launch, store: Store, progress: Progress, outcome: Outcome) -> None:
         self.queue, self.handed, self.store, self.progress, self.outcome = queue, handed, store, progress, outcome
+        self.stages: dict[str, str] = {}  # the stage that each running trial was last heard to be in
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.stages.pop(trial.config["trial_id"], None)  # of an attempt before
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id, stage = trial.config["trial_id"], result.get("stage", "")
+        self.stages[trial_id] = stage
         if stage != "done":  # then Tune has not got its worker back yet
             self.queue.heard(trial_id, stage)
         if stage == "done":
@@ -152,43 +159,46 @@ class _Listener(_Unsaved, tune.Callback):
             self.progress.heard(trial_id, stage, result.get("epoch", 0), result.get("step", 0))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Retries have run out: the trial failed by the infrastructure's fault, and runs again next time."""
+        """Record a failure of the infrastructure once the retries have run out; the next launch runs the trial again.
+
+        The row says nothing of a host or a start: the driver does not know them.
+        """
         trial_id = trial.config["trial_id"]
-        spec = self.handed.trials[trial_id]
-        text = _last_error(trial)
-        row = {
-            "trial_id": trial_id,
-            "sweep": self.handed.sweep,
-            "model": spec.dense.model.name,
-            "dataset": spec.dense.dataset,
-            "strategy": spec.strategy,
-            "compression": spec.compression,
-            "sparsity_asked": spec.sparsity,
-            "seed": spec.dense.seed,
-            "metric": spec.dense.task.main_metric,
-            "status": "failed",
-            "failure": "infrastructure",
-            "error_stage": "store" if "OSError" in text else "load",
-            "error": text.strip().splitlines()[-1] if text.strip() else "the worker process died",
-            "traceback": text,
-            "finished_at": datetime.now(UTC),
-            "spec": spec.model_dump_json(),
-        }
+        error, traceback = _last_error(trial)
+        row = identity_columns(self.handed.trials[trial_id], self.handed.sweep)
+        row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
+        row["finished_at"] = datetime.now(UTC)
         self.progress.ended(trial_id, row)
         try:
             if self.store.statuses().get(trial_id) != "completed":
                 self.store.write("trials", trial_id, [row])
-        except OSError as error:
-            self.outcome.errors.append(f"{trial_id}: {row['error']} (and its row could not be written: {error})")
+        except OSError as failure:
+            self.outcome.errors.append(f"{trial_id}: {error} (and its row could not be written: {failure})")
 
 
-def _last_error(trial: Any) -> str:
-    """What Tune noted of the trial's last failure; empty where its worker died without a word."""
+def _last_error(trial: Any) -> tuple[str, str]:
+    """Return the last error of a Tune trial in one line, and with its traceback.
+
+    Tune pickles the exception of a task or of a worker that died into the driver's folder of the trial (its own
+    `get_pickled_error` looks where that folder is copied to later on); other errors it notes as text alone.
+    """
     try:
-        notes = Path(trial.error_file).read_text("utf-8")
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # no such file, or a class that the driver cannot import; a callback must not raise
+        return _noted_error(trial)
+    traceback = str(error)
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", traceback
+
+
+def _noted_error(trial: Any) -> tuple[str, str]:
+    """Return the last line of the file in which Tune notes the errors of a trial, and all of it."""
+    try:
+        text = Path(trial.error_file).read_text("utf-8").strip()
     except (OSError, TypeError):
-        return ""
-    return notes.rpartition("Failure # ")[2]
+        text = ""
+    return text.rpartition("\n")[2] or "Tune noted no error", text
 
 
 @contextmanager

@@ -10,6 +10,8 @@ theta_2  = retrain theta_0'                 -> retrained: the last epoch is the 
 
 from __future__ import annotations
 
+import platform
+import socket
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.network import Network, prunable
+from deepcuts.model.network import Network, flops, prunable
 from deepcuts.pruning.bits import pack
 from deepcuts.pruning.compression import compression_to_fraction
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
@@ -41,7 +43,7 @@ from deepcuts.trial.context import (
     set_weights,
     weights_of,
 )
-from deepcuts.trial.row import device_name, gpu_memory, identity_columns, pruned_columns, size_columns
+from deepcuts.trial.row import failure_columns, identity_columns
 from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
 
 
@@ -64,6 +66,7 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Context, keep_model: bool = F
     if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
         bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
     identity, before = identity_columns(trial, sweep), Row()
+    identity |= {"host": socket.gethostname(), "started_at": datetime.now(UTC)}
     began = time.monotonic()
     while True:
         account = Account(dict(identity), [], [])
@@ -104,28 +107,23 @@ def _own(row: Row, before: Row) -> Row:
 
 
 def _fail(account: Account, error: Exception) -> None:
-    account.row |= {
-        "status": "failed",
-        "failure": "trial",
-        "error_stage": account.stage,
-        "error": f"{type(error).__name__}: {error}",
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+    text = f"{type(error).__name__}: {error}"
+    account.row |= failure_columns("trial", account.stage, text, "".join(traceback.format_exception(error)))
 
 
 def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -> None:
     dense = trial.dense
     prepare_process(bench.threads, dense.tf32)
-    account.row |= {"device": device_name(device_of(dense))}
+    account.row |= {"device": _device_name(device_of(dense))}
     if dense.device == "cuda":
         torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()
     material, network = load_material(dense), load_network(dense)
     names = prunable(network.model, trial.score.prune_biases)
-    account.row |= size_columns(network, material, names, trial, bench)
+    account.row |= _size_columns(network, material, names, trial, bench)
     theta_0 = weights_of(network)
 
-    account.stage = "finetune"
+    _begin("dense", account, bench)
     tuned = fine_tune(network, material, dense, bench)
     account.metrics += tuned.metrics
     account.predictions += tuned.predictions
@@ -135,17 +133,60 @@ def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -
         "finetune_seconds": tuned.seconds,
     }
     if trial.retrain is None:
-        account.row |= pruned_columns(network, trial, _all_kept(network, names))
+        account.row |= _pruned_columns(network, trial, _all_kept(network, names))
     else:
         kept = _prune(trial, bench, account, network, material, names, theta_0)
         _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
-        account.stage = "store"
+        _begin("store", account, bench)
         _publish_masks(trial, bench, kept)
         if keep_model:
             _keep_weights(trial, bench, network, kept)
     if dense.device == "cuda":
-        account.row |= gpu_memory()
+        account.row |= _gpu_memory()
     account.row["status"] = "completed"
+
+
+def _begin(step: str, account: Account, bench: Context) -> None:
+    """Note that the trial comes to a step of `wording.STEPS`, and say so: it is the stage of any failure from here."""
+    account.stage = step
+    bench.on_progress(step, 0, 0)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def _gpu_memory() -> Row:
+    """Return the largest amount of GPU memory that the trial reserved, and the memory of the whole GPU, in bytes."""
+    _, whole = torch.cuda.mem_get_info()
+    return {"peak_gpu_bytes": torch.cuda.max_memory_reserved(), "gpu_bytes": whole}
+
+
+def _size_columns(network: Network, material: Material, names: list[str], trial: TrialSpec, bench: Context) -> Row:
+    counts = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
+    training = trial.retrain or trial.dense.finetune
+    return {
+        "parameters": sum(counts.values()),
+        "prunable": sum(counts[name] for name in names),
+        "flops": flops(network.model, trial.dense.max_tokens),
+        "micro_batch": bench.bound(training.micro_batch, training.batch_size) or training.batch_size,
+        "examples_truncated": material.cut,
+    }
+
+
+def _pruned_columns(network: Network, trial: TrialSpec, kept: Mapping[str, Tensor]) -> Row:
+    """Return how many weights pruning left, and what that means for the size and the cost of the whole network."""
+    total = sum(parameter.numel() for parameter in network.model.parameters())
+    prunable = sum(mask.numel() for mask in kept.values())
+    remaining = int(sum(mask.sum() for mask in kept.values()))
+    return {
+        "kept": remaining,
+        "sparsity": 1 - remaining / prunable,
+        "compression_achieved": total / (total - prunable + remaining),
+        "flops_nonzero": flops(network.model, trial.dense.max_tokens, nonzero=True),
+    }
 
 
 def _all_kept(network: Network, names: list[str]) -> dict[str, Tensor]:
@@ -163,21 +204,19 @@ def _prune(
     theta_0: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
-    account.stage = "score"
     found = Scored({}, 0, None, False, 0.0)
-    if trial.score.criterion is not None:
-        bench.on_progress("score", 0, 0)
+    if trial.prunes:
+        _begin("score", account, bench)
         found = find_scores(network, material, trial.score, bench, theta_0)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
-    account.stage = "prune"
-    bench.on_progress("prune", 0, 0)
+    _begin("pruned", account, bench)
     began = time.monotonic()
     kept = masks_of_trial(trial, found.scores, account.row) if found.scores else _all_kept(network, names)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
-    account.row |= {**pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
+    account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
     return kept
 
 
@@ -213,7 +252,7 @@ def _retrain(
 ) -> None:
     """Rewind the kept weights and train them with the masks on."""
     assert trial.retrain is not None
-    account.stage = "retrain"
+    _begin("rewound", account, bench)
     began = time.monotonic()
     on_device = _on(network, kept)
     set_weights(network, start)
@@ -222,6 +261,7 @@ def _retrain(
         expected = start[name] if name not in kept else torch.where(kept[name], start[name], 0.0)
         assert torch.equal(parameter.detach().cpu(), expected), f"the rewind of {name} is not bitwise"
     _evaluate(trial, account, network, material, "rewound")
+    _begin("retrained", account, bench)
     rows, predictions = fit(
         network, material, trial.retrain, trial.dense, bench, "retrained", trial.trial_id, masks=on_device
     )

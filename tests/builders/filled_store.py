@@ -24,7 +24,7 @@ def filled_store(store: Store, seeds: int = 3, **fields: Any) -> Store:
                 made |= {"total_seconds": 60.0, "finished_at": datetime(2026, 1, 2, tzinfo=UTC), "device": "cpu"}
                 made |= {"retrained": None if strategy == "Dense" else value}
                 write_trial(store, made, seed)
-    failed = trial(f"{number + 1:016x}", "LayerSNIP", 9, status="failed", failure="trial", error_stage="retrain")
+    failed = trial(f"{number + 1:016x}", "LayerSNIP", 9, status="failed", failure="trial", error_stage="retrained")
     failed |= {"error": HOSTILE, "traceback": f"Traceback: {HOSTILE}", "dense": None, "retrained": None, **fields}
     store.write("trials", failed["trial_id"], [failed | {"pruned": None, "rewound": None}])
     return store

@@ -87,7 +87,7 @@ def test_overrides_reach_the_trials_of_their_dataset_alone():
 def test_a_trial_in_a_few_words():
     words = [describe(trial) for trial in sweep(compressions=[1, 3.5]).trials()]
     assert words == ["toy Dense seed 0", "toy Unpruned seed 0", "toy LayerMagWeight 3.5x seed 0"]
-    assert describe(sweep(sparsities=[0.5]).trials()[-1]) == "toy LayerMagWeight 0.5 seed 0"
+    assert describe(sweep(sparsities=[0.5]).trials()[-1]) == "toy LayerMagWeight 50 % seed 0"
 
 
 def test_each_id_of_a_sweep_is_computed_once(monkeypatch):

@@ -33,12 +33,12 @@ def test_in_a_pipe_every_trial_that_ends_is_one_plain_line():
         board.heard(trials[1].trial_id, "dense", 0, 5)
         board.ended(trials[1].trial_id, ROW)
         board.ended(trials[0].trial_id, ROW | {"retrained": None})
-        failed = {"status": "failed", "error_stage": "finetune", "error": "ValueError: [loss] is NaN"}
+        failed = {"status": "failed", "error_stage": "dense", "error": "ValueError: [loss] is NaN"}
         board.ended(trials[2].trial_id, failed)
     assert lines(board) == [
         "[2/4] toy LayerSNIP 2x seed 0: accuracy 0.812 (dense 0.900), sparsity 50.0%, 1 min 15 s",
         "[3/4] toy Dense seed 0: accuracy 0.900, 1 min 15 s",
-        "[3/4] toy Dense seed 1: failed in finetune: ValueError: [loss] is NaN",
+        "[3/4] toy Dense seed 1: failed in fine-tuning: ValueError: [loss] is NaN",
     ]
 
 

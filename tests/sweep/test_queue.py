@@ -14,8 +14,7 @@ from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
 from deepcuts.sweep.queue import Queue
-
-STAGES = ["load", "dense", "score", "prune", "rewound", "retrained", "done"]
+from deepcuts.wording import STEPS
 
 
 def simulate(queue: Queue, slots: int, fail: frozenset[str] = frozenset()) -> Counter[str]:
@@ -30,10 +29,10 @@ def simulate(queue: Queue, slots: int, fail: frozenset[str] = frozenset()) -> Co
         assert not making or max(making.values()) == 1
         for trial_id, trial in list(queue.running.items()):
             at[trial_id] += 1
-            stage = STAGES[at[trial_id]]
+            stage = list(STEPS)[at[trial_id]]
             if stage == "score":
                 made[trial.dense.dense_id] += trial.dense.dense_id not in queue.dense_there
-            if stage == "prune" and trial.score.data != "none":
+            if stage == "pruned" and trial.score.data != "none":
                 made[trial.score.pass_id] += trial.score.score_id not in queue.scores_there
             if trial_id in fail and stage == "score":
                 queue.ended(trial_id)
@@ -74,8 +73,8 @@ def test_the_next_trial_is_the_one_that_the_rule_names(chance, tmp_path):
         elif queue.running and draw.random() < 0.9:
             trial_id = draw.choice(list(queue.running))
             at[trial_id] += 1
-            queue.heard(trial_id, STAGES[at[trial_id]])
-            if STAGES[at[trial_id]] == "done" or draw.random() < 0.05:  # some die on the way
+            queue.heard(trial_id, list(STEPS)[at[trial_id]])
+            if list(STEPS)[at[trial_id]] == "done" or draw.random() < 0.05:  # some die on the way
                 queue.ended(trial_id)
         elif draw.random() < 0.3:
             queue.learn(set(draw.sample(stages + [trial.trial_id for trial in trials], 3)), store)
@@ -166,7 +165,7 @@ def looks(monkeypatch, seeds):
     with monkeypatch.context() as watched:
         watched.setattr(Queue, "_missing", lambda self, trial: seen.append(trial) or missing(self, trial))
         while (trial := queue.next()) is not None:
-            for stage in STAGES:
+            for stage in STEPS:
                 queue.heard(trial.trial_id, stage)
             queue.ended(trial.trial_id)
     assert not len(queue)

@@ -13,6 +13,7 @@ import pytest
 import ray
 from builders.ray_sweeps import launch, one_strategy, write_row
 from builders.toy_sweeps import numbers, toy_sweep
+from ray import tune
 from ray.tune.utils import flatten_dict
 from rich.console import Console
 
@@ -137,20 +138,29 @@ def test_a_worker_that_dies_is_retried_by_itself(four_gpus: None, tmp_path: Path
     assert len(store.statuses()) == 2
 
 
-def always_out_of_reach(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def lose_everything(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that never ends: Dense loses the store while it scores, the other its worker, the last time at once."""
+    tries = f"notes/{trial.trial_id}.json"
+    if trial.strategy == "Dense" or not store.exists(tries):
+        store.write_json(tries, {})
+        tune.report({"stage": "score"})
     if trial.strategy == "Dense":
-        return write_row(store, trial)
-    raise OSError("the store is away")
+        raise OSError("the store is away")
+    os._exit(1)
 
 
 def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_next_launch(
     four_gpus: None, tmp_path: Path
 ) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
-    launch(spec, store, always_out_of_reach, max_failures=1)
-    failed = [row for row in store.read("trials").table.to_pylist() if row["status"] == "failed"]
-    assert [row["failure"] for row in failed] == ["infrastructure"]
-    assert "the store is away" in failed[0]["error"]
+    launch(spec, store, lose_everything, max_failures=1)
+    dense, pruned = sorted(store.read("trials").table.to_pylist(), key=lambda row: row["strategy"])
+    assert [(row["status"], row["failure"]) for row in (dense, pruned)] == [("failed", "infrastructure")] * 2
+    assert (dense["compression"], dense["sparsity_asked"], dense["error_stage"]) == (1.0, 0.0, "score")
+    assert dense["error"] == "OSError: the store is away"
+    assert "in lose_everything" in dense["traceback"]
+    assert (pruned["compression"], pruned["sparsity_asked"], pruned["error_stage"]) == (None, 0.5, "load")
+    assert pruned["error"].startswith("ActorDiedError: The actor died")
     launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial))
     assert set(store.statuses().values()) == {"completed"}
 
@@ -158,7 +168,7 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
 def fail_by_itself(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     if trial.strategy == "Dense":
         return write_row(store, trial)
-    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrain")
+    return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrained")
 
 
 def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: None, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_step_that_a_later_trial_rewinds_to_is_added_to_a_finished_network(sto
 
 def test_a_rewind_beyond_the_fine_tuning_fails_the_trial_at_once(store: Store, calls: dict[str, int]) -> None:
     row = run_trial(trial(rewind=STEPS + 1), "test", bench(store))
-    assert (row["status"], row["failure"], row["error_stage"]) == ("failed", "trial", "finetune")
+    assert (row["status"], row["failure"], row["error_stage"]) == ("failed", "trial", "dense")
     assert "rewind: step 4 is beyond the 3 steps of fine-tuning" in row["error"]
     assert calls["step"] == 0
 
@@ -143,10 +143,10 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
     ("where", "stage"),
     [
         ("deepcuts.trial.trial.load_network", "load"),
-        ("deepcuts.training.step.take", "finetune"),
+        ("deepcuts.training.step.take", "dense"),
         ("deepcuts.scoring.score._add_group", "score"),
-        ("deepcuts.trial.trial.make_masks", "prune"),
-        ("deepcuts.trial.trial.set_weights", "retrain"),
+        ("deepcuts.trial.trial.make_masks", "pruned"),
+        ("deepcuts.trial.trial.set_weights", "rewound"),
         ("deepcuts.trial.trial.pack", "store"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_failure_leaves_one_row_that_says_what_happened(
 
 def test_training_that_explodes_fails_the_trial(store: Store) -> None:
     row = failed(store, trial(of=dense(finetune=TRAINING.model_copy(update={"lr": 1e38, "optimizer": "sgd"}))))
-    assert row["error_stage"] == "finetune"
+    assert row["error_stage"] == "dense"
     assert "not finite" in row["error"]
 
 

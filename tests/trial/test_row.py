@@ -1,0 +1,36 @@
+"""The columns that both a trial and the driver write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from builders.specs import sweep
+
+from deepcuts.store.tables import SCHEMAS
+from deepcuts.trial.row import failure_columns, identity_columns
+
+
+def test_rows_can_be_made_where_torch_is_not_loaded() -> None:
+    code = "import sys, deepcuts.trial.row; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_versions_are_those_that_would_be_imported() -> None:
+    row = identity_columns(sweep().trials()[0], "some")
+    assert (row["torch"], row["transformers"]) == (torch.__version__, transformers.__version__)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(0, (1.0, 0.0)), (1, (1.0, 0.0)), (2, (4.0, None))])
+def test_what_prunes_nothing_has_a_compression_of_1_and_a_sparsity_of_0(place, expected) -> None:
+    row = identity_columns(sweep(compressions=[1, 4]).trials()[place], "some")
+    assert (row["compression"], row["sparsity_asked"]) == expected
+
+
+def test_every_column_is_one_of_the_table() -> None:
+    row = identity_columns(sweep().trials()[0], "some") | failure_columns("trial", "dense", "error", "traceback")
+    assert set(row) <= set(SCHEMAS["trials"].names)
