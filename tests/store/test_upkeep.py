@@ -155,7 +155,10 @@ def test_compact_that_is_killed_halfway_loses_and_repeats_nothing(
     assert set(Store(str(copy)).statuses().values()) == {"completed"}
 
 
-def test_nothing_is_collected_or_mended_under_a_running_trial(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_collected_or_mended_under_a_running_trial(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
     with Beat(Store(str(copy)), "0123456789abcdef", "other", []):
         assert main(["cache", str(copy), "--gc"]) == 2
         assert "in use" in capsys.readouterr().err
