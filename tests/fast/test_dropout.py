@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from test_first_token import network as bert
-from test_used_words import tokens as words
+from builders.transformers_networks import mixing_network, tokens
 from torch import nn
 
 from deepcuts.experiment.spec import ScoringPass, Training
@@ -97,13 +96,13 @@ def test_a_table_serves_what_it_is_asked_for_and_no_more(drawn: list[int]) -> No
 
 @pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
 def test_scoring_draws_a_table_alone_and_training_none(criterion: str, tables: int, drawn: list[int]) -> None:
-    network = bert("bert", dropout=True)
+    network = mixing_network(dropout=True)
     use_quick_dropout(network.model)
     batches = [np.arange(4), np.arange(4, 8)]
-    score(network, ["bert.pooler.dense.weight"], [criterion], words(), batches, ScoringPass(smoothing_passes=2), 0)
+    score(network, ["bert.pooler.dense.weight"], [criterion], tokens(), batches, ScoringPass(smoothing_passes=2), 0)
     assert drawn == [TABLE_ELEMENTS] * tables
     drawn.clear()
-    train(network, words(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
+    train(network, tokens(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
     assert TABLE_ELEMENTS not in drawn
     assert len(drawn) >= 3
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
-from test_first_token import network
-from test_used_words import SHAPE, tokens
+from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers
@@ -44,24 +41,11 @@ def same(found: Found, right: Found, near: float = 1e-3) -> None:
         torch.testing.assert_close(found[key].float() / scale, gradient / scale, atol=near, rtol=near)
 
 
-def other(kind: str) -> Network:
-    """A network of a kind whose gradients cannot be told apart."""
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
-    more: dict[str, Any] = {
-        "albert": {"num_hidden_layers": 3, "embedding_size": 4},
-        "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},
-    }[kind]
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **special, **more}, num_labels=2)
-    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("kind", sorted(SEPARABLE))
 def test_they_are_those_of_each_batch_alone(kind: str, biases: bool, precision: str) -> None:
-    made = replace(network(kind), precision=precision)
+    made = replace(mixing_network(kind), precision=precision)
     assert separable(made.model)
     names = prunable(made.model, biases)
     right = expected(made, names, BATCHES)
@@ -82,7 +66,7 @@ def test_they_are_those_of_each_batch_alone(kind: str, biases: bool, precision: 
 
 
 def test_parts_of_a_batch_are_put_together_and_used_once() -> None:
-    made = network("bert")
+    made = mixing_network("bert")
     names = prunable(made.model, True)
     found: Found = {}
 
@@ -102,7 +86,7 @@ def test_parts_of_a_batch_are_put_together_and_used_once() -> None:
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2"])
 def test_calls_of_a_layer_that_is_called_several_times_are_put_together(kind: str) -> None:
-    made = other(kind)
+    made = inseparable_network(kind)
     assert not separable(made.model)
     names = prunable(made.model, True)
     right = expected(made, names, BATCHES[:1])
