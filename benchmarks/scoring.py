@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from deepcuts.data.batches import BATCHES_PER_RUN, shuffled
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import prunable
 from deepcuts.pruning.compression import compression_to_fraction
 from deepcuts.pruning.masks import make_masks
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 
 from . import material
 from .byhand import ByHand
@@ -80,7 +81,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
         some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
         random.Random(seed).shuffle(some)
-        score(network, names, [criterion], tokens, some, Settings(seed, passes=PASSES, noise_std=STD))
+        score(network, names, [criterion], tokens, some, ScoringPass(smoothing_passes=PASSES, noise_std=STD), seed)
         return (wait(args.device) - began) / int(args.steps)
 
     return run

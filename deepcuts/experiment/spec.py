@@ -56,11 +56,14 @@ class Training(Frozen):
     max_grad_norm: Above0 | None = None
 
 
-class Scoring(Frozen):
-    """How a criterion gathers its data: one pass over at most the training split."""
+class ScoringPass(Frozen):
+    """How the batches of a scoring pass are run.
 
-    batches: Positive = 1000
-    smooth_batches: Positive = 100
+    At most `micro_batch` examples run at once where gradients are taken (None: as many as the device likes).
+    `smoothing_passes` and `noise_std` matter to a smoothed pass alone, `shift` to Shift criteria, `count_padding` to
+    those that read activations.
+    """
+
     batch_size: Positive = 16
     micro_batch: Positive | None = None
     smoothing_passes: Positive = 10
@@ -68,6 +71,13 @@ class Scoring(Frozen):
     shift: Number = 10.0
     dropout: bool = True
     count_padding: bool = False
+
+
+class Scoring(ScoringPass):
+    """How a criterion gathers its data: one pass over at most the training split."""
+
+    batches: Positive = 1000
+    smooth_batches: Positive = 100
 
 
 class ModelSource(Frozen):
@@ -101,7 +111,7 @@ class DenseSpec(Frozen):
         return _digest("dense", fields | {"model": _model_identity(self.model), "task": _task_identity(self.task)})
 
 
-class ScoreSpec(Frozen):
+class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
     `criterion` is None where nothing is scored: for Dense and Unpruned.
@@ -110,13 +120,6 @@ class ScoreSpec(Frozen):
     dense: DenseSpec
     criterion: str | None = None
     batches: Natural = 0
-    batch_size: Positive = 16
-    micro_batch: Positive | None = None
-    smoothing_passes: Positive = 10
-    noise_std: float = 0.001
-    shift: float = 10.0
-    dropout: bool = True
-    count_padding: bool = False
     prune_biases: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""A fine-tuned network and batches to the scores of several criteria, in one pass.
+"""Scores the weights of a fine-tuned network by several criteria in one pass over the scoring batches.
 
 B = examples of a batch, T = tokens of its longest, O = outputs of a linear layer, I = its inputs.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, alike, micro_batches
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.dropout import tabled
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
@@ -28,24 +29,11 @@ from deepcuts.scoring.noise import noisy_outputs
 from deepcuts.seeds import derive
 from deepcuts.training.checkpoint import Checkpoint, Interrupted
 
-# Batches that are looked at together before their gradients are taken, and of which those of similar length run as one.
+# How many batches form a window: their activations are observed before any gradient is taken, and batches of similar
+# length within a window run as one.
 WINDOW = 32
-# Tokens of the noisy passes that run as one batch, where the device does not want more.
+# Most tokens of the noisy passes that run as one batch, where the device does not want more.
 TOKENS = 2560
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the batches are run, at most `micro_batch` examples at once (None: what the device likes) where gradients are
-    taken; `passes`, `noise_std` only matter to a smoothed pass, `shift` to Shift criteria."""
-
-    seed: int
-    micro_batch: int | None = None
-    passes: int = 10
-    noise_std: float = 0.001
-    shift: float = 10.0
-    dropout: bool = True
-    count_padding: bool = False
 
 
 def score(
@@ -54,17 +42,18 @@ def score(
     criteria: Sequence[str],
     tokens: Tokens,
     order: Sequence[Integers],
-    settings: Settings,
+    settings: ScoringPass,
+    seed: int,
     initial: Mapping[str, Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
     after_batch: Callable[[int], bool] = lambda used: False,
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Scores of the parameters `names`, per criterion, fp32 on the CPU, and the number of batches used.
+    """Return the scores of the parameters `names` by criterion, fp32 on the CPU, and how many batches were used.
 
-    All criteria must need the same pass. `order` has the examples of each batch; `tokens` lie where the network is.
-    The gradients of micro-batches are put together as if their batch were whole. A criterion's bits do not depend on
-    the others asked for. Raises ValueError when a loss or a score is not finite, Interrupted (with the sums saved)
-    when `after_batch` says to stop.
+    All criteria must need the same pass. `order` has the examples of each batch; `tokens` must be on the device of the
+    network. Micro-batches give the gradients of their whole batch. A criterion's bits do not depend on the others
+    asked for. Raises ValueError when a loss or a score is not finite, and Interrupted, once the sums are saved, when
+    `after_batch` returns True.
     """
     rows = {criterion: CRITERIA[criterion] for criterion in criteria}
     (pass_,) = {row.data for row in rows.values()}
@@ -82,7 +71,7 @@ def score(
         network.autocast(),
     ):
         for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
-            _add_group(network, gradients, totals, tokens, group, settings, used)
+            _add_group(network, gradients, totals, tokens, group, settings, seed, used)
             used += len(group.batches)
             stopping = after_batch(used)
             if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
@@ -90,14 +79,7 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    scores = {}
-    for criterion in criteria:
-        generator = torch.Generator().manual_seed(derive(settings.seed, "score", criterion))
-        scores[criterion] = {
-            name: _score(criterion, tensor, totals.get(criterion, {}).get(name), initial, name, generator)
-            for name, tensor in tensors.items()
-        }
-    return scores, used
+    return {each: _scores(each, tensors, totals.get(each, {}), initial, seed) for each in criteria}, used
 
 
 def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Checkpoint) -> None:
@@ -108,7 +90,10 @@ def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Che
 def _totals(
     rows: Mapping[str, Criterion], tensors: Mapping[str, nn.Parameter], checkpoint: Checkpoint | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Sums per criterion and name, and the batches in them: from the checkpoint where it has all the criteria."""
+    """Return the sums by criterion and name, and how many batches are in them.
+
+    They go on from the checkpoint where it has all the criteria, and begin at zero elsewhere.
+    """
     totals = {
         criterion: {
             name: torch.zeros_like(tensor[:1] if row.data == "forward" else tensor) for name, tensor in tensors.items()
@@ -126,25 +111,33 @@ def _totals(
 
 
 @torch.no_grad()
-def _score(
+def _scores(
     criterion: str,
-    tensor: Tensor,
-    total: Tensor | None,
+    tensors: Mapping[str, nn.Parameter],
+    totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
-    name: str,
-    generator: torch.Generator,
-) -> Tensor:
-    start = initial[name].to(tensor.device) if initial is not None and CRITERIA[criterion].initial else None
-    value = CRITERIA[criterion].score(Weights(tensor.detach(), start, generator), total).float().cpu()
-    assert value.shape == tensor.shape
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
-    return value
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return the criterion's score of every tensor, from its sums over the batches. Raises ValueError unless finite."""
+    row, scores = CRITERIA[criterion], {}
+    generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
+    for name, tensor in tensors.items():
+        start = initial[name].to(tensor.device) if initial is not None and row.initial else None
+        value = row.score(Weights(tensor.detach(), start, generator), totals.get(name)).float().cpu()
+        assert value.shape == tensor.shape
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
+        scores[name] = value
+    return scores
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Batches that run as one, their places in a window, and what passes without gradients show of it by layer."""
+    """Batches that run as one, and their places in their window.
+
+    `seen` has what a pass without gradients shows of the whole window, by the path of the layer; it is empty where no
+    criterion asks for it.
+    """
 
     batches: list[Integers]
     places: Integers
@@ -157,13 +150,13 @@ def _groups(
     rows: Collection[Criterion],
     tokens: Tokens,
     order: Sequence[Integers],
-    settings: Settings,
+    settings: ScoringPass,
     used: int,
 ) -> Iterator[_Group]:
-    """The batches from the `used`-th on.
+    """Yield the batches that are left after the first `used`, in groups that run as one.
 
-    Windows begin at the same batches, and these come in the same order, wherever scoring goes on and with whatever
-    `micro_batch`: each is used once, and where `micro_batch` is the same the sums have the same bits.
+    Windows begin at the same batches, and batches come in the same order, wherever scoring resumes and whatever
+    `micro_batch` is: each batch is used once, and with the same `micro_batch` the sums have the same bits.
     """
     data = next(iter(rows)).data
     if data == "none":
@@ -191,7 +184,8 @@ def _add_group(
     totals: dict[str, dict[str, Tensor]],
     tokens: Tokens,
     group: _Group,
-    settings: Settings,
+    settings: ScoringPass,
+    seed: int,
     index: int,
 ) -> None:
     rows = {criterion: CRITERIA[criterion] for criterion in totals}
@@ -208,11 +202,14 @@ def _add_group(
         for name in totals[next(iter(totals))]:
             add(name, 0, None)
     else:
-        _differentiate(network, gradients, tokens, group.batches, data, settings, index, add)
+        _differentiate(network, gradients, tokens, group.batches, data, settings, seed, index, add)
 
 
 def _evidence(name: str, gradient: Tensor | None, signs: bool, seen: Mapping[str, Sums], place: int) -> Evidence:
-    """A bias (O,) is scored like a weight: its output unexpanded, its input 1. The gradient is overwritten."""
+    """Return what a batch says of one tensor. Overwrites the gradient.
+
+    A bias (O,) is scored like a weight whose input is 1, with its output (O,) unexpanded.
+    """
     signed = magnitude = None
     if gradient is not None:
         signed = gradient.float() if signs else None
@@ -235,31 +232,32 @@ def _differentiate(
     tokens: Tokens,
     batches: Sequence[Integers],
     pass_: Pass,
-    settings: Settings,
+    settings: ScoringPass,
+    seed: int,
     index: int,
     use: Use,
 ) -> None:
-    """use(name, number of the batch, gradient of its loss); when smoothed, the mean over passes with noise on every
-    linear output.
+    """Call use(name, number of the batch, gradient of its loss) for every tensor and batch.
 
-    The random numbers of what runs together are drawn from the seed, the pass, and the first batch and repeat of it.
+    When smoothed, the gradient is the mean over passes with noise on every linear output. The random numbers of
+    batches and repeats that run together are drawn from the seed, the pass, and the first batch and repeat of them.
     """
     examples = len(batches[0])
     assert len(batches) == 1 or settings.micro_batch is None or len(batches) * examples <= settings.micro_batch
     parts = [tokens.batch(part) for part in micro_batches(np.concatenate(batches), settings.micro_batch)]
-    repeats, std = (settings.passes, settings.noise_std) if pass_ == "smoothed" else (1, 0.0)
+    repeats, std = (settings.smoothing_passes, settings.noise_std) if pass_ == "smoothed" else (1, 0.0)
     together = _together(network, parts, repeats)
     firsts = range(0, repeats, together)
     total = torch.zeros((), device=network.device)
     network.model.train(settings.dropout)
     with (
         first_token_alone(network.model),
-        noisy_outputs(network.model, std, settings.seed),
+        noisy_outputs(network.model, std, seed),
         gradients.of(len(batches), len(firsts) * len(parts), use),
     ):
         for repeat in firsts:
             for part, batch in enumerate(parts):
-                torch.manual_seed(derive(settings.seed, pass_, index, repeat, part))
+                torch.manual_seed(derive(seed, pass_, index, repeat, part))
                 loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples) / repeats
                 loss.backward()
                 total += loss.detach()
@@ -270,7 +268,7 @@ def _differentiate(
 
 
 def _together(network: Network, parts: Sequence[Mapping[str, Tensor]], repeats: int) -> int:
-    """How many repeats run as one batch, for larger products are faster; one by one where a batch does not fit."""
+    """Return how many repeats run as one batch: larger products are faster. One where the batch itself is split."""
     if len(parts) > 1:
         return 1
     tokens = max(TOKENS, network.tokens_at_once)
@@ -286,7 +284,7 @@ def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
 
 @contextmanager
 def _only_gradients_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Spare the gradients that nothing scores."""
+    """Require no gradients but those of the tensors that are scored, which saves computing the others."""
     wanted = {id(tensor) for tensor in tensors.values()}
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass
 from deepcuts.model.load import model_commit
 from deepcuts.model.network import Network, prunable
 from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
@@ -152,6 +152,7 @@ def find_scores(
         material.train.to(network.device),
         _scoring_order(material, spec),
         _settings(wanted, bench),
+        spec.dense.seed,
         initial,
         bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
@@ -180,20 +181,17 @@ def _served(spec: ScoreSpec, bench: Context) -> dict[str, ScoreSpec]:
     return wanted
 
 
-def _settings(wanted: Mapping[str, ScoreSpec], bench: Context) -> Settings:
-    """The settings of the pass; of `shift` and `count_padding` those of the criteria that use them."""
+def _settings(wanted: Mapping[str, ScoreSpec], bench: Context) -> ScoringPass:
+    """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
     first = next(iter(wanted.values()))
     shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
     observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
-    return Settings(
-        seed=first.dense.seed,
-        micro_batch=bench.at_once(first.micro_batch),
-        passes=first.smoothing_passes,
-        noise_std=first.noise_std,
-        shift=shifted[0].shift if shifted else first.shift,
-        dropout=first.dropout,
-        count_padding=observing[0].count_padding if observing else first.count_padding,
-    )
+    update = {
+        "micro_batch": bench.at_once(first.micro_batch),
+        "shift": (shifted or [first])[0].shift,
+        "count_padding": (observing or [first])[0].count_padding,
+    }
+    return first.model_copy(update=update)
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

@@ -23,7 +23,7 @@ def valid(sweep: object) -> bool:
 
 
 def test_the_committed_schema_is_current():
-    """Where this fails: python -m deepcuts.schema > sweeps/sweep.schema.json"""
+    """Where this fails: python -m deepcuts.experiment.json_schema > sweeps/sweep.schema.json"""
     assert (SWEEPS / "sweep.schema.json").read_text() == schema_text()
     jsonschema.Draft202012Validator.check_schema(sweep_schema())
 

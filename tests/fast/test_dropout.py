@@ -4,9 +4,9 @@ import torch
 from builders.transformers_networks import mixing_network, tokens
 from torch import nn
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.spec import ScoringPass, Training
 from deepcuts.fast.dropout import TABLE_ELEMENTS, Dropout, _factors, _table, tabled, use_quick_dropout
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.training.train import train
 
 
@@ -99,7 +99,7 @@ def test_scoring_draws_a_table_alone_and_training_none(criterion: str, tables: i
     network = mixing_network(dropout=True)
     use_quick_dropout(network.model)
     batches = [np.arange(4), np.arange(4, 8)]
-    score(network, ["bert.pooler.dense.weight"], [criterion], tokens(), batches, Settings(0, passes=2))
+    score(network, ["bert.pooler.dense.weight"], [criterion], tokens(), batches, ScoringPass(smoothing_passes=2), 0)
     assert drawn == [TABLE_ELEMENTS] * tables
     drawn.clear()
     train(network, tokens(), Training(epochs=1, batch_size=4), seed=0, stage="dense")

@@ -12,10 +12,10 @@ import transformers
 from builders.transformers_networks import LAYERS, SHAPE, mixing_network, tokens
 from torch import Tensor, nn
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.spec import ScoringPass, Training
 from deepcuts.fast.first_token import BEHIND, first_token_alone
 from deepcuts.model.network import Network
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 
 PADDING = 1
@@ -83,7 +83,7 @@ def test_training_evaluation_and_gradients_use_it_and_leave_no_hook(dropout: boo
         train(made, data, settings, seed=0, stage="dense")
         assert seen.pop(last) == 1
     names = [f"{last}.weight"]
-    score(made, names, ["MagGrad"], data, [np.arange(4)], Settings(0))
+    score(made, names, ["MagGrad"], data, [np.arange(4)], ScoringPass(), 0)
     assert seen.pop(last) == 1
     assert not any(module._forward_pre_hooks for module in made.model.modules())
 
@@ -93,11 +93,11 @@ def test_scores_see_the_outputs_of_all_tokens(criterion: str, monkeypatch: pytes
     """A mean over the tokens is over all of them, also where only the first has a gradient."""
     made, data = mixing_network("bert"), tokens(PADDING)
     names = [f"bert.encoder.layer.2.{path}.weight" for path in ("intermediate.dense", "output.dense")]
-    settings = Settings(0, passes=2, noise_std=0.0, dropout=False)
+    settings = ScoringPass(smoothing_passes=2, noise_std=0.0, dropout=False)
     order = [np.arange(4), np.arange(4, 9)]
-    found = score(made, names, [criterion], data, order, settings)[0][criterion]
+    found = score(made, names, [criterion], data, order, settings, 0)[0][criterion]
     monkeypatch.setattr("deepcuts.fast.first_token.BEHIND", {})
-    expected = score(made, names, [criterion], data, order, settings)[0][criterion]
+    expected = score(made, names, [criterion], data, order, settings, 0)[0][criterion]
     for name in names:
         assert float(expected[name].max()) > 0
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)

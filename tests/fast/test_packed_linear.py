@@ -13,9 +13,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from deepcuts.data.batches import Tokens
 from deepcuts.data.toy import CONFIG
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.packed_linear import _product, packed_linears
 from deepcuts.model.network import Network
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate
 
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -171,7 +172,7 @@ def test_evaluation_and_scoring_use_it_and_find_the_same(
 
     def scored() -> Tensor:
         name, order = "bert.encoder.layer.0.output.dense.weight", [np.arange(4), np.arange(4, 8)]
-        return score(network, [name], ["GradCAM"], texts, order, Settings(0, dropout=False))[0]["GradCAM"][name]
+        return score(network, [name], ["GradCAM"], texts, order, ScoringPass(dropout=False), 0)[0]["GradCAM"][name]
 
     layers = sum(isinstance(each, nn.Linear) for each in bert.modules())
     outputs = evaluated()
@@ -193,7 +194,7 @@ def test_nothing_is_packed_where_no_pass_is_run(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delattr("deepcuts.fast.packed_linear._pack")
     network = Network(bert, "linear", "mean", "fp32", torch.device("cpu"))
     name = "bert.pooler.dense.weight"
-    scores, _ = score(network, [name], ["MagWeight"], toy_texts(), [], Settings(0))
+    scores, _ = score(network, [name], ["MagWeight"], toy_texts(), [], ScoringPass(), 0)
     assert torch.equal(scores["MagWeight"][name], bert.get_parameter(name).abs())
     with pytest.raises(NameError):
         evaluate(network, toy_texts())

@@ -10,23 +10,25 @@ from builders.small_network import NAMES, WEIGHTS, Wide, batch, packed, small
 from torch import Tensor, tensor
 
 from deepcuts.data.batches import Tokens
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.pruning.criteria import CRITERIA, Evidence, Weights, parse_strategy, strategy_name
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 
-SETTINGS = Settings(seed=5, passes=3, noise_std=0.1)
-CLEAN = replace(SETTINGS, noise_std=0.0, dropout=False)
+SETTINGS = ScoringPass(smoothing_passes=3, noise_std=0.1)
+CLEAN = SETTINGS.model_copy(update={"noise_std": 0.0, "dropout": False})
 BATCHES = [batch([4, 2, 3, 3], seed=1), batch([1, 5, 2], seed=2)]
 every = pytest.mark.parametrize("criterion", CRITERIA)
 
 
 def scores_of(
     criteria: list[str],
-    settings: Settings = SETTINGS,
+    settings: ScoringPass = SETTINGS,
     kind: type[Tokens] = Tokens,
+    seed: int = 5,
 ) -> dict[str, dict[str, Tensor]]:
     network, model = small(dropout=0.3)
     initial = {name: torch.cos(7 * parameter.detach()) for name, parameter in model.named_parameters()}
-    return score(network, NAMES, criteria, *packed(BATCHES, kind), settings, initial)[0]
+    return score(network, NAMES, criteria, *packed(BATCHES, kind), settings, seed, initial)[0]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -58,7 +60,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(criterion: 
 
 @every
 def test_another_seed_changes_only_what_draws(criterion: str) -> None:
-    other = scores_of([criterion], replace(SETTINGS, seed=6))[criterion]
+    other = scores_of([criterion], seed=6)[criterion]
     draws = criterion == "Random" or CRITERIA[criterion].data in ("plain", "smoothed")
     assert same(scores_of([criterion])[criterion], other) != draws
 
@@ -73,7 +75,9 @@ def test_the_bits_of_a_score_do_not_depend_on_its_company(criterion: str) -> Non
 
 @every
 def test_micro_batches_are_the_whole_batch_up_to_rounding(criterion: str) -> None:
-    whole, parts = (scores_of([criterion], replace(CLEAN, micro_batch=size))[criterion] for size in (None, 2))
+    whole, parts = (
+        scores_of([criterion], CLEAN.model_copy(update={"micro_batch": size}))[criterion] for size in (None, 2)
+    )
     for name in NAMES:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-7)
 
@@ -91,7 +95,7 @@ def test_scoring_leaves_the_network_as_it_was(criterion: str) -> None:
     model.classifier.weight.requires_grad_(False)
     before = {name: (p.detach().clone(), p.requires_grad) for name, p in model.named_parameters()}
     initial = {name: value for name, (value, _) in before.items()}
-    score(network, WEIGHTS, [criterion], *packed(BATCHES), SETTINGS, initial)
+    score(network, WEIGHTS, [criterion], *packed(BATCHES), SETTINGS, 5, initial)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name][0])
         assert parameter.requires_grad == before[name][1]
@@ -102,7 +106,8 @@ def test_scoring_leaves_the_network_as_it_was(criterion: str) -> None:
 @pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data in ("plain", "smoothed")])
 def test_dropout_is_on_in_the_gradients_unless_it_is_turned_off(criterion: str) -> None:
     assert not same(
-        scores_of([criterion])[criterion], scores_of([criterion], replace(SETTINGS, dropout=False))[criterion]
+        scores_of([criterion])[criterion],
+        scores_of([criterion], SETTINGS.model_copy(update={"dropout": False}))[criterion],
     )
 
 
@@ -122,7 +127,7 @@ def test_random_scores_are_uniform_and_differ_from_tensor_to_tensor() -> None:
 def test_a_tensor_that_the_loss_does_not_reach_has_no_influence() -> None:
     network, model = small()
     model.encoder["unused"] = torch.nn.Linear(4, 2)
-    scores, _ = score(network, [*NAMES, "encoder.unused.weight"], ["MagGrad"], *packed(BATCHES), CLEAN)
+    scores, _ = score(network, [*NAMES, "encoder.unused.weight"], ["MagGrad"], *packed(BATCHES), CLEAN, 5)
     assert not scores["MagGrad"]["encoder.unused.weight"].any()
 
 
@@ -131,7 +136,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_batch() -> None:
     model.classifier = torch.nn.Linear(2, 1)
     broken = {**BATCHES[1], "labels": tensor([0.0, float("nan"), 1.0])}
     with pytest.raises(ValueError, match="the loss of scoring batch 1 is nan, not finite"):
-        score(network, NAMES, ["MagGrad"], *packed([BATCHES[0], broken]), CLEAN)
+        score(network, NAMES, ["MagGrad"], *packed([BATCHES[0], broken]), CLEAN, 5)
 
 
 def test_a_score_that_is_not_finite_is_refused_with_its_tensor() -> None:
@@ -139,7 +144,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_tensor() -> None:
     with torch.no_grad():
         model.encoder["layer"].weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"MagWeight scores of 'encoder.layer.weight' are not finite: 1 values"):
-        score(network, NAMES, ["MagWeight"], *packed(BATCHES), CLEAN)
+        score(network, NAMES, ["MagWeight"], *packed(BATCHES), CLEAN, 5)
 
 
 # One layer with W = [[1, -2], [3, 0.5]] and two batches, by hand.

@@ -12,13 +12,18 @@ from builders.checkpoints import Memory
 from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor
 
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.model.network import prunable
 from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.score import Settings, _add_group, _Group, score
+from deepcuts.scoring.score import _add_group, _Group, score
 from deepcuts.training.checkpoint import Interrupted
 
 GROUPED = [np.array(batch) for batch in ([0, 2], [6, 9], [1, 4], [3, 7], [5])]  # of 3, 6, 5, 4 and 3 words
-SETTINGS = Settings(seed=0, passes=2, dropout=False)
+SETTINGS, SEED = ScoringPass(smoothing_passes=2, dropout=False), 0
+
+
+def bounded(micro_batch: int | None) -> ScoringPass:
+    return SETTINGS.model_copy(update={"micro_batch": micro_batch})
 
 
 @pytest.fixture
@@ -50,11 +55,11 @@ def assert_near(found: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str, groups: list[Any]) -> None:
     made, data = mixing_network(), tokens()
     names = prunable(made.model, True)
-    together, used = score(made, names, [criterion], data, GROUPED, SETTINGS)
+    together, used = score(made, names, [criterion], data, GROUPED, SETTINGS, SEED)
     assert used == 5
     assert groups == [[[5]], [[0, 2], [3, 7], [1, 4]], [[6, 9]]]
     groups.clear()
-    alone, used = score(made, names, [criterion], data, GROUPED, replace(SETTINGS, micro_batch=2))
+    alone, used = score(made, names, [criterion], data, GROUPED, bounded(2), SEED)
     assert used == 5
     assert groups == [[[5]], [[0, 2]], [[3, 7]], [[1, 4]], [[6, 9]]]
     assert_near(together[criterion], alone[criterion])
@@ -64,7 +69,7 @@ def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str
 def test_others_run_one_by_one(kind: str, criterion: str, groups: list[Any]) -> None:
     made = mixing_network(kind) if kind == "bert" else inseparable_network(kind)
     names = prunable(made.model, False)
-    score(made, names, [criterion], tokens(), GROUPED, SETTINGS)
+    score(made, names, [criterion], tokens(), GROUPED, SETTINGS, SEED)
     assert groups == [[batch.tolist()] for batch in GROUPED]
 
 
@@ -72,10 +77,10 @@ def test_others_run_one_by_one(kind: str, criterion: str, groups: list[Any]) -> 
 def test_as_many_run_as_one_as_the_micro_batch_allows(bound: int, expected: int, groups: list[Any]) -> None:
     made, data = mixing_network(), tokens()
     names = prunable(made.model, False)
-    found = score(made, names, ["SNIP"], data, GROUPED, replace(SETTINGS, micro_batch=bound))[0]["SNIP"]
+    found = score(made, names, ["SNIP"], data, GROUPED, bounded(bound), SEED)[0]["SNIP"]
     assert max(map(len, groups)) == expected
     assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
-    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
+    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS, SEED)[0]["SNIP"]
     assert_near(found, whole)
 
 
@@ -84,8 +89,7 @@ def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any
     made.model.classifier = torch.nn.Linear(8, 1)
     names = prunable(made.model, False)
     together, alone = (
-        score(made, names, ["MagGrad"], data, GROUPED, replace(SETTINGS, micro_batch=size))[0]["MagGrad"]
-        for size in (None, 2)
+        score(made, names, ["MagGrad"], data, GROUPED, bounded(size), SEED)[0]["MagGrad"] for size in (None, 2)
     )
     assert max(map(len, groups)) == 3
     assert_near(together, alone)
@@ -99,16 +103,16 @@ def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
     """As a trial that ran out of memory does, and one that is resumed behind it."""
     made, data = mixing_network(), tokens()
     names, checkpoint = prunable(made.model, False), Memory()
-    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
+    whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS, SEED)[0]["SNIP"]
     groups.clear()
-    first, then = (replace(SETTINGS, micro_batch=size) for size in (before, after))
+    first, then = (bounded(size) for size in (before, after))
 
     def stop(used: int) -> bool:
         return used >= last
 
     with pytest.raises(Interrupted):
-        score(made, names, ["SNIP"], data, GROUPED, first, checkpoint=checkpoint, after_batch=stop)
-    resumed, used = score(made, names, ["SNIP"], data, GROUPED, then, checkpoint=checkpoint)
+        score(made, names, ["SNIP"], data, GROUPED, first, SEED, checkpoint=checkpoint, after_batch=stop)
+    resumed, used = score(made, names, ["SNIP"], data, GROUPED, then, SEED, checkpoint=checkpoint)
     assert used == 5
     assert sum(groups, []) == [[5], [0, 2], [3, 7], [1, 4], [6, 9]]
     assert_near(resumed["SNIP"], whole)
@@ -122,7 +126,7 @@ def test_scoring_that_stops_behind_a_group_goes_on_there(
     monkeypatch.setattr("deepcuts.scoring.score.WINDOW", window)
     made, data = mixing_network(dropout=True), tokens()
     names, checkpoint = prunable(made.model, False), Memory()
-    whole = score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0))[0]["GradCAM"]
+    whole = score(made, names, ["GradCAM"], data, GROUPED, ScoringPass(), SEED)[0]["GradCAM"]
     in_all = groups.copy()
     groups.clear()
     counts: list[int] = []
@@ -132,9 +136,9 @@ def test_scoring_that_stops_behind_a_group_goes_on_there(
         return used >= after
 
     with pytest.raises(Interrupted):
-        score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0), checkpoint=checkpoint, after_batch=stop)
+        score(made, names, ["GradCAM"], data, GROUPED, ScoringPass(), SEED, checkpoint=checkpoint, after_batch=stop)
     assert counts == [sum(map(len, in_all[: i + 1])) for i in range(len(counts))]
-    resumed, used = score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0), checkpoint=checkpoint)
+    resumed, used = score(made, names, ["GradCAM"], data, GROUPED, ScoringPass(), SEED, checkpoint=checkpoint)
     assert used == 5
     assert groups == in_all
     assert all(torch.equal(resumed["GradCAM"][name], whole[name]) for name in names)

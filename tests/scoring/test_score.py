@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcuts.data.batches import Integers, Tokens
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.model.network import Network
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.activations import Sums, observe
 from deepcuts.scoring.noise import NOISE_NUMBERS
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.seeds import derive
 from deepcuts.training.checkpoint import Interrupted
 
 Arrays = dict[str, NDArray[np.float64]]
 LAYER, POOLER = "encoder.layer", "encoder.pooler"
 BATCHES = [batch([4, 2, 3], seed=1), batch([1, 5], seed=2), batch([2, 2, 2, 6], seed=3)]
-PLAIN = Settings(seed=3, passes=4, noise_std=0.3, shift=10.0, dropout=False)
+PLAIN, SEED = ScoringPass(smoothing_passes=4, noise_std=0.3, shift=10.0, dropout=False), 3
+PADDED = PLAIN.model_copy(update={"count_padding": True})
 
 
 def weights_of(model: Small) -> Arrays:
@@ -74,9 +76,9 @@ def silence(b: dict[str, Tensor]) -> list[NDArray[np.float64]]:
 def drawn(b: dict[str, Tensor], index: int, together: int) -> list[list[NDArray[np.float64]]]:
     """The noise of each repeat, as the pass draws it: layer after layer, for the repeats that run as one batch."""
     noises = []
-    for first in range(0, PLAIN.passes, together):
-        torch.manual_seed(derive(PLAIN.seed, "smoothed", index, first, 0))
-        shapes = [(min(together, PLAIN.passes - first), *zeros.shape) for zeros in silence(b)]
+    for first in range(0, PLAIN.smoothing_passes, together):
+        torch.manual_seed(derive(SEED, "smoothed", index, first, 0))
+        shapes = [(min(together, PLAIN.smoothing_passes - first), *zeros.shape) for zeros in silence(b)]
         layers = [PLAIN.noise_std * window(shape).double().numpy() for shape in shapes]
         noises += [list(repeat) for repeat in zip(*layers, strict=True)]
     return noises
@@ -103,10 +105,10 @@ def window(shape: tuple[int, ...]) -> Tensor:
 
 @cache
 def numbers() -> Tensor:
-    return torch.randn(NOISE_NUMBERS, generator=torch.Generator().manual_seed(derive(PLAIN.seed, "noise")))
+    return torch.randn(NOISE_NUMBERS, generator=torch.Generator().manual_seed(derive(SEED, "noise")))
 
 
-def reference(criterion: str, model: Small, name: str, together: int = PLAIN.passes) -> NDArray[np.float64]:
+def reference(criterion: str, model: Small, name: str, together: int = PLAIN.smoothing_passes) -> NDArray[np.float64]:
     """A formula of the table in the documentation, with its sum over the batches written out."""
     w = weights_of(model)
     path, bias = name.rpartition(".")[0], name.endswith("bias")
@@ -117,7 +119,7 @@ def reference(criterion: str, model: Small, name: str, together: int = PLAIN.pas
         ins = np.ones((len(outputs[path]), 1)) if bias else inputs[path]
         mean_inputs, squares = mean_inputs + ins.mean(0), squares + (ins**2).sum(0)
         if criterion.startswith("Smooth"):
-            g = sum(gradients(w, b, noise)[name] for noise in drawn(b, index, together)) / PLAIN.passes
+            g = sum(gradients(w, b, noise)[name] for noise in drawn(b, index, together)) / PLAIN.smoothing_passes
         else:
             g = gradients(w, b, silence(b))[name]
         a = outputs[path].mean(0) + (PLAIN.shift if criterion.endswith("Shift") else 0.0)
@@ -142,7 +144,7 @@ def initial_of(model: Small) -> dict[str, Tensor]:
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "Random"])
 def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
     network, model = small()
-    scores, used = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN, initial_of(model))
+    scores, used = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN, SEED, initial_of(model))
     assert used == (0 if CRITERIA[criterion].data == "none" else 3)
     expected = reference(criterion, model, name)
     assert expected.any()
@@ -153,8 +155,8 @@ def test_scores_are_those_of_a_plain_loop(criterion: str, name: str) -> None:
 def test_bf16_scores_are_those_of_fp32_to_two_digits(criterion: str) -> None:
     """Weights are cast once for all batches, and for the pass that needs no gradients before the one that does."""
     network, _ = small()
-    exact, _ = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN)
-    rough, _ = score(replace(network, precision="bf16"), NAMES, [criterion], *packed(BATCHES), PLAIN)
+    exact, _ = score(network, NAMES, [criterion], *packed(BATCHES), PLAIN, SEED)
+    rough, _ = score(replace(network, precision="bf16"), NAMES, [criterion], *packed(BATCHES), PLAIN, SEED)
     for name in NAMES:
         largest = float(exact[criterion][name].max())
         assert largest > 0
@@ -170,7 +172,7 @@ def test_noisy_passes_run_side_by_side_as_far_as_the_tokens_go(
     monkeypatch.setattr("deepcuts.scoring.score.TOKENS", tokens)
     monkeypatch.setattr("test_score.BATCHES", BATCHES[:1])  # of 3 x 4 tokens: 3 passes would fit, 2 and 2 are even
     network, model = small()
-    made = score(network, NAMES, ["SmoothGrad"], *packed(BATCHES[:1]), PLAIN)[0]["SmoothGrad"]
+    made = score(network, NAMES, ["SmoothGrad"], *packed(BATCHES[:1]), PLAIN, SEED)[0]["SmoothGrad"]
     for name in NAMES:
         np.testing.assert_allclose(made[name].numpy(), reference("SmoothGrad", model, name, together), rtol=2e-4)
 
@@ -190,10 +192,9 @@ def test_the_gradient_of_the_reference_is_that_of_autograd() -> None:
 def test_padding_counts_only_where_it_is_asked_for(criterion: str) -> None:
     network, _ = small()
     narrow, wide = (packed(BATCHES, kind) for kind in (Tokens, Wide))
-    counted = replace(PLAIN, count_padding=True)
     scores = [
-        score(network, NAMES, [criterion], *data, settings)[0][criterion]
-        for data, settings in ((narrow, PLAIN), (wide, PLAIN), (narrow, counted), (wide, counted))
+        score(network, NAMES, [criterion], *data, settings, SEED)[0][criterion]
+        for data, settings in ((narrow, PLAIN), (wide, PLAIN), (narrow, PADDED), (wide, PADDED))
     ]
     weight = f"{LAYER}.weight"
     torch.testing.assert_close(scores[0], scores[1])
@@ -205,7 +206,7 @@ def test_padding_counts_only_where_it_is_asked_for(criterion: str) -> None:
 def test_counted_padding_enters_the_mean_like_a_token() -> None:
     network, model = small()
     b = batch([3, 1], seed=4)
-    scores = score(network, NAMES, ["MagAct"], *packed([b]), replace(PLAIN, count_padding=True))[0]["MagAct"]
+    scores = score(network, NAMES, ["MagAct"], *packed([b]), PADDED, SEED)[0]["MagAct"]
     x = weights_of(model)["encoder.embeddings.weight"][b["input_ids"].numpy().ravel()]  # word 0 is the padding's
     w = weights_of(model)[f"{LAYER}.weight"]
     np.testing.assert_allclose(scores[f"{LAYER}.weight"].numpy(), np.abs(w) * np.abs(x.mean(0)), rtol=1e-5)
@@ -214,8 +215,8 @@ def test_counted_padding_enters_the_mean_like_a_token() -> None:
 def test_the_gradient_is_that_of_the_network_s_own_loss() -> None:
     network, _ = small(outputs=1)
     b = batch([3, 2, 5, 1], outputs=1)
-    mean = score(network, NAMES, ["MagGrad"], *packed([b]), PLAIN)[0]["MagGrad"]
-    summed = score(replace(network, loss="mse_sum"), NAMES, ["MagGrad"], *packed([b]), PLAIN)[0]["MagGrad"]
+    mean = score(network, NAMES, ["MagGrad"], *packed([b]), PLAIN, SEED)[0]["MagGrad"]
+    summed = score(replace(network, loss="mse_sum"), NAMES, ["MagGrad"], *packed([b]), PLAIN, SEED)[0]["MagGrad"]
     for name in NAMES:
         torch.testing.assert_close(summed[name], 4 * mean[name])
 
@@ -235,7 +236,7 @@ def test_windows_change_nothing_wherever_scoring_goes_on(
     monkeypatch.setattr("deepcuts.scoring.score.observe", look)
     network, model = small()
     data = packed(BATCHES)
-    whole = score(network, NAMES, [criterion], *data, PLAIN)[0][criterion]
+    whole = score(network, NAMES, [criterion], *data, PLAIN, SEED)[0][criterion]
     for name in NAMES:
         np.testing.assert_allclose(whole[name].numpy(), reference(criterion, model, name), rtol=2e-4, atol=1e-8)
     windows = looked.copy()
@@ -244,9 +245,9 @@ def test_windows_change_nothing_wherever_scoring_goes_on(
         checkpoint = Memory()
         stop = {last}.__contains__
         with pytest.raises(Interrupted):
-            score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint, after_batch=stop)
+            score(network, NAMES, [criterion], *data, PLAIN, SEED, checkpoint=checkpoint, after_batch=stop)
         looked.clear()
-        resumed, used = score(network, NAMES, [criterion], *data, PLAIN, checkpoint=checkpoint)
+        resumed, used = score(network, NAMES, [criterion], *data, PLAIN, SEED, checkpoint=checkpoint)
         assert looked == windows[last // window :]
         assert used == 3
         assert all(torch.equal(resumed[criterion][name], whole[name]) for name in NAMES)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from builders.toy_trials import bench, dense, everything, trial
 
+from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.process import prepare_process
+from deepcuts.model.network import prunable
 from deepcuts.pruning.masks import make_masks
-from deepcuts.scoring.score import Settings, score
+from deepcuts.scoring.score import score
 from deepcuts.store.store import Store
 from deepcuts.training.train import evaluate
 from deepcuts.trial.context import load_material, load_network
@@ -49,10 +51,10 @@ def test_masks_are_those_of_the_cpu_but_for_near_ties(device: Any, criterion: st
         network, material = load_network(spec), load_material(spec)
         tokens = material.train.to(network.device)
         order = [np.arange(first, first + 16) for first in (0, 16, 32)]
-        names = network.prunable(network.model, False)
-        settings = Settings(seed=0, dropout=False)
+        names = prunable(network.model, False)
+        settings = ScoringPass(dropout=False)
         initial = {name: torch.full_like(network.model.get_parameter(name), 0.01) for name in names}
-        found, _ = score(network, names, [criterion], tokens, order, settings, initial)
+        found, _ = score(network, names, [criterion], tokens, order, settings, 0, initial)
         made[where] = make_masks(found[criterion], 0.3, "layer")
     for name, mask in made["cpu"].items():
         assert (mask == made[device][name]).double().mean() > 0.999, name
