@@ -82,7 +82,7 @@ def show_verb(args: argparse.Namespace) -> int:
         print_json(frame)
         return code
     known = {name: value for name, value in row.items() if value is not None}
-    width = max(map(len, row))
+    width = max(len(str(name)) for name in row)
     for name, value in known.items():
         if name != "traceback":
             print(f"{name:<{width}}  {value}")
@@ -202,7 +202,8 @@ def compare_verb(args: argparse.Namespace) -> int:
     if args.trials:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
-        _print(deepcuts.compare_trials(store, *args.trials, args.stage, args.metric), args)
+        one, other = args.trials
+        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric), args)
         return _code(frame.attrs["damaged"])
     metrics = deepcuts.metrics(store) if args.metric else None
     made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)

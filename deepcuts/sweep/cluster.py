@@ -46,6 +46,16 @@ def start_ray(address: str | None) -> None:
         raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
 
 
+def is_connected() -> bool:
+    """Whether this process has a Ray already, started or connected to."""
+    return bool(ray.is_initialized())
+
+
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` started, or disconnect from the cluster."""
+    ray.shutdown()
+
+
 def gpus_of_cluster() -> float:
     """GPUs that the cluster has, or that its autoscaler may bring."""
     return max((resources.get("GPU", 0.0) for resources in _node_kinds()), default=0.0)
