@@ -48,7 +48,7 @@ class Gradients:
             use(name, batch, gradient)
         self.parts.clear()
 
-    def take(self, layer: nn.Module, outputs: Tensor, inputs: Tensor, last: bool) -> None:
+    def collect(self, layer: nn.Module, outputs: Tensor, inputs: Tensor, last: bool) -> None:
         """From the gradient of a layer's outputs (K B, .., O) and its inputs (K B, .., I) in one of its calls."""
         outputs, inputs = self._apart(outputs), self._apart(inputs)
         for name in self.names.get(layer, ()):

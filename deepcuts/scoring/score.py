@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, alike, micro_batches
-from deepcuts.fast.dropout import tabled
+from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
 from deepcuts.model.network import Network
@@ -77,8 +77,8 @@ def score(
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
         _only_gradients_of(network.model, tensors),
-        packed_linears(network.model, network.dtype, take=gradients.take),
-        tabled(),
+        packed_linears(network.model, network.dtype, on_backward=gradients.collect),
+        dropout_table(),
         network.autocast(),
     ):
         for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):

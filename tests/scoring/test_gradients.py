@@ -74,7 +74,7 @@ def test_they_are_those_of_each_batch_alone(kind: str, biases: bool, precision: 
         assert (name, batch) not in found
         found[name, batch] = gradient
 
-    with packed_linears(made.model, made.dtype, take=gradients.take), gradients.of(3, 1, use):
+    with packed_linears(made.model, made.dtype, on_backward=gradients.collect), gradients.of(3, 1, use):
         made.batch_loss(tokens().batch(np.concatenate(BATCHES)), 3).backward()
         assert len(found) == 3 * len(names)
     same(found, right, 1e-3 if precision == "fp32" else 0.1)
@@ -93,7 +93,7 @@ def test_parts_of_a_batch_are_put_together_and_used_once() -> None:
     gradients = Gradients(made.model, names)
     for _ in range(2):  # nothing is left of the first time
         found.clear()
-        with packed_linears(made.model, torch.float32, take=gradients.take), gradients.of(1, 2, use):
+        with packed_linears(made.model, torch.float32, on_backward=gradients.collect), gradients.of(1, 2, use):
             for part in (BATCHES[0][:2], BATCHES[0][2:]):
                 made.batch_loss(tokens().batch(part), 3).backward()
                 assert not found
@@ -116,7 +116,7 @@ def test_calls_of_a_layer_that_is_called_several_times_are_put_together(kind: st
     calls: list[nn.Module] = []
     for module in gradients.names:
         module.register_forward_hook(lambda module, *more: calls.append(module))
-    with packed_linears(made.model, torch.float32, take=gradients.take), gradients.of(1, 1, use):
+    with packed_linears(made.model, torch.float32, on_backward=gradients.collect), gradients.of(1, 1, use):
         made.batch_loss(tokens().batch(BATCHES[0]), 3).backward()
         assert len(found) == len(right), "a complete one waits"
     assert len(calls) > len(gradients.names)
@@ -129,7 +129,7 @@ def test_a_call_that_the_loss_does_not_see_loses_nothing() -> None:
     found: Found = {}
     gradients = Gradients(model, ["layer.weight", "layer.bias"])
     with (
-        packed_linears(model, torch.float32, take=gradients.take),
+        packed_linears(model, torch.float32, on_backward=gradients.collect),
         gradients.of(2, 1, lambda name, batch, gradient: found.__setitem__((name, batch), gradient)),
     ):
         model["layer"](inputs + 1)
@@ -150,7 +150,7 @@ def test_a_weight_that_is_used_behind_its_layer_s_back_is_noticed() -> None:
     gradients = Gradients(model, ["layer.weight"])
     with (
         pytest.raises(AssertionError, match=r"the layer of layer.weight is used in another way than by calling it"),
-        packed_linears(model, torch.float32, take=gradients.take),
+        packed_linears(model, torch.float32, on_backward=gradients.collect),
         gradients.of(1, 1, lambda name, batch, gradient: None),
     ):
         nn.functional.linear(torch.ones(4, 3), model["layer"].weight).sum().backward()
