@@ -19,7 +19,7 @@ from deepcuts.data.batches import Tokens, cache_key, tokenise
 from deepcuts.data.toy import CONFIG
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
-from deepcuts.model.load import load_model, load_tokenizer, quiet
+from deepcuts.model.load import load_model, load_tokenizer, silence_transformers
 from deepcuts.model.network import Network, compiled, prunable
 
 from .sides import Peaks
@@ -79,7 +79,7 @@ def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
 
 
 def model(args: argparse.Namespace) -> nn.Module:
-    quiet()
+    silence_transformers()
     if args.shape is None:
         return load_model(args.folder, "main", 2, False, 0)
     torch.manual_seed(0)

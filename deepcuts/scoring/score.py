@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcuts.data.batches import Integers, Tokens, alike, micro_batches
+from deepcuts.data.batches import Integers, Tokens, group_batches, micro_batches
 from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
@@ -176,7 +176,7 @@ def _groups(
         window = order[first : first + WINDOW]
         seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
         before = first
-        for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
+        for group in group_batches(tokens.lengths, window, network.tokens_at_once if together else 0):
             bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
             for part in micro_batches(np.array(group), bound):
                 rest = part[max(0, used - before) :]
