@@ -202,6 +202,11 @@ def test_the_tests_have_the_folders_of_the_house():
     assert folders == FOLDERS | {"builders"}
 
 
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.name)
+def test_tests_share_builders_and_import_no_other_test(path):
+    assert not {name for name in imports(path)[1] if name.startswith("test_")}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_nothing_unsafe_is_called(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_upkeep import SWEEP, run
+from builders.toy_sweeps import SWEEP, run_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "sweeps", folder / "sweeps")
     (folder / "sweeps" / "quickstart.yaml").write_text(SWEEP)
-    assert run(folder / "sweeps" / "quickstart.yaml", folder / "results") == 0
+    run_file(folder / "sweeps" / "quickstart.yaml", folder / "results")
     return folder
 
 

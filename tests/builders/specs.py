@@ -11,6 +11,8 @@ from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.experiment.tasks import TASKS
 
 TOY = ModelSource(name="toy", digest="toy-1")
+# A sweep with every kind of sharing: two criteria of one pass, one criterion under two scopes, another kind of pass.
+WIDE = {"strategies": ["LayerMagWeight", "LayerSNIP", "GlobalSNIP", "LayerGradCAM", "RowWanda"], "seeds": [0, 1]}
 
 
 def dense(**fields: Any) -> DenseSpec:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from builders.hub_cache import COMMIT, fill_cache
 
-COMMIT = "3f1d8a" + "0" * 34
 CARD = """---
 configs:
 - config_name: ax
@@ -60,20 +60,6 @@ def repository() -> dict[str, bytes]:
     return files
 
 
-def cache(home: Path, hub: str, files: dict[str, bytes], kind: str = "datasets") -> None:
-    """Lay files out as the Hub's cache does: refs, blobs, and links to them in a snapshot."""
-    folder = home / "hub" / f"{kind}--{hub.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    (folder / "blobs").mkdir()
-    for path, content in files.items():
-        blob = folder / "blobs" / hashlib.sha256(content).hexdigest()
-        blob.write_bytes(content)
-        link = folder / "snapshots" / COMMIT / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(blob, link.parent))
-
-
 PROGRAM = """
 import json, sys
 from deepcuts.data import splits
@@ -117,8 +103,8 @@ SST2 = [{"train": 4, "validation": 2}, COMMIT, ["train 1"], [0, 1, 0, 1]]
 
 def test_a_dataset_is_read_offline_from_the_hub_s_cache(tmp_path):
     files = {path: content for path, content in repository().items() if "test" not in path}
-    cache(tmp_path, "nyu-mll/glue", files)
-    cache(tmp_path, "someone/plain", {path: files[f"named/{path}"] for path in ("train.csv", "validation.csv")})
+    fill_cache(tmp_path, "nyu-mll/glue", files)
+    fill_cache(tmp_path, "someone/plain", {path: files[f"named/{path}"] for path in ("train.csv", "validation.csv")})
     named = {"config": "named", "classes": ["good", "bad"]}
     plain = {"hub": "someone/plain", "config": None, "classes": ["bad", "good"]}
     asked = [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders.toy_trials import bench, dense, trial
-from test_used_words import network, tokens
+from builders.transformers_networks import network, tokens
 from torch._dynamo.utils import counters
 
 from deepcuts.experiment.spec import Training, TrialSpec

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from builders import recorder
-from test_train import Memory
-from test_used_words import network, tokens, weights
+from builders.checkpoints import Memory
+from builders.transformers_networks import network, tokens, weights
 from torch import Tensor
 
 from deepcuts.experiment.spec import Training

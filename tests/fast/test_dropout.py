@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_first_token import network as bert
-from test_used_words import tokens as words
+from builders.transformers_networks import mixing_network, tokens
 from torch import nn
 
 from deepcuts.experiment.spec import Training
@@ -101,13 +100,13 @@ def test_a_table_is_drawn_once_and_serves_only_tensors_that_fit_inside_its_conte
 
 @pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
 def test_scoring_draws_only_a_table_and_training_draws_none(criterion: str, tables: int, draws: list[int]) -> None:
-    network = bert("bert", dropout=True)
+    network = mixing_network(dropout=True)
     use_quick_dropout(network.model)
     batches = [np.arange(4), np.arange(4, 8)]
-    score(network, ["bert.pooler.dense.weight"], [criterion], words(), batches, Settings(0, passes=2))
+    score(network, ["bert.pooler.dense.weight"], [criterion], tokens(), batches, Settings(0, passes=2))
     assert draws == [TABLE_ELEMENTS] * tables
     draws.clear()
-    train(network, words(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
+    train(network, tokens(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
     assert TABLE_ELEMENTS not in draws
     assert len(draws) >= 3
 

@@ -9,39 +9,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_used_words import SHAPE, tokens
+from builders.transformers_networks import LAYERS, SHAPE, mixing_network, tokens
 from torch import Tensor, nn
 
 from deepcuts.experiment.spec import Training
 from deepcuts.fast.first_token import AFTER_ATTENTION, first_token_alone
-from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network
 from deepcuts.scoring.score import Settings, score
 from deepcuts.training.train import evaluate, train
 
-PADDING, LAYERS = 1, 3
-OTHER_NAMES: dict[str, dict[str, int]] = {
-    "electra": {"embedding_size": 8},
-    "distilbert": {"dim": 8, "n_heads": 2, "n_layers": LAYERS, "hidden_dim": 16},
-}
+PADDING = 1
 every = pytest.mark.parametrize("kind", AFTER_ATTENTION)
-
-
-def network(kind: str, dropout: bool = False) -> Network:
-    prepare_process(1, tf32=False)
-    torch.manual_seed(0)
-    words = {"pad_token_id": PADDING, "bos_token_id": 0, "eos_token_id": 2}
-    settings = {**SHAPE, **words, "num_hidden_layers": LAYERS, **OTHER_NAMES.get(kind, {})}
-    model = transformers.AutoModelForSequenceClassification.from_config(
-        transformers.AutoConfig.for_model(kind, **settings, num_labels=2)
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8)  # so that attention to other tokens matters
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and not dropout:
-            module.p = 0.0
-    return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
 
 
 def widths(of: Network) -> dict[str, int]:
@@ -62,7 +40,7 @@ def widths(of: Network) -> dict[str, int]:
 
 @every
 def test_outputs_and_gradients_are_those_of_all_tokens(kind: str) -> None:
-    net = network(kind)
+    net = mixing_network(kind)
     batch = tokens(PADDING).batch(np.arange(10))
     found = []
     for alone in (False, True):
@@ -97,7 +75,7 @@ def _after_attention(kind: str) -> set[str]:
 
 @pytest.mark.parametrize("dropout", [False, True])
 def test_training_evaluation_and_scoring_use_it_and_leave_no_hook(dropout: bool) -> None:
-    net, data = network("bert", dropout), tokens(PADDING)
+    net, data = mixing_network("bert", dropout), tokens(PADDING)
     last = "bert.encoder.layer.2.output.dense"
     seen = widths(net)
     evaluate(net, data)
@@ -115,7 +93,7 @@ def test_training_evaluation_and_scoring_use_it_and_leave_no_hook(dropout: bool)
 @pytest.mark.parametrize("criterion", ["GradCAM", "SmoothGradCAM", "Wanda", "MagAct"])
 def test_scores_average_over_the_outputs_of_all_tokens(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the last layer, where only the first token has a gradient."""
-    net, data = network("bert"), tokens(PADDING)
+    net, data = mixing_network("bert"), tokens(PADDING)
     names = [f"bert.encoder.layer.2.{path}.weight" for path in ("intermediate.dense", "output.dense")]
     settings = Settings(0, passes=2, noise_std=0.0, dropout=False)
     order = [np.arange(4), np.arange(4, 9)]

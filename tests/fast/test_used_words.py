@@ -5,55 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import transformers
-from test_train import Memory
-from torch import Tensor, nn
+from builders.checkpoints import Memory
+from builders.transformers_networks import WIDTH, WORDS, network, tokens, weights
+from torch import nn
 
-from deepcuts.data.batches import Tokens
 from deepcuts.experiment.spec import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.fast.used_words import UsedWords, can_narrow
-from deepcuts.model.network import Network
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.training.train import Hooks, train
 
-WORDS, WIDTH = 60, 8
-SHAPE: dict[str, Any] = {
-    "vocab_size": WORDS,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 16,
-}
 SETTINGS = Training(epochs=2, batch_size=4, lr=0.01)
-
-
-def network(kind: str = "bert") -> Network:
-    torch.manual_seed(0)
-    if kind == "roberta":  # it finds padding, and with it the positions, by the id
-        config = transformers.RobertaConfig(**SHAPE, pad_token_id=1, bos_token_id=0, eos_token_id=2)
-        model: nn.Module = transformers.RobertaForSequenceClassification(config)
-    else:
-        model = transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPE))
-    return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
-
-
-def tokens(padding: int = 0) -> Tokens:
-    """Ten examples that use three of the sixty words."""
-    lengths = [3, 5, 2, 4, 4, 3, 6, 2, 3, 5]
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.tensor([7, 23, 58])[torch.randint(3, (sum(lengths),), generator=generator)].int()
-    labels = torch.tensor([float(i % 2) for i in range(len(lengths))])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    return Tokens({"input_ids": ids}, starts, labels, {"input_ids": padding}, np.zeros(10, bool))
-
-
-def weights(of: Network) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in of.model.named_parameters()}
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from builders.model_folder import model_folder
 from builders.specs import SMALL, write
-from test_folder import folder
 
 from deepcuts.experiment.spec import ModelSource
 from deepcuts.model.counts import count_parameters
@@ -33,16 +33,16 @@ def counted(monkeypatch):
 
 
 def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_path, counted, monkeypatch):
-    model = find_model(str(folder(tmp_path / "m")), "main")
+    model = find_model(str(model_folder(tmp_path / "m")), "main")
     assert [count_parameters(model, 2, False) for _ in range(3)] == [FOUND] * 3
     assert len(counted) == 1
     count_parameters(model, 3, False)
     count_parameters(model, 2, True)
     assert len(counted) == 3
-    moved = find_model(str(folder(tmp_path / "other", **{"tokenizer.json": b"[]"})), "main")
+    moved = find_model(str(model_folder(tmp_path / "other", **{"tokenizer.json": b"[]"})), "main")
     count_parameters(moved, 2, False)  # with the same config
     assert len(counted) == 3
-    folder(tmp_path / "m", **{"config.json": b'{"model_type": "bert", "hidden_size": 3}'})
+    model_folder(tmp_path / "m", **{"config.json": b'{"model_type": "bert", "hidden_size": 3}'})
     count_parameters(model, 2, False)
     assert len(counted) == 4
     monkeypatch.setattr("deepcuts.model.counts.version", lambda package: "999")

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 
 import pytest
+from builders.model_folder import WEIGHTS, model_folder
 
 from deepcuts.model.folder import folder_digest, folder_of
 
-WEIGHTS = struct.pack("<Q", 2) + b"{}"
-
-
-def folder(path: Path, **files: bytes) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    content_of = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
-    for name, content in (content_of | files).items():
-        (path / name).write_bytes(content)
-    return path
-
 
 def test_equal_content_has_an_equal_hash_in_any_folder(tmp_path):
-    one = folder_digest(folder(tmp_path / "a"))
-    assert folder_digest(folder(tmp_path / "b" / "c", **{"README.md": b"hello", "model.onnx": b"x"})) == one
+    one = folder_digest(model_folder(tmp_path / "a"))
+    assert folder_digest(model_folder(tmp_path / "b" / "c", **{"README.md": b"hello", "model.onnx": b"x"})) == one
     assert len(one) == 32
 
 
@@ -38,7 +28,7 @@ def test_equal_content_has_an_equal_hash_in_any_folder(tmp_path):
     ],
 )
 def test_config_tokenizer_and_weights_enter_the_hash(tmp_path, change):
-    assert folder_digest(folder(tmp_path / "a", **change)) != folder_digest(folder(tmp_path / "b"))
+    assert folder_digest(model_folder(tmp_path / "a", **change)) != folder_digest(model_folder(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +47,7 @@ def test_config_tokenizer_and_weights_enter_the_hash(tmp_path, change):
     ],
 )
 def test_a_folder_that_lacks_a_part_of_a_model_is_refused(tmp_path, file, content, message):
-    path = folder(tmp_path / "model")
+    path = model_folder(tmp_path / "model")
     (path / file).unlink()
     if content is not None:
         (path / file).write_bytes(content)
@@ -66,7 +56,7 @@ def test_a_folder_that_lacks_a_part_of_a_model_is_refused(tmp_path, file, conten
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
-    path = folder(tmp_path / "model", **{"pytorch_model.bin": b"x"})
+    path = model_folder(tmp_path / "model", **{"pytorch_model.bin": b"x"})
     (path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="convert pytorch_model.bin with .*safe_serialization=True"):
         folder_digest(path)
@@ -74,7 +64,7 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
 
 def test_a_name_is_a_folder_if_there_is_one_and_else_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = folder(tmp_path / "org" / "model")
+    path = model_folder(tmp_path / "org" / "model")
     assert folder_of("org/model") == path
     assert folder_of("./org/model") == tmp_path / "org/model"
     assert folder_of("org/other") is None
@@ -93,7 +83,7 @@ def test_the_home_of_an_unknown_user_is_an_error():
 
 
 def test_a_folder_inside_an_installed_package_is_found(tmp_path, monkeypatch):
-    folder(tmp_path / "some_package_of_mine" / "model")
+    model_folder(tmp_path / "some_package_of_mine" / "model")
     (tmp_path / "some_package_of_mine" / "__init__.py").write_text("raise RuntimeError('never imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = folder_of("package:some_package_of_mine/model")
@@ -109,7 +99,7 @@ def test_a_package_that_is_not_installed_is_named(name):
 
 
 def test_a_changed_config_changes_the_hash(tmp_path):
-    path = folder(tmp_path / "m")
+    path = model_folder(tmp_path / "m")
     before = folder_digest(path)
     config = json.loads((path / "config.json").read_text()) | {"dropout": 0.2}
     (path / "config.json").write_text(json.dumps(config))

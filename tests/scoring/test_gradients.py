@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
-from test_first_token import network
-from test_used_words import SHAPE, tokens
+from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers
@@ -45,24 +42,11 @@ def assert_close(found: Found, right: Found, tolerance: float = 1e-3) -> None:
         torch.testing.assert_close(found[key].float() / scale, gradient / scale, atol=tolerance, rtol=tolerance)
 
 
-def other(kind: str) -> Network:
-    """Make a network of a kind whose batches cannot be separated."""
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
-    settings: dict[str, Any] = {
-        "albert": {"num_hidden_layers": 3, "embedding_size": 4},
-        "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},
-    }[kind]
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **special, **settings}, num_labels=2)
-    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    return Network(model, "linear", "mean", "fp32", torch.device("cpu"))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("kind", sorted(SEPARABLE))
 def test_gradients_are_those_of_each_batch_alone(kind: str, biases: bool, precision: str) -> None:
-    net = replace(network(kind), precision=precision)
+    net = replace(mixing_network(kind), precision=precision)
     assert separable(net.model)
     names = prunable(net.model, biases)
     right = gradients_by_torch(net, names, BATCHES)
@@ -83,7 +67,7 @@ def test_gradients_are_those_of_each_batch_alone(kind: str, biases: bool, precis
 
 
 def test_gradients_of_micro_batches_are_added_and_used_once() -> None:
-    net = network("bert")
+    net = mixing_network()
     names = prunable(net.model, True)
     found: Found = {}
 
@@ -103,7 +87,7 @@ def test_gradients_of_micro_batches_are_added_and_used_once() -> None:
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2"])
 def test_all_calls_of_a_layer_are_added(kind: str) -> None:
-    net = other(kind)
+    net = inseparable_network(kind)
     assert not separable(net.model)
     names = prunable(net.model, True)
     right = gradients_by_torch(net, names, BATCHES[:1])

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_first_token import network as bert
-from test_gradients import other
-from test_train import Memory
-from test_used_words import tokens as words
+from builders.checkpoints import Memory
+from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor
 
 from deepcuts.model.network import prunable
@@ -50,7 +48,7 @@ def assert_near(found: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data == "plain"])
 def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str, groups: list[Any]) -> None:
-    made, data = bert("bert"), words()
+    made, data = mixing_network(), tokens()
     names = prunable(made.model, True)
     together, used = score(made, names, [criterion], data, GROUPED, SETTINGS)
     assert used == 5
@@ -64,15 +62,15 @@ def test_batches_of_similar_length_run_as_one_and_change_no_score(criterion: str
 
 @pytest.mark.parametrize(("kind", "criterion"), [("bert", "SmoothGrad"), ("bert", "Wanda"), ("deberta-v2", "MagGrad")])
 def test_others_run_one_by_one(kind: str, criterion: str, groups: list[Any]) -> None:
-    made = bert(kind) if kind == "bert" else other(kind)
+    made = mixing_network(kind) if kind == "bert" else inseparable_network(kind)
     names = prunable(made.model, False)
-    score(made, names, [criterion], words(), GROUPED, SETTINGS)
+    score(made, names, [criterion], tokens(), GROUPED, SETTINGS)
     assert groups == [[batch.tolist()] for batch in GROUPED]
 
 
 @pytest.mark.parametrize(("bound", "expected"), [(6, 3), (5, 2), (4, 2), (3, 1), (2, 1), (1, 1)])
 def test_as_many_run_as_one_as_the_micro_batch_allows(bound: int, expected: int, groups: list[Any]) -> None:
-    made, data = bert("bert"), words()
+    made, data = mixing_network(), tokens()
     names = prunable(made.model, False)
     found = score(made, names, ["SNIP"], data, GROUPED, replace(SETTINGS, micro_batch=bound))[0]["SNIP"]
     assert max(map(len, groups)) == expected
@@ -82,7 +80,7 @@ def test_as_many_run_as_one_as_the_micro_batch_allows(bound: int, expected: int,
 
 
 def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any]) -> None:
-    made, data = replace(bert("bert"), loss="mse_sum", head="sigmoid5"), words()
+    made, data = replace(mixing_network(), loss="mse_sum", head="sigmoid5"), tokens()
     made.model.classifier = torch.nn.Linear(8, 1)
     names = prunable(made.model, False)
     together, alone = (
@@ -99,7 +97,7 @@ def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
     before: int | None, after: int | None, last: int, groups: list[Any]
 ) -> None:
     """As a trial that ran out of memory does, and one that is resumed behind it."""
-    made, data = bert("bert"), words()
+    made, data = mixing_network(), tokens()
     names, checkpoint = prunable(made.model, False), Memory()
     whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS)[0]["SNIP"]
     groups.clear()
@@ -122,7 +120,7 @@ def test_scoring_that_stops_behind_a_group_goes_on_there(
     after: int, window: int, groups: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deepcuts.scoring.score.WINDOW", window)
-    made, data = bert("bert", dropout=True), words()
+    made, data = mixing_network(dropout=True), tokens()
     names, checkpoint = prunable(made.model, False), Memory()
     whole = score(made, names, ["GradCAM"], data, GROUPED, Settings(seed=0))[0]["GradCAM"]
     in_all = groups.copy()

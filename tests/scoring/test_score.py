@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.checkpoints import Memory
 from builders.small_network import NAMES, Small, Wide, batch, packed, small
 from numpy.typing import NDArray
-from test_train import Memory
 from torch import Tensor
 
 from deepcuts.data.batches import Integers, Tokens

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_store import kept_files, remote_store
+from builders.stores import kept_files, remote_store
 
 from deepcuts.store.store import Store
 

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from builders.toy_sweeps import numbers, run_missing, toy_sweep
 
 from deepcuts.cli.main import main
-from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.cache import collect_garbage, shared_stages
 from deepcuts.store.compact import compact
 from deepcuts.store.doctor import examine_store, mend_store
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import make_plan, partners
-from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.sweep.worker import _wait_for
 from deepcuts.trial.context import Context
 from deepcuts.trial.trial import run_trial
@@ -97,38 +95,6 @@ def uri(wire: Wire, request: pytest.FixtureRequest) -> str:
     )
 
 
-def sweep() -> SweepFile:
-    return SweepFile(
-        name="small",
-        model="toy",
-        datasets=["toy"],
-        strategies=["LayerMagWeight", "LayerGradCAM"],
-        sparsities=[0.5],
-        max_tokens=32,
-        max_train_examples=64,
-        finetune={"epochs": 1, "batch_size": 32, "lr": 1e-3},
-        retrain={"epochs": 1},
-        scoring={"batches": 2},
-    )
-
-
-def run_missing(store: Store) -> int:
-    """Every trial that is left, in this process; how many there were."""
-    trials = prepare_sweep(sweep(), "cpu").spec.trials()
-    left = make_plan(trials, store).to_run
-    for trial in left:
-        run_trial(trial, "small", Context(store, 1, partners=partners(trial, trials)))
-    return len(left)
-
-
-def numbers(store: Store) -> dict[str, list[dict[str, object]]]:
-    tables = {table: store.read(table).table.to_pylist() for table in ("masks", "metrics", "predictions")}
-    return {
-        table: [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-        for table, rows in tables.items()
-    }
-
-
 def test_a_sweep_its_resume_and_its_analysis_work_on_s3(
     uri: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +147,7 @@ def test_a_server_that_answers_with_errors_is_an_infrastructure_failure(uri: str
 
 def test_a_wire_that_is_cut_in_the_middle_leaves_no_half_result(uri: str, wire: Wire) -> None:
     store = Store(uri)
-    trials = prepare_sweep(sweep(), "cpu").spec.trials()
+    trials = toy_sweep().trials()
     write, writes = Store.write, []
 
     def cut_at_the_row(self: Store, table: str, key: str, rows: list[dict[str, object]]) -> None:

@@ -6,25 +6,12 @@ import json
 import os
 from pathlib import Path
 
-import fsspec
 import pandas as pd
 import pytest
 from builders.rows import trial, write_trial
-from pyarrow import fs
+from builders.stores import kept_files, remote_store
 
 from deepcuts.store.store import SCHEMAS, Store
-
-
-def remote_store() -> Store:
-    """A store on a filesystem that is not the local one, and has no folders, as an object store."""
-    store = Store("elsewhere")
-    store.filesystem = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
-    store.root, store.local = f"bucket-{os.urandom(4).hex()}", False
-    return store
-
-
-def kept_files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_nothing_is_visible_when_it_is_killed_before_the_rename(tmp_path, monkeypatch):

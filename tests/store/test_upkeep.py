@@ -6,25 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from builders.toy_sweeps import SWEEP, run_file
 
 from deepcuts.cli.main import main
 from deepcuts.store.compact import compact
 from deepcuts.store.live import Beat
 from deepcuts.store.store import Store
-
-SWEEP = """
-name: small
-model: toy
-datasets: [toy]
-strategies: [LayerMagWeight, LayerGradCAM]
-sparsities: [0.5]
-max_tokens: 32
-max_train_examples: 64
-finetune: {epochs: 1, batch_size: 32, lr: 1.0e-3}
-retrain: {epochs: 1}
-scoring: {batches: 2}
-resources: {gpus: 0, cpus: 1}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +19,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep file, and beside it a store that has all of its trials."""
     folder = tmp_path_factory.mktemp("upkeep")
     (folder / "small.yaml").write_text(SWEEP)
-    assert run(folder / "small.yaml", folder / "store") == 0
+    run_file(folder / "small.yaml", folder / "store")
     return folder
 
 
@@ -40,23 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished / "store", tmp_path / "store")
     return tmp_path / "store"
-
-
-def run(sweep: Path, store: Path) -> int:
-    """Every missing trial, one after the other in this process: as the sweep does, without Ray."""
-    from deepcuts.experiment.sweepfile import read_sweep
-    from deepcuts.sweep.launch import _write_sweep
-    from deepcuts.sweep.plan import make_plan, partners
-    from deepcuts.sweep.prepare import prepare_sweep
-    from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_trial
-
-    spec, there = prepare_sweep(read_sweep(sweep), "cpu").spec, Store(str(store))
-    _write_sweep(there, spec)
-    trials = spec.trials()
-    for trial in make_plan(trials, there).to_run:
-        run_trial(trial, spec.name, Context(there, 1, partners=partners(trial, trials)))
-    return int(bool(make_plan(trials, there).to_run))
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, object]]]:
@@ -121,7 +91,7 @@ def test_doctor_names_what_is_broken_and_after_fix_the_same_run_completes(
     assert main(["doctor", str(copy), "--fix"]) == 0
     capsys.readouterr()
     assert not (copy / where).exists()
-    assert run(finished / "small.yaml", copy) == 0
+    run_file(finished / "small.yaml", copy)
     code, findings = said(capsys, "doctor", str(copy))
     assert (code, findings) == (0, [])
     for table in ("masks", "predictions"):
@@ -141,7 +111,7 @@ def test_cache_lists_who_uses_what_and_collects_what_nobody_needs(
     next(iter((copy / "trials").iterdir())).unlink()
     assert all(row["needed"] for row in said(capsys, "cache", str(copy))[1])
     assert said(capsys, "cache", str(copy), "--gc")[1] == []
-    assert run(finished / "small.yaml", copy) == 0
+    run_file(finished / "small.yaml", copy)
     assert len(said(capsys, "cache", str(copy), "--gc")[1]) == 2
     assert not list((copy / "artifacts" / "dense").iterdir())
 
@@ -185,7 +155,10 @@ def test_compact_that_is_killed_halfway_loses_and_repeats_nothing(
     assert set(Store(str(copy)).statuses().values()) == {"completed"}
 
 
-def test_nothing_is_collected_or_mended_under_a_running_trial(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_collected_or_mended_under_a_running_trial(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
     with Beat(Store(str(copy)), "0123456789abcdef", "other", []):
         assert main(["cache", str(copy), "--gc"]) == 2
         assert "in use" in capsys.readouterr().err

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from builders.toy_sweeps import numbers
 
 from deepcuts.store.store import Store
 
-# A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/test_kill.py --log-cli-level=INFO
+# A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/sweep/test_kill.py --log-cli-level=INFO
 KILLS = int(os.environ.get("DEEPCUTS_KILLS", "3"))
 
+pytestmark = pytest.mark.xdist_group("ray")
 LOG = logging.getLogger(__name__)
 Numbers = dict[str, list[dict[str, object]]]
 
@@ -25,7 +27,7 @@ datasets: [toy]
 strategies: [LayerMagWeight, LayerGradCAM, GlobalSmoothGrad]
 sparsities: [0.9]
 max_tokens: 32
-max_train_examples: 1600
+max_train_examples: 800
 finetune: {epochs: 3, batch_size: 16, lr: 1.0e-3}
 retrain: {epochs: 3}
 rewind: 10
@@ -49,16 +51,6 @@ def finish(sweep: Path, store: Path) -> str:
     return output
 
 
-def numbers(store: Path) -> Numbers:
-    """Everything but times, in one order."""
-    found = {}
-    for table in ("masks", "metrics", "predictions"):
-        rows = Store(str(store)).read(table).table.to_pylist()
-        kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-        found[table] = sorted(kept, key=repr)
-    return found
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sweep") / "kill.yaml"
@@ -70,7 +62,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(sweep: Path) -> Numbers:
     store = sweep.parent / "undisturbed"
     finish(sweep, store)
-    return numbers(store)
+    return numbers(Store(str(store)))
 
 
 def wait_for_work(process: subprocess.Popen[str], store: Path) -> None:
@@ -129,34 +121,30 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
 
 
 def check_whole(store: Path, undisturbed: Numbers) -> None:
-    assert numbers(store) == undisturbed
+    assert numbers(Store(str(store))) == undisturbed
     assert not list((store / "artifacts" / "_checkpoints").glob("*.safetensors"))
 
 
 @pytest.mark.timeout(300)
-def test_a_sweep_that_is_interrupted_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
-    store = sweep.parent / "interrupted"
-    assert "run the same command again to go on" in stopped(sweep, store, signal.SIGINT, 130)
-    assert set(Store(str(store)).statuses().values()) <= {"completed"}
-    finish(sweep, store)
-    assert numbers(store) == undisturbed
-
-
-def test_a_sweep_that_is_terminated_ends_within_seconds(sweep: Path) -> None:
-    stopped(sweep, sweep.parent / "terminated", signal.SIGTERM, 143)
-
-
-def test_a_sweep_out_of_hours_starts_nothing_new_and_exits_130(sweep: Path) -> None:
-    process = start(sweep, sweep.parent / "hours", "--max-hours", "0.001")
+def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
+    """Out of hours, terminated and interrupted, one after the other on one store."""
+    store = sweep.parent / "stopped"
+    process = start(sweep, store, "--max-hours", "0.001")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130, output
     assert "stopped early" in output
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        assert "run the same command again to go on" in stopped(sweep, store, number, code)
+        assert set(Store(str(store)).statuses().values()) <= {"completed"}
+    finish(sweep, store)
+    check_whole(store, undisturbed)
 
 
 def stopped(sweep: Path, store: Path, number: signal.Signals, code: int) -> str:
+    """Launch, send a signal once a trial is at work, and return what the launch said."""
     process = start(sweep, store)
     wait_for_work(process, store)
-    time.sleep(2)
+    time.sleep(1)
     process.send_signal(number)
     asked = time.monotonic()
     output, _ = process.communicate(timeout=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_hub import COMMIT, cache
+from builders.hub_cache import COMMIT, fill_cache
 
 from deepcuts.store.store import Store
 
@@ -62,9 +62,9 @@ def glue() -> dict[str, bytes]:
 def offline(tmp_path: Path) -> dict[str, str]:
     """An environment whose Hub cache has the model and GLUE, and that has no other way to them."""
     home, saved = tmp_path / "hub-home", tmp_path / "saved"
-    cache(home, "nyu-mll/glue", glue())
+    fill_cache(home, "nyu-mll/glue", glue())
     subprocess.run([sys.executable, "-c", SAVE_MODEL, str(saved)], check=True)
-    cache(home, "bert-base-uncased", {path.name: path.read_bytes() for path in saved.iterdir()}, kind="models")
+    fill_cache(home, "bert-base-uncased", {path.name: path.read_bytes() for path in saved.iterdir()}, kind="models")
     settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "DEEPCUTS_CACHE": str(tmp_path / "cache")}
     return {**os.environ, **settings}
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 import pytest
 from builders.rows import trial as row
 from builders.rows import write_trial
-from builders.specs import sweep
+from builders.specs import WIDE, sweep
+from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import make_plan, only_those, partners, snapshots
-
-WIDE = {"strategies": ["LayerMagWeight", "LayerSNIP", "GlobalSNIP", "LayerGradCAM", "RowWanda"], "seeds": [0, 1]}
-
-
-def artifact(store: Store, kind: str, key: str) -> None:
-    with store.new_artifact(kind, key, {}) as folder:
-        (folder / "x").write_bytes(b"x")
 
 
 def test_a_plan_is_wanted_minus_done_in_the_order_of_the_sweep(tmp_path):
@@ -41,7 +35,7 @@ def test_a_completed_trial_whose_network_was_not_kept_runs_again_when_it_is_want
     plan = make_plan(trials, store, keep_models=True)
     assert [trial.strategy for trial in plan.to_run] == ["LayerMagWeight"]
     assert plan.again == {trials[1].trial_id}
-    artifact(store, "models", trials[1].trial_id)
+    write_artifact(store, "models", trials[1].trial_id)
     assert not make_plan(trials, store, keep_models=True).to_run
 
 
@@ -51,9 +45,9 @@ def test_a_plan_counts_the_shared_work_that_is_left(tmp_path):
     plan = make_plan(trials, store)
     assert len(plan.fine_tunes()) == 2
     assert plan.passes() == {"plain": 2, "forward": 2}
-    artifact(store, "dense", trials[0].dense.dense_id)
+    write_artifact(store, "dense", trials[0].dense.dense_id)
     snip = next(trial for trial in trials if trial.strategy == "LayerSNIP")
-    artifact(store, "scores", snip.score.score_id)
+    write_artifact(store, "scores", snip.score.score_id)
     plan = make_plan(trials, store)
     assert len(plan.fine_tunes()) == 1
     assert plan.scores_there == {snip.score.score_id}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from builders.model_folder import model_folder
 from builders.specs import SMALL, write
-from test_folder import folder
 
 from deepcuts.experiment.sweepfile import read_sweep
 from deepcuts.sweep.prepare import check_cpus, choose_gpus, local_gpus, prepare_sweep
@@ -43,7 +43,7 @@ def test_a_sweep_that_can_run_is_prepared_with_its_counts(tmp_path):
 
 def test_moved_data_and_a_moved_model_give_the_same_trials(tmp_path, monkeypatch):
     text = reviews(tmp_path).replace("model: toy", "model: ./m")
-    folder(tmp_path / "m")
+    model_folder(tmp_path / "m")
     here = prepare(tmp_path, text).spec.trials()
     (tmp_path / "away").mkdir()
     for name in ("train.csv", "validation.csv", "m"):

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from builders.rows import trial as row
 from builders.rows import write_trial
-from builders.specs import sweep
-from test_plan import WIDE, artifact
+from builders.specs import WIDE, sweep
+from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
 from deepcuts.sweep.queue import Queue
@@ -129,7 +129,7 @@ def test_what_another_launch_is_at_work_on_is_left_to_it(tmp_path):
     queue.learn({dense[0]}, store)
     assert queue.next().dense.dense_id == dense[1]
     assert queue.next() is None
-    artifact(store, "dense", dense[0])
+    write_artifact(store, "dense", dense[0])
     write_trial(store, row(trials[0].trial_id))
     snip = next(trial for trial in trials if trial.strategy == "LayerSNIP")
     queue.learn({dense[0], snip.score.pass_id}, store)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from builders.checkpoints import Memory
 from builders.small_network import WEIGHTS, WORDS, Small, small
 from torch import Tensor
 
@@ -50,21 +50,6 @@ def masks() -> dict[str, Tensor]:
     torch.manual_seed(8)
     _, model = small()
     return {name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in WEIGHTS}
-
-
-class Memory:
-    """A checkpoint in memory that counts its saves."""
-
-    def __init__(self, minutes: float = 1e9) -> None:
-        self.minutes, self.saves = minutes, 0
-        self.state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.state
-
-    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        self.saves += 1
-        self.state = ({name: tensor.clone() for name, tensor in tensors.items()}, deepcopy(dict(notes)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""Stores, and what lies in them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+from pyarrow import fs
+
+from deepcuts.store.store import Store
+
+
+def remote_store() -> Store:
+    """A store on a filesystem that is not the local one and has no folders, like an object store."""
+    store = Store("elsewhere")
+    store.filesystem = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
+    store.root, store.local = f"bucket-{os.urandom(4).hex()}", False
+    return store
+
+
+def kept_files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def write_artifact(store: Store, kind: str, key: str) -> None:
+    with store.new_artifact(kind, key, {}) as folder:
+        (folder / "x").write_bytes(b"x")
