@@ -1,12 +1,12 @@
-"""How fast masks are compared: all pairs of 84 masks of bert-base size from disk, beside three other ways.
+"""Times the comparison of masks: all pairs of 84 masks of bert-base size from disk, against three other ways.
 
-    python benchmarks/iou.py [--masks 84] [--folder DIR]
+    python -m benchmarks.iou [--masks 84] [--folder DIR]
 
-Every way runs in a process of its own, so that its peak memory is its own. The slow ones run on fewer pairs, or on one
-matrix, as the table says, and their time for all pairs is that per weight times all weights. Ways are compared by CPU
-time, which hardly depends on what else the machine is doing; `took` is the clock's. Packed ways read their masks from
-disk within that time, the others have them in memory already. The limit of the machine
-is measured beside them: and + population count of words that lie in the cache, which no way of counting can beat.
+Each way runs in its own process, so that its peak memory can be measured. The slow ones run on fewer pairs, or on one
+matrix, as the table says, and their time for all pairs is extrapolated by the number of weights. Ways are compared by
+CPU time, which hardly depends on what else the machine is doing; `took` is wall time. Packed ways read their masks from
+disk within that time; the others already have them in memory. The limit of the machine is measured as well: bitwise and
+plus population count on words in the cache, which no way of counting can beat.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FIRST = "bert.encoder.layer.0.attention.self.query"
 
 
 def write_masks(store: Store, count: int) -> list[str]:
-    """Random masks that keep 1/2, 1/4, 1/8 or 1/16 of their weights, as trials of one sweep."""
+    """Write random masks that keep 1/2, 1/4, 1/8 or 1/16 of their weights as trials; return the ids of these."""
     generator = np.random.default_rng(0)
     ids = [f"{number:016x}" for number in range(count)]
     for number, trial_id in enumerate(ids):
@@ -68,8 +68,8 @@ def write_masks(store: Store, count: int) -> list[str]:
     return ids
 
 
-# The ways. Each takes the store and the ids, and returns how many pairs of how many weights it compares, and the work
-# that is timed, which returns the kept IoU of the first pair. The last two have their masks in memory before it.
+# A way takes the store and the ids. It returns how many pairs of how many weights it compares, and a function to time,
+# which returns the kept IoU of the first pair. The last two ways load their masks before the timed part.
 
 Way = Callable[[str, list[str]], tuple[int, int, Callable[[], float]]]
 
@@ -98,7 +98,7 @@ def boolean_arrays(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], flo
 
 
 def sets_of_indices(uri: str, ids: list[str]) -> tuple[int, int, Callable[[], float]]:
-    """The seed's way, on one matrix of 768 x 768: the positions of each mask as a set of Python integers."""
+    """The seed's way, on one matrix of 768 x 768: each mask as a set of the positions that it keeps."""
     ours, theirs = (set(np.flatnonzero(_unpacked(uri, each, [FIRST])[FIRST]).tolist()) for each in ids[:2])
     return 1, HIDDEN * HIDDEN, lambda: len(ours & theirs) / len(ours | theirs)
 
@@ -117,9 +117,9 @@ def _in_process(way: Way, uri: str, ids: list[str]) -> dict[str, Any]:
     here, there = context.Pipe()
     process = context.Process(target=_measured, args=(there, way, uri, ids))
     process.start()
-    found: dict[str, Any] = here.recv()
+    measured: dict[str, Any] = here.recv()
     process.join()
-    return found
+    return measured
 
 
 def _measured(there: Connection, way: Way, uri: str, ids: list[str]) -> None:
@@ -136,7 +136,7 @@ def _peak() -> float:
 
 
 def limits() -> tuple[float, float]:
-    """Bytes of one mask that and + population count take per second in the cache, and that memory can be read with."""
+    """Return the bytes of a mask that and + population count process per second in the cache, and memory's speed."""
     a, b = (np.random.default_rng(seed).integers(0, 2**63, 4096, np.uint64) for seed in (0, 1))
     common, ones = np.empty_like(a), np.empty(len(a), np.uint8)
 
@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the overlap of masks of bert-base size.")
     parser.add_argument("--masks", type=int, default=84)
     parser.add_argument(
-        "--folder", help="where to write the masks (0.9 GB, removed afterwards); default: a temporary one"
+        "--folder", help="where to write the masks, 0.9 GB that are removed at the end (default: a temporary folder)"
     )
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="deepcuts-iou-", dir=args.folder))

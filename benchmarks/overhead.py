@@ -1,8 +1,8 @@
-"""What the orchestration costs by itself: launches of trials whose stages are stubs, and plans and compaction at scale.
+"""Times the orchestration alone: launches of trials whose stages are stubs, and plans and compaction at scale.
 
     python -m benchmarks.overhead [--trials 100 1000] [--plan 10000]
 
-Prints seconds per trial (the start of Ray and of its workers apart), and by how much the driver grows per trial.
+Prints the seconds per trial, without the start of Ray and its workers, and how much the driver grows per trial.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any
 from rich.console import Console
 
 from deepcuts.analysis.curves import table
+from deepcuts.analysis.frames import trials
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.compact import compact
 from deepcuts.store.live import new_launch
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import choose_cpus, start_ray
+from deepcuts.store.tables import encode
+from deepcuts.sweep.cluster import start_ray
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.sweep.progress import Progress
@@ -31,8 +33,8 @@ from deepcuts.sweep.tune import run_plan
 from deepcuts.sweep.worker import Launch
 
 
-def trials(count: int) -> list[TrialSpec]:
-    """So many trials of the toy: a Dense and nine sparsities for each seed."""
+def specs(count: int) -> list[TrialSpec]:
+    """Return `count` trials of the toy: a Dense and nine sparsities for each seed."""
     file = SweepFile(
         name="stubs",
         model="toy",
@@ -45,14 +47,15 @@ def trials(count: int) -> list[TrialSpec]:
     return prepare_sweep(file, "cpu").spec.trials()[:count]
 
 
-def stub(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
-    """A trial that only publishes its row."""
+def stub(launch: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """Run a trial that only writes its row."""
     row = completed(trial)
     store.write("trials", trial.trial_id, [row])
     return row
 
 
 def completed(trial: TrialSpec) -> dict[str, Any]:
+    """Return the row of a completed trial."""
     return {
         "trial_id": trial.trial_id,
         "sweep": "stubs",
@@ -70,16 +73,16 @@ def completed(trial: TrialSpec) -> dict[str, Any]:
     }
 
 
-def launched(count: int, cpus: int) -> tuple[float, float]:
-    """Seconds and kilobytes of driver per trial."""
+def launched(count: int) -> tuple[float, float]:
+    """Launch `count` stubs; return the seconds, and the kilobytes that the driver grew, per trial."""
     with tempfile.TemporaryDirectory() as folder:
-        store, wanted = Store(folder), trials(count)
+        store, wanted = Store(folder), specs(count)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        handed = Launch(ids, wanted, "stubs", store.address, new_launch(), 1, False, 5, stub)
+        launch = Launch(ids, wanted, "stubs", store.address, new_launch(), 1, False, 5, stub)
         progress = Progress(Console(quiet=True), count, 0)
         before, began = resident(), time.monotonic()
-        run_plan(plan, handed, store, progress, gpus=0)
+        run_plan(plan, launch, store, progress, gpus=0)
         seconds = time.monotonic() - began
         grown = resident() - before
         assert set(store.statuses().values()) == {"completed"}
@@ -88,47 +91,35 @@ def launched(count: int, cpus: int) -> tuple[float, float]:
 
 
 def resident() -> float:
-    """Kilobytes of memory that this process has just now."""
+    """Return the kilobytes of memory that this process has now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1000
 
 
 def at_scale(count: int) -> None:
-    """A plan over, and the compaction of, a store of so many trials."""
+    """Time plans over a store of `count` trials, and its compaction."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         began = time.monotonic()
-        wanted = trials(count)
+        wanted = specs(count)
         plan = make_plan(wanted, store)
         print(f"plan of {len(plan.to_run):,} trials, empty store: {time.monotonic() - began:.2f} s")
         for trial in wanted:
-            for name in ("trials", "metrics"):
-                row = (
-                    completed(trial)
-                    if name == "trials"
-                    else {"trial_id": trial.trial_id, "metric": "loss", "value": 1.0}
-                )
+            loss = {"trial_id": trial.trial_id, "metric": "loss", "value": 1.0}
+            for name, row in (("trials", completed(trial)), ("metrics", loss)):
                 (Path(folder) / name).mkdir(exist_ok=True)
-                (Path(folder) / name / f"{trial.trial_id}.parquet").write_bytes(sweep_bytes(name, row))
+                (Path(folder) / name / f"{trial.trial_id}.parquet").write_bytes(encode(name, [row]))
         began = time.monotonic()
         assert not make_plan(wanted, store).to_run
-        print(f"plan, all of them done: {time.monotonic() - began:.2f} s")
-        from deepcuts.analysis.frames import trials as rows
-
-        before = table(rows(store))
+        print(f"plan, all of them completed: {time.monotonic() - began:.2f} s")
+        before = table(trials(store))
         began = time.monotonic()
         merged = compact(store)
         print(f"compact: {time.monotonic() - began:.2f} s for {sum(row['files'] for row in merged):,} files")
         began = time.monotonic()
-        after = table(rows(store))
+        after = table(trials(store))
         print(
             f"table of the compacted store: {time.monotonic() - began:.2f} s; the same answer: {after.equals(before)}"
         )
-
-
-def sweep_bytes(name: str, row: Mapping[str, Any]) -> bytes:
-    from deepcuts.store.tables import encode
-
-    return bytes(encode(name, [row]))
 
 
 def main() -> None:
@@ -141,11 +132,10 @@ def main() -> None:
     if not args.trials:
         return
     start_ray(None)
-    cpus = choose_cpus(1, 0)
-    launched(10, cpus)  # workers are started and modules imported
+    launched(10)  # starts the workers, which import their modules
     first = None
     for count in args.trials:
-        seconds, kilobytes = launched(count, cpus)
+        seconds, kilobytes = launched(count)
         first = first or seconds
         cost = f"{seconds * 1000:.0f} ms and {kilobytes:.0f} kB of driver a trial"
         print(f"{count:,} trials: {cost}, x {seconds / first:.2f}")

@@ -1,9 +1,9 @@
-"""How fast the rows of 10,000 trials become frames, curves, comparisons and answers to SQL.
+"""Times how fast the rows of 10,000 trials become frames, curves, comparisons and answers to SQL.
 
-    python benchmarks/rows.py [--trials 10000] [--folder DIR]
+    python -m benchmarks.rows [--trials 10000] [--folder DIR]
 
-A made-up store: 4 datasets, 13 strategies in two scopes, 8 compressions and the seeds that it takes, with 24 rows of
-metrics each. Once with a file per trial, as a sweep writes them, and once compacted into one file per table.
+The store is synthetic: 4 datasets, 13 criteria in two scopes, 8 compressions and as many seeds as it takes, each trial
+with 24 rows of metrics. Measured with a file per trial, as a sweep writes them, and compacted into a file per table.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from typing import Any
 
 import numpy as np
 
+from deepcuts.analysis import frames
 from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.curves import best_epoch, curves, table
-from deepcuts.analysis.frames import query
 from deepcuts.cli.views import NEEDED
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store, encode
 
 SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
 
+COMPRESSIONS = (1.5, 2, 2.5, 3, 3.5, 4, 4.2, 4.5)
 
-def rows_of(count: int) -> list[dict[str, Any]]:
+
+def trial_rows(count: int) -> list[dict[str, Any]]:
+    """Return `count` rows of the trials table."""
     generator = np.random.default_rng(0)
     strategies = [scope + criterion for scope in ("Layer", "Global") for criterion in CRITERIA]
-    places = product(range(count), ("cola", "sst2", "stsb", "mrpc"), strategies, (1.5, 2, 2.5, 3, 3.5, 4, 4.2, 4.5))
+    combinations = product(range(count), ("cola", "sst2", "stsb", "mrpc"), strategies, COMPRESSIONS)
     rows = []
-    for number, (seed, dataset, strategy, compression) in enumerate(islice(places, count)):
+    for number, (seed, dataset, strategy, compression) in enumerate(islice(combinations, count)):
         value = float(0.9 - 0.05 * compression + generator.normal(0, 0.01))
-        row = {"trial_id": f"{number:016x}", "sweep": "made-up", "model": "bert-base", "dataset": dataset}
+        row = {"trial_id": f"{number:016x}", "sweep": "synthetic", "model": "bert-base", "dataset": dataset}
         row |= {"strategy": strategy, "compression": compression, "seed": seed, "status": "completed"}
         row |= {"metric": "accuracy", "dense": 0.92, "pruned": 0.6, "rewound": 0.5, "retrained": value}
         row |= {"sparsity": 1 - 1 / compression, "compression_achieved": compression, "spec": '{"x": 1}' * 50}
@@ -46,7 +49,8 @@ def rows_of(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def metrics_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+def metric_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the metrics table for a trial."""
     common = {"trial_id": row["trial_id"], "split": "validation", "seconds": 1.0}
     return [
         {**common, "stage": stage, "epoch": epoch, "step": 10 * epoch + 10, "metric": metric, "value": row["retrained"]}
@@ -57,60 +61,64 @@ def metrics_of(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, rows: list[dict[str, Any]], compacted: bool) -> Store:
+    """Write the trials with their metrics, compacted or with a file for each trial."""
     for name in ("trials", "metrics"):
         (folder / name).mkdir(parents=True)
     if compacted:
         (folder / "trials/compact-0.parquet").write_bytes(encode("trials", rows))
-        every = [metric for row in rows for metric in metrics_of(row)]
+        every = [metric for row in rows for metric in metric_rows(row)]
         (folder / "metrics/compact-0.parquet").write_bytes(encode("metrics", every))
         return Store(str(folder))
     for row in rows:
         (folder / f"trials/{row['trial_id']}.parquet").write_bytes(encode("trials", [row]))
-        (folder / f"metrics/{row['trial_id']}.parquet").write_bytes(encode("metrics", metrics_of(row)))
+        (folder / f"metrics/{row['trial_id']}.parquet").write_bytes(encode("metrics", metric_rows(row)))
     return Store(str(folder))
 
 
 def timed(name: str, work: Callable[[], Any]) -> Any:
+    """Print the seconds that `work` takes, and the length of its result; return the result."""
     started, busy = time.perf_counter(), time.process_time()
     found = work()
-    took, cpu = time.perf_counter() - started, time.process_time() - busy
-    print(f"  {name:<44}{took:>7.2f} s{cpu:>7.2f} s CPU{len(found):>10,} rows")
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - busy
+    print(f"  {name:<44}{elapsed:>7.2f} s{cpu:>7.2f} s CPU{len(found):>10,} rows")
     return found
 
 
 def report(store: Store) -> None:
+    """Time everything that reads the store."""
     timed("statuses", store.statuses)
-    timed("table of the columns that it needs", lambda: table(trials(store, list(NEEDED))))
-    trials = timed("trials", lambda: trials(store))
-    timed("trials of a dataset, three columns", lambda: trials(store, ["strategy", "seed"], dataset="cola"))
-    metrics = timed("metrics", lambda: metrics(store))
+    timed("table, reading only the columns it needs", lambda: table(frames.trials(store, list(NEEDED))))
+    trials = timed("trials", lambda: frames.trials(store))
+    timed("trials of a dataset, three columns", lambda: frames.trials(store, ["strategy", "seed"], dataset="cola"))
+    metrics = timed("metrics", lambda: frames.metrics(store))
     timed("curves", lambda: curves(trials))
     timed("curves of another metric", lambda: curves(trials, "f1", metrics=metrics))
     timed("best epochs", lambda: best_epoch(trials, metrics))
     timed("table", lambda: table(trials))
     timed("compare", lambda: compare(trials))
     timed("checklist", lambda: checklist(trials.assign(spec=None)))
-    timed("query, one table", lambda: query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
-    timed("query, two tables", lambda: query(store, SQL))
+    timed("query, one table", lambda: frames.query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
+    timed("query, two tables", lambda: frames.query(store, SQL))
     timed("SQL with a mistake, refused", lambda: refused(store))
 
 
 def refused(store: Store) -> str:
+    """Return the error for a statement with a misspelt column."""
     try:
-        query(store, "SELECT sed FROM trials")
+        frames.query(store, "SELECT sed FROM trials")
     except ValueError as error:
         return str(error)
-    raise AssertionError("the mistake was not seen")
+    raise AssertionError("the mistake was not noticed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the frames of many trials.")
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--folder", help="where to write the store (removed afterwards); default: a temporary one")
+    parser.add_argument("--folder", help="where to write the store, which is removed at the end; default: temporary")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="deepcuts-rows-", dir=args.folder))
     try:
-        rows = rows_of(args.trials)
+        rows = trial_rows(args.trials)
         for compacted in (True, False):
             store = write(folder / str(compacted), rows, compacted)
             print(f"{args.trials:,} trials, {'compacted into one file per table' if compacted else 'a file per trial'}")

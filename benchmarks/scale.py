@@ -1,8 +1,9 @@
-"""How time grows with the work: by model, text length and examples; and how many trainings a device takes at once.
+"""Measures how training time grows with the model, the text length and the examples, and with trainings side by side.
 
     python -m benchmarks.scale [--device cuda] [--shapes tiny minilm bert-base bert-large] [--at-once 1 2 4]
 
-Weights and texts are random: a step costs what it costs. An exponent is the slope of log time over log work.
+Weights and texts are random, which does not change the cost of a step. An exponent is the slope of log time over log
+work.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from deepcuts.experiment.spec import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.training.train import train
 
-from . import material
+from . import workload
 from .sides import machine, print_table, wait
 
 WORDS = 30_000
 
 
 def tokens(examples: int, length: int) -> Tokens:
+    """Return random examples of `length` tokens each."""
     ids = torch.from_numpy(np.random.default_rng(0).integers(1000, WORDS, examples * length)).int()
     starts = np.arange(examples + 1) * length
     labels = torch.arange(examples).float() % 2
@@ -35,9 +37,9 @@ def tokens(examples: int, length: int) -> Tokens:
 
 
 def seconds(args: argparse.Namespace, shape: str, examples: int, length: int) -> float:
-    """Of an epoch, after a short one to warm up."""
+    """Return the seconds of an epoch, after a short one to warm up."""
     prepare_process(args.threads, False)
-    network = material.network(argparse.Namespace(**{**vars(args), "shape": shape}), args.precision)
+    network = workload.network(argparse.Namespace(**{**vars(args), "shape": shape}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
     train(network, tokens(2 * args.batch_size, length), settings, seed=0, stage="dense")
     work = tokens(examples, length)
@@ -47,24 +49,24 @@ def seconds(args: argparse.Namespace, shape: str, examples: int, length: int) ->
 
 
 def series(args: argparse.Namespace, title: str, points: Sequence[tuple[float, str, int, int]]) -> None:
-    """Each point: the amount of work, and the shape, examples and length that it is measured with."""
-    taken = [seconds(args, shape, examples, length) for _, shape, examples, length in points]
-    slope = np.polyfit(np.log([amount for amount, *_ in points]), np.log(taken), 1)[0] if len(points) > 1 else np.nan
+    """Measure and print points, each an amount of work with its shape, number of examples and text length."""
+    elapsed = [seconds(args, shape, examples, length) for _, shape, examples, length in points]
+    slope = np.polyfit(np.log([amount for amount, *_ in points]), np.log(elapsed), 1)[0] if len(points) > 1 else np.nan
     rows = [
         {
             "work": f"{amount:,.0f}",
             "shape": shape,
             "examples": f"{examples:,}",
             "tokens each": str(length),
-            "ms a step": f"{spent / -(-examples // args.batch_size) * 1e3:.4g}",
+            "ms a step": f"{seconds_each / -(-examples // args.batch_size) * 1e3:.4g}",
         }
-        for (amount, shape, examples, length), spent in zip(points, taken, strict=True)
+        for (amount, shape, examples, length), seconds_each in zip(points, elapsed, strict=True)
     ]
     print_table(f"{title}: time ~ work^{slope:.2f}", rows)
 
 
 def at_once(args: argparse.Namespace, count: int) -> float:
-    """Steps per second of so many trainings side by side."""
+    """Return the steps per second of `count` trainings side by side, together."""
     context = multiprocessing.get_context("spawn")
     ready, answers = context.Barrier(count), context.Queue()
     processes = [context.Process(target=_train_when_ready, args=(args, ready, answers)) for _ in range(count)]
@@ -78,7 +80,7 @@ def at_once(args: argparse.Namespace, count: int) -> float:
 
 def _train_when_ready(args: argparse.Namespace, ready: Any, answers: Any) -> None:
     prepare_process(args.threads, False)
-    network = material.network(argparse.Namespace(**{**vars(args), "shape": args.shape or "minilm"}), args.precision)
+    network = workload.network(argparse.Namespace(**{**vars(args), "shape": args.shape or "minilm"}), args.precision)
     settings = Training(epochs=1, batch_size=args.batch_size)
     train(network, tokens(2 * args.batch_size, 16), settings, seed=0, stage="dense")
     work = tokens(args.steps * args.batch_size, 16)
@@ -90,11 +92,11 @@ def _train_when_ready(args: argparse.Namespace, ready: Any, answers: Any) -> Non
 
 
 def main() -> None:
-    parser = material.arguments(__doc__)
-    times = 100 if torch.cuda.is_available() else 1  # the first steps are recorded, which takes longer
+    parser = workload.arguments(__doc__)
+    times = 100 if torch.cuda.is_available() else 1  # recording the first steps takes longer than the steps
     parser.set_defaults(steps=20 * times)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--shapes", nargs="*", choices=material.SHAPES, default=list(material.SHAPES))
+    parser.add_argument("--shapes", nargs="*", choices=workload.SHAPES, default=list(workload.SHAPES))
     parser.add_argument("--lengths", nargs="*", type=int, default=[16, 32, 64, 128])
     parser.add_argument("--examples", nargs="*", type=int, default=[n * times for n in (160, 320, 640, 1280)])
     parser.add_argument("--at-once", nargs="*", type=int, default=[1, 2, 4])
@@ -102,7 +104,7 @@ def main() -> None:
     print(f"{machine(args.device)}; {args.precision}, batches of {args.batch_size}")
     few = args.batch_size * max(2, args.steps // 4)
     sizes = [
-        sum(p.numel() for p in material.model(argparse.Namespace(**{**vars(args), "shape": shape})).parameters())
+        sum(p.numel() for p in workload.model(argparse.Namespace(**{**vars(args), "shape": shape})).parameters())
         for shape in args.shapes
     ]
     if args.shapes:

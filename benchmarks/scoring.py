@@ -1,9 +1,9 @@
-"""A scoring pass and the masks, beside what one would write by hand.
+"""Times a scoring pass and making masks, against a version written by hand.
 
     python -m benchmarks.scoring --data FOLDER [--device cuda --shape bert-base] [--json FILE]
 
-`plain` is GradCAM, `smoothed` SmoothGrad over 10 noisy passes, a batch each. `masks` are those of bert-base (85.5 M
-scores) for three compressions; by hand they are cut at a quantile, layer by layer.
+`plain` is GradCAM and `smoothed` SmoothGrad over 10 noisy passes, for one batch. `masks` makes those of bert-base
+(85.5 M scores) for three compressions; by hand, scores are cut at a quantile, layer by layer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from deepcuts.pruning.compression import compression_to_fraction
 from deepcuts.pruning.masks import make_masks
 from deepcuts.scoring.score import score
 
-from . import material
-from .byhand import ByHand
+from . import workload
+from .by_hand import ByHand
 from .sides import Measured, Peaks, Round, compare, print_table, ratios, wait
 
 SIDES = {
@@ -34,7 +34,7 @@ SIDES = {
 }
 PASSES, STD = 10, 0.001
 COMPRESSIONS = (2, 3.5, 4)
-# A smoothed batch takes ten times as long: by hand only so many of a round's are run.
+# A smoothed batch takes ten times as long, so by hand a round has only this many.
 BY_HAND_SMOOTHED = 4
 
 
@@ -44,14 +44,14 @@ def start(args: argparse.Namespace, side: str) -> Round:
     return _by_hand(args) if side == "by hand" else _ours(args, side)
 
 
-def _examples(args: argparse.Namespace) -> material.Texts:
-    """Enough for batches of similar length, as a sweep has them, even where a round runs few of them."""
-    return material.texts(args, "train", max(args.steps, BATCHES_PER_RUN) * args.batch_size)
+def _examples(args: argparse.Namespace) -> workload.Texts:
+    """Return enough examples for batches of similar length, as in a sweep, even if a round runs few of them."""
+    return workload.texts(args, "train", max(args.steps, BATCHES_PER_RUN) * args.batch_size)
 
 
 def _by_hand(args: argparse.Namespace) -> Round:
     examples = _examples(args)
-    model, tokenizer = material.model(args), material.tokenizer(args)
+    model, tokenizer = workload.model(args), workload.tokenizer(args)
     steps = args.steps if args.what == "plain" else min(args.steps, BY_HAND_SMOOTHED)
     hand = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
     seeds = iter(range(1000))
@@ -68,7 +68,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
-    examples, network = _examples(args), material.network(args, side)
+    examples, network = _examples(args), workload.network(args, side)
     prepare_process(args.threads, False)
     names, tokens = prunable(network.model, False), examples.tokens.to(network.device)
     criterion = {"plain": "GradCAM", "smoothed": "SmoothGrad"}[args.what]
@@ -79,9 +79,10 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         seed = next(seeds)
         order = shuffled(tokens.lengths, args.batch_size, seed, "score", 0)
         order.sort(key=lambda batch: int(tokens.lengths[batch].max()))
-        some = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]  # of all lengths
-        random.Random(seed).shuffle(some)
-        score(network, names, [criterion], tokens, some, ScoringPass(smoothing_passes=PASSES, noise_std=STD), seed)
+        # As many as a round has, evenly spread over the lengths.
+        batches = [order[len(order) * (2 * step + 1) // (2 * args.steps)] for step in range(args.steps)]
+        random.Random(seed).shuffle(batches)
+        score(network, names, [criterion], tokens, batches, ScoringPass(smoothing_passes=PASSES, noise_std=STD), seed)
         return (wait(args.device) - began) / int(args.steps)
 
     return run
@@ -90,7 +91,7 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
 def _masks(args: argparse.Namespace, side: str) -> Round:
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        model = material.model(argparse.Namespace(**{**vars(args), "shape": "bert-base"}))
+        model = workload.model(argparse.Namespace(**{**vars(args), "shape": "bert-base"}))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     names = prunable(model, False)
     shapes = {name: model.get_parameter(name).shape for name in names}
@@ -114,18 +115,19 @@ def _masks(args: argparse.Namespace, side: str) -> Round:
 
 
 def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peaks) -> None:
+    """Print a table: milliseconds a batch, memory, shares of the machine's limits, and the ratio to by hand."""
     rows = []
     for side, seen in measured.items():
         faster = ratios(measured["by hand"], seen)
         row = {"side": side, "ms": f"{seen.median * 1e3:.4g}", "memory": f"{seen.memory / 1e9:.2f} GB"}
         if args.what != "masks":
-            least = material.least(material.model(args), _examples(args).tokens, args.batch_size)
+            bound = workload.lower_bound(workload.model(args), _examples(args).tokens, args.batch_size)
             passes = 1 if args.what == "plain" else PASSES
-            flops = passes * 3 * least.forward_flops
+            flops = passes * 3 * bound.forward_flops
             row |= {
-                "real tokens/s": f"{passes * least.tokens / seen.median:,.0f}",
+                "real tokens/s": f"{passes * bound.tokens / seen.median:,.0f}",
                 "of peak FLOP/s": f"{flops / seen.median / limits.of(side):.0%}",
-                "x lower bound": f"{seen.median / least.gradients(limits, side, passes):.2f}",
+                "x lower bound": f"{seen.median / bound.gradients(limits, side, passes):.2f}",
             }
         rows.append(row | {"x by hand": f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})"})
     unit = "all three compressions" if args.what == "masks" else f"batches of {args.batch_size}"
@@ -133,7 +135,7 @@ def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peak
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = material.arguments(__doc__)
+    parser = workload.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args(arguments)
     compare(start, SIDES, report, args)

@@ -1,4 +1,4 @@
-"""Sides of a comparison: each in a process of its own, run in turn, so that a noisy machine is noisy to all."""
+"""Runs the sides of a comparison in separate processes that take turns, so that a busy machine slows all alike."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# A side's process: `start` builds it from the arguments, and what it gives back is run and timed each round.
+# Runs one round and returns its seconds per step.
 Round = Callable[[], float]
+# Prepares a side, by its name, in the process of that side.
 Start = Callable[[argparse.Namespace, str], Round]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A side's seconds per step in each round, and the most memory (bytes) that its process took."""
+    """A side's seconds per step in each round, and the peak memory of its process in bytes."""
 
     seconds: list[float]
     memory: int
@@ -32,7 +33,7 @@ class Measured:
 
 
 def measure(start: Start, sides: Sequence[str], args: argparse.Namespace) -> dict[str, Measured]:
-    """Run every side once to warm it up and then `args.rounds` times, one after the other in turn."""
+    """Run every side once to warm up, and then `args.rounds` times in turn."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for side in sides:
@@ -45,8 +46,8 @@ def measure(start: Start, sides: Sequence[str], args: argparse.Namespace) -> dic
     memory = dict.fromkeys(sides, 0)
     for _ in range(args.rounds):
         for side in sides:
-            taken, memory[side] = _ask(pipes[side])
-            seconds[side].append(taken)
+            elapsed, memory[side] = _ask(pipes[side])
+            seconds[side].append(elapsed)
     for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send("end")
         process.join()
@@ -74,7 +75,7 @@ def _serve(start: Start, args: argparse.Namespace, side: str, pipe: Connection) 
 
 
 def wait(device: str) -> float:
-    """The time, after all that was asked of the device is done."""
+    """Wait for the device to finish; return the time in seconds."""
     if device == "cuda":
         import torch
 
@@ -83,14 +84,14 @@ def wait(device: str) -> float:
 
 
 def ratios(first: Measured, side: Measured) -> tuple[float, float, float]:
-    """How many times faster a side is than the first: median, least and most of the ratios round by round."""
+    """Return how many times as fast as `first` a side is: median, minimum and maximum over the rounds."""
     each = [ours / theirs for ours, theirs in zip(first.seconds, side.seconds, strict=True)]
     return statistics.median(each), min(each), max(each)
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the machine does at most: FLOP/s of large products, by precision, and bytes/s of a large copy."""
+    """The limits of the machine: FLOP/s of large products by precision, and bytes/s of a large copy."""
 
     fp32: float
     bf16: float
@@ -101,7 +102,7 @@ class Peaks:
 
 
 def peaks(args: argparse.Namespace) -> Peaks:
-    """Measured here and now, the best of several tries."""
+    """Measure the limits of this machine; each is the best of seven tries."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -126,7 +127,7 @@ def peaks(args: argparse.Namespace) -> Peaks:
 
 
 def machine(device: str) -> str:
-    """Its name, for the head of a table."""
+    """Return the name of the machine, for the head of a table."""
     import torch
 
     if device == "cuda":
@@ -142,22 +143,22 @@ def compare(
     report: Callable[[argparse.Namespace, dict[str, Measured], Peaks], None],
     args: argparse.Namespace,
 ) -> None:
-    """Measure each of `args.what` between its sides, and report it; all of it into `args.json`."""
+    """Measure and report the sides of each of `args.what`; write everything to `args.json`."""
     limits = peaks(args)
     print(
         f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
         f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} batches"
     )
-    found = {}
+    measured = {}
     for what in args.what:
-        each = argparse.Namespace(**{**vars(args), "what": what})
-        found[what] = measure(start, sides[what], each)
-        report(each, found[what], limits)
-    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": found})
+        own = argparse.Namespace(**{**vars(args), "what": what})
+        measured[what] = measure(start, sides[what], own)
+        report(own, measured[what], limits)
+    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": measured})
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows of equal keys, as a Markdown table."""
+    """Print rows with the same keys as a Markdown table."""
     names = list(rows[0])
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in names]
     print(f"\n{title}\n")

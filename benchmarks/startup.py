@@ -1,9 +1,9 @@
-"""How long the command line takes to answer, and a sweep to its first training step.
+"""Times how fast the command line answers, and how long a sweep takes to its first training step.
 
     python -m benchmarks.startup [--sweep sweeps/quickstart.yaml] [--trials 10000]
 
-Wall seconds, and CPU seconds of the command's own process (which do not grow on a machine that is busy). The first
-step is seen by the snapshot that a rewind to step 1 asks for. Everything is written to a temporary folder.
+Prints wall seconds, and CPU seconds of the command's own process, which hardly grow on a busy machine. The snapshot for
+a rewind to step 1 shows when the first step is done. Everything is written to a temporary folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COMMAND = [sys.executable, "-m", "deepcuts.cli.main"]
 
 
 def timed(name: str, *words: str) -> None:
-    """Run a command to its end and print what it took."""
+    """Run a command to its end and print its seconds."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run([*COMMAND, *words], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -30,14 +30,14 @@ def timed(name: str, *words: str) -> None:
     print(f"{name}: {time.monotonic() - began:.2f} s, CPU {cpu:.2f} s", flush=True)
 
 
-def first_step(sweep: str, store: Path, patience: float = 600) -> float:
-    """Seconds from the command to the end of the first step of its first fine-tuning; the sweep is then stopped."""
+def first_step(sweep: str, store: Path, timeout_seconds: float = 600) -> float:
+    """Return the seconds from the command to the end of its first training step, then stop the sweep."""
     began = time.monotonic()
     words = ["run", sweep, "--store", str(store), "--set", "rewind=1"]
     process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         while not list(store.glob("artifacts/_checkpoints/*-step-1.safetensors")):
-            if process.poll() is not None or time.monotonic() - began > patience:
+            if process.poll() is not None or time.monotonic() - began > timeout_seconds:
                 raise RuntimeError(f"no step after {time.monotonic() - began:.0f} s; exit code {process.poll()}")
             time.sleep(0.02)
         return time.monotonic() - began
@@ -47,7 +47,7 @@ def first_step(sweep: str, store: Path, patience: float = 600) -> float:
 
 
 def wide(folder: Path, trials: int) -> str:
-    """A sweep of at least so many trials: a Dense and nine sparsities for each seed."""
+    """Write a sweep of at least `trials` trials, a Dense and nine sparsities for each seed; return its path."""
     path = folder / "wide.yaml"
     levels, seeds = [number / 10 for number in range(1, 10)], list(range((trials + 9) // 10))
     path.write_text(

@@ -1,10 +1,10 @@
-"""A whole sweep beside the loops that one would write by hand: 4 strategies x 3 compressions, equal epochs.
+"""Times a whole sweep against loops written by hand: 4 strategies x 3 sparsities, the same epochs.
 
     python -m benchmarks.sweep --data FOLDER [--device cuda --shape bert-base]
 
-By hand every trial fine-tunes, scores, prunes and retrains by itself. How much is pruned does not change what that
-costs, so its trials of one compression are run and their time counts for each. Ours is the command line as it is, Ray's
-start and its workers' included.
+By hand every trial fine-tunes, scores, prunes and retrains on its own. How much is pruned does not change the cost, so
+only the trials of one sparsity run, and their time counts for each. Ours is the command line as it is, including the
+start of Ray and its workers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import yaml
 
 from deepcuts.store.store import Store
 
-from . import material
-from .byhand import ByHand, mask_layers
+from . import workload
+from .by_hand import ByHand, mask_layers
 from .sides import machine, print_table, wait
 
 STRATEGIES = ("LayerMagWeight", "LayerSmoothGrad", "LayerGradCAM", "LayerMagGrad")
@@ -32,24 +32,24 @@ PASSES, STD = 10, 0.001
 
 
 def by_hand(args: argparse.Namespace, strategy: str, sparsity: float) -> float:
-    """Seconds of one trial."""
-    trained, seen = material.texts(args, "train", args.examples), material.texts(args, "validation", None)
+    """Return the seconds of one trial."""
+    training, validation = workload.texts(args, "train", args.examples), workload.texts(args, "validation", None)
     began = wait(args.device)
-    tokenizer = material.tokenizer(args)
-    hand = ByHand(material.model(args), tokenizer, trained.texts, trained.labels, args.device)
-    judge = ByHand(hand.model, tokenizer, seen.texts, seen.labels, args.device)
+    tokenizer = workload.tokenizer(args)
+    hand = ByHand(workload.model(args), tokenizer, training.texts, training.labels, args.device)
+    evaluator = ByHand(hand.model, tokenizer, validation.texts, validation.labels, args.device)
     start = {name: tensor.clone() for name, tensor in hand.model.state_dict().items()}
     for epoch in range(args.epochs):
         hand.train(args.batch_size, epoch)
-        judge.evaluate(args.batch_size)
+        evaluator.evaluate(args.batch_size)
     count = {"LayerSmoothGrad": args.smooth_batches}.get(strategy, args.score_batches) * args.batch_size
-    some = ByHand(hand.model, tokenizer, trained.texts[:count], trained.labels[:count], args.device)
+    scored = ByHand(hand.model, tokenizer, training.texts[:count], training.labels[:count], args.device)
     if strategy == "LayerSmoothGrad":
-        scores = some.smoothgrad(args.batch_size, 0, PASSES, STD)
+        scores = scored.smoothgrad(args.batch_size, 0, PASSES, STD)
     elif strategy == "LayerMagWeight":
         scores = {path: np.abs(layer.weight.detach().cpu().numpy()) for path, layer in hand.layers()}
     else:
-        scores = some.gradcam(args.batch_size, 0)
+        scores = scored.gradcam(args.batch_size, 0)
     prefix = hand.model.base_model_prefix
     masks = {
         f"{prefix}.{path}.weight": torch.from_numpy(score > np.quantile(score, sparsity)).to(args.device)
@@ -58,18 +58,18 @@ def by_hand(args: argparse.Namespace, strategy: str, sparsity: float) -> float:
     pruned = hand.model.state_dict()
     for name, mask in masks.items():
         pruned[name] *= mask
-    judge.evaluate(args.batch_size)
+    evaluator.evaluate(args.batch_size)
     hand.model.load_state_dict(start)
     mask_layers(hand.model, masks)
-    judge.evaluate(args.batch_size)
+    evaluator.evaluate(args.batch_size)
     for epoch in range(args.epochs):
         hand.train(args.batch_size, epoch)
-        judge.evaluate(args.batch_size)
+        evaluator.evaluate(args.batch_size)
     return wait(args.device) - began
 
 
 def ours(args: argparse.Namespace, precision: str) -> float:
-    """Seconds of `deepcuts run`."""
+    """Return the seconds of `deepcuts run`."""
     training = {"epochs": args.epochs, "batch_size": args.batch_size}
     content = {
         "model": args.folder,
@@ -95,30 +95,30 @@ def ours(args: argparse.Namespace, precision: str) -> float:
         command = [sys.executable, "-m", "deepcuts.cli.main", "run", str(sweep), "--store", f"{folder}/store"]
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        taken = time.perf_counter() - began
+        elapsed = time.perf_counter() - began
         statuses = list(Store(f"{folder}/store").statuses().values())
         assert statuses == ["completed"] * len(statuses)
         assert len(statuses) >= len(STRATEGIES) * len(SPARSITIES)
-    return taken
+    return elapsed
 
 
 def main() -> None:
-    parser = material.arguments(__doc__)
+    parser = workload.arguments(__doc__)
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--score-batches", type=int, default=20)
     parser.add_argument("--smooth-batches", type=int, default=4)
-    parser.add_argument("--cpus", type=int, default=1, help="of one of our trials; by hand takes --threads")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each of our trials; by hand uses --threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     alone = {strategy: by_hand(args, strategy, 0.5) for strategy in STRATEGIES}
     whole = len(SPARSITIES) * sum(alone.values())
     rows = [{"side": "by hand", "seconds": f"{whole:.0f}", "x by hand": "1.00"}]
     for precision in ("fp32", "bf16"):
-        taken = ours(args, precision)
+        elapsed = ours(args, precision)
         side = f"deepcuts {precision}"
-        rows.append({"side": side, "seconds": f"{taken:.0f}", "x by hand": f"{whole / taken:.2f}"})
-    print(machine(args.device), {strategy: round(taken) for strategy, taken in alone.items()})
+        rows.append({"side": side, "seconds": f"{elapsed:.0f}", "x by hand": f"{whole / elapsed:.2f}"})
+    print(machine(args.device), {strategy: round(seconds) for strategy, seconds in alone.items()})
     print_table(f"{len(STRATEGIES)} strategies x {len(SPARSITIES)} sparsities, {args.examples} examples", rows)
 
 

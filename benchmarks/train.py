@@ -1,9 +1,10 @@
-"""A training step and an evaluation, beside what one would write by hand and beside transformers' Trainer.
+"""Times a training step and an evaluation, against a version written by hand and transformers' Trainer.
 
     python -m benchmarks.train --data FOLDER [--device cuda --shape bert-base] [--json FILE]
 
-Sides take turns over the same examples in the same batch size; a ratio is of two rounds that ran one after the other.
-`Trainer` has its best switches: length grouping, bf16, fused AdamW, nothing logged or saved. It wants `accelerate`.
+Sides take turns on the same examples in the same batch size; a ratio compares two rounds that ran one after the other.
+`Trainer` has its best options: length grouping, bf16, fused AdamW, nothing logged or saved. It needs `accelerate`, from
+the extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from deepcuts.experiment.spec import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.training.train import evaluate, train
 
-from . import material
-from .byhand import ByHand, mask_layers
+from . import workload
+from .by_hand import ByHand, mask_layers
 from .sides import Measured, Peaks, Round, compare, print_table, ratios, wait
 
 SIDES = {
@@ -39,10 +40,10 @@ def start(args: argparse.Namespace, side: str) -> Round:
     return _ours(args, side)
 
 
-def _examples(args: argparse.Namespace) -> material.Texts:
+def _examples(args: argparse.Namespace) -> workload.Texts:
     if args.what == "evaluate":
-        return material.texts(args, "validation", EVALUATED)
-    return material.texts(args, "train", args.steps * args.batch_size)
+        return workload.texts(args, "validation", EVALUATED)
+    return workload.texts(args, "train", args.steps * args.batch_size)
 
 
 def _steps(args: argparse.Namespace) -> int:
@@ -50,10 +51,10 @@ def _steps(args: argparse.Namespace) -> int:
 
 
 def _by_hand(args: argparse.Namespace) -> Round:
-    examples, model = _examples(args), material.model(args)
+    examples, model = _examples(args), workload.model(args)
     if args.what == "retrain":
-        mask_layers(model, material.half(model, "cpu"))
-    hand = ByHand(model, material.tokenizer(args), examples.texts, examples.labels, args.device)
+        mask_layers(model, workload.half_masks(model, "cpu"))
+    hand = ByHand(model, workload.tokenizer(args), examples.texts, examples.labels, args.device)
     seeds = iter(range(1000))
 
     def run() -> float:
@@ -68,10 +69,10 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
-    examples, network = _examples(args), material.network(args, side)
+    examples, network = _examples(args), workload.network(args, side)
     prepare_process(args.threads, False)
     settings = Training(epochs=1, batch_size=args.batch_size)
-    kept = material.half(network.model, args.device) if args.what == "retrain" else None
+    masks = workload.half_masks(network.model, args.device) if args.what == "retrain" else None
     seeds = iter(range(1000))
 
     def run() -> float:
@@ -79,27 +80,27 @@ def _ours(args: argparse.Namespace, side: str) -> Round:
         if args.what == "evaluate":
             evaluate(network, examples.tokens)
         else:
-            train(network, examples.tokens, settings, seed=next(seeds), stage="dense", masks=kept)
+            train(network, examples.tokens, settings, seed=next(seeds), stage="dense", masks=masks)
         return (wait(args.device) - began) / _steps(args)
 
     return run
 
 
 class _Clock(transformers.TrainerCallback):
-    """From before the first step to after the last."""
+    """Notes the times before the first step and after the last."""
 
     def __init__(self, device: str) -> None:
         self.device, self.began, self.ended = device, 0.0, 0.0
 
-    def on_train_begin(self, *given: object, **more: object) -> None:
+    def on_train_begin(self, *arguments: object, **options: object) -> None:
         self.began = wait(self.device)
 
-    def on_train_end(self, *given: object, **more: object) -> None:
+    def on_train_end(self, *arguments: object, **options: object) -> None:
         self.ended = wait(self.device)
 
 
 def _trainer(args: argparse.Namespace) -> Round:
-    examples, tokenizer = _examples(args), material.tokenizer(args)
+    examples, tokenizer = _examples(args), workload.tokenizer(args)
     rows = [
         {**tokenizer(text, truncation=True, max_length=128), "labels": int(label)}
         for text, label in zip(examples.texts, examples.labels, strict=True)
@@ -119,7 +120,7 @@ def _trainer(args: argparse.Namespace) -> Round:
         max_grad_norm=0.0,
     )
     clock = _Clock(args.device)
-    model = material.model(args)
+    model = workload.model(args)
     collator = transformers.DataCollatorWithPadding(tokenizer)
 
     def run() -> float:
@@ -131,40 +132,40 @@ def _trainer(args: argparse.Namespace) -> Round:
 
 
 def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peaks) -> None:
-    """A table: steps and real tokens per second, shares of the machine's peaks, memory, and the ratios."""
-    examples, model = _examples(args), material.model(args)
-    least = material.least(model, examples.tokens, args.batch_size)
+    """Print a table: steps and real tokens per second, shares of the machine's limits, memory, and ratios."""
+    examples, model = _examples(args), workload.model(args)
+    bound = workload.lower_bound(model, examples.tokens, args.batch_size)
     backward = args.what != "evaluate"
     rows = []
     for side, seen in measured.items():
-        bound = least.step(limits, side) if backward else least.forward(limits, side)
-        flops = (3 if backward else 1) * least.forward_flops
-        moved = least.weight_bytes * (3 if backward else 1) + (least.step_bytes if backward else 0)
+        seconds = bound.step(limits, side) if backward else bound.forward(limits, side)
+        flops = (3 if backward else 1) * bound.forward_flops
+        moved = bound.weight_bytes * (3 if backward else 1) + (bound.step_bytes if backward else 0)
         faster = ratios(measured["by hand"], seen)
         row = {
             "side": side,
             "ms a step": f"{seen.median * 1e3:.4g}",
             "steps/s": f"{1 / seen.median:.3g}",
-            "real tokens/s": f"{least.tokens / seen.median:,.0f}",
+            "real tokens/s": f"{bound.tokens / seen.median:,.0f}",
             "of peak FLOP/s": f"{flops / seen.median / limits.of(side):.0%}",
             "of bandwidth": f"{moved / seen.median / limits.bandwidth:.0%}",
             "memory": f"{seen.memory / 1e9:.2f} GB",
-            "x lower bound": f"{seen.median / bound:.2f}",
+            "x lower bound": f"{seen.median / seconds:.2f}",
             "x by hand": f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})",
         }
         if "Trainer bf16" in measured:
             other = ratios(measured["Trainer bf16"], seen)
             row["x Trainer"] = f"{other[0]:.2f} ({other[1]:.2f} to {other[2]:.2f})"
         rows.append(row)
-    print_table(f"{args.what}: batches of {args.batch_size}, {least.tokens:.0f} real tokens each", rows)
+    print_table(f"{args.what}: batches of {args.batch_size}, {bound.tokens:.0f} real tokens each", rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = material.arguments(__doc__)
+    parser = workload.arguments(__doc__)
     parser.add_argument("--what", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--compile", action="store_true", help="training also with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also train with torch.compile")
     if torch.cuda.is_available():
-        parser.set_defaults(steps=1000)  # the first steps of a round are recorded, which takes longer
+        parser.set_defaults(steps=1000)  # recording the first steps of a round takes longer than the steps
     args = parser.parse_args(arguments)
     sides = {what: [*SIDES[what]] for what in SIDES}
     if args.compile:

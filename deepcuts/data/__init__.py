@@ -1,1 +1,1 @@
-"""Texts and labels: the splits of a dataset, from files, the Hub or the embedded toy, and their batches."""
+"""Texts and labels: the splits of a dataset, from files, the Hub or the built-in toy, and their batches."""

@@ -1,4 +1,4 @@
-"""Texts to tokens once, and tokens to batches of similar length, in an order that the seed decides.
+"""Turns texts into tokens, once, and tokens into batches of similar length, in an order that the seed decides.
 
 N = examples, B = examples of a batch, T = tokens of its longest example.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +16,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
+from deepcuts.data.cache import cache_folder, write_cache
 from deepcuts.seeds import derive
 
 Integers = NDArray[np.int64]
-# Batches are cut from runs of this many that are sorted by length: little padding, and still random enough.
+# An epoch is sorted by length in runs of this many batches: little padding, and still enough randomness.
 BATCHES_PER_RUN = 50
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised split: every example's ids one after the other; `starts` (N + 1,) tells where each begins, `cut`
-    (N,) which ones were longer than `max_tokens`."""
+    """A tokenised split.
+
+    `inputs` has the ids of all examples, one example after the other, for each input of the model; `starts` (N + 1,)
+    says where each example begins, and where the last one ends; `labels` (N,) are class numbers or values; `padding`
+    is the padding id of each input; `cut` (N,) says which texts were truncated to `max_tokens`.
+    """
 
     inputs: dict[str, Tensor]
     starts: Integers
@@ -45,11 +47,11 @@ class Tokens:
 
     @property
     def lengths(self) -> Integers:
-        """Tokens of each example (N,)."""
+        """The number of tokens of each example (N,)."""
         return np.diff(self.starts)
 
     def select(self, examples: Integers) -> Tokens:
-        """The given examples in the given order."""
+        """Return the given examples, in the given order."""
         where = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in examples])
         starts = np.concatenate([[0], np.cumsum(self.lengths[examples])])
         chosen = {name: ids[torch.from_numpy(where)] for name, ids in self.inputs.items()}
@@ -57,50 +59,53 @@ class Tokens:
         return Tokens(chosen, starts, labels, self.padding, self.cut[examples])
 
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of all ids and labels."""
+        """Return 16 hex digits of the SHA-256 of all ids and labels."""
         sha = hashlib.sha256(self.starts.tobytes())
         for _, tensor in sorted({**self.inputs, "": self.labels}.items()):
             sha.update(tensor.cpu().numpy().tobytes())
         return sha.hexdigest()[:16]
 
     def to(self, device: torch.device) -> Tokens:
-        """The same with ids and labels on a device, where `batch` then works."""
+        """Return a copy with its ids and labels on a device, where `batch` then makes its tensors."""
         inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
         return replace(self, inputs=inputs, labels=self.labels.to(device))
 
     def batch(self, examples: Integers) -> dict[str, Tensor]:
-        """The model's inputs (B, T), `attention_mask` (1 = a real token) and `labels` (B,), where the ids are."""
+        """Return the model's inputs (B, T), `attention_mask` (B, T; 1 = a real token) and `labels` (B,)."""
         places = self.places(examples)
         longest = int((places[2] - places[1]).max())
         return self.at(places.to(self.labels.device, non_blocking=True), longest)
 
     def places(self, examples: Integers) -> Tensor:
-        """The examples, and where the ids of each begin and end (3, B), on the CPU."""
+        """Return the examples and the begin and end of their ids (3, B), on the CPU."""
         return torch.from_numpy(np.stack([examples, self.starts[examples], self.starts[examples + 1]]))
 
     def at(self, places: Tensor, longest: int) -> dict[str, Tensor]:
-        """The `batch` of the examples at `places`, which lie where the ids are, padded to T = `longest`."""
+        """Return the `batch` of the examples at `places` (3, B), on the device of the ids, padded to T = `longest`.
+
+        Only tensor operations on the device: it can be recorded as a CUDA graph.
+        """
         examples, starts, ends = places
         positions = starts[:, None] + torch.arange(longest, device=places.device)
         real = positions < ends[:, None]
-        made = {"attention_mask": real.long(), "labels": self.labels[examples]}
+        batch = {"attention_mask": real.long(), "labels": self.labels[examples]}
         for name, ids in self.inputs.items():
-            made[name] = ids[positions * real].long().masked_fill_(~real, self.padding[name])
-        return made
+            batch[name] = ids[positions * real].long().masked_fill_(~real, self.padding[name])
+        return batch
 
 
 def tokenise(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: NDArray[np.float64], max_tokens: int, key: str
 ) -> Tokens:
-    """Tokenise N texts or pairs, cut to `max_tokens`, or take them from the cache under `key`.
+    """Tokenise N texts or pairs of texts, truncated to `max_tokens`, or read the tokens from the cache.
 
-    `key` must tell the tokenizer and the texts apart from all others; a damaged entry is made again.
+    `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced.
     """
-    path = _cache_folder() / f"{hashlib.sha256(f'{key}/{max_tokens}'.encode()).hexdigest()[:32]}.safetensors"
-    arrays = _cached(path, len(texts))
+    path = cache_folder("tokens") / f"{hashlib.sha256(f'{key}/{max_tokens}'.encode()).hexdigest()[:32]}.safetensors"
+    arrays = _read_cache(path, len(texts))
     if arrays is None:
         arrays = _tokenise(tokenizer, texts, max_tokens)
-        _keep(path, arrays)
+        write_cache(path, save(arrays))
     names = [name.removeprefix("input/") for name in arrays if name.startswith("input/")]
     padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": int(tokenizer.pad_token_type_id)}
     return Tokens(
@@ -128,12 +133,8 @@ def _tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_tokens: int)
     return arrays
 
 
-def _cache_folder() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepcuts"
-    return Path(os.environ.get("DEEPCUTS_CACHE", default)) / "tokens"
-
-
-def _cached(path: Path, examples: int) -> dict[str, NDArray[Any]] | None:
+def _read_cache(path: Path, examples: int) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of an entry; None where it is missing, damaged or has another number of examples."""
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError):
@@ -142,25 +143,16 @@ def _cached(path: Path, examples: int) -> dict[str, NDArray[Any]] | None:
     return arrays if whole and len(arrays["starts"]) == examples + 1 else None
 
 
-def _keep(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """A cache that cannot be written costs time, not the trial."""
-    working = path.with_name(f"_{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, working)
-        os.replace(working, path)
-    except (OSError, SafetensorError):
-        with suppress(OSError):
-            working.unlink()
-
-
 def cache_key(*parts: object) -> str:
-    """A text that differs whenever a part does."""
+    """Return a text that differs whenever any of the parts differs."""
     return json.dumps([str(part) for part in parts])
 
 
 def first_of_shuffle(examples: int, limit: int | None, seed: int) -> Integers:
-    """Indices of the first `limit` of a shuffle that the seed decides, in their original order (all if None)."""
+    """Return the indices of `limit` random examples in their original order; of all examples if None.
+
+    They are the first of a shuffle that the seed decides, so a smaller limit selects a subset of a larger one.
+    """
     if limit is None or limit >= examples:
         return np.arange(examples)
     order = np.random.default_rng(derive(seed, "max_train_examples")).permutation(examples)
@@ -168,8 +160,11 @@ def first_of_shuffle(examples: int, limit: int | None, seed: int) -> Integers:
 
 
 def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int) -> list[Integers]:
-    """One epoch as a list of batches of indices: each example once, similar lengths together, only the last of
-    a run may be smaller than `batch_size`. Equal arguments give equal batches."""
+    """Return one epoch as batches of indices, with examples of similar length together.
+
+    Each example comes once. All batches have `batch_size` examples but the last one that is cut, which may be smaller
+    and comes anywhere in the epoch. Equal arguments give equal batches.
+    """
     random = np.random.default_rng(derive(seed, purpose, "order", epoch))
     order = random.permutation(len(lengths))
     run = batch_size * BATCHES_PER_RUN
@@ -182,7 +177,10 @@ def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch:
 
 
 def by_length(lengths: Integers, tokens: int) -> Iterator[Integers]:
-    """Batches of indices for evaluation, shortest first, each of at most so many tokens with its padding."""
+    """Yield batches of indices for evaluation, shortest examples first.
+
+    With its padding a batch has at most `tokens` tokens; an example longer than that is alone.
+    """
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -193,15 +191,18 @@ def by_length(lengths: Integers, tokens: int) -> Iterator[Integers]:
 
 
 def micro_batches(batch: Integers, micro_batch: int | None) -> list[Integers]:
-    """A batch cut into pieces of at most `micro_batch` examples, in order."""
+    """Split a batch into parts of at most `micro_batch` examples, in order; None leaves it whole."""
     size = micro_batch or len(batch)
     return [batch[i : i + size] for i in range(0, len(batch), size)]
 
 
-def alike(lengths: Integers, batches: Sequence[Integers], most: int) -> list[list[int]]:
-    """Which batches can run as one: those of as many examples, of at most so many tokens together, where none makes the
-    others longer by more than a sixteenth of that; with 0 each alone, in order."""
-    if not most:
+def group_batches(lengths: Integers, batches: Sequence[Integers], max_tokens: int) -> list[list[int]]:
+    """Group batches of the same size and similar length, to run each group as one; return the numbers of its batches.
+
+    With its padding, a group has at most `max_tokens` tokens. A batch joins a group only if padding the others to its
+    length costs at most a sixteenth of `max_tokens`. With 0, each batch is alone, in order.
+    """
+    if not max_tokens:
         return [[number] for number in range(len(batches))]
     sizes = [(len(batch), int(lengths[batch].max())) for batch in batches]
     groups: list[list[int]] = []
@@ -210,7 +211,7 @@ def alike(lengths: Integers, batches: Sequence[Integers], most: int) -> list[lis
         before = sizes[groups[-1][-1]] if groups else (0, 0)
         together = len(groups[-1]) if groups else 0
         padding = together * examples * (longest - before[1])
-        if before[0] == examples and (together + 1) * examples * longest <= most and padding <= most / 16:
+        if before[0] == examples and (together + 1) * examples * longest <= max_tokens and padding <= max_tokens / 16:
             groups[-1].append(number)
         else:
             groups.append([number])

@@ -1,12 +1,13 @@
-"""A data file to the columns wanted of it, as lists.
+"""Reads the wanted columns of a data file, as lists.
 
 - `.parquet`: typed values.
 - `.csv`: commas, `"` around a field that holds a comma, a quote or a line end, quotes inside it doubled.
-- `.tsv`: tabs and no quoting, as GLUE's own files: a quote is text, a text cannot hold a tab or a line end.
+- `.tsv`: tabs and no quoting, as in GLUE's own files: a quote is part of the text, which cannot hold a tab or a
+  line end.
 - `.jsonl`: one JSON object per line.
 
-Text is UTF-8, with or without a byte-order mark. Nothing is guessed: every value of a csv or tsv file is
-text, so that "NA", "null" and "007" stay what they are.
+Text is UTF-8, with or without a byte-order mark. No type is guessed: every value of a csv or tsv file is text, so "NA",
+"null" and "007" stay as they are.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from deepcuts.names import nearest
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
 def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
-    """The wanted columns of a file, a value per row. Raises ValueError with the file and what is wrong."""
+    """Return the wanted columns of a file, with one value for each row. Raises ValueError that names the file."""
     reader = {".parquet": _parquet, ".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl}
     read = reader.get(path.suffix.lower())
     if read is None:
@@ -38,14 +40,13 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def require(where: object, wanted: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises ValueError unless each wanted column is there once."""
+    """Raise ValueError unless each wanted column exists exactly once; `where` begins its message."""
     for name in wanted:
         if name not in columns:
-            near = get_close_matches(name, columns, 1, 0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{where}: no column {name!r}; {hint}it has {', '.join(map(repr, columns))}")
+            hint = nearest(name, columns) or ";"
+            raise ValueError(f"{where}: no column {name!r}{hint} it has {', '.join(map(repr, columns))}")
         if columns.count(name) > 1:
-            raise ValueError(f"{where}: column {name!r} is there {columns.count(name)} times; rename all but one")
+            raise ValueError(f"{where}: column {name!r} occurs {columns.count(name)} times; rename all but one")
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
@@ -54,10 +55,10 @@ def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
     try:
         try:
             frame = pandas.read_parquet(path, columns=list(dict.fromkeys(wanted)))
-        except (ValueError, LookupError):  # damaged, or a column is missing: then all of them are to be named
+        except (ValueError, LookupError):  # damaged, or a column is missing; with all read, the error lists them
             frame = pandas.read_parquet(path)
     except (ValueError, OSError, LookupError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
     require(path, wanted, [str(name) for name in frame.columns])
     values = {name: frame[name].astype(object) for name in wanted}
     return {name: column.where(column.notna(), None).tolist() for name, column in values.items()}
@@ -96,7 +97,7 @@ def _jsonl(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is no JSON: {error.msg} at character {error.pos}") from None
+                raise ValueError(f"{path}: line {number} is not JSON: {error.msg} at character {error.pos}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{path}: line {number} is {type(row).__name__}, not an object such as {{...}}")
             keys.update(dict.fromkeys(row))

@@ -1,27 +1,27 @@
-"""A dataset of the Hub to the columns wanted of it; online, and offline from the Hub's local cache.
+"""Reads the wanted columns of a dataset of the Hub: online, or offline from the Hub's local cache.
 
-`datasets.load_dataset` of a hub id, offline, does not look into that cache, only for tables that it prepared
-itself, and of those it takes the latest, whatever the revision. So `huggingface_hub` finds the files, online
-and offline alike, and `datasets` is handed their folder. Only the card and the files of the wanted splits are
-downloaded, and no code of a repository is ever run.
+Offline, `datasets.load_dataset` with a Hub id ignores that cache: it only finds tables that it prepared itself, and of
+those it takes the latest, whatever the revision. So `huggingface_hub` finds the files, online and offline, and
+`datasets` reads them from their folder. Only the card and the files of the wanted splits are downloaded, and no code of
+a repository is ever run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcuts.data.files import require
 from deepcuts.experiment.tasks import Task
+from deepcuts.names import nearest
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
 
-# Where a card does not say which files a split has, all files of these formats are downloaded.
+# If a card does not list the files of each split, all files of these formats are downloaded.
 TABLE_FILES = [
     *("*.parquet", "*.arrow", "*.csv", "*.tsv", "*.txt", "*.json", "*.jsonl"),
     *("*.csv.*", "*.tsv.*", "*.json.*", "*.jsonl.*", "*.zip"),
@@ -29,23 +29,24 @@ TABLE_FILES = [
 
 
 class Unreachable(ConnectionError, ValueError):
-    """The Hub cannot be reached, and its local cache does not hold what is wanted."""
+    """Raised when the Hub cannot be reached and its local cache does not have what is wanted."""
 
 
 def title(task: Task) -> str:
+    """Return how errors name a dataset of the Hub: its id, config and revision."""
     return f"{task.hub}{f' ({task.config})' if task.config else ''} at {task.revision!r}"
 
 
 @cache
 def resolve(hub: str, revision: str) -> str:
-    """The commit of a revision: one for the life of a process, so that all splits are of one commit."""
+    """Return the commit of a revision, the same one for the life of the process, so that all splits match."""
     return _snapshot(hub, revision, ["README.md"]).name
 
 
 def read_hub_columns(task: Task, split: str) -> dict[str, list[Any]]:
-    """The wanted columns of one split. Raises ValueError, and Unreachable where the Hub cannot be reached."""
+    """Return the text and label columns of one split. Raises ValueError, and Unreachable if the Hub is."""
     assert task.hub is not None
-    with _explained(task):
+    with _explain_errors(task):
         commit = resolve(task.hub, task.revision)
         card = _card(_snapshot(task.hub, commit, ["README.md"]))
         files = _files(task, card)
@@ -54,9 +55,9 @@ def read_hub_columns(task: Task, split: str) -> dict[str, list[Any]]:
 
 
 def hub_commit(task: Task) -> str:
-    """The commit that this process reads a task from. Raises ValueError, and Unreachable."""
+    """Return the commit that this process reads a task from. Raises ValueError, Unreachable."""
     assert task.hub is not None
-    with _explained(task):
+    with _explain_errors(task):
         return resolve(task.hub, task.revision)
 
 
@@ -74,12 +75,12 @@ def _card(folder: Path) -> DatasetCardData:
 
 
 def _files(task: Task, card: DatasetCardData) -> dict[str, list[str]] | None:
-    """The Hub's split name -> path patterns of the task's splits; None where the card does not list them."""
+    """Return the path patterns of the task's splits by their names on the Hub; None if the card does not list them."""
     configs = {config["config_name"]: config for config in card.get("configs") or []}
     if not configs:
         return None
     if task.config is not None:
-        _known("config", task.config, list(configs))
+        _require_known("config", task.config, list(configs))
         config = configs[task.config]
     else:
         default = [name for name in configs if configs[name].get("default") or name == "default"]
@@ -93,20 +94,18 @@ def _files(task: Task, card: DatasetCardData) -> dict[str, list[str]] | None:
     rows = rows if isinstance(rows[0], dict) else [{"split": "train", "path": rows}]  # as `datasets` reads it
     files = {row["split"]: [row["path"]] if isinstance(row["path"], str) else row["path"] for row in rows}
     for name in task.splits.values():
-        _known("split", name, list(files))
+        _require_known("split", name, list(files))
     return {name: files[name] for name in task.splits.values()}
 
 
-def _known(what: str, name: str, known: Sequence[str]) -> None:
+def _require_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = get_close_matches(name, known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown {what} {name!r}; {hint}it has {', '.join(known)}")
+        raise ValueError(f"unknown {what} {name!r}{nearest(name, known) or ';'} it has {', '.join(known)}")
 
 
 def _globs(files: Mapping[str, Sequence[str]]) -> list[str]:
     paths = [path.removeprefix("./") for paths in files.values() for path in paths]
-    return [*paths, *(path.replace("**/", "") for path in paths if "**/" in path)]  # **/ is also no folder
+    return [*paths, *(path.replace("**/", "") for path in paths if "**/" in path)]  # **/ also matches no folder
 
 
 def _load(
@@ -121,7 +120,7 @@ def _load(
         task.config,
         data_files={name: files[name]} if files else None,
         split=name,
-        features=info.features if info else None,  # given `data_files`, it does not take them from the card
+        features=info.features if info else None,  # with `data_files` it does not read them from the card
     )
     require(f"split {name!r}", wanted, table.column_names)
     columns = {column: list(table.with_format(None)[column]) for column in wanted}
@@ -132,25 +131,31 @@ def _load(
 
 
 @contextmanager
-def _explained(task: Task) -> Iterator[None]:
-    """What the libraries raise (their own errors, HTTP's, Arrow's) as one error that says what to do."""
+def _explain_errors(task: Task) -> Iterator[None]:
+    """Turn whatever the libraries raise (errors of their own, of HTTP, of Arrow) into one that says what to do."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError:
-        raise ValueError(f"{title(task)} is gated on the Hub: ask for access on its page and log in") from None
+        raise ValueError(
+            f"{title(task)} is gated on the Hub; ask for access on its page, then log in with `hf auth login`"
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise ValueError(f"{task.hub!r} is no dataset of the Hub, or a private one: log in") from None
+        raise ValueError(
+            f"{task.hub!r} is not a dataset of the Hub, or is private; check the id, or log in with `hf auth login`"
+        ) from None
     except errors.RevisionNotFoundError:
-        raise ValueError(f"{task.hub} has no revision {task.revision!r} on the Hub") from None
+        raise ValueError(
+            f"{task.hub} has no revision {task.revision!r} on the Hub; give a branch, tag or commit of it"
+        ) from None
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
         raise Unreachable(
-            f"cannot load {title(task)} from the Hub, nor is it in the Hub's local cache; offline, set"
+            f"cannot load {title(task)} from the Hub, and it is not in the Hub's local cache; offline, set"
             f" data_dir or DEEPCUTS_DATA_DIR to a folder of <dataset>/<split>.parquet ({_first_line(error)})"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{title(task)} of the Hub: {error}") from None
+        raise ValueError(f"{title(task)} on the Hub: {error}") from None
     except Exception as error:
         raise ValueError(f"cannot load {title(task)} from the Hub: {_first_line(error)}") from error
 

@@ -1,7 +1,7 @@
-"""Task name or the user's files -> checked splits of texts and labels.
+"""Reads and checks the splits of a dataset: a task by its name, or the user's own files.
 
-`locate` says where a dataset is, `check` reads all of it, `load` reads one split. Files are read by
-`deepcuts.files`, the Hub by `deepcuts.hub`; both give columns, which are checked here.
+`locate` finds a dataset, `check` reads all of it, `load_split` reads one split. `deepcuts.data.files` and
+`deepcuts.data.hub` read columns, which are checked here. N = examples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,25 @@ from deepcuts.data.files import FORMATS, read_columns
 from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
 from deepcuts.experiment.sweepfile import OwnData
 from deepcuts.experiment.tasks import ALIASES, TASKS, Task
+from deepcuts.names import nearest
 
 
 @dataclass(frozen=True)
 class Split:
-    """`texts`: one or two per example. `labels` (N,): the index of the class, or the value."""
+    """One split: `texts` has one or two texts for each example, `labels` (N,) the index of its class, or its value."""
 
     texts: list[tuple[str, ...]]
     labels: NDArray[np.float64]
 
 
 def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -> Task:
-    """The task of a dataset, with absolute paths and the digest of the content where it is not on the Hub.
+    """Return the task of a dataset, with absolute paths and a digest of its content unless it is on the Hub.
 
-    With `data_dir`, what would come from the Hub is taken from <data_dir>/<name>/<split>.<format> instead.
-    Local files are read and checked, for their digest. Raises ValueError that names the dataset and the file.
+    With `data_dir`, a dataset of the Hub is read from <data_dir>/<name>/<split>.<format> instead. Local files are read
+    and checked now, because the digest needs them. Raises ValueError that names the dataset and the file.
     """
     name = name if own else ALIASES.get(name, name)
-    with _about(name):
+    with _naming_dataset(name):
         task = _own_task(own) if own else _known_task(name)
         if name == "toy" and own is None:
             from deepcuts.data.toy import VERSION
@@ -59,13 +59,13 @@ def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -
 
 
 def check(name: str, task: Task) -> dict[str, int]:
-    """The number of examples in each split, all of it read. Raises ValueError that names the dataset."""
-    with _about(name):
+    """Read and check all splits; return the number of examples in each. Raises ValueError that names the dataset."""
+    with _naming_dataset(name):
         return {split: len(load_split(task, split).texts) for split in task.splits}
 
 
 def load_split(task: Task, split: str) -> Split:
-    """One split of a located task. Raises ValueError, and Unreachable where the Hub cannot be reached."""
+    """Read one split of a located task. Raises ValueError, and Unreachable if the Hub is."""
     if split not in task.splits:
         raise ValueError(f"no split {split!r}; the task has {', '.join(map(repr, task.splits))}")
     if task.files is not None:
@@ -77,14 +77,14 @@ def load_split(task: Task, split: str) -> Split:
     else:
         from deepcuts.data.toy import sentences
 
-        where, pairs = "the embedded dataset", sentences(split)
+        where, pairs = "the built-in dataset", sentences(split)
         columns = {task.text[0]: [text for text, _ in pairs], task.label: [label for _, label in pairs]}
-    with _about_file(where):
+    with _naming_file(where):
         return _split(columns, task, training=split == "train")
 
 
 def content_digest(splits: Mapping[str, Split]) -> str:
-    """32 hex digits of the SHA-256 of all texts and labels in their order, whatever file they came from."""
+    """Return 32 hex digits of the SHA-256 of all texts and labels in order, whatever file format they came from."""
     sha = hashlib.sha256()
     for name, split in sorted(splits.items()):
         columns = list(zip(*split.texts, strict=True))
@@ -98,18 +98,17 @@ def content_digest(splits: Mapping[str, Split]) -> str:
 
 
 def data_commit(task: Task) -> str | None:
-    """The Hub commit that this process reads the task from; None for local data. Raises Unreachable."""
+    """Return the Hub commit that this process reads a task from; None for local data. Raises Unreachable."""
     return None if task.hub is None else hub_commit(task)
 
 
-# Where a dataset is
+# Finding a dataset
 
 
 def _known_task(name: str) -> Task:
     if name not in TASKS:
-        near = get_close_matches(name, [*TASKS, *ALIASES], 1, 0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown; {hint}known: {', '.join(TASKS)}; or describe your own files")
+        hint = nearest(name, [*TASKS, *ALIASES]) or ";"
+        raise ValueError(f"unknown{hint} known: {', '.join(TASKS)}; or describe your own files")
     return TASKS[name]
 
 
@@ -126,9 +125,9 @@ def _own_task(own: OwnData) -> Task:
 def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:
     folder = data_dir / name
     if not folder.is_dir():
-        there = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else None
-        what = f"it has {', '.join(there) or 'no folders'}" if there is not None else "data_dir itself does not exist"
-        raise ValueError(f"no folder {str(folder)!r} in data_dir; {what}")
+        folders = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else None
+        listed = "data_dir itself does not exist" if folders is None else f"it has {', '.join(folders) or 'no folders'}"
+        raise ValueError(f"no folder {str(folder)!r} in data_dir; {listed}")
     paths = {}
     for split, stem in task.splits.items():
         names = [stem + suffix for suffix in FORMATS]
@@ -136,13 +135,14 @@ def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:
         if not found:
             raise ValueError(f"no file for split {split!r} in {str(folder)!r}; looked for {', '.join(names)}")
         if len(found) > 1:
-            raise ValueError(f"{' and '.join(found)} are both in {str(folder)!r}; keep the one that is meant")
+            raise ValueError(f"{' and '.join(found)} are both in {str(folder)!r}; keep one of them")
         paths[split] = str(folder / found[0])
     return paths
 
 
 @contextmanager
-def _about(name: str) -> Iterator[None]:
+def _naming_dataset(name: str) -> Iterator[None]:
+    """Put the name of the dataset before the message of an error."""
     try:
         yield
     except Unreachable as error:
@@ -154,11 +154,12 @@ def _about(name: str) -> Iterator[None]:
         raise ValueError(f"dataset {name!r}: {error}") from None
 
 
-# Columns to checked examples
+# Checking columns
 
 
 @contextmanager
-def _about_file(where: str) -> Iterator[None]:
+def _naming_file(where: str) -> Iterator[None]:
+    """Put the file, or what else holds the split, before the message of an error."""
     try:
         yield
     except ValueError as error:
@@ -178,7 +179,8 @@ def _split(columns: Mapping[str, Sequence[Any]], task: Task, training: bool) -> 
     else:
         labels = _class_names(task.label, columns[task.label], task.classes or ())
     if training and task.kind == "classification" and (labels == labels[0]).all():
-        raise ValueError(f"every label of the training split is {columns[task.label][0]!r}: there is nothing to learn")
+        only = columns[task.label][0]
+        raise ValueError(f"every label of the training split is {only!r}: there is nothing to learn; add other classes")
     return Split(texts, labels)
 
 
@@ -187,13 +189,13 @@ def _check_text(name: str, values: Sequence[Any]) -> None:
     if wrong:
         missing = _is_missing(values[wrong[0]])
         what = "is missing" if missing else f"is {values[wrong[0]]!r}, not text"
-        do = "remove such rows or fill them" if missing else "name a column of text, or write the values as text"
-        raise ValueError(f"column {name!r} {what} in row {wrong[0]} (from 0), {len(wrong)} such rows; {do}")
+        advice = "remove or fill such rows" if missing else "name a column of text, or write the values as text"
+        raise ValueError(f"column {name!r} {what} in row {wrong[0]} (from 0), {len(wrong)} such rows; {advice}")
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
         row = next(row for row, text in enumerate(values) if text.encode(errors="replace").decode() != text)
-        raise ValueError(f"column {name!r} holds half a surrogate pair in row {row} (from 0); repair it") from None
+        raise ValueError(f"column {name!r} has half a surrogate pair in row {row} (from 0); repair it") from None
 
 
 def _is_missing(value: Any) -> bool:
@@ -201,10 +203,11 @@ def _is_missing(value: Any) -> bool:
 
 
 def _refuse(label: str, wrong: NDArray[np.bool_], values: Sequence[Any], what: str) -> None:
+    """Raise ValueError with the first wrong label (`wrong` is (N,)), if there is one; `what` says what is wrong."""
     if wrong.any():
         row = int(wrong.argmax())
         count = f"{int(wrong.sum()):,} of {len(values):,} rows"
-        raise ValueError(f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are so")
+        raise ValueError(f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are wrong")
 
 
 def _numbers(label: str, values: Sequence[Any], wanted: str) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""The embedded dataset and the shape of the embedded BERT: what the quickstart and the tests run on.
+"""The built-in dataset, and the shape of the built-in BERT: what the quickstart and the tests run on.
 
-Short film reviews of a small grammar, good (1) or bad (0). The words alone do not tell which, because what
-they mean depends on their place: `not` turns over its own clause and no other, and which of two clauses
-decides depends on the word that joins them and on where it stands. A tiny BERT learns this from random
-weights in seconds, and loses it bit by bit as its weights are pruned.
+Short film reviews from a small grammar, good (1) or bad (0). The words alone do not tell which, because their meaning
+depends on their place: `not` negates only its own clause, and which of two clauses decides depends on the word that
+joins them and on where that word is. A tiny BERT learns this from random weights in seconds, and loses it bit by bit as
+its weights are pruned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from random import Random
 
-# Stands in the ids of trials where other datasets have a hash of their content: change it with the content.
+# Enters the ids of trials in place of a hash of the content: change it whenever the content changes.
 VERSION = "toy-1"
 
 SIZES = {"train": 4000, "validation": 500}
@@ -29,8 +29,8 @@ VOCABULARY: list[str] = [
     *(*_NOUNS, *_BAD, *_GOOD, *_NEGATIONS, *_INTENSIFIERS),
 ]
 
-# Keyword arguments of transformers.BertConfig. 94 % of the parameters are prunable, so that compressions up
-# to 16 exist. BERT's own initializer_range of 0.02 is for wide layers: from there these learn too slowly.
+# Keyword arguments of transformers.BertConfig. 94 % of the parameters are prunable, which allows compressions up to 16.
+# BERT's own initializer_range of 0.02 is for wide layers: with it, layers this narrow learn too slowly.
 CONFIG: dict[str, int | float | str] = {
     "vocab_size": len(VOCABULARY),
     "hidden_size": 64,
@@ -45,7 +45,7 @@ CONFIG: dict[str, int | float | str] = {
 
 
 def sentences(split: str) -> list[tuple[str, int]]:
-    """The (sentence, label) pairs of `train` or `validation`: half of them good, no sentence twice in either.
+    """Return the (sentence, label) pairs of `train` or `validation`; half are good, and no sentence occurs twice.
 
     Raises ValueError for another split.
     """
@@ -56,7 +56,7 @@ def sentences(split: str) -> list[tuple[str, int]]:
 
 @cache
 def _splits() -> dict[str, list[tuple[str, int]]]:
-    """All splits from one stream of draws, so that none can repeat a sentence of another."""
+    """Draw all splits from one stream, so that none can repeat a sentence of another."""
     rng = Random(0)
     seen: set[str] = set()
     splits: dict[str, list[tuple[str, int]]] = {}
@@ -73,7 +73,7 @@ def _splits() -> dict[str, list[tuple[str, int]]]:
 
 
 def _review(rng: Random) -> tuple[str, bool]:
-    """One clause, or two: after `but` the second decides, with `although` the one that it does not open."""
+    """Draw one or two clauses: with `but` the second decides, with `although` the one that it does not introduce."""
     (first, first_good), (second, second_good) = _clause(rng), _clause(rng)
     shape = rng.random()
     if shape < 0.35:
@@ -86,7 +86,7 @@ def _review(rng: Random) -> tuple[str, bool]:
 
 
 def _clause(rng: Random) -> tuple[str, bool]:
-    """`the film was [not] [very] good`, and whether that praises the film."""
+    """Draw a clause such as `the film was [not] [very] good`, and whether it is praise."""
     negated, intense, good = (rng.random() < chance for chance in (0.35, 0.2, 0.5))
     words = ["the", _one_of(rng, _NOUNS), "was"]
     if negated:
@@ -98,5 +98,5 @@ def _clause(rng: Random) -> tuple[str, bool]:
 
 
 def _one_of(rng: Random, words: Sequence[str]) -> str:
-    """By random() alone, the one draw that Python promises to repeat from version to version."""
+    """Draw a word by random() alone, the only draw that Python guarantees to be the same in later versions."""
     return words[int(rng.random() * len(words))]

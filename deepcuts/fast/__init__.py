@@ -1,1 +1,1 @@
-"""The same mathematics, quicker: every module here could be left out, and the results would be the same."""
+"""The same mathematics, faster: leave any module here out and the results stay the same."""

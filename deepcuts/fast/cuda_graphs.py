@@ -1,7 +1,7 @@
-"""Work that a GPU repeats: recorded once for each shape of what it is given, then replayed without Python.
+"""Records the work that a GPU repeats, once for each input shape, and replays it without Python.
 
-The kernels of a small batch take less time than Python takes to launch them one by one. CUDA records them with the
-addresses that they work on, and a replay is one launch.
+For a small batch, launching the kernels one by one from Python takes longer than running them. A CUDA graph holds the
+kernels with the memory addresses that they use, and replaying it is a single launch.
 """
 
 from __future__ import annotations
@@ -14,107 +14,111 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Runs work and gives what replays it, and the tensor that each replay writes its result to.
+# Runs a computation; returns a function that replays it, and the tensor that every replay writes its result to.
 Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-# Changes tensors by what it is given, a tensor on the device and sizes, and returns a number.
-Work = Callable[[Tensor, tuple[int, ...]], Tensor]
+# Changes tensors, given an input tensor on the device and sizes, and returns a scalar tensor.
+Computation = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 def cuda_graphs() -> Record:
-    """Recordings that share the memory which they work in: only one is replayed at a time."""
+    """Return a recorder whose recordings share one memory pool: only one of them is replayed at a time."""
     pool = torch.cuda.graph_pool_handle()
 
-    def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # The outer one, because a recording that fails can leave its own stream behind.
+        # The outer context restores the current stream: a failed recording can leave its own stream current.
         with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=pool):
-            result = work()
+            result = compute()
         return graph.replay, result
 
     return record
 
 
-# By the type of a device: what records on it.
+# Device type -> how to make its recorder. Types that are not listed run every step directly.
 RECORDERS: dict[str, Callable[[], Record]] = {"cuda": cuda_graphs}
-# Each recording keeps some memory, and takes longer than a step: of more shapes than this the rest runs as it is.
-MOST_RECORDINGS = 64
+# Every recording keeps some memory and takes longer than a step, so further shapes run directly.
+MAX_RECORDINGS = 64
 
 
 @dataclass(frozen=True)
 class _Replay:
-    given: Tensor
+    static_input: Tensor
     run: Callable[[], None]
     result: Tensor
 
-    def __call__(self, given: Tensor) -> Tensor:
-        self.given.copy_(given, non_blocking=True)
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.static_input.copy_(inputs, non_blocking=True)
         self.run()
         return self.result.clone()
 
 
 class Captured:
-    """`work`, replayed where the device has a recorder.
+    """Runs `compute`, by replaying recordings of it where the device has a recorder.
 
-    The first call of a shape runs as it is, so that libraries set themselves up, the second is recorded, and it and
-    all later ones are replays. `state` gives the fp32 tensors that the work changes: the very first replay must leave
-    the same bits in them as the work itself, from the same state, which takes a copy of it on the CPU. If it does not,
-    or if something cannot be recorded, a warning says so, and the work runs as it is from then on: with the same bits.
+    The first call with a shape runs directly, so that libraries can initialise; the second is recorded, and it and all
+    later calls are replays. `state` returns the fp32 tensors that the computation changes. The very first replay must
+    leave the same bits in them as the computation itself does from the same state; checking that copies the state to
+    the CPU and back once. If the bits differ, or if something cannot be recorded, a warning says so and every later
+    call runs directly, with the same bits.
     """
 
-    def __init__(self, work: Work, state: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
-        self.work, self.state, self.device = work, state, device
-        recorder = RECORDERS.get(device.type)
-        self.record = recorder() if recorder else None
-        self.met: set[tuple[int, ...]] = set()
+    def __init__(self, compute: Computation, state: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
+        self.compute, self.state, self.device = compute, state, device
+        make_recorder = RECORDERS.get(device.type)
+        self.record = make_recorder() if make_recorder else None
+        self.seen_shapes: set[tuple[int, ...]] = set()
         self.replays: dict[tuple[int, ...], _Replay] = {}
 
-    def __call__(self, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """The work on a tensor that lies on the CPU, with random numbers from the seed. Raises what the work does."""
-        shape = (*given.shape, *sizes)
+    def __call__(self, seed: int, inputs: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """Compute on `inputs`, a tensor on the CPU, with random numbers from the seed. Raises what `compute` raises."""
+        shape = (*inputs.shape, *sizes)
         if shape in self.replays:
             torch.manual_seed(seed)
-            return self.replays[shape](given)
-        if self.record is None or shape not in self.met or len(self.replays) == MOST_RECORDINGS:
-            self.met.add(shape)
-            return self._plainly(seed, given, sizes)
+            return self.replays[shape](inputs)
+        if self.record is None or shape not in self.seen_shapes or len(self.replays) == MAX_RECORDINGS:
+            self.seen_shapes.add(shape)
+            return self._run_directly(seed, inputs, sizes)
         try:
-            recorded = self._recorded if self.replays else self._proved
-            return recorded(self.record, seed, given, sizes)
-        except RuntimeError as error:  # a lack of memory too
+            record = self._record_and_replay if self.replays else self._record_and_verify
+            return record(self.record, seed, inputs, sizes)
+        except RuntimeError as error:  # includes running out of memory
             self.record = None
             self.replays.clear()
-            why = error.__context__ or error
-            warnings.warn(f"steps are not replayed on this {self.device.type}, and take longer: {why}", stacklevel=2)
-        return self._plainly(seed, given, sizes)
+            cause = error.__context__ or error
+            warnings.warn(f"steps are not replayed on this {self.device.type}, and take longer: {cause}", stacklevel=2)
+        return self._run_directly(seed, inputs, sizes)
 
-    def _plainly(self, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    def _run_directly(self, seed: int, inputs: Tensor, sizes: tuple[int, ...]) -> Tensor:
         torch.manual_seed(seed)
-        return self.work(given.to(self.device, non_blocking=True), sizes)
+        return self.compute(inputs.to(self.device, non_blocking=True), sizes)
 
-    def _proved(self, record: Record, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """The first recording. Raises RuntimeError, with the state as it was, if its replay is not the work."""
+    def _record_and_verify(self, record: Record, seed: int, inputs: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """Make the first recording and compare its replay with a direct run.
+
+        Raises RuntimeError, with the state restored, when the replay leaves other bits.
+        """
         before = [tensor.to("cpu", copy=True) for tensor in self.state()]
         try:
-            with _refusing_to_wait(self.device):
-                expected = self._bits(self._plainly(seed, given, sizes))
+            with _error_on_sync(self.device):
+                expected = self._checksums(self._run_directly(seed, inputs, sizes))
             self._restore(before)
-            result = self._recorded(record, seed, given, sizes)
-            if not torch.equal(self._bits(result), expected):
+            result = self._record_and_replay(record, seed, inputs, sizes)
+            if not torch.equal(self._checksums(result), expected):
                 raise RuntimeError("a replay left other bits than the step itself")
         except RuntimeError:
             self._restore(before)
             raise
         return result
 
-    def _recorded(self, record: Record, seed: int, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        static = given.to(self.device, copy=True)
-        run, result = record(lambda: self.work(static, sizes))
-        replay = self.replays[*given.shape, *sizes] = _Replay(static, run, result)
+    def _record_and_replay(self, record: Record, seed: int, inputs: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        static_input = inputs.to(self.device, copy=True)
+        run, result = record(lambda: self.compute(static_input, sizes))
+        replay = self.replays[*inputs.shape, *sizes] = _Replay(static_input, run, result)
         torch.manual_seed(seed)
-        return replay(given)
+        return replay(inputs)
 
-    def _bits(self, result: Tensor) -> Tensor:
-        """The bits of each tensor of the state, and of a result, summed: exact, in whatever order."""
+    def _checksums(self, result: Tensor) -> Tensor:
+        """Sum the bits of each tensor of the state, and of a result, as integers: exact in any order."""
         return torch.stack([tensor.detach().view(torch.int32).sum() for tensor in (*self.state(), result)])
 
     @torch.no_grad()
@@ -124,13 +128,16 @@ class Captured:
 
 
 @contextmanager
-def _refusing_to_wait(device: torch.device) -> Iterator[None]:
-    """Work that reads a value of a GPU fails here: torch before 2.13 is left unusable if it does so while recorded."""
+def _error_on_sync(device: torch.device) -> Iterator[None]:
+    """Make reading a value from a GPU an error.
+
+    A computation that does so cannot be recorded, and torch before 2.13 is unusable once that fails during recording.
+    """
     if device.type != "cuda":
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this mode does not notice everything
+        warnings.simplefilter("ignore")  # torch warns that this mode does not catch every synchronisation
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield

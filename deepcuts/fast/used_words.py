@@ -1,9 +1,9 @@
-"""Training touches only the words that occur.
+"""Trains only the word embeddings of words that occur in the training split.
 
-A row of the word embedding whose word no example has gets a gradient of exactly zero in every step; its moments stay
-zero, and SGD and Adam without weight decay leave it as it is. Half of a small BERT are such rows. While it is trained
-the network has a smaller embedding, of the words of the training split alone: the same weights come of it, without
-the way of the others through memory in every step.
+The row of a word that no example contains has a gradient of exactly zero in every step. Its optimiser moments stay
+zero, and SGD and Adam without weight decay leave it unchanged. In a small BERT they are half of all parameters. So
+training uses a smaller embedding, with the words of the training split alone: it gives the same weights, and the
+optimiser need not move the other rows through memory in every step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from deepcuts.data.batches import Tokens
 
 
 class UsedWords:
-    """The word embedding of a model (V, H), whole or with the rows of the words in `tokens` alone.
+    """The word embedding of a model (V, H), whole or with only the rows of the words in `tokens`.
 
-    Special tokens keep their ids, because models look at them: the smaller one begins with all rows up to the last.
+    Models look at the ids of special tokens, so these ids stay: the smaller embedding begins with all rows up to the
+    last special token.
     """
 
     def __init__(self, model: nn.Module, tokens: Tokens) -> None:
@@ -34,13 +35,13 @@ class UsedWords:
         self.rows = torch.unique(torch.cat([torch.arange(special, dtype=ids.dtype), ids.cpu()])).long()
         self.rows = self.rows.to(self.whole.device)
         self.small = nn.Parameter(self.whole.detach()[self.rows])
-        place = torch.zeros(len(self.whole), dtype=ids.dtype, device=self.whole.device)
-        place[self.rows] = torch.arange(len(self.rows), dtype=ids.dtype, device=self.whole.device)
-        self.tokens = replace(tokens, inputs={**tokens.inputs, "input_ids": place[ids.long()]})
+        new_ids = torch.zeros(len(self.whole), dtype=ids.dtype, device=self.whole.device)
+        new_ids[self.rows] = torch.arange(len(self.rows), dtype=ids.dtype, device=self.whole.device)
+        self.tokens = replace(tokens, inputs={**tokens.inputs, "input_ids": new_ids[ids.long()]})
 
     @contextmanager
     def narrowed(self) -> Iterator[Tokens]:
-        """The model has the smaller embedding; gives the tokens by their ids in it."""
+        """Give the model the smaller embedding while the context is open; yields the tokens with their ids in it."""
         self.module.weight = self.small
         try:
             yield self.tokens
@@ -49,7 +50,7 @@ class UsedWords:
 
     @contextmanager
     def widened(self) -> Iterator[None]:
-        """For a while, inside `narrowed`, the model is whole again, with the rows as they are now."""
+        """Give the model its whole embedding, with its current rows, in a context inside `narrowed`."""
         self._widen()
         try:
             yield
@@ -67,12 +68,12 @@ def _special_ids(config: Any) -> list[int]:
 
 
 def can_narrow(model: nn.Module, weight_decay: float) -> bool:
-    """Whether unused rows stay as they are: nothing decays, and no other layer shares the embedding."""
+    """Return whether training leaves unused rows unchanged: nothing decays, and no other layer shares the embedding."""
     try:
         module = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
         return False
     if weight_decay or not isinstance(module, nn.Embedding) or module.max_norm is not None:
         return False
-    everywhere = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
-    return sum(parameter is module.weight for parameter in everywhere) == 1
+    parameters = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
+    return sum(parameter is module.weight for parameter in parameters) == 1

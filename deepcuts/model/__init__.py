@@ -1,1 +1,1 @@
-"""The network: where its files lie, how it is loaded, what is prunable, how many parameters it has."""
+"""The network: where its files are, how it is loaded, what is prunable and how many parameters it has."""

@@ -1,17 +1,18 @@
-"""How many parameters a model has: counted once for a config, as counting loads torch, and kept in the user's cache."""
+"""Counts the parameters of a model, once for each config.
+
+Counting loads torch, which takes seconds, so counts are kept in the user's cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import deepcuts
+from deepcuts.data.cache import cache_folder, write_cache
 from deepcuts.data.toy import CONFIG
 from deepcuts.experiment.spec import ModelSource, canonical
 from deepcuts.model.folder import folder_of
@@ -19,18 +20,21 @@ from deepcuts.pruning.compression import Counts
 
 
 def count_parameters(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
-    """The model's counts. Raises ValueError where its config cannot be had or is of no known kind."""
-    from_config = _config(model)
-    path = _place(from_config, outputs, prune_biases) if from_config is not None else None
-    found = _kept(path) if path else None
-    if found is None:
-        found = _counted(model, outputs, prune_biases)
+    """Return the counts of a model with a head of `outputs`, from the cache where it has them.
+
+    Raises ValueError when the config cannot be loaded, is of an unknown kind, or has nothing to prune.
+    """
+    config = _config_bytes(model)
+    path = _cache_path(config, outputs, prune_biases) if config is not None else None
+    counts = _read_cache(path) if path else None
+    if counts is None:
+        counts = _count(model, outputs, prune_biases)
         if path:
-            _keep(path, found)
-    return found
+            write_cache(path, json.dumps(asdict(counts)).encode())
+    return counts
 
 
-def _counted(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
+def _count(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
     from deepcuts.model.load import count_from_config
 
     try:
@@ -39,12 +43,15 @@ def _counted(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"cannot load the config of model {model.name!r} (revision {model.revision!r}): {reason}; give the id of a"
-            " Hub model, or where there is no network a folder with its files"
+            " Hub model or, without a network, a folder with its files"
         ) from None
 
 
-def _config(model: ModelSource) -> bytes | None:
-    """What of the model decides its counts; of a revision that moves, as it is now. None where it is not found."""
+def _config_bytes(model: ModelSource) -> bytes | None:
+    """Return the config, which decides the counts; None where it is not found.
+
+    For a model of the Hub it is the current one: a revision such as `main` moves.
+    """
     if model.name == "toy":
         return canonical(CONFIG).encode()
     try:
@@ -58,9 +65,8 @@ def _config(model: ModelSource) -> bytes | None:
         return None
 
 
-def _place(config: bytes, outputs: int, prune_biases: bool) -> Path:
-    """The file for these counts, as these versions of the packages count them."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepcuts"
+def _cache_path(config: bytes, outputs: int, prune_biases: bool) -> Path:
+    """Return the file for these counts. Another version of deepcuts or transformers might count differently."""
     key = {
         "config": hashlib.sha256(config).hexdigest(),
         "outputs": outputs,
@@ -68,23 +74,14 @@ def _place(config: bytes, outputs: int, prune_biases: bool) -> Path:
         "versions": [deepcuts.__version__, version("transformers")],
     }
     name = hashlib.sha256(canonical(key).encode()).hexdigest()[:32]
-    return Path(os.environ.get("DEEPCUTS_CACHE", default)) / "counts" / f"{name}.json"
+    return cache_folder("counts") / f"{name}.json"
 
 
-def _kept(path: Path) -> Counts | None:
-    """What was counted before; None where that is not there, or damaged."""
+def _read_cache(path: Path) -> Counts | None:
+    """Return the counts in a file; None where it is missing or damaged."""
     try:
-        found = Counts(**json.loads(path.read_text("utf-8")))
+        counts = Counts(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    whole = all(isinstance(number, int) and number > 0 for number in (found.parameters, found.prunable))
-    return found if whole and isinstance(found.positions, int | None) else None
-
-
-def _keep(path: Path, counts: Counts) -> None:
-    """A cache that cannot be written costs time, not the plan."""
-    working = path.with_name(f"_{path.name}.{secrets.token_hex(4)}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        working.write_text(json.dumps(asdict(counts)), "utf-8")
-        os.replace(working, path)
+    valid = all(isinstance(number, int) and number > 0 for number in (counts.parameters, counts.prunable))
+    return counts if valid and isinstance(counts.positions, int | None) else None

@@ -1,4 +1,4 @@
-"""Where the files of a model lie, and the hash of what is in them (no torch)."""
+"""Finds the folder of a model, and hashes the files in it that decide its numbers (no torch)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepcuts.data.toy import CONFIG, VERSION
 from deepcuts.experiment.spec import ModelSource
 
 PACKAGE = "package:"
-# What decides a model's numbers; a README or an ONNX export beside them does not.
+# With config and weights, these files decide a model's numbers; a README or an ONNX export does not.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,8 +27,11 @@ TOKENIZER_FILES = (
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder that a model's name means: one on this machine, or `package:NAME/FOLDER`, inside an installed
-    Python package; None for the id of a model on the Hub. Raises ValueError where the folder is not there."""
+    """Return the folder that a model's name refers to; None for the id of a model on the Hub.
+
+    The name is a path, or `package:NAME/FOLDER` for a folder inside an installed Python package, which is not imported.
+    Raises ValueError when there is no such folder or package.
+    """
     if name.startswith(PACKAGE):
         package, _, inside = name.removeprefix(PACKAGE).partition("/")
         found = find_spec(package) if package.isidentifier() else None
@@ -52,7 +55,10 @@ def _looks_like_path(name: str) -> bool:
 
 
 def folder_digest(folder: Path) -> str:
-    """The hash of config, tokenizer and weights. Raises ValueError where one of them is missing or unreadable."""
+    """Return 32 hex digits of the SHA-256 of config, tokenizer and weights.
+
+    Raises ValueError when one of them is missing or unreadable.
+    """
     config = folder / "config.json"
     weights = sorted(folder.glob("*.safetensors"))
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
@@ -80,15 +86,20 @@ def folder_digest(folder: Path) -> str:
 
 
 def _check_weights(path: Path) -> None:
-    """A safetensors file begins with the length of its header: nothing else is read here."""
+    """Check the length of the header, with which a safetensors file begins; nothing else is read. Raises ValueError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= path.stat().st_size - 8:
-        raise ValueError(f"{path} holds no weights: it is damaged, or a pointer to a file that was not downloaded")
+        raise ValueError(
+            f"{path} holds no weights: it is damaged, or a Git LFS pointer; download the file, as by `git lfs pull`"
+        )
 
 
 def find_model(name: str, revision: str) -> ModelSource:
-    """A folder with the hash of its content, the built-in toy, or a hub id. Raises ValueError."""
+    """Return where a model is: the built-in toy, a folder with the hash of its content, or a Hub id with its revision.
+
+    Raises ValueError when a folder is missing or is not a whole model.
+    """
     if name == "toy":
         return ModelSource(name=name, digest=VERSION)
     folder = folder_of(name)
@@ -99,7 +110,7 @@ def find_model(name: str, revision: str) -> ModelSource:
 
 
 def heads_of(model: str) -> int | None:
-    """The attention heads of a model that has its config on this machine, else None."""
+    """Return the number of attention heads of a model whose config is on this machine, else None."""
     if model == "toy":
         return int(CONFIG["num_attention_heads"])
     try:

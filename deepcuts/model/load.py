@@ -1,4 +1,4 @@
-"""Loads a network and its tokenizer by a Hub id or a folder, and counts parameters from a config alone."""
+"""Loads a network and its tokenizer from the Hub or a folder, and counts parameters from a config alone."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from deepcuts.model.network import prunable
 from deepcuts.pruning.compression import Counts
 
 
-def quiet() -> None:
-    """No progress bars and load reports from transformers: what matters of them is checked in `load`."""
+def silence_transformers() -> None:
+    """Turn off the progress bars and load reports of transformers; `load_model` checks what matters of the latter."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
 def load_model(name: str, revision: str, outputs: int, regression: bool, seed: int) -> nn.Module:
-    """The pretrained encoder with a head of `outputs`, drawn from the seed before anything else draws.
+    """Load the pretrained encoder with a classification head of `outputs`, in fp32.
 
-    A head that the folder brings and that fits is kept. Raises ValueError when a tensor of the encoder (its pooler
-    apart) is missing from the weights or of another shape.
+    The head is drawn from the seed before anything else is, unless the weights include one that fits. Raises ValueError
+    when a tensor of the encoder, except for its pooler, is missing from the weights or has another shape there.
     """
-    quiet()
+    silence_transformers()
     torch.manual_seed(seed)
     if name == "toy":
         return _toy(outputs, regression, seed)
@@ -58,15 +58,18 @@ def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
     config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     config.problem_type = "regression" if regression else "single_label_classification"
     model = transformers.BertForSequenceClassification(config)
-    torch.manual_seed(0)  # the encoder is the same for every seed, as a pretrained one is
+    torch.manual_seed(0)  # the encoder is the same for every seed, as a pretrained one would be
     encoder = transformers.BertForSequenceClassification(config).bert.state_dict()
     model.bert.load_state_dict(encoder)
     return model
 
 
-def bare(name: str, revision: str, task: Task) -> nn.Module:
-    """The architecture that `load` gives for a task, in fp32 and evaluation mode, its weights of no meaning."""
-    quiet()
+def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
+    """Build the architecture that `load_model` loads for a task, in fp32 and evaluation mode, without its weights.
+
+    The caller loads weights into it. Its config has the labels of the task's classes.
+    """
+    silence_transformers()
     if name == "toy":
         return _toy(task.outputs, task.kind == "regression", 0).eval()
     config = transformers.AutoConfig.from_pretrained(
@@ -81,8 +84,8 @@ def bare(name: str, revision: str, task: Task) -> nn.Module:
 
 
 def load_tokenizer(name: str, revision: str) -> Any:
-    """The model's own fast tokenizer."""
-    quiet()
+    """Load the fast tokenizer of a model."""
+    silence_transformers()
     if name == "toy":
         return transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)})
     return transformers.AutoTokenizer.from_pretrained(
@@ -91,7 +94,7 @@ def load_tokenizer(name: str, revision: str) -> Any:
 
 
 def model_commit(name: str, revision: str) -> str | None:
-    """The hub's commit that `revision` of a model resolved to, None for a folder or where it is not known."""
+    """Return the Hub commit that a revision of a model was loaded from; None for a folder or where it is unknown."""
     from huggingface_hub import try_to_load_from_cache
 
     if name == "toy" or folder_of(name) is not None:
@@ -102,7 +105,7 @@ def model_commit(name: str, revision: str) -> str | None:
 
 
 def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
-    """Counts from the config alone: no weights are read. Raises ValueError where no linear layer is prunable."""
+    """Count parameters from the config alone, without weights. Raises ValueError when no linear layer is prunable."""
     if name == "toy":
         config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     else:
@@ -116,8 +119,8 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
     if not names:
         raise ValueError(f"model {name!r} ({config.model_type}) has no nn.Linear in its encoder: nothing to prune")
     positions = getattr(config, "max_position_embeddings", None)
-    places = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(places, "padding_idx", None)
-    if positions and padding is not None:  # RoBERTa's kind count positions from behind the padding's
+    embedding = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(embedding, "padding_idx", None)
+    if positions and padding is not None:  # as in RoBERTa, whose positions begin after the padding index
         positions -= padding + 1
     return Counts(sum(sizes.values()), sum(sizes[key] for key in names), positions)

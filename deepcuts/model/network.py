@@ -1,4 +1,4 @@
-"""Hub id or folder to encoder, head and tokenizer; which tensors are prunable; what a forward pass costs.
+"""Runs a model: its outputs and loss, which of its tensors are prunable, and what a forward pass costs.
 
 B = examples of a batch, T = tokens of the longest, C = outputs of the head (classes, or 1 for a regression).
 """
@@ -20,9 +20,11 @@ ModelInputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A model and how it is run: what its outputs mean, which loss they have, where and how precisely.
+    """A model and how it is run.
 
-    `compiled` runs the model in its place while it is trained.
+    `head` says what its outputs mean ("linear" or "sigmoid5"), `loss` how a batch's loss is reduced ("mean" or
+    "mse_sum"), `precision` the type of matrix products ("fp32" or "bf16"). Training runs `compiled`, where it is given,
+    in place of the model.
     """
 
     model: nn.Module
@@ -34,16 +36,16 @@ class Network:
 
     @property
     def tokens_at_once(self) -> int:
-        """Where batches may be of any size: what keeps a GPU busy, what stays in the cache of a CPU."""
+        """Tokens of a batch whose size does not matter: few enough for a CPU's cache, enough to keep a GPU busy."""
         return 1024 if self.device.type == "cpu" else 8192
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of matrix products."""
+        """The type of matrix products."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def outputs(self, batch: ModelInputs) -> Tensor:
-        """Outputs (B, C) in fp32; `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
+        """Return outputs (B, C) in fp32 for inputs (B, T); `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         run = self.compiled if self.compiled is not None and self.model.training else self.model
         with self.autocast():
@@ -51,14 +53,15 @@ class Network:
         return 5 * torch.sigmoid(logits) if self.head == "sigmoid5" else logits
 
     def autocast(self) -> torch.autocast:
-        """Matrix products in the network's precision. Inside of one of these, weights are cast once."""
+        """Return a context in which matrix products run in the network's precision and weights are cast once."""
         bf16 = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16)
 
     def batch_loss(self, batch: ModelInputs, examples: int) -> Tensor:
-        """The share of (B,) examples in the loss of a batch of `examples`: mean cross entropy or squared error.
+        """Return the contribution of a micro-batch (B, T) to the loss () of a whole batch of `examples`.
 
-        With `mse_sum` squared errors are summed, not averaged (the seed's loss for STS-B).
+        The loss is the mean cross entropy or squared error of the batch, so these contributions add up to it. With
+        `mse_sum` squared errors are summed and not averaged, as the seed does for STS-B.
         """
         outputs, labels = self.outputs(batch), batch["labels"]
         assert outputs.shape[0] == labels.shape[0]
@@ -69,18 +72,21 @@ class Network:
 
 
 def compiled(model: nn.Module) -> Callable[..., Any]:
-    """The model as `torch.compile` runs it, compiled at its first batch for batches of all shapes.
+    """Return the model under `torch.compile`, which compiles it at its first batch, for batches of all shapes.
 
-    What this process compiled before is forgotten: torch gives up on code that it compiled for eight other networks,
-    and bits must not depend on what ran before.
+    Forgets what this process compiled before: torch stops compiling code that it has compiled for eight other networks,
+    and the bits must not depend on what ran before.
     """
     torch.compiler.reset()
-    made: Callable[..., Any] = torch.compile(model, dynamic=True)
-    return made
+    run: Callable[..., Any] = torch.compile(model, dynamic=True)
+    return run
 
 
 def prunable(model: nn.Module, biases: bool) -> list[str]:
-    """Parameter names, bytewise: weights (and biases) of every nn.Linear of the encoder, not its embeddings."""
+    """Return the names of the prunable parameters in bytewise order.
+
+    These are the weights, and with `biases` also the biases, of every nn.Linear of the encoder but of its embeddings.
+    """
     encoder: nn.Module = model.base_model  # type: ignore[assignment]
     linear = {
         id(module)
@@ -97,10 +103,11 @@ def prunable(model: nn.Module, biases: bool) -> list[str]:
 
 
 def flops(model: nn.Module, tokens: int, nonzero: bool = False) -> int:
-    """Floating point operations of the linear layers in the forward pass of one example of `tokens` tokens.
+    """Count the floating point operations of the linear layers in a forward pass of one example of `tokens` tokens.
 
-    2 x inputs x outputs per position (bias left out): every token in the encoder, one position in the pooler and
-    the head. With `nonzero` only weights that are not zero count (Blalock et al. 2020 ask for both).
+    A layer takes 2 x inputs x outputs for each position, biases left out: every token in the encoder, one position in
+    the pooler and the head. With `nonzero`, only weights that are not zero count (Blalock et al. 2020, arXiv
+    2003.03033, ask for both).
     """
     encoder: nn.Module = model.base_model  # type: ignore[assignment]
     per_token = {id(m) for path, m in encoder.named_modules() if "pooler" not in path.split(".")}

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from deepcuts.names import nearest
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -169,13 +171,11 @@ def parse_strategy(strategy: str) -> tuple[str, Scope, Literal["none", "shuffle"
             if strategy == strategy_name(criterion, scope, "shuffle"):
                 return criterion, scope, "shuffle"
     known = [strategy_name(criterion, scope, "none") for scope in SCOPES for criterion in CRITERIA]
-    from difflib import get_close_matches
-
     base, plus, control = strategy.partition("+")
     if base in known:
         raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
-    near = get_close_matches(base, known, 1, 0.0)[0]
+    hint = nearest(strategy, [name + plus + control for name in known]) or ";"
     raise ValueError(
-        f"unknown strategy {strategy!r}; did you mean {near + plus + control!r}? known: Layer, Global or Row,"
+        f"unknown strategy {strategy!r}{hint} known: Layer, Global or Row,"
         f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle"
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.folder import find_model
-from deepcuts.model.load import bare, load_tokenizer
+from deepcuts.model.load import load_tokenizer, untrained_model
 from deepcuts.names import find_id
 from deepcuts.pruning.bits import unpack
 from deepcuts.publish.modelcard import model_card
@@ -36,7 +36,7 @@ def export(store: Store, trial: str, folder: Path) -> Row:
     _check_kept(store, row)
     spec = TrialSpec.model_validate_json(row["spec"])
     masks = _rows_of(store, "masks", row["trial_id"])
-    model = bare(spec.dense.model.name, spec.dense.model.revision, spec.dense.task)
+    model = untrained_model(spec.dense.model.name, spec.dense.model.revision, spec.dense.task)
     _check_source(spec)
     _fill(model, load_artifact(store, "models", row["trial_id"], "kept.safetensors"), masks)
     tokenizer = load_tokenizer(spec.dense.model.name, spec.dense.model.revision)

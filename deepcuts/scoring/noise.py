@@ -1,4 +1,4 @@
-"""Gaussian noise on the outputs of linear layers."""
+"""Adds Gaussian noise to the outputs of linear layers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from deepcuts.fast.dropout import window
 from deepcuts.seeds import derive
 
-# Gaussian numbers that the noise of a CPU is taken from: twice the output of 2,560 tokens in a layer 3,276 wide.
+# Gaussian numbers that noise on a CPU is read from: twice the outputs of 2,560 tokens in a layer 3,276 wide.
 NOISE_NUMBERS = 2**24
 
 
 @contextmanager
 def noisy_outputs(model: nn.Module, std: float, seed: int) -> Iterator[None]:
-    """For a while, add N(0, std²) to the output of every linear layer, the head included (the seed's SmoothGrad)."""
+    """Add N(0, std²) to the output of every linear layer, the head included, while the context is open.
+
+    This is the noise of the seed's SmoothGrad (DeepCuts, arXiv 2212.13392). With a `std` of 0 nothing is added. `seed`
+    decides the row of numbers that a CPU reads from, torch's generator everything else.
+    """
 
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return torch.add(output, _gaussian(output, seed), alpha=std)
@@ -33,9 +37,9 @@ def noisy_outputs(model: nn.Module, std: float, seed: int) -> Iterator[None]:
 
 
 def _gaussian(like: Tensor, seed: int) -> Tensor:
-    """Numbers of N(0, 1) in the shape of a tensor; on a CPU a window of a row, unless the tensor is too large.
+    """Return numbers of N(0, 1) in the shape of `like`; on a CPU a window of a row, unless the tensor is too large.
 
-    Drawing every number anew took a CPU a quarter of a smoothed pass.
+    Drawing every number anew took a quarter of a smoothed pass on a CPU.
     """
     if not like.is_cpu or like.numel() > NOISE_NUMBERS // 2:
         return torch.randn_like(like)

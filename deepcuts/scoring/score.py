@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcuts.data.batches import Integers, Tokens, alike, micro_batches
+from deepcuts.data.batches import Integers, Tokens, group_batches, micro_batches
 from deepcuts.experiment.spec import ScoringPass
-from deepcuts.fast.dropout import tabled
+from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
 from deepcuts.model.network import Network
@@ -66,8 +66,8 @@ def score(
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
         _only_gradients_of(network.model, tensors),
-        packed_linears(network.model, network.dtype, take=gradients.take),
-        tabled(),
+        packed_linears(network.model, network.dtype, on_backward=gradients.collect),
+        dropout_table(),
         network.autocast(),
     ):
         for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
@@ -169,7 +169,7 @@ def _groups(
         window = order[first : first + WINDOW]
         seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
         before = first
-        for group in alike(tokens.lengths, window, network.tokens_at_once if together else 0):
+        for group in group_batches(tokens.lengths, window, network.tokens_at_once if together else 0):
             bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
             for part in micro_batches(np.array(group), bound):
                 rest = part[max(0, used - before) :]

@@ -1,1 +1,1 @@
-"""The one optimisation loop, its step, and the checkpoints from which a stage goes on."""
+"""Training: the one optimisation loop, its step, and the checkpoints that a stage resumes from."""

@@ -1,4 +1,4 @@
-"""What a stage that takes long asks of the place where it keeps its state."""
+"""The interface through which a long stage saves its state and resumes from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Protocol):
-    """`load` gives the tensors and notes of the last `save`, or None; a save is due every so many `minutes`."""
+    """A place for the state of one stage.
+
+    `load` returns the tensors and notes of the last `save`, or None. The stage saves about every `minutes`.
+    """
 
     minutes: float
 
@@ -20,11 +23,14 @@ class Checkpoint(Protocol):
 
 
 class Interrupted(Exception):
-    """The stage was asked to stop; its checkpoint is saved."""
+    """Raised when a stage was asked to stop, after its checkpoint is saved."""
 
 
 class Bound:
-    """A checkpoint that is taken up only with the data that it was made on; other data begins anew."""
+    """A checkpoint that is only resumed with the data that it was made on.
+
+    `data` is a digest of the data. With other data `load` returns None, so the stage starts from the beginning.
+    """
 
     def __init__(self, inner: Checkpoint, data: str) -> None:
         self.inner, self.data, self.minutes = inner, data, inner.minutes

@@ -1,4 +1,4 @@
-"""Takes one optimiser step: gradients of a batch, masked and clipped, and the update at the scheduled learning rate.
+"""Takes one optimiser step: the gradients of a batch, masked and clipped, and an update at the scheduled learning rate.
 
 B = examples of a batch.
 """
@@ -17,9 +17,9 @@ from deepcuts.experiment.spec import Training
 from deepcuts.fast.cuda_graphs import RECORDERS, Captured
 from deepcuts.model.network import Network
 
-# Where steps are recorded, batches are as long as multiples of this: there are fewer to record.
-LENGTHS = 8
-# Takes a seed and the examples of a batch, and gives the batch's loss, still on the device.
+# Where steps are recorded, batches are padded to multiples of this many tokens, so that fewer shapes occur.
+LENGTH_MULTIPLE = 8
+# Takes a seed and the examples of a batch; returns the loss of the batch, still on the device.
 Step = Callable[[int, Integers], Tensor]
 
 
@@ -30,21 +30,24 @@ def make_step(
     optimiser: torch.optim.Optimizer,
     masked: Sequence[tuple[nn.Parameter, Tensor]],
 ) -> Step:
-    """A step over batches of `tokens`, which lie on the network's device; `masked` has parameters with their masks."""
-    work = partial(take, network, tokens, settings, optimiser, masked)
-    captured = Captured(work, partial(_state, network.model, optimiser), network.device)
+    """Return the function that takes one step on a batch of `tokens`, which must be on the network's device.
+
+    `masked` pairs parameters with their masks. On a device that records, the step is recorded and replayed.
+    """
+    compute = partial(take_step, network, tokens, settings, optimiser, masked)
+    captured = Captured(compute, partial(_state, network.model, optimiser), network.device)
     lengths, longest = tokens.lengths, int(tokens.lengths.max())
 
     def step(seed: int, batch: Integers) -> Tensor:
         sizes = [int(lengths[part].max()) for part in micro_batches(batch, settings.micro_batch)]
         if network.device.type in RECORDERS:
-            sizes = [min(-(-size // LENGTHS) * LENGTHS, longest) for size in sizes]
+            sizes = [min(-(-size // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest) for size in sizes]
         return captured(seed, tokens.places(batch), tuple(sizes))
 
     return step
 
 
-def take(
+def take_step(
     network: Network,
     tokens: Tokens,
     settings: Training,
@@ -53,9 +56,10 @@ def take(
     places: Tensor,
     sizes: Sequence[int],
 ) -> Tensor:
-    """One step over the examples at `places` (3, B), whose micro-batches are as long as `sizes`.
+    """Take one step on the examples at `places` (3, B), in micro-batches of `sizes` tokens each; return the loss ().
 
-    Nothing in it depends on what tensors hold, and nothing of its backward pass is left behind: it can be recorded.
+    Control flow never depends on the values of tensors, and nothing of the backward pass outlives the call, so the step
+    can be recorded.
     """
     network.model.train()
     optimiser.zero_grad(set_to_none=True)
@@ -71,23 +75,23 @@ def take(
     if settings.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(network.model.parameters(), settings.max_grad_norm)
     if network.device.type == "cuda":
-        for group in optimiser.param_groups:  # torch wants to be told, and warns of it at other times
+        for group in optimiser.param_groups:  # must be set while capturing; torch warns about it at other times
             group["capturable"] = torch.cuda.is_current_stream_capturing()
     optimiser.step()
     return total
 
 
 def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """All that a step changes."""
+    """Yield every tensor that a step changes."""
     yield from model.parameters()
     for state in optimiser.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def make_optimiser(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
-    """As the field does, biases and LayerNorm (tensors of one dimension) are not decayed.
+    """Return a fresh optimiser that, as is usual, decays matrices but not vectors (biases and LayerNorm).
 
-    Where steps are recorded the learning rate lies on the device, for a recording has all other numbers in it.
+    Where steps are recorded, the learning rate is a tensor on the device: a recording would keep any Python number.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
@@ -103,7 +107,7 @@ def make_optimiser(model: nn.Module, settings: Training, device: torch.device) -
 
 
 def rate(settings: Training, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant, linear or cosine decay to 0 at the end."""
+    """Return the learning rate of a step: a linear warm-up, then constant, linear or cosine decay to 0 at the end."""
     warmup = int(settings.warmup * steps)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
@@ -113,6 +117,7 @@ def rate(settings: Training, step: int, steps: int) -> float:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int, steps: int) -> None:
+    """Set the learning rate of a step in place, also where it is a tensor on the device."""
     for group in optimiser.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate(settings, step, steps))

@@ -1,4 +1,7 @@
-"""The only optimisation loop, evaluation, and the checkpoints by which a stage goes on where it stopped."""
+"""Trains and evaluates a network: the only optimisation loop, which resumes where it stopped.
+
+N = examples, C = outputs of the head.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,17 @@ from deepcuts.seeds import derive
 from deepcuts.training.checkpoint import Bound, Checkpoint, Interrupted
 from deepcuts.training.step import make_optimiser, make_step, set_rate
 
-# Reading a loss waits for the device; a loss that is not finite is found within this many steps.
-STEPS_PER_LOOK = 50
+# Reading a loss waits for the device, so a loss that is not finite is only found within this many steps.
+STEPS_PER_READ = 50
 
 
 @dataclass
 class Position:
-    """How far a stage has come. `losses` are those of the current epoch's steps, summed; `history` the epochs."""
+    """How far a stage has come: the counters of its next step, and what was recorded so far.
+
+    `loss_sum` is the sum of the losses in the current epoch, `seconds` the time spent training, `history` the rows of
+    the finished epochs.
+    """
 
     epoch: int = 0
     step_of_epoch: int = 0
@@ -42,8 +49,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller hears and decides: `after_epoch` gives metrics to record, `stop` ends at the next step,
-    `snapshot` receives the weights after the steps in `snapshots`."""
+    """What the caller is told, and may decide, during training.
+
+    `after_epoch` returns metrics to record, by split and name; `on_step` hears of each step; when `stop` returns True,
+    training saves and stops after the current step; `snapshot` is called after each of the steps in `snapshots`.
+    """
 
     after_epoch: Callable[[int], dict[str, dict[str, float]]] = lambda epoch: {}
     on_step: Callable[[int, int], None] = lambda epoch, step: None
@@ -63,10 +73,11 @@ def train(
     checkpoint: Checkpoint | None = None,
     hooks: Hooks | None = None,
 ) -> list[dict[str, Any]]:
-    """Train the network in place with a fresh optimiser and return one row per metric and epoch.
+    """Train the network in place with a fresh optimiser, and return one row for each metric and epoch.
 
-    Pruned weights (False in `masks`) are exactly zero after every step: they are zeroed once and their gradients
-    always, before any clipping. Batches, dropout and all else random follow from the seed, the stage and the step.
+    Pruned weights (False in `masks`) are exactly zero after every step: they are set to zero once, and their gradients
+    in every step, before clipping. The seed, the stage and the number of the step decide everything random, such as
+    batches and dropout. With `checkpoint`, training resumes from the last save, with the bits of an undisturbed run.
     Raises ValueError when a loss is not finite, Interrupted when asked to stop.
     """
     hooks, masks = hooks or Hooks(), masks or {}
@@ -77,12 +88,12 @@ def train(
         if not can_narrow(network.model, settings.weight_decay):
             return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
         words = UsedWords(network.model, tokens)
-        with words.narrowed() as fewer:
-            return _train(network, fewer, settings, seed, stage, masks, checkpoint, _seeing_all(words, hooks))
+        with words.narrowed() as narrowed:
+            return _train(network, narrowed, settings, seed, stage, masks, checkpoint, _with_all_words(words, hooks))
 
 
-def _seeing_all(words: UsedWords, hooks: Hooks) -> Hooks:
-    """The hooks, called while the network has all its words."""
+def _with_all_words(words: UsedWords, hooks: Hooks) -> Hooks:
+    """Return hooks that see the network with its whole word embedding."""
 
     def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
         with words.widened():
@@ -110,7 +121,7 @@ def _train(
     masked = [(parameters[name], mask) for name, mask in masks.items()]
     position = _resume(network.model, optimiser, checkpoint)
     steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
-    run = _Run(network, optimiser, stage, checkpoint, hooks, position)
+    run = _StageRun(network, optimiser, stage, checkpoint, hooks, position)
     step = make_step(network, tokens, settings, optimiser, masked)
     while position.epoch < settings.epochs:
         batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
@@ -119,17 +130,17 @@ def _train(
             if position.step in hooks.snapshots:
                 hooks.snapshot(position.step)
             set_rate(optimiser, settings, position.step, steps)
-            run.stepped(step(derive(seed, stage, "step", position.step), batch))
-        run.ended(settings.epochs)
+            run.count_step(step(derive(seed, stage, "step", position.step), batch))
+        run.end_epoch(settings.epochs)
     if position.step in hooks.snapshots:
         hooks.snapshot(position.step)
-    optimiser.zero_grad(set_to_none=True)  # they lie in the memory of recordings, and keep it
+    optimiser.zero_grad(set_to_none=True)  # gradients are in the memory of the recordings, and would keep it alive
     return position.history
 
 
 @dataclass
-class _Run:
-    """A stage under way: losses that nobody has looked at yet, since when the clock runs, and the last save."""
+class _StageRun:
+    """The bookkeeping of a running stage: its position, losses still on the device, its clock and its saves."""
 
     network: Network
     optimiser: torch.optim.Optimizer
@@ -137,36 +148,37 @@ class _Run:
     checkpoint: Checkpoint | None
     hooks: Hooks
     position: Position
-    recent: list[Tensor] = field(default_factory=list)
-    began: float = 0.0
+    unread: list[Tensor] = field(default_factory=list)
+    began: float = 0.0  # monotonic seconds at which `position.seconds` was last brought up to date
     saved: float = field(default_factory=time.monotonic)
 
-    def stepped(self, loss: Tensor) -> None:
-        """Count a step, and save where it is time to or a stop is asked for. Raises ValueError, Interrupted."""
+    def count_step(self, loss: Tensor) -> None:
+        """Count a step; save when it is time to, or before stopping. Raises ValueError (see `train`), Interrupted."""
         position, checkpoint = self.position, self.checkpoint
-        self.recent.append(loss)
+        self.unread.append(loss)
         position.step += 1
         position.step_of_epoch += 1
         self.hooks.on_step(position.epoch, position.step)
-        if len(self.recent) == STEPS_PER_LOOK or self.network.device.type == "cpu":
-            _take(self.recent, position, self.stage)
+        if len(self.unread) == STEPS_PER_READ or self.network.device.type == "cpu":
+            _read_losses(self.unread, position, self.stage)
         due = checkpoint is not None and time.monotonic() - self.saved > checkpoint.minutes * 60
         stopping = self.hooks.stop()
         if due or stopping:
-            self._look()
+            self._update()
             self._save()
         if stopping:
             raise Interrupted
 
-    def ended(self, epochs: int) -> None:
-        """Close an epoch, and save unless it was the last of `epochs`. Raises ValueError."""
-        self._look()
+    def end_epoch(self, epochs: int) -> None:
+        """Record the epoch, and save unless it was the last of `epochs`. Raises ValueError (see `train`)."""
+        self._update()
         _end_epoch(self.position, self.hooks, self.stage)
         if self.position.epoch < epochs:
             self._save()
 
-    def _look(self) -> None:
-        _take(self.recent, self.position, self.stage)
+    def _update(self) -> None:
+        """Bring the sum of the losses and the seconds up to date."""
+        _read_losses(self.unread, self.position, self.stage)
         now = time.monotonic()
         self.position.seconds, self.began = self.position.seconds + now - self.began, now
 
@@ -175,9 +187,9 @@ class _Run:
         self.saved = time.monotonic()
 
 
-def _take(recent: list[Tensor], position: Position, stage: str) -> None:
-    """Add the losses of the steps since the last look; raise where one is not finite."""
-    losses = torch.stack(recent).tolist() if recent else []
+def _read_losses(unread: list[Tensor], position: Position, stage: str) -> None:
+    """Add the unread losses to the sum of the epoch. Raises ValueError when one is not finite."""
+    losses = torch.stack(unread).tolist() if unread else []
     first = position.step - len(losses)
     for offset, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -186,7 +198,7 @@ def _take(recent: list[Tensor], position: Position, stage: str) -> None:
                 " lower the learning rate, or set max_grad_norm"
             )
         position.loss_sum += loss
-    recent.clear()
+    unread.clear()
 
 
 def _end_epoch(position: Position, hooks: Hooks, stage: str) -> None:
@@ -238,12 +250,12 @@ def _resume(model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Chec
 
 
 def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
-    """Outputs (N, C) for every example in its own order; the model is left in evaluation mode."""
+    """Return the outputs (N, C) of all examples in their order; leaves the model in evaluation mode."""
     network.model.eval()
     tokens = tokens.to(network.device)
     order = list(by_length(tokens.lengths, network.tokens_at_once))
     model = network.model
-    # inference_mode would cast the weights for every batch
+    # no_grad and not inference_mode, which would cast the weights again for every batch
     with (
         torch.no_grad(),
         first_token_alone(model),

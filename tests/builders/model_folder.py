@@ -11,7 +11,7 @@ WEIGHTS = struct.pack("<Q", 2) + b"{}"  # an empty safetensors file: the length 
 def model_folder(path: Path, **files: bytes) -> Path:
     """Write a config, weights and a tokenizer to `path`; `files` replaces them or adds to them."""
     path.mkdir(parents=True, exist_ok=True)
-    given = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
-    for name, content in (given | files).items():
+    content_of = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
+    for name, content in (content_of | files).items():
         (path / name).write_bytes(content)
     return path

@@ -1,7 +1,7 @@
-"""What CUDA does when it records, done on a CPU: the tensor operations of some work with the memory that they use.
+"""Imitates CUDA graphs on a CPU: records the tensor operations of a computation with the memory that they use.
 
-As there, recording runs nothing (what it changed is undone), no value may be read meanwhile, and a replay does these
-operations again on these tensors, whatever Python would have decided this time.
+As with CUDA, recording changes nothing (changes are undone), reading a value while recording is an error, and a replay
+repeats the same operations on the same memory, whatever Python would decide this time.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def record(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Record a computation; return a function that replays it, and the tensor that each replay writes to."""
     recording, random = _Recording(), torch.get_rng_state()
     try:
         with recording:
-            result = work()
+            result = compute()
     finally:
         recording.undo()
         torch.set_rng_state(random)

@@ -32,7 +32,7 @@ OTHER_NAMES: dict[str, dict[str, int]] = {
 def network(kind: str = "bert") -> Network:
     """Build a BERT or RoBERTa of one layer, with dropout."""
     torch.manual_seed(0)
-    if kind == "roberta":  # it tells padding, and with it the positions, by the id
+    if kind == "roberta":  # it finds padding, and with it the positions, by the id
         config = transformers.RobertaConfig(**SHAPE, pad_token_id=1, bos_token_id=0, eos_token_id=2)
         model: nn.Module = transformers.RobertaForSequenceClassification(config)
     else:
@@ -61,12 +61,12 @@ def mixing_network(kind: str = "bert", dropout: bool = False) -> Network:
 def inseparable_network(kind: str) -> Network:
     """Build an ALBERT or DeBERTa-v2, which call a layer several times: batches that run as one share its gradient."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
-    more: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "albert": {"num_hidden_layers": 3, "embedding_size": 4},
         "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},
     }[kind]
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **special, **more}, num_labels=2)
+    config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **special, **settings}, num_labels=2)
     return _in_fp32(transformers.AutoModelForSequenceClassification.from_config(config).eval())
 
 
@@ -75,10 +75,10 @@ def _in_fp32(model: nn.Module) -> Network:
 
 
 def tokens(padding: int = 0) -> Tokens:
-    """Ten examples of two to six words, which are drawn from three of the sixty."""
+    """Make ten examples of two to six words, drawn from three of the sixty."""
     lengths = [3, 5, 2, 4, 4, 3, 6, 2, 3, 5]
-    draw = torch.Generator().manual_seed(1)
-    ids = torch.tensor([7, 23, 58])[torch.randint(3, (sum(lengths),), generator=draw)].int()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.tensor([7, 23, 58])[torch.randint(3, (sum(lengths),), generator=generator)].int()
     labels = torch.tensor([float(i % 2) for i in range(len(lengths))])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return Tokens({"input_ids": ids}, starts, labels, {"input_ids": padding}, np.zeros(10, bool))

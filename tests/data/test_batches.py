@@ -1,3 +1,5 @@
+"""Texts are tokenised once, and batches have every example once, similar lengths and little padding."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 
 from deepcuts.data.batches import (
     Tokens,
-    alike,
     by_length,
     cache_key,
     first_of_shuffle,
+    group_batches,
     micro_batches,
     shuffled,
     tokenise,
@@ -33,7 +35,7 @@ def tokenizer() -> Any:
 
 
 def tokens(lengths: list[int]) -> Tokens:
-    """Example i has the ids 100 i + 1, 100 i + 2, ... and the label i."""
+    """Make examples: number i has the ids 100 i + 1, 100 i + 2, ... and the label i."""
     ids = [100 * i + t + 1 for i, length in enumerate(lengths) for t in range(length)]
     return Tokens(
         {"input_ids": torch.tensor(ids, dtype=torch.int32)},
@@ -81,7 +83,7 @@ def test_a_batch_is_padded_to_its_longest_example() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [2.0, 0.0, 1.0]
     assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
-    assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # the last one, with its end
+    assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # ends where the ids end
 
 
 def test_selected_examples_are_the_same_examples() -> None:
@@ -95,21 +97,26 @@ def test_selected_examples_are_the_same_examples() -> None:
 
 def test_evaluation_goes_from_the_shortest_to_the_longest() -> None:
     batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 4)]
-    assert batches == [[1, 3], [2], [0], [4]]  # 4 tokens at most with the padding; a longer one is alone
+    assert batches == [[1, 3], [2], [0], [4]]  # at most 4 tokens with padding; a longer example is alone
     batches = [batch.tolist() for batch in by_length(np.array([3, 1, 2, 1, 5]), 6)]
     assert batches == [[1, 3, 2], [0], [4]]
 
 
-def test_batches_that_run_as_one_are_of_one_size_and_of_similar_lengths() -> None:
+def test_grouped_batches_have_one_size_and_similar_lengths() -> None:
     lengths = np.array([4, 4, 1, 2, 9, 1, 3, 3, 2, 2, 1])
-    batches = np.split(np.arange(11), [2, 4, 6, 8, 10])  # 2 examples each, of up to 4, 2, 9, 3 and 2 words; and 1 of 1
-    assert alike(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
-    assert alike(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
-    assert alike(lengths, batches, 8) == [[5], [1, 4], [3], [0], [2]]
-    assert alike(lengths, batches, 63) == [[5], [1, 4], [3, 0], [2]]  # 3 words make two longer by 4 tokens
-    assert alike(lengths, batches, 64) == [[5], [1, 4, 3], [0], [2]]  # and 4 words three by 6
-    assert alike(lengths, batches, 96) == [[5], [1, 4, 3, 0], [2]]
-    assert alike(lengths, batches, 1000) == [[5], [1, 4, 3, 0, 2]]
+    batches = np.split(np.arange(11), [2, 4, 6, 8, 10])  # of 2 examples, up to 4, 2, 9, 3 and 2 tokens long; one of 1
+    assert group_batches(lengths, batches, 0) == [[0], [1], [2], [3], [4], [5]]
+    assert group_batches(lengths, batches, 1) == [[5], [1], [4], [3], [0], [2]]
+    assert group_batches(lengths, batches, 8) == [[5], [1, 4], [3], [0], [2]]
+    assert group_batches(lengths, batches, 63) == [
+        [5],
+        [1, 4],
+        [3, 0],
+        [2],
+    ]  # joining pads two batches by 4 tokens
+    assert group_batches(lengths, batches, 64) == [[5], [1, 4, 3], [0], [2]]  # joining pads three by 6
+    assert group_batches(lengths, batches, 96) == [[5], [1, 4, 3, 0], [2]]
+    assert group_batches(lengths, batches, 1000) == [[5], [1, 4, 3, 0, 2]]
 
 
 def test_micro_batches_are_cut_in_order() -> None:
@@ -119,7 +126,7 @@ def test_micro_batches_are_cut_in_order() -> None:
         assert [part.tolist() for part in micro_batches(batch, size)] == [[0, 1, 2, 3, 4]]
 
 
-def test_the_first_of_a_shuffle_are_nested_and_in_their_original_order() -> None:
+def test_smaller_selections_are_nested_and_in_their_original_order() -> None:
     assert first_of_shuffle(5, None, 0).tolist() == first_of_shuffle(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
     few, many = first_of_shuffle(100, 10, 3), first_of_shuffle(100, 20, 3)
     assert len(set(few)) == 10
@@ -128,42 +135,42 @@ def test_the_first_of_a_shuffle_are_nested_and_in_their_original_order() -> None
     assert list(few) != list(first_of_shuffle(100, 10, 4))
 
 
-def test_texts_become_their_tokens_and_what_is_cut_is_counted(tokenizer: Any, cache: Path) -> None:
-    made = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
-    assert made.lengths.tolist() == [6, 6, 3]
-    assert made.cut.tolist() == [False, True, False]
-    words = tokenizer.convert_ids_to_tokens(made.batch(np.array([1, 2]))["input_ids"].flatten().tolist())
+def test_texts_become_tokens_and_truncated_ones_are_marked(tokenizer: Any, cache: Path) -> None:
+    found = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    assert found.lengths.tolist() == [6, 6, 3]
+    assert found.cut.tolist() == [False, True, False]
+    words = tokenizer.convert_ids_to_tokens(found.batch(np.array([1, 2]))["input_ids"].flatten().tolist())
     assert words == ["[CLS]", "the", "plot", "was", "not", "[SEP]", "[CLS]", "good", "[SEP]", *3 * ["[PAD]"]]
-    assert made.labels.tolist() == [1.0, 0.0, 1.0]
+    assert found.labels.tolist() == [1.0, 0.0, 1.0]
     assert tokenise(tokenizer, TEXTS, LABELS, 32, "k").cut.sum() == 0
 
 
-def test_pairs_are_told_apart_by_their_segment(tokenizer: Any, cache: Path) -> None:
-    made = tokenise(tokenizer, [("good", "bad dull"), ("bad", "good")], LABELS[:2], 8, "k")
-    batch = made.batch(np.array([0, 1]))
+def test_the_texts_of_a_pair_are_in_different_segments(tokenizer: Any, cache: Path) -> None:
+    found = tokenise(tokenizer, [("good", "bad dull"), ("bad", "good")], LABELS[:2], 8, "k")
+    batch = found.batch(np.array([0, 1]))
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
 
 
-def test_the_cache_gives_the_same_tokens_without_a_tokenizer(tokenizer: Any, cache: Path) -> None:
+def test_the_cache_returns_the_same_tokens_without_calling_the_tokenizer(tokenizer: Any, cache: Path) -> None:
     first = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
 
-    class Deaf:
+    class NotCallable:
         pad_token_id = tokenizer.pad_token_id
         pad_token_type_id = tokenizer.pad_token_type_id
 
-    again = tokenise(Deaf(), TEXTS, LABELS, 6, "k")
+    again = tokenise(NotCallable(), TEXTS, LABELS, 6, "k")
     for i in range(3):
-        whole, cached = (made.batch(np.array([i])) for made in (first, again))
+        whole, cached = (each.batch(np.array([i])) for each in (first, again))
         assert {name: tensor.tolist() for name, tensor in whole.items()} == {
             name: tensor.tolist() for name, tensor in cached.items()
         }
     assert again.cut.tolist() == first.cut.tolist()
     for key, size in (("other", 6), ("k", 7)):
         with pytest.raises(TypeError):
-            tokenise(Deaf(), TEXTS, LABELS, size, key)
+            tokenise(NotCallable(), TEXTS, LABELS, size, key)
 
 
-@pytest.fixture(params=["empty", "cut", "no tensors", "a folder", "of fewer examples"])
+@pytest.fixture(params=["empty", "cut", "no tensors", "a folder", "fewer examples"])
 def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> None:
     tokenise(tokenizer, TEXTS, LABELS, 6, "k")
     [entry] = cache.iterdir()
@@ -171,7 +178,7 @@ def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> None:
     if request.param == "a folder":
         entry.unlink()
         entry.mkdir()
-    elif request.param == "of fewer examples":
+    elif request.param == "fewer examples":
         tokenise(tokenizer, TEXTS[:2], LABELS[:2], 6, "fewer")
         [other] = set(cache.iterdir()) - {entry}
         other.replace(entry)
@@ -189,17 +196,17 @@ def test_a_damaged_cache_is_harmless(tokenizer: Any) -> None:
 def test_a_cache_that_cannot_be_written_is_harmless(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("not a folder")
     for where in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setenv("DEEPCUTS_CACHE", str(where))
         assert tokenise(tokenizer, TEXTS, LABELS, 6, "k").lengths.tolist() == [6, 6, 3]
 
 
-def test_a_cache_that_is_written_leaves_no_working_files(tokenizer: Any, cache: Path) -> None:
+def test_writing_the_cache_leaves_no_working_files(tokenizer: Any, cache: Path) -> None:
     tokenise(tokenizer, TEXTS, LABELS, 6, "k")
     assert len([path for path in cache.iterdir() if not path.name.startswith("_")]) == len(list(cache.iterdir())) == 1
 
 
-def test_a_cache_key_tells_its_parts_apart() -> None:
+def test_cache_keys_of_different_parts_differ() -> None:
     keys = [cache_key("a", "b"), cache_key("ab"), cache_key("a", "b", ""), cache_key("a", ("b",)), cache_key('a", "b')]
     assert len(set(keys)) == len(keys)

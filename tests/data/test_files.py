@@ -1,4 +1,4 @@
-"""Files that cannot be read, and the traps of their formats."""
+"""Data files of each format are read as they are; damaged ones are refused."""
 
 import pandas as pd
 import pytest
@@ -20,7 +20,7 @@ def read(tmp_path, content: str, suffix: str) -> dict[str, list[object]]:
     return read_columns(path, ("body", "label"))
 
 
-def test_a_csv_file_is_quoted_and_nothing_in_it_is_guessed(tmp_path):
+def test_a_csv_file_is_unquoted_and_its_values_stay_text(tmp_path):
     content = 'body,more,label\r\n"a, ""b""\nc",,0\r\n\r\nNA,x,null\r\n'
     assert read(tmp_path, content, ".csv") == {"body": ['a, "b"\nc', "NA"], "label": ["0", "null"]}
 
@@ -35,16 +35,16 @@ def test_jsonl_values_keep_their_types_and_missing_keys_are_null(tmp_path):
     assert read(tmp_path, content, ".jsonl") == {"body": ["2012-01-01", None, 5], "label": [1, "1", True]}
 
 
-def test_the_suffix_may_be_in_capitals(tmp_path):
+def test_the_suffix_may_be_upper_case(tmp_path):
     assert read(tmp_path, "body,label\na,0\n", ".CSV") == {"body": ["a"], "label": ["0"]}
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     assert "is empty" in refused(tmp_path, "")
-    assert "no readable Parquet file" in refused(tmp_path, "PAR1 but cut short", ".parquet")
+    assert "not a readable Parquet file" in refused(tmp_path, "PAR1 but cut short", ".parquet")
     whole = pd.DataFrame({"body": ["a"] * 99, "label": range(99)}).to_parquet()
-    assert "no readable Parquet file" in refused(tmp_path, whole[:-9], ".parquet")
-    assert "line 2 is no JSON" in refused(tmp_path, '{"body": "a", "label": 0}\n{"body": ', ".jsonl")
+    assert "not a readable Parquet file" in refused(tmp_path, whole[:-9], ".parquet")
+    assert "line 2 is not JSON" in refused(tmp_path, '{"body": "a", "label": 0}\n{"body": ', ".jsonl")
     assert "line 1 is list" in refused(tmp_path, '["a", 0]\n', ".jsonl")
     assert "line 3 has 3 fields, the header 2: a comma" in refused(tmp_path, "body,label\na,0\nb,c,1\n")
     assert "line 2 has 1 fields, the header 2: a tab" in refused(tmp_path, "body\tlabel\na\n", ".tsv")
@@ -57,7 +57,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
-def test_a_missing_column_is_met_with_the_nearest_and_all(tmp_path, suffix):
+def test_the_error_for_a_missing_column_has_the_nearest_and_all_columns(tmp_path, suffix):
     frame = pd.DataFrame({"bodi": ["a", "b"], "label": [0, 1]})
     content = {
         ".parquet": frame.to_parquet(index=False),
@@ -70,4 +70,4 @@ def test_a_missing_column_is_met_with_the_nearest_and_all(tmp_path, suffix):
 
 
 def test_a_repeated_column_is_refused(tmp_path):
-    assert "column 'body' is there 2 times" in refused(tmp_path, "body,body,label\na,b,0\n")
+    assert "column 'body' occurs 2 times" in refused(tmp_path, "body,body,label\na,b,0\n")

@@ -1,4 +1,4 @@
-"""Datasets of the Hub: from a local copy of its cache layout, offline, and from a Hub on this machine."""
+"""Datasets of the Hub are read offline, from a copy of its cache, and online, from a server on this machine."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ print("torch" in sys.modules, "ray" in sys.modules, file=sys.stderr)
 
 
 def ask(home: Path, *datasets: tuple[str, dict[str, object] | None], **env: str) -> list[list[object]]:
-    """What a fresh process finds for each dataset, with its Hub cache in `home`."""
+    """Return what a fresh process finds for each dataset, with its Hub cache in `home`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, json.dumps(datasets)],
@@ -101,7 +101,7 @@ def own(**fields: object) -> dict[str, object]:
 SST2 = [{"train": 4, "validation": 2}, COMMIT, ["train 1"], [0, 1, 0, 1]]
 
 
-def test_a_dataset_is_read_offline_from_the_cache_of_the_hub(tmp_path):
+def test_a_dataset_is_read_offline_from_the_hub_s_cache(tmp_path):
     files = {path: content for path, content in repository().items() if "test" not in path}
     fill_cache(tmp_path, "nyu-mll/glue", files)
     fill_cache(tmp_path, "someone/plain", {path: files[f"named/{path}"] for path in ("train.csv", "validation.csv")})
@@ -139,7 +139,7 @@ def test_a_dataset_is_read_offline_from_the_cache_of_the_hub(tmp_path):
 
 @contextmanager
 def hub_of(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """A Hub that has just nyu-mll/glue, on the loopback: its address and the files that it was asked for."""
+    """Serve a Hub with only nyu-mll/glue on the loopback; yields its address and the files it is asked for."""
     asked: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):
@@ -193,12 +193,12 @@ def hub_of(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.timeout(120)
-def test_a_dataset_is_downloaded_once_and_only_what_is_used_of_it(tmp_path):
+def test_only_the_files_in_use_are_downloaded_and_only_once(tmp_path):
     with hub_of(repository()) as (address, asked):
         direct = {"HF_ENDPOINT": address, "no_proxy": "*", "NO_PROXY": "*"}
         found = ask(tmp_path, ("sst2", None), ("gone", own(hub="no/such")), **direct)
         assert found[0] == SST2
-        assert "'no/such' is no dataset of the Hub, or a private one" in str(found[1])
+        assert "'no/such' is not a dataset of the Hub, or is private" in str(found[1])
         wanted = ["sst2/train-00000-of-00001.parquet", "sst2/validation-00000-of-00001.parquet"]
         assert sorted(set(asked)) == ["README.md", *wanted]
     [again] = ask(tmp_path, ("sst2", None), HF_HUB_OFFLINE="1")

@@ -1,4 +1,4 @@
-"""Where a dataset is, how it is read, and every way in which one can be wrong."""
+"""Datasets are found, read and checked; everything that can be wrong with one is refused."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def own(train: str, validation: str | None = None, **fields: object) -> OwnData:
 
 
 def problem(tmp_path: Path, train: str | pd.DataFrame, suffix: str = ".csv", **fields: object) -> str:
-    """The message with which a training file is refused; it always names the dataset and the file."""
+    """Return the message with which a training file is refused; it always names the dataset and the file."""
     path = tmp_path / f"bad{suffix}"
     if isinstance(train, str):
         path.write_text(train, "utf-8")
@@ -51,7 +51,7 @@ def problem(tmp_path: Path, train: str | pd.DataFrame, suffix: str = ".csv", **f
     return str(caught.value)
 
 
-# The same content is the same data
+# The same content is the same dataset
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
@@ -66,7 +66,7 @@ def test_every_format_reads_the_same_texts_and_labels(tmp_path, suffix):
     assert check("reviews", task) == {"train": len(texts), "validation": len(texts)}
 
 
-def test_a_digest_depends_on_the_content_alone(tmp_path):
+def test_a_digest_depends_only_on_the_content(tmp_path):
     frame = examples(TRAPS)
     variants = {
         write(frame, tmp_path / "a.parquet"): "body",
@@ -106,7 +106,7 @@ def test_a_digest_is_pinned():
     assert content_digest({"train": split}) == "78af0f6d3d82153e86ede83a67831ffe"
 
 
-def test_pairs_names_of_classes_and_values_are_read(tmp_path):
+def test_pairs_class_names_and_values_are_read(tmp_path):
     frame = pd.DataFrame({"a": ["x", "y"], "b": ["u", "v"], "label": ["no", "yes"], "score": [0.25, -5.0]})
     path = write(frame, tmp_path / "a.csv")
     named = load_split(locate("p", own(path, text=["a", "b"], classes=["yes", "no"])), "train")
@@ -116,7 +116,7 @@ def test_pairs_names_of_classes_and_values_are_read(tmp_path):
     assert load_split(locate("p", value), "train").labels.tolist() == [0.25, -5.0]
 
 
-def test_numbers_may_be_named_as_classes(tmp_path):
+def test_class_names_may_be_numbers(tmp_path):
     frame = pd.DataFrame({"body": ["x", "y", "z"], "label": [5, 1, 3]})
     for suffix in (".csv", ".parquet", ".jsonl"):
         path = write(frame.astype({"label": "float64" if suffix == ".parquet" else int}), tmp_path / f"a{suffix}")
@@ -133,7 +133,7 @@ def test_relative_paths_are_taken_from_the_working_directory(tmp_path, monkeypat
 # A folder of data
 
 
-def test_a_data_dir_replaces_the_hub_and_only_the_splits_used_are_read(tmp_path):
+def test_a_data_dir_replaces_the_hub_and_only_used_splits_are_read(tmp_path):
     frame = examples(["a", "b", "c"], "sentence")
     write(frame, tmp_path / "sst2" / "train.tsv")
     write(frame.iloc[:2], tmp_path / "sst2" / "validation.jsonl")
@@ -144,7 +144,7 @@ def test_a_data_dir_replaces_the_hub_and_only_the_splits_used_are_read(tmp_path)
     assert task.digest is not None
 
 
-def test_mnli_validates_on_matched_with_mismatched_beside(tmp_path):
+def test_mnli_validates_on_matched_and_also_has_mismatched(tmp_path):
     frame = pd.DataFrame({"premise": list("abc"), "hypothesis": list("def"), "label": [0, 1, 2]})
     for number, name in enumerate(["train", "validation_matched", "validation_mismatched"], 1):
         write(frame.iloc[:number] if name != "train" else frame, tmp_path / "mnli" / f"{name}.parquet")
@@ -159,19 +159,19 @@ def test_an_own_dataset_of_the_hub_comes_from_the_data_dir_too(tmp_path):
     assert check("mine", task) == {"train": 2, "validation": 2}
 
 
-def test_a_hub_dataset_is_located_without_a_look_at_it():
+def test_a_hub_dataset_is_located_without_reading_it():
     task = locate("cola")
     assert (task.hub, task.config, task.files, task.digest) == ("nyu-mll/glue", "cola", None, None)
 
 
-def test_the_toy_dataset_is_embedded(tmp_path):
+def test_the_toy_dataset_is_built_in(tmp_path):
     toy = pytest.importorskip("deepcuts.data.toy")
     task = locate("toy", None, str(tmp_path))
     assert task.digest == toy.VERSION
     assert all(count > 0 for count in check("toy", task).values())
 
 
-def test_missing_folders_and_files_are_named(tmp_path):
+def test_errors_name_missing_folders_and_files(tmp_path):
     write(examples(["a", "b"], "sentence"), tmp_path / "sst2" / "train.csv")
     with pytest.raises(ValueError, match=r"'validation'.*validation\.parquet, .*csv, .*tsv, .*jsonl"):
         locate("sst2", None, str(tmp_path))
@@ -193,7 +193,7 @@ def test_two_files_for_one_split_are_refused(tmp_path):
         locate("sst2", None, str(tmp_path))
 
 
-def test_unknown_names_are_met_with_the_nearest_known():
+def test_errors_for_unknown_names_have_the_nearest_known():
     with pytest.raises(ValueError, match="dataset 'sts-b': unknown; did you mean 'stsb'"):
         locate("sts-b")
     with pytest.raises(ValueError, match=r"no split 'test'; the task has 'train', 'validation'"):
@@ -203,14 +203,14 @@ def test_unknown_names_are_met_with_the_nearest_known():
 # Bad content
 
 
-def test_data_without_examples_are_refused(tmp_path):
+def test_a_split_without_examples_is_refused(tmp_path):
     assert "holds no examples" in problem(tmp_path, "body,label\n")
     assert "holds no examples" in problem(tmp_path, "\n\n", ".jsonl")
     assert "holds no examples" in problem(tmp_path, examples(["a"]).iloc[:0], ".parquet")
     assert "is empty" in problem(tmp_path, "")
 
 
-def test_texts_that_are_missing_or_no_text_are_refused(tmp_path):
+def test_texts_that_are_missing_or_not_text_are_refused(tmp_path):
     frame = pd.DataFrame({"body": ["a", None, None], "label": [0, 1, 0]})
     for suffix in (".parquet", ".jsonl"):
         assert "column 'body' is missing in row 1 (from 0), 2 such rows" in problem(tmp_path, frame, suffix)
@@ -231,7 +231,7 @@ def test_texts_that_are_missing_or_no_text_are_refused(tmp_path):
         ([0, 1, -2, 0], "label '-2' in row 2 (from 0) of column 'label' is out of range"),
         ([0, -1, -1, 1], "label '-1' in row 1 (from 0) of column 'label' marks a hidden test label"),
         ([0, 0.5, 1, 1], "label '0.5' in row 1 (from 0) of column 'label' is not a whole number"),
-        ([0, "", 1, 1], "label '' in row 1 (from 0) of column 'label' is missing; 1 of 4 rows are so"),
+        ([0, "", 1, 1], "label '' in row 1 (from 0) of column 'label' is missing; 1 of 4 rows are wrong"),
         ([0, "nan", 1, 1], "label 'nan' in row 1 (from 0) of column 'label' is NaN"),
         (["pos", "neg", "pos", "neg"], "name the classes instead: classes: ['neg', 'pos']; 4 of 4 rows"),
         ([1, 1, 1, 1], "every label of the training split is '1': there is nothing to learn"),
@@ -250,7 +250,7 @@ def test_missing_and_boolean_labels_of_typed_files_are_refused(tmp_path):
     assert "name the classes" in problem(tmp_path, frame.assign(label=[True, False, True]), ".parquet")
 
 
-def test_unknown_class_names_are_named(tmp_path):
+def test_errors_name_unknown_classes(tmp_path):
     frame = pd.DataFrame({"body": list("abcd"), "label": ["yes", "no", "Yes", "maybe"]})
     message = problem(tmp_path, frame, classes=["yes", "no"])
     assert "label 'Yes' in row 2" in message
@@ -274,7 +274,7 @@ def test_one_class_is_refused_in_training_and_allowed_in_validation(tmp_path):
         locate("reviews", own(one, both))
 
 
-def test_check_refuses_files_that_changed_for_the_worse(tmp_path):
+def test_check_refuses_files_that_became_wrong(tmp_path):
     path = write(examples(["a", "b"]), tmp_path / "a.csv")
     task = locate("reviews", own(path))
     Path(path).write_text("body,label\na,7\n")
@@ -282,7 +282,7 @@ def test_check_refuses_files_that_changed_for_the_worse(tmp_path):
         check("reviews", task)
 
 
-def test_an_own_dataset_that_makes_no_task_says_why(tmp_path):
+def test_an_own_dataset_that_is_not_a_task_says_why(tmp_path):
     path = write(examples(["a", "b"]), tmp_path / "a.csv")
     with pytest.raises(ValueError, match="^dataset 'reviews': classes is missing; give the number"):
         locate("reviews", own(path, classes=None))

@@ -1,4 +1,4 @@
-"""The embedded dataset: its content is pinned, its labels follow from its grammar and from nothing less."""
+"""The built-in dataset: its content is pinned, and its labels follow from its grammar, not from single words."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ NEGATIONS = {"not", "never", "hardly"}
 
 
 def evaluate(sentence: str) -> int:
-    """The label by the rules of English, read from the text: no code shared with the generator."""
+    """Return the label by the rules of English, from the text alone; shares no code with the generator."""
     if sentence.startswith("although "):
         return evaluate(sentence.split(" , ")[1])
     if " but " in sentence:
@@ -69,7 +69,7 @@ def test_no_sentence_occurs_twice_in_or_across_splits():
     assert len(set(texts)) == len(texts)
 
 
-def test_vocabulary_has_every_word_once_and_none_that_never_occurs():
+def test_the_vocabulary_has_every_word_that_occurs_once_and_no_other():
     words = {word for split in SPLITS for text, _ in sentences(split) for word in text.split()}
     assert VOCABULARY[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert sorted(VOCABULARY[5:]) == sorted(words)
@@ -81,7 +81,7 @@ def test_every_sentence_fits_the_model_with_its_two_special_tokens():
     assert longest + 2 <= CONFIG["max_position_embeddings"]
 
 
-def test_words_alone_do_not_tell_the_label():
+def test_single_words_do_not_tell_the_label():
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -92,7 +92,7 @@ def test_words_alone_do_not_tell_the_label():
     assert model.score(vectorizer.transform(new_texts), new_labels) < 0.65
 
 
-def test_compressions_up_to_16_can_be_reached():
+def test_compressions_up_to_16_are_possible():
     from torch import nn
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -109,7 +109,7 @@ def test_changing_a_returned_list_changes_no_later_one():
     assert len(sentences("validation")) == 500
 
 
-def test_another_split_is_refused_with_the_known_ones():
+def test_the_error_for_another_split_has_the_known_ones():
     with pytest.raises(ValueError, match=r"no split 'test'; it has train, validation"):
         sentences("test")
 

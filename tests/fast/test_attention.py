@@ -1,4 +1,4 @@
-"""Our attention against torch's own, and what is left to torch."""
+"""Our attention gives what torch's gives, and leaves the other cases to torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from deepcuts.fast.attention import ATTENTION_NAME, quick_attention, use_quick_a
 B, H, T, D = 3, 2, 7, 4
 
 
-def drawn(dtype: torch.dtype = torch.float32, tokens: int = T) -> list[Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    return [torch.randn(B, H, tokens, D, generator=draw).to(dtype).requires_grad_() for _ in range(3)]
+def random_tensors(dtype: torch.dtype = torch.float32, tokens: int = T) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(B, H, tokens, D, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
 
 
-def seen(tokens: int = T) -> Tensor:
-    """Texts of all tokens, of 4 and of 2."""
+def padding_mask(tokens: int = T) -> Tensor:
+    """A mask of (B, 1, T, T) for texts of T, 4 and 2 tokens."""
     return (torch.arange(tokens) < torch.tensor([tokens, 4, 2])[:, None])[:, None, None].expand(B, 1, tokens, tokens)
 
 
@@ -35,39 +35,39 @@ class Layer(nn.Module):
 @pytest.mark.parametrize("tokens", [T, 15, 16, 20])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_it_is_the_attention_of_torch_and_so_are_its_gradients(
+def test_outputs_and_gradients_are_those_of_torch(
     monkeypatch: pytest.MonkeyPatch,
     tokens: int,
     padded: bool,
     dropout: float,
     dtype: torch.dtype,
-    near: float,
+    tolerance: float,
     scaling: float | None,
 ) -> None:
     monkeypatch.setattr("deepcuts.fast.attention.drop", lambda value, p: value)
-    monkeypatch.setattr("deepcuts.fast.attention.sdpa_attention_forward", lambda *args, **more: "torch's")
-    mask = seen(tokens) if padded else None
-    ours, theirs = drawn(dtype, tokens), drawn(dtype, tokens)
-    mine, weights = quick_attention(Layer(), *ours, mask, dropout=dropout, scaling=scaling)
+    monkeypatch.setattr("deepcuts.fast.attention.sdpa_attention_forward", lambda *args, **options: "torch's")
+    mask = padding_mask(tokens) if padded else None
+    ours, theirs = random_tensors(dtype, tokens), random_tensors(dtype, tokens)
+    output, weights = quick_attention(Layer(), *ours, mask, dropout=dropout, scaling=scaling)
     expected = F.scaled_dot_product_attention(*theirs, mask, scale=scaling).transpose(1, 2)
     assert weights is None
-    assert mine.dtype == dtype
-    torch.testing.assert_close(mine, expected, atol=near, rtol=near)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output, expected, atol=tolerance, rtol=tolerance)
     upstream = torch.randn(B, tokens, H, D, generator=torch.Generator().manual_seed(1)).to(dtype)
-    mine.backward(upstream)
+    output.backward(upstream)
     expected.backward(upstream)
     for left, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(left.grad, right.grad, atol=near, rtol=near)
+        torch.testing.assert_close(left.grad, right.grad, atol=tolerance, rtol=tolerance)
 
 
-def test_its_mean_over_dropout_is_the_attention_without() -> None:
-    query, key, value = (tensor.detach() for tensor in drawn())
+def test_the_mean_over_dropout_is_the_attention_without_dropout() -> None:
+    query, key, value = (tensor.detach() for tensor in random_tensors())
     torch.manual_seed(0)
-    made = [quick_attention(Layer(), query, key, value, seen(), dropout=0.5)[0] for _ in range(4000)]
-    expected = F.scaled_dot_product_attention(query, key, value, seen()).transpose(1, 2)
-    mean, error = torch.stack(made).mean(0), torch.stack(made).std(0) / 4000**0.5
+    outputs = [quick_attention(Layer(), query, key, value, padding_mask(), dropout=0.5)[0] for _ in range(4000)]
+    expected = F.scaled_dot_product_attention(query, key, value, padding_mask()).transpose(1, 2)
+    mean, error = torch.stack(outputs).mean(0), torch.stack(outputs).std(0) / 4000**0.5
     assert float(error.min()) > 0
     assert float(((mean - expected) / error).abs().max()) < 5
 
@@ -81,29 +81,31 @@ def test_its_mean_over_dropout_is_the_attention_without() -> None:
         ({"position_bias": torch.randn(B, H, T, T)}, False),
         ({"query": torch.randn(B, H, T - 1, D), "attention_mask": None}, False),
     ],
-    ids=["long and no dropout", "causal", "additive mask", "position bias", "other lengths"],
+    ids=["long without dropout", "causal", "additive mask", "position bias", "other lengths"],
 )
-def test_what_it_does_not_know_is_left_to_torch(
+def test_unsupported_cases_are_left_to_torch(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], causal: bool
 ) -> None:
-    monkeypatch.setattr("deepcuts.fast.attention.sdpa_attention_forward", lambda *args, **more: "torch's")
-    monkeypatch.setattr("deepcuts.fast.attention.SHORT", T - 1)
-    query, key, value = drawn()
-    given = {"query": query, "key": key, "value": value, "attention_mask": seen(), "dropout": 0.1} | changed
-    assert quick_attention(Layer(causal), **given) == "torch's"
-    known = {"query": query, "key": key, "value": value, "attention_mask": seen(), "dropout": 0.1}
-    assert quick_attention(Layer(), **known) != "torch's"
+    monkeypatch.setattr("deepcuts.fast.attention.sdpa_attention_forward", lambda *args, **options: "torch's")
+    monkeypatch.setattr("deepcuts.fast.attention.SHORT_TOKENS", T - 1)
+    query, key, value = random_tensors()
+    arguments = {"query": query, "key": key, "value": value, "attention_mask": padding_mask(), "dropout": 0.1} | changed
+    assert quick_attention(Layer(causal), **arguments) == "torch's"
+    supported = {"query": query, "key": key, "value": value, "attention_mask": padding_mask(), "dropout": 0.1}
+    assert quick_attention(Layer(), **supported) != "torch's"
 
 
-def test_a_model_is_trained_with_it_and_learns_what_it_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for what dropout drops: the gradients of a model are those that it has with torch's attention."""
+def test_a_model_has_the_logits_and_gradients_of_torch_s_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a dropout that drops nothing, because torch would drop other elements."""
     calls: list[float] = []
 
-    def nothing_dropped(value: Tensor, p: float) -> Tensor:
+    def drop_nothing(value: Tensor, p: float) -> Tensor:
         calls.append(p)
         return value
 
-    def trained(model: BertForSequenceClassification) -> tuple[Tensor, dict[str, Tensor]]:
+    def logits_and_gradients(model: BertForSequenceClassification) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model.train()(ids, attention_mask=mask).logits
         logits.square().sum().backward()
         return logits, {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -112,23 +114,23 @@ def test_a_model_is_trained_with_it_and_learns_what_it_learnt(monkeypatch: pytes
         torch.manual_seed(0)
         return BertForSequenceClassification(BertConfig(**{**CONFIG, "attention_probs_dropout_prob": p}))
 
-    monkeypatch.setattr("deepcuts.fast.attention.drop", nothing_dropped)
+    monkeypatch.setattr("deepcuts.fast.attention.drop", drop_nothing)
     ids = torch.randint(5, int(CONFIG["vocab_size"]), (B, T), generator=torch.Generator().manual_seed(0))
-    mask = seen()[:, 0, 0].long()
+    mask = padding_mask()[:, 0, 0].long()
     plain, quick = model(0.0), model(0.2)
     use_quick_attention(quick)
     assert quick.config._attn_implementation == ATTENTION_NAME
     assert "deepcuts" not in quick.config.to_json_string()
-    torch.testing.assert_close(trained(quick), trained(plain))
+    torch.testing.assert_close(logits_and_gradients(quick), logits_and_gradients(plain))
     assert calls == [0.2, 0.2]  # once in each of the two layers
     torch.testing.assert_close(quick.eval()(ids, attention_mask=mask).logits, plain.eval()(ids, mask).logits)
     assert calls == [0.2, 0.2, 0.0, 0.0]
 
 
-def test_a_text_that_may_see_nothing_spoils_no_gradient() -> None:
-    tensors = drawn()
-    made, _ = quick_attention(Layer(), *tensors, torch.zeros(B, 1, T, T, dtype=torch.bool), dropout=0.1)
-    made.sum().backward()
+def test_a_text_whose_tokens_are_all_hidden_has_finite_gradients() -> None:
+    tensors = random_tensors()
+    output, _ = quick_attention(Layer(), *tensors, torch.zeros(B, 1, T, T, dtype=torch.bool), dropout=0.1)
+    output.sum().backward()
     assert all(bool(tensor.grad.isfinite().all()) for tensor in tensors)
 
 

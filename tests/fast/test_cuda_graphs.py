@@ -1,4 +1,4 @@
-"""Steps that are recorded and replayed: on a CPU by a recorder that does there what CUDA does, on a GPU by CUDA."""
+"""Steps are recorded and replayed: by CUDA on a GPU, and on a CPU by a recorder that imitates it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ SETTINGS = {
 }
 
 
-class Counted:
-    """A recorder that counts what it recorded and how often that was replayed."""
+class CountingRecorder:
+    """Counts recordings and replays of another recorder."""
 
     def __init__(self, record: Record) -> None:
         self.inner, self.recorded, self.replayed = record, 0, 0
 
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        run, result = self.inner(work)
+    def __call__(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        run, result = self.inner(compute)
         self.recorded += 1
 
-        def counting() -> None:
+        def run_and_count() -> None:
             self.replayed += 1
             run()
 
-        return counting, result
+        return run_and_count, result
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])
@@ -57,21 +57,21 @@ def device(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def counted(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    made = Counted(recorder.record if device.type == "cpu" else cuda_graphs())
-    monkeypatch.setitem(RECORDERS, device.type, lambda: made)
-    return made
+def calls(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> CountingRecorder:
+    counting = CountingRecorder(recorder.record if device.type == "cpu" else cuda_graphs())
+    monkeypatch.setitem(RECORDERS, device.type, lambda: counting)
+    return counting
 
 
-def refuse(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def refuse(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     raise RuntimeError("nothing is recorded here")
 
 
-def quick(device: torch.device, kind: str = "bert", precision: str = "fp32") -> Network:
-    made = network(kind)
-    use_quick_dropout(made.model)
-    use_quick_attention(made.model)  # type: ignore[arg-type]
-    return replace(made, model=made.model.to(device), device=device, precision=precision)
+def fast_network(device: torch.device, kind: str = "bert", precision: str = "fp32") -> Network:
+    net = network(kind)
+    use_quick_dropout(net.model)
+    use_quick_attention(net.model)  # type: ignore[arg-type]
+    return replace(net, model=net.model.to(device), device=device, precision=precision)
 
 
 def masks(of: Network) -> dict[str, Tensor]:
@@ -82,23 +82,26 @@ def masks(of: Network) -> dict[str, Tensor]:
     }
 
 
-def trained(device: torch.device, settings: Training, kind: str = "bert", precision: str = "fp32", **more: Any) -> Any:
-    """Losses, what an evaluation after each epoch gave, and the weights."""
-    made = quick(device, kind, precision)
+def trained(
+    device: torch.device, settings: Training, kind: str = "bert", precision: str = "fp32", **options: Any
+) -> Any:
+    """Train; return the losses and the sum of the outputs after each epoch, and the weights."""
+    net = fast_network(device, kind, precision)
 
-    def looked_at(epoch: int) -> dict[str, dict[str, float]]:
-        return {"validation": {"sum": float(evaluate(made, tokens()).sum())}}
+    def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
+        return {"validation": {"sum": float(evaluate(net, tokens()).sum())}}
 
-    hooks = replace(more.pop("hooks", Hooks()), after_epoch=looked_at)
-    rows = train(made, tokens(), settings, seed=5, stage="dense", masks=masks(made), hooks=hooks, **more)
-    return [row["value"] for row in rows], weights(made)
+    hooks = replace(options.pop("hooks", Hooks()), after_epoch=after_epoch)
+    rows = train(net, tokens(), settings, seed=5, stage="dense", masks=masks(net), hooks=hooks, **options)
+    return [row["value"] for row in rows], weights(net)
 
 
-def plainly(device: torch.device, monkeypatch: pytest.MonkeyPatch, *how: Any, **more: Any) -> Any:
+def trained_directly(device: torch.device, monkeypatch: pytest.MonkeyPatch, *settings: Any, **options: Any) -> Any:
+    """The same with a recorder that refuses: every step runs directly."""
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         patch.setitem(RECORDERS, device.type, lambda: refuse)
-        return trained(device, *how, **more)
+        return trained(device, *settings, **options)
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -109,17 +112,17 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_replayed_steps_leave_the_bits_of_plain_ones(
-    device: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch, kind: str, precision: str, settings: str
+def test_replayed_steps_give_the_bits_of_direct_ones(
+    device: Any, calls: CountingRecorder, monkeypatch: pytest.MonkeyPatch, kind: str, precision: str, settings: str
 ) -> None:
-    how = (SETTINGS[settings], kind, precision)
-    assert_same(trained(device, *how), plainly(device, monkeypatch, *how))
-    assert counted.recorded in (1, 2)  # batches of four and of two; with micro-batches in one way each
-    assert counted.replayed == 6 * 3 - counted.recorded  # all but the first of a shape
+    arguments = (SETTINGS[settings], kind, precision)
+    assert_same(trained(device, *arguments), trained_directly(device, monkeypatch, *arguments))
+    assert calls.recorded in (1, 2)  # batches of four and of two examples, or one shape of micro-batches
+    assert calls.replayed == 6 * 3 - calls.recorded  # all but the first step of each shape
 
 
-def test_a_stage_that_goes_on_leaves_the_same_bits(
-    device: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_stage_that_is_resumed_gives_the_same_bits(
+    device: Any, calls: CountingRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, memory, stop_after = SETTINGS["adamw"], Memory(), iter([8, 13, 100])
     reached: list[int] = []
@@ -132,86 +135,86 @@ def test_a_stage_that_goes_on_leaves_the_same_bits(
         except Interrupted:
             continue
     assert reached == list(range(1, 19))
-    assert counted.replayed > 4
-    assert_same(found, plainly(device, monkeypatch, settings))
+    assert calls.replayed > 4
+    assert_same(found, trained_directly(device, monkeypatch, settings))
 
 
 def test_a_step_that_reads_a_value_is_not_recorded(
-    counted: Counted, device: Any, monkeypatch: pytest.MonkeyPatch
+    calls: CountingRecorder, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = Network.batch_loss
 
-    def reading(self: Network, *arguments: Any) -> Tensor:
+    def batch_loss(self: Network, *arguments: Any) -> Tensor:
         found = loss(self, *arguments)
         assert float(found.detach()) > 0
         return found
 
-    monkeypatch.setattr(Network, "batch_loss", reading)
+    monkeypatch.setattr(Network, "batch_loss", batch_loss)
     refused = f"steps are not replayed on this {device.type}, and take longer: .*(captur|synchroniz)"
     with pytest.warns(UserWarning, match=refused):
         found = trained(device, SETTINGS["adam"])
-    assert counted.replayed == 0
-    assert_same(found, plainly(device, monkeypatch, SETTINGS["adam"]))
+    assert calls.replayed == 0
+    assert_same(found, trained_directly(device, monkeypatch, SETTINGS["adam"]))
 
 
-def test_a_step_that_python_decides_on_is_found_out(
-    counted: Counted, device: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_depends_on_python_state_is_noticed(
+    calls: CountingRecorder, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its recording has the number of another call in it."""
-    loss, calls = Network.batch_loss, iter(range(1000))
-    monkeypatch.setattr(Network, "batch_loss", lambda self, *given: loss(self, *given) * (1 + next(calls)))
+    """The loss is multiplied by the number of the call; a recording keeps that of the call that it recorded."""
+    loss, numbers = Network.batch_loss, iter(range(1, 1000))
+    monkeypatch.setattr(Network, "batch_loss", lambda self, *arguments: loss(self, *arguments) * next(numbers))
     with pytest.warns(UserWarning, match="a replay left other bits than the step itself"):
         trained(device, SETTINGS["adam"])
-    assert (counted.recorded, counted.replayed) == (1, 1)
+    assert (calls.recorded, calls.replayed) == (1, 1)
 
 
 @pytest.mark.parametrize(("records", "expected"), [(True, {4, 6}), (False, {3, 5, 6})])
-def test_recorded_batches_have_few_lengths_and_none_beyond_the_longest(
+def test_recorded_batches_are_padded_to_few_lengths_but_never_beyond_the_longest_text(
     records: bool, expected: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model has no positions for more than its longest text."""
+    """A model may have no positions beyond its longest text."""
     sizes: set[int] = set()
 
-    def looked_at(*arguments: Any) -> Tensor:
+    def note_sizes(*arguments: Any) -> Tensor:
         sizes.update(arguments[-1])
         return torch.zeros(())
 
-    monkeypatch.setattr("deepcuts.training.step.take", looked_at)
-    monkeypatch.setattr("deepcuts.training.step.LENGTHS", 4)
+    monkeypatch.setattr("deepcuts.training.step.take_step", note_sizes)
+    monkeypatch.setattr("deepcuts.training.step.LENGTH_MULTIPLE", 4)
     if records:
         monkeypatch.setitem(RECORDERS, "cpu", lambda: None)
-    train(quick(CPU), tokens(), SETTINGS["adam"], seed=5, stage="dense")
+    train(fast_network(CPU), tokens(), SETTINGS["adam"], seed=5, stage="dense")
     assert sizes == expected
 
 
 class Sum:
-    """Work that adds the sum of what it is given, and a random number, to a tensor."""
+    """A computation that adds the sum of its input, and random numbers, to a tensor."""
 
     def __init__(self) -> None:
         self.total, self.calls, self.broken = torch.zeros(2), 0, False
 
-    def __call__(self, given: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    def __call__(self, inputs: Tensor, sizes: tuple[int, ...]) -> Tensor:
         self.calls += 1
         if self.broken:
             raise RuntimeError("this is broken")
-        self.total += given[: sizes[0]].sum() + torch.rand(2)
+        self.total += inputs[: sizes[0]].sum() + torch.rand(2)
         return self.total.sum()
 
     def captured(self) -> Captured:
         return Captured(self, lambda: [self.total], CPU)
 
 
-def test_work_is_called_once_more_for_each_shape_and_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    work, plain = Sum(), Sum()
-    without = plain.captured()
+def test_a_shape_is_computed_directly_once_then_recorded_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    computation, plain = Sum(), Sum()
+    direct = plain.captured()
     monkeypatch.setitem(RECORDERS, "cpu", lambda: recorder.record)
-    captured = work.captured()
+    captured = computation.captured()
     for seed, (length, size) in enumerate([(3, 1), (3, 1), (3, 2), (3, 1), (4, 2), (3, 2), (3, 2), (4, 2), (3, 1)]):
-        given = torch.arange(float(length)) + seed
-        assert torch.equal(captured(seed, given, (size,)), without(seed, given, (size,)))
-        assert torch.equal(work.total, plain.total)
+        inputs = torch.arange(float(length)) + seed
+        assert torch.equal(captured(seed, inputs, (size,)), direct(seed, inputs, (size,)))
+        assert torch.equal(computation.total, plain.total)
     assert plain.calls == 9
-    assert work.calls == 2 * 3 + 1  # two for each of three shapes, and one to prove the first recording
+    assert computation.calls == 2 * 3 + 1  # two calls for each of three shapes, and one to verify the first recording
 
 
 def test_results_are_not_overwritten_by_later_replays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,68 +224,70 @@ def test_results_are_not_overwritten_by_later_replays(monkeypatch: pytest.Monkey
     assert sorted({float(each) for each in found}) == [float(each) for each in found]
 
 
-def test_what_is_not_recorded_later_on_leaves_the_state_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first shape is replayed already; the second cannot be recorded."""
+def test_a_later_recording_that_fails_leaves_the_state_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first shape is already replayed when the second cannot be recorded."""
     records = iter([recorder.record, refuse])
-    work, plain = Sum(), Sum()
-    without = plain.captured()
-    monkeypatch.setitem(RECORDERS, "cpu", lambda: lambda work: next(records)(work))
-    captured = work.captured()
+    computation, plain = Sum(), Sum()
+    direct = plain.captured()
+    monkeypatch.setitem(RECORDERS, "cpu", lambda: lambda compute: next(records)(compute))
+    captured = computation.captured()
     for seed, length in enumerate([1, 1, 2, 1]):
         captured(seed, torch.ones(length), (1,))
-        without(seed, torch.ones(length), (1,))
+        direct(seed, torch.ones(length), (1,))
     with pytest.warns(UserWarning, match="nothing is recorded here"):
         captured(9, torch.ones(2), (1,))
-    without(9, torch.ones(2), (1,))
+    direct(9, torch.ones(2), (1,))
     captured(10, torch.ones(1), (1,))
-    without(10, torch.ones(1), (1,))
-    assert torch.equal(work.total, plain.total)
+    direct(10, torch.ones(1), (1,))
+    assert torch.equal(computation.total, plain.total)
 
 
-def twice(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    run, result = recorder.record(work)
+def replay_twice(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    run, result = recorder.record(compute)
     return lambda: [run() for _ in range(2)] and None, result
 
 
-def full(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def out_of_memory(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     raise torch.OutOfMemoryError("too much")
 
 
-@pytest.mark.parametrize(("record", "why"), [(twice, "a replay left other bits"), (full, "too much")])
+@pytest.mark.parametrize(
+    ("record", "warning"), [(replay_twice, "a replay left other bits"), (out_of_memory, "too much")]
+)
 def test_a_first_recording_that_fails_leaves_the_state_right(
-    record: Record, why: str, monkeypatch: pytest.MonkeyPatch
+    record: Record, warning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, plain = Sum(), Sum()
-    without = plain.captured()
+    computation, plain = Sum(), Sum()
+    direct = plain.captured()
     monkeypatch.setitem(RECORDERS, "cpu", lambda: record)
-    captured = work.captured()
+    captured = computation.captured()
     captured(0, torch.ones(1), (1,))
-    with pytest.warns(UserWarning, match=why):
+    with pytest.warns(UserWarning, match=warning):
         captured(1, torch.ones(1), (1,))
     captured(2, torch.ones(1), (1,))
     for seed in range(3):
-        without(seed, torch.ones(1), (1,))
-    assert torch.equal(work.total, plain.total)
+        direct(seed, torch.ones(1), (1,))
+    assert torch.equal(computation.total, plain.total)
 
 
-def test_errors_of_the_work_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_computation_are_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECORDERS, "cpu", lambda: recorder.record)
-    work = Sum()
-    work.broken = True
-    captured = work.captured()
+    computation = Sum()
+    computation.broken = True
+    captured = computation.captured()
     with pytest.raises(RuntimeError, match="this is broken"):
         captured(0, torch.ones(1), (1,))
 
 
-def test_shapes_without_number_are_not_all_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_shapes_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECORDERS, "cpu", lambda: recorder.record)
-    monkeypatch.setattr("deepcuts.fast.cuda_graphs.MOST_RECORDINGS", 3)
-    work = Sum()
-    captured = work.captured()
+    monkeypatch.setattr("deepcuts.fast.cuda_graphs.MAX_RECORDINGS", 3)
+    computation = Sum()
+    captured = computation.captured()
     for length in [1, 2, 3, 4, 5] * 3:
         captured(0, torch.ones(length), (1,))
     assert len(captured.replays) == 3
-    assert work.calls == 2 * 3 + 1 + 3 * 2
+    assert computation.calls == 2 * 3 + 1 + 3 * 2
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:

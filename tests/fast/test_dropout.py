@@ -1,3 +1,7 @@
+"""Our dropout drops with the right probability, independently, and by the seed; scoring reads a table."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -5,24 +9,24 @@ from builders.transformers_networks import mixing_network, tokens
 from torch import nn
 
 from deepcuts.experiment.spec import ScoringPass, Training
-from deepcuts.fast.dropout import TABLE_ELEMENTS, Dropout, _factors, _table, tabled, use_quick_dropout
+from deepcuts.fast.dropout import TABLE_ELEMENTS, Dropout, _factors, _table, dropout_table, use_quick_dropout
 from deepcuts.scoring.score import score
 from deepcuts.training.train import train
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many elements are decided on, each time that numbers are drawn; there is no table yet."""
-    made: list[int] = []
-    real = _factors
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of elements of each draw from now on; there is no table yet."""
+    numbers: list[int] = []
+    original = _factors
 
-    def note(number: int, *more: object) -> torch.Tensor:
-        made.append(number)
-        return real(number, *more)
+    def note(number: int, *arguments: object) -> torch.Tensor:
+        numbers.append(number)
+        return original(number, *arguments)
 
     monkeypatch.setattr("deepcuts.fast.dropout._factors", note)
     _table.cache_clear()
-    return made
+    return numbers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -36,7 +40,7 @@ def test_the_share_that_is_zeroed_is_p_and_the_mean_stays(p: float, dtype: torch
     assert value.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=0.01)
 
 
-def test_neighbours_and_rows_are_dropped_independently() -> None:
+def test_elements_are_dropped_independently_of_their_neighbours_and_of_other_rows() -> None:
     torch.manual_seed(1)
     zero = (Dropout(0.3)(torch.ones(1000, 1024)) == 0).double()
     for shift in (1, 2, 3, 4, 8, 1024):
@@ -44,7 +48,7 @@ def test_neighbours_and_rows_are_dropped_independently() -> None:
         assert float(pairs) == pytest.approx(0.09, abs=0.002), shift
 
 
-def test_it_follows_from_the_seed_and_passes_its_gradient_on() -> None:
+def test_the_seed_decides_what_is_dropped_and_gradients_are_scaled_alike() -> None:
     def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed)
         value = torch.full((7, 5), 2.0, requires_grad=True)
@@ -61,10 +65,10 @@ def test_it_follows_from_the_seed_and_passes_its_gradient_on() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_table_s_windows_are_dropped_as_if_drawn_anew(dtype: torch.dtype) -> None:
+def test_windows_of_a_table_drop_as_fresh_draws_do(dtype: torch.dtype) -> None:
     def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed)
-        with tabled():
+        with dropout_table():
             one, two = (Dropout(0.1)(torch.ones(1000, 500, dtype=dtype)) for _ in range(2))
         return one, two
 
@@ -80,35 +84,35 @@ def test_a_table_s_windows_are_dropped_as_if_drawn_anew(dtype: torch.dtype) -> N
     assert not torch.equal(one, run(2)[0])
 
 
-def test_a_table_serves_what_it_is_asked_for_and_no_more(drawn: list[int]) -> None:
+def test_a_table_is_drawn_once_and_serves_only_tensors_that_fit_inside_its_context(draws: list[int]) -> None:
     small, large = torch.ones(3, 4), torch.ones(TABLE_ELEMENTS // 2 + 1)
-    with tabled():
+    with dropout_table():
         for value in (small, small, large):
             Dropout(0.5)(value)
     Dropout(0.5)(small)
-    assert drawn == [TABLE_ELEMENTS, large.numel(), small.numel()]
+    assert draws == [TABLE_ELEMENTS, large.numel(), small.numel()]
     value = torch.full((3, 4), 2.0, requires_grad=True)
-    with tabled():
+    with dropout_table():
         out = Dropout(0.5)(value)
     out.sum().backward()
     torch.testing.assert_close(out, 2 * value.grad)
 
 
 @pytest.mark.parametrize(("criterion", "tables"), [("GradCAM", 1), ("SmoothGrad", 1), ("Wanda", 0)])
-def test_scoring_draws_a_table_alone_and_training_none(criterion: str, tables: int, drawn: list[int]) -> None:
+def test_scoring_draws_only_a_table_and_training_draws_none(criterion: str, tables: int, draws: list[int]) -> None:
     network = mixing_network(dropout=True)
     use_quick_dropout(network.model)
     batches = [np.arange(4), np.arange(4, 8)]
     score(network, ["bert.pooler.dense.weight"], [criterion], tokens(), batches, ScoringPass(smoothing_passes=2), 0)
-    assert drawn == [TABLE_ELEMENTS] * tables
-    drawn.clear()
+    assert draws == [TABLE_ELEMENTS] * tables
+    draws.clear()
     train(network, tokens(), Training(epochs=1, batch_size=4), seed=0, stage="dense")
-    assert TABLE_ELEMENTS not in drawn
-    assert len(drawn) >= 3
+    assert TABLE_ELEMENTS not in draws
+    assert len(draws) >= 3
 
 
 @pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1.0), (1.0, True, 0.0), (0.5, False, 1.0)])
-def test_nothing_everything_and_evaluation(p: float, training: bool, expected: float) -> None:
+def test_a_p_of_0_or_1_and_evaluation_mode_are_exact(p: float, training: bool, expected: float) -> None:
     value = torch.ones(4, 3)
     assert torch.equal(Dropout(p).train(training)(value), expected * value)
 

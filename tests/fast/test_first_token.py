@@ -1,4 +1,4 @@
-"""The last layer for its first token alone: the same outputs and gradients, from fewer tokens."""
+"""Computing only the first token in the last layer gives the same outputs and gradients."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from builders.transformers_networks import LAYERS, SHAPE, mixing_network, tokens
 from torch import Tensor, nn
 
 from deepcuts.experiment.spec import ScoringPass, Training
-from deepcuts.fast.first_token import BEHIND, first_token_alone
+from deepcuts.fast.first_token import AFTER_ATTENTION, first_token_alone
 from deepcuts.model.network import Network
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 
 PADDING = 1
-every = pytest.mark.parametrize("kind", BEHIND)
+every = pytest.mark.parametrize("kind", AFTER_ATTENTION)
 
 
 def widths(of: Network) -> dict[str, int]:
-    """The second axis of what leaves each linear layer, whenever the network runs from now on."""
+    """Note how many tokens each linear layer outputs, in every run from now on; 0 where it has no token axis."""
     seen: dict[str, int] = {}
 
-    def look(path: str) -> Any:
+    def make_hook(path: str) -> Any:
         def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             seen[path] = output.shape[1] if output.dim() == 3 else 0
 
@@ -34,26 +34,28 @@ def widths(of: Network) -> dict[str, int]:
 
     for path, module in of.model.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_hook(look(path))
+            module.register_forward_hook(make_hook(path))
     return seen
 
 
 @every
 def test_outputs_and_gradients_are_those_of_all_tokens(kind: str) -> None:
-    made = mixing_network(kind)
+    net = mixing_network(kind)
     batch = tokens(PADDING).batch(np.arange(10))
     found = []
     for alone in (False, True):
-        made.model.zero_grad()
-        seen = widths(made)
-        with first_token_alone(made.model) if alone else nullcontext():
-            outputs = made.outputs(batch)
+        net.model.zero_grad()
+        seen = widths(net)
+        with first_token_alone(net.model) if alone else nullcontext():
+            outputs = net.outputs(batch)
         (outputs * torch.arange(20).view(10, 2)).sum().backward()
-        found.append((outputs, {name: p.grad for name, p in made.model.named_parameters()}))
+        found.append((outputs, {name: p.grad for name, p in net.model.named_parameters()}))
         longest = batch["input_ids"].shape[1]
         encoder = {path: width for path, width in seen.items() if ".layer." in path}
-        assert {path for path, width in encoder.items() if width != longest} == (_behind(kind) if alone else set())
-        assert all(encoder[path] == 1 for path in (_behind(kind) if alone else ()))
+        assert {path for path, width in encoder.items() if width != longest} == (
+            _after_attention(kind) if alone else set()
+        )
+        assert all(encoder[path] == 1 for path in (_after_attention(kind) if alone else ()))
     (expected, gradients), (outputs, ours) = found
     assert float(expected.detach().std()) > 0.1
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
@@ -63,7 +65,7 @@ def test_outputs_and_gradients_are_those_of_all_tokens(kind: str) -> None:
             torch.testing.assert_close(ours[name] / scale, gradient / scale, rtol=1e-3, atol=1e-5)
 
 
-def _behind(kind: str) -> set[str]:
+def _after_attention(kind: str) -> set[str]:
     if kind == "distilbert":
         return {f"distilbert.transformer.layer.{LAYERS - 1}.ffn.lin{i}" for i in (1, 2)}
     prefix = {"camembert": "roberta", "xlm-roberta": "roberta"}.get(kind, kind)
@@ -72,32 +74,32 @@ def _behind(kind: str) -> set[str]:
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_training_evaluation_and_gradients_use_it_and_leave_no_hook(dropout: bool) -> None:
-    made, data = mixing_network("bert", dropout), tokens(PADDING)
+def test_training_evaluation_and_scoring_use_it_and_leave_no_hook(dropout: bool) -> None:
+    net, data = mixing_network("bert", dropout), tokens(PADDING)
     last = "bert.encoder.layer.2.output.dense"
-    seen = widths(made)
-    evaluate(made, data)
+    seen = widths(net)
+    evaluate(net, data)
     assert seen.pop(last) == 1
-    for decay in (0.0, 0.1):  # with it, all words are trained
+    for decay in (0.0, 0.1):  # with weight decay, all words are trained
         settings = Training(epochs=1, batch_size=4, weight_decay=decay, optimizer="adamw")
-        train(made, data, settings, seed=0, stage="dense")
+        train(net, data, settings, seed=0, stage="dense")
         assert seen.pop(last) == 1
     names = [f"{last}.weight"]
-    score(made, names, ["MagGrad"], data, [np.arange(4)], ScoringPass(), 0)
+    score(net, names, ["MagGrad"], data, [np.arange(4)], ScoringPass(), 0)
     assert seen.pop(last) == 1
-    assert not any(module._forward_pre_hooks for module in made.model.modules())
+    assert not any(module._forward_pre_hooks for module in net.model.modules())
 
 
 @pytest.mark.parametrize("criterion", ["GradCAM", "SmoothGradCAM", "Wanda", "MagAct"])
-def test_scores_see_the_outputs_of_all_tokens(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mean over the tokens is over all of them, also where only the first has a gradient."""
-    made, data = mixing_network("bert"), tokens(PADDING)
+def test_scores_average_over_the_outputs_of_all_tokens(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the last layer, where only the first token has a gradient."""
+    net, data = mixing_network("bert"), tokens(PADDING)
     names = [f"bert.encoder.layer.2.{path}.weight" for path in ("intermediate.dense", "output.dense")]
     settings = ScoringPass(smoothing_passes=2, noise_std=0.0, dropout=False)
     order = [np.arange(4), np.arange(4, 9)]
-    found = score(made, names, [criterion], data, order, settings, 0)[0][criterion]
-    monkeypatch.setattr("deepcuts.fast.first_token.BEHIND", {})
-    expected = score(made, names, [criterion], data, order, settings, 0)[0][criterion]
+    found = score(net, names, [criterion], data, order, settings, 0)[0][criterion]
+    monkeypatch.setattr("deepcuts.fast.first_token.AFTER_ATTENTION", {})
+    expected = score(net, names, [criterion], data, order, settings, 0)[0][criterion]
     for name in names:
         assert float(expected[name].max()) > 0
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Linear layers with packed weights: the same outputs and gradients, in fewer milliseconds."""
+"""Linear layers with packed weights give the same outputs and gradients."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from deepcuts.model.network import Network
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate
 
-NEAR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-every_dtype = pytest.mark.parametrize("dtype", NEAR)
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is behind each packed product that is computed."""
+    """The activation of each packed product that is computed."""
     seen: list[str] = []
-    real = _product
+    original = _product
 
-    def note(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, behind: str = "none") -> Tensor:
+    def note(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
         if weight.is_mkldnn:
-            seen.append(behind)
-        return real(inputs, weight, bias, behind)
+            seen.append(activation)
+        return original(inputs, weight, bias, activation)
 
     monkeypatch.setattr("deepcuts.fast.packed_linear._product", note)
     return seen
@@ -46,7 +46,7 @@ def bert() -> Iterator[nn.Module]:
         for parameter in model.parameters():
             parameter.mul_(3)
     yield model
-    assert not any("forward" in vars(each) for each in model.modules()), "a layer stays packed"
+    assert not any("forward" in vars(each) for each in model.modules()), "a layer is still packed"
 
 
 def run(model: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -62,8 +62,8 @@ def test_outputs_are_those_of_the_layers(bert: nn.Module, products: list[str], d
     with torch.no_grad():
         plain = run(bert, dtype)
         with packed_linears(bert, dtype, gelu):
-            quick = run(bert, dtype)
-    torch.testing.assert_close(quick, plain, atol=NEAR[dtype], rtol=NEAR[dtype])
+            packed = run(bert, dtype)
+    torch.testing.assert_close(packed, plain, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     layers = sum(isinstance(each, nn.Linear) for each in bert.modules())
     assert len(products) == layers
     assert products.count("gelu") == (CONFIG["num_hidden_layers"] if gelu else 0)
@@ -75,17 +75,17 @@ def test_outputs_are_those_of_the_layers(bert: nn.Module, products: list[str], d
 def test_gradients_are_those_of_the_layer(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, onednn: bool
 ) -> None:
-    """Those of its inputs are left with them; what those of its parameters come from is taken."""
+    """The inputs get their gradient; the factors of the parameters' gradients go to `on_backward`."""
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
     inputs = torch.linspace(-1, 1, 3 * 5 * 24).reshape(3, 5, 24).requires_grad_()
-    taken: list[tuple[Tensor, Tensor, bool]] = []
+    factors: list[tuple[Tensor, Tensor, bool]] = []
 
-    def take(of: nn.Module, outputs: Tensor, into: Tensor, last: bool) -> None:
-        assert of is layer
-        assert (outputs.dtype, into.dtype) == (dtype, dtype)
-        taken.append((outputs, into, last))
+    def on_backward(module: nn.Module, gradient: Tensor, values: Tensor, last: bool) -> None:
+        assert module is layer
+        assert (gradient.dtype, values.dtype) == (dtype, dtype)
+        factors.append((gradient, values, last))
 
     def run(times: int) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -97,33 +97,33 @@ def test_gradients_are_those_of_the_layer(
     expected = {"inputs": inputs.grad, **{name: each.grad for name, each in layer.named_parameters()}}
     inputs.grad = None
     layer.zero_grad()
-    with packed_linears(layer, dtype, take=take):
+    with packed_linears(layer, dtype, on_backward=on_backward):
         run(2)
-    assert [last for *_, last in taken] == [False, True]
+    assert [last for *_, last in factors] == [False, True]
     found = {
         "inputs": inputs.grad,
-        "weight": sum(g.flatten(0, 1).float().t() @ x.flatten(0, 1).float() for g, x, _ in taken),
+        "weight": sum(g.flatten(0, 1).float().t() @ x.flatten(0, 1).float() for g, x, _ in factors),
     }
     if bias:
-        found["bias"] = sum(g.flatten(0, 1).float().sum(0) for g, *_ in taken)
+        found["bias"] = sum(g.flatten(0, 1).float().sum(0) for g, *_ in factors)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         scale = gradient.abs().max()
-        torch.testing.assert_close(found[name] / scale, gradient / scale, atol=NEAR[dtype], rtol=NEAR[dtype])
+        torch.testing.assert_close(found[name] / scale, gradient / scale, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-def test_nothing_is_taken_of_layers_that_want_no_gradients() -> None:
+def test_layers_whose_parameters_require_no_gradients_are_not_reported() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
     model[0].bias.requires_grad_(False)
     model[1].requires_grad_(False)
-    taken: list[nn.Module] = []
-    with packed_linears(model, torch.float32, take=lambda layer, *more: taken.append(layer)):
+    called: list[nn.Module] = []
+    with packed_linears(model, torch.float32, on_backward=lambda layer, *factors: called.append(layer)):
         model(torch.ones(2, 4)).sum().backward()
-    assert taken == [model[2], model[0]]
+    assert called == [model[2], model[0]]
 
 
-def test_what_is_added_to_an_output_by_a_hook_is_in_it(bert: nn.Module) -> None:
+def test_forward_hooks_still_change_the_output(bert: nn.Module) -> None:
     def add(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output + 1
 
@@ -135,7 +135,7 @@ def test_what_is_added_to_an_output_by_a_hook_is_in_it(bert: nn.Module) -> None:
     torch.testing.assert_close(after, before + 1)
 
 
-def test_weights_may_change_between_two_packings(bert: nn.Module) -> None:
+def test_weights_may_change_between_two_contexts(bert: nn.Module) -> None:
     with torch.no_grad():
         with packed_linears(bert, torch.float32):
             before = run(bert, torch.float32)
@@ -147,7 +147,7 @@ def test_weights_may_change_between_two_packings(bert: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("missing", ["mkldnn", "bf16", "cpu"])
-def test_without_onednn_for_it_nothing_changes(
+def test_without_onednn_for_the_device_and_type_nothing_is_packed(
     monkeypatch: pytest.MonkeyPatch, products: list[str], missing: str
 ) -> None:
     layer = nn.Linear(4, 3, device="meta" if missing == "cpu" else "cpu")
@@ -161,7 +161,7 @@ def test_without_onednn_for_it_nothing_changes(
 
 
 @every_dtype
-def test_evaluation_and_scoring_use_it_and_find_the_same(
+def test_evaluation_and_scoring_use_packed_weights_and_find_the_same(
     monkeypatch: pytest.MonkeyPatch, bert: nn.Module, products: list[str], dtype: torch.dtype
 ) -> None:
     network = Network(bert, "linear", "mean", "bf16" if dtype == torch.bfloat16 else "fp32", torch.device("cpu"))
@@ -179,18 +179,18 @@ def test_evaluation_and_scoring_use_it_and_find_the_same(
     assert (len(products), products.count("gelu")) == (layers, 2)
     products.clear()
     scores = scored()
-    behind = 8  # the layers of the second block, the pooler and the head take gradients of their inputs
-    assert products == ["none"] * (layers + layers + behind)  # both batches run as one
+    backward = 8  # the layers after the scored one need gradients of their inputs: second block, pooler and head
+    assert products == ["none"] * (layers + layers + backward)  # both batches run as one
     products.clear()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    near = max(NEAR[dtype], 1e-4)
-    for quick, plain in ((outputs, evaluated()), (scores, scored())):
+    tolerance = max(TOLERANCE[dtype], 1e-4)
+    for packed, plain in ((outputs, evaluated()), (scores, scored())):
         scale = plain.abs().max()
-        torch.testing.assert_close(quick / scale, plain / scale, atol=near, rtol=0)
+        torch.testing.assert_close(packed / scale, plain / scale, atol=tolerance, rtol=0)
     assert products == []
 
 
-def test_nothing_is_packed_where_no_pass_is_run(monkeypatch: pytest.MonkeyPatch, bert: nn.Module) -> None:
+def test_nothing_is_packed_when_no_pass_runs(monkeypatch: pytest.MonkeyPatch, bert: nn.Module) -> None:
     monkeypatch.delattr("deepcuts.fast.packed_linear._pack")
     network = Network(bert, "linear", "mean", "fp32", torch.device("cpu"))
     name = "bert.pooler.dense.weight"

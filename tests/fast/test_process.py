@@ -1,3 +1,5 @@
+"""A process computes deterministically, keeps freed memory and prepares each product once."""
+
 from __future__ import annotations
 
 import ctypes
@@ -35,14 +37,14 @@ def faults():
 ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**17)  # give every large block back at once
 given_back = [faults() for _ in range(4)]
 keep_memory()
-kept = [faults() for _ in range(5)]  # the first ones until every block has found its place
+kept = [faults() for _ in range(5)]  # in the first ones, blocks still find their places
 print(min(given_back), kept[-1])
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="asks glibc")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_freed_memory_is_kept() -> None:
-    """In a process of its own, whose heap nobody has filled."""
+    """In a separate process, whose heap is still empty."""
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     given_back, kept = map(int, done.stdout.split())
     assert given_back > 30_000  # of 32,768 pages
@@ -63,9 +65,9 @@ for _ in range(2):
 """
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="asks oneDNN")
-def test_products_of_many_shapes_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, whose oneDNN has made none."""
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_products_of_many_shapes_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a separate process, in which oneDNN has prepared none."""
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("ONEDNN_VERBOSE", "profile_create")
     done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True)

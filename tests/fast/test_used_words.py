@@ -1,4 +1,4 @@
-"""Training with the words that occur alone gives the bits of training with all of them."""
+"""Training only the words that occur gives the bits of training all words."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SETTINGS = Training(epochs=2, batch_size=4, lr=0.01)
 
 
 @pytest.fixture(autouse=True)
-def repeatable() -> None:
+def deterministic() -> None:
     prepare_process(1, tf32=False)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_the_bits_are_those_of_training_every_word(kind: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bits_are_those_of_training_all_words(kind: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SETTINGS.model_copy(update={"optimizer": optimizer})
     fewer, all_words = network(kind), network(kind)
     before = weights(fewer)
@@ -44,7 +44,7 @@ def test_the_bits_are_those_of_training_every_word(kind: str, optimizer: Any, mo
     assert changed == [7, 23, 58]
 
 
-def test_clipped_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_clipping_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SETTINGS.model_copy(update={"max_grad_norm": 0.01})
     fewer, all_words = network(), network()
     train(fewer, tokens(), settings, seed=1, stage="dense")
@@ -54,7 +54,7 @@ def test_clipped_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest
         torch.testing.assert_close(weights(fewer)[name], weight, rtol=1e-4, atol=1e-4)
 
 
-def test_a_checkpoint_goes_on_with_its_own_data_alone() -> None:
+def test_a_checkpoint_is_resumed_only_with_the_data_that_it_was_made_on() -> None:
     whole, resumed, other = network(), network(), network()
     train(whole, tokens(), SETTINGS, seed=1, stage="dense")
     memory = Memory()
@@ -72,52 +72,52 @@ def test_a_checkpoint_goes_on_with_its_own_data_alone() -> None:
     steps: list[int] = []
     hooks = Hooks(on_step=lambda epoch, step: steps.append(step))
     train(other, moved, SETTINGS, seed=1, stage="dense", checkpoint=memory, hooks=hooks)
-    assert steps[0] == 1  # anew
+    assert steps[0] == 1  # from the beginning
 
 
-def test_whoever_looks_at_the_network_sees_it_whole() -> None:
-    made, seen = network(), []
-    embedding = made.model.get_input_embeddings()  # type: ignore[operator]
+def test_hooks_see_the_whole_embedding() -> None:
+    net, seen = network(), []
+    embedding = net.model.get_input_embeddings()  # type: ignore[operator]
     table = embedding.weight
 
-    def look(*given: int) -> dict[str, dict[str, float]]:
+    def look(*arguments: int) -> dict[str, dict[str, float]]:
         seen.append((embedding.weight is table, table[23].sum().item()))
         return {}
 
     hooks = Hooks(after_epoch=look, snapshots=[0, 2], snapshot=look)  # type: ignore[arg-type]
-    train(made, tokens(), SETTINGS, seed=1, stage="dense", hooks=hooks)
+    train(net, tokens(), SETTINGS, seed=1, stage="dense", hooks=hooks)
     assert [whole for whole, _ in seen] == [True] * 4
-    assert len({row for _, row in seen}) == 4  # as it is at that moment
+    assert len({row for _, row in seen}) == 4  # with its current values each time
     assert embedding.weight is table
 
 
-def test_an_interrupted_training_leaves_the_network_whole() -> None:
-    made = network()
-    table = made.model.get_input_embeddings().weight  # type: ignore[operator]
+def test_an_interrupted_training_restores_the_whole_embedding() -> None:
+    net = network()
+    table = net.model.get_input_embeddings().weight  # type: ignore[operator]
     before = table.detach().clone()
     with pytest.raises(Interrupted):
-        train(made, tokens(), SETTINGS, seed=1, stage="dense", hooks=Hooks(stop=lambda: True))
-    assert made.model.get_input_embeddings().weight is table  # type: ignore[operator]
+        train(net, tokens(), SETTINGS, seed=1, stage="dense", hooks=Hooks(stop=lambda: True))
+    assert net.model.get_input_embeddings().weight is table  # type: ignore[operator]
     assert not torch.equal(table[7], before[7])
 
 
-def test_only_the_words_that_occur_and_the_special_ones_are_trained() -> None:
-    made = network("roberta")
-    words = UsedWords(made.model, tokens(1))
+def test_only_the_words_that_occur_and_special_tokens_are_trained() -> None:
+    net = network("roberta")
+    words = UsedWords(net.model, tokens(1))
     assert words.rows.tolist() == [0, 1, 2, 7, 23, 58]
     with words.narrowed() as fewer:
-        assert made.model.get_input_embeddings().weight.shape == (6, WIDTH)  # type: ignore[operator]
+        assert net.model.get_input_embeddings().weight.shape == (6, WIDTH)  # type: ignore[operator]
         assert set(fewer.inputs["input_ids"].tolist()) == {3, 4, 5}
 
 
-def test_the_padding_keeps_its_id_wherever_it_stands_and_ids_beyond_the_words_are_no_matter() -> None:
-    made = network()
-    assert UsedWords(made.model, tokens(40)).rows.tolist() == [*range(41), 58]
-    made.model.config.cls_token_id = 50_281  # type: ignore[union-attr]
-    assert UsedWords(made.model, tokens()).rows.tolist() == list(range(WORDS))
+def test_padding_keeps_its_id_and_special_ids_beyond_the_vocabulary_are_ignored() -> None:
+    net = network()
+    assert UsedWords(net.model, tokens(40)).rows.tolist() == [*range(41), 58]
+    net.model.config.cls_token_id = 50_281  # type: ignore[union-attr]
+    assert UsedWords(net.model, tokens()).rows.tolist() == list(range(WORDS))
 
 
-def test_what_decays_or_is_shared_is_trained_whole() -> None:
+def test_an_embedding_that_decays_or_is_shared_is_trained_whole() -> None:
     model = network().model
     assert can_narrow(model, 0.0)
     assert not can_narrow(model, 0.1)

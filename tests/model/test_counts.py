@@ -1,4 +1,4 @@
-"""The counts of a model: made once for a config, and never taken from a stale one."""
+"""Parameters are counted once for each config, and never read from the cache for another one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ HUB = ModelSource(name="some/model")
 
 
 @pytest.fixture(autouse=True)
-def _own(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPCUTS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """What was counted, in the place of counting, which loads torch."""
-    seen = []
-    monkeypatch.setattr("deepcuts.model.counts._counted", lambda *asked: seen.append(asked) or FOUND)
-    return seen
+    """The calls of a stub that replaces counting, which loads torch."""
+    calls = []
+    monkeypatch.setattr("deepcuts.model.counts._count", lambda *arguments: calls.append(arguments) or FOUND)
+    return calls
 
 
 def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_path, counted, monkeypatch):
@@ -40,7 +40,7 @@ def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_pa
     count_parameters(model, 2, True)
     assert len(counted) == 3
     moved = find_model(str(model_folder(tmp_path / "other", **{"tokenizer.json": b"[]"})), "main")
-    count_parameters(moved, 2, False)  # of the same config
+    count_parameters(moved, 2, False)  # with the same config
     assert len(counted) == 3
     model_folder(tmp_path / "m", **{"config.json": b'{"model_type": "bert", "hidden_size": 3}'})
     count_parameters(model, 2, False)
@@ -50,9 +50,11 @@ def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_pa
     assert len(counted) == 5
 
 
-def test_a_revision_that_moves_on_the_hub_is_counted_anew(tmp_path, counted, monkeypatch):
+def test_a_revision_that_moves_on_the_hub_is_counted_again(tmp_path, counted, monkeypatch):
     config, asked = tmp_path / "config.json", []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words, **named: asked.append(named) or str(config))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *arguments, **options: asked.append(options) or str(config)
+    )
     for text, times in (("{}", 1), ("{}", 1), ('{"hidden_size": 3}', 2)):
         config.write_text(text)
         count_parameters(HUB, 2, False)
@@ -60,11 +62,11 @@ def test_a_revision_that_moves_on_the_hub_is_counted_anew(tmp_path, counted, mon
     assert asked == [{"revision": "main"}] * 3
 
 
-def test_what_the_hub_does_not_give_is_left_to_the_counting_to_explain(counted, monkeypatch):
-    def away(*words, **named):
+def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains_why(counted, monkeypatch):
+    def unreachable(*arguments, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     for _ in range(2):
         assert count_parameters(HUB, 2, False) == FOUND
     assert len(counted) == 2
@@ -74,7 +76,7 @@ def test_what_the_hub_does_not_give_is_left_to_the_counting_to_explain(counted, 
     "content",
     ["", "[]", "{", '{"parameters": 5}', '{"parameters": "5", "prunable": 4, "positions": 3}', "\x00"],
 )
-def test_a_damaged_cache_costs_a_counting(tmp_path, counted, content):
+def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
     toy = find_model("toy", "main")
     count_parameters(toy, 2, False)
     [path] = (tmp_path / "cache/counts").iterdir()
@@ -86,7 +88,7 @@ def test_a_damaged_cache_costs_a_counting(tmp_path, counted, content):
     assert len(counted) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_a_counting(tmp_path, counted):
+def test_without_a_writable_cache_every_plan_counts(tmp_path, counted):
     (tmp_path / "cache").write_text("a file")
     assert count_parameters(find_model("toy", "main"), 2, False) == FOUND
     assert count_parameters(find_model("toy", "main"), 2, False) == FOUND

@@ -1,4 +1,4 @@
-"""Where a model lies, and what of its files decides its numbers."""
+"""A model is found by its name, and hashed by the files that decide its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builders.model_folder import WEIGHTS, model_folder
 from deepcuts.model.folder import folder_digest, folder_of
 
 
-def test_equal_content_has_an_equal_hash_wherever_it_lies(tmp_path):
+def test_equal_content_has_an_equal_hash_in_any_folder(tmp_path):
     one = folder_digest(model_folder(tmp_path / "a"))
     assert folder_digest(model_folder(tmp_path / "b" / "c", **{"README.md": b"hello", "model.onnx": b"x"})) == one
     assert len(one) == 32
@@ -41,43 +41,43 @@ def test_config_tokenizer_and_weights_enter_the_hash(tmp_path, change):
         ("config.json", b'{"hidden_size": 3}', "has no model_type"),
         ("model.safetensors", None, r"has no weights \(\*.safetensors\)"),
         ("model.safetensors", b"", "holds no weights"),
-        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer to a file"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         ("model.safetensors", struct.pack("<Q", 90) + b"{}", "it is damaged"),
         ("tokenizer.json", None, "has no tokenizer files"),
     ],
 )
 def test_a_folder_that_lacks_a_part_of_a_model_is_refused(tmp_path, file, content, message):
-    made = model_folder(tmp_path / "model")
-    (made / file).unlink()
+    path = model_folder(tmp_path / "model")
+    (path / file).unlink()
     if content is not None:
-        (made / file).write_bytes(content)
+        (path / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        folder_digest(made)
+        folder_digest(path)
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
-    made = model_folder(tmp_path / "model", **{"pytorch_model.bin": b"x"})
-    (made / "model.safetensors").unlink()
+    path = model_folder(tmp_path / "model", **{"pytorch_model.bin": b"x"})
+    (path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="convert pytorch_model.bin with .*safe_serialization=True"):
-        folder_digest(made)
+        folder_digest(path)
 
 
-def test_a_name_is_a_folder_when_there_is_one_and_else_an_id_of_the_hub(tmp_path, monkeypatch):
+def test_a_name_is_a_folder_if_there_is_one_and_else_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = model_folder(tmp_path / "org" / "model")
-    assert folder_of("org/model") == made
+    path = model_folder(tmp_path / "org" / "model")
+    assert folder_of("org/model") == path
     assert folder_of("./org/model") == tmp_path / "org/model"
     assert folder_of("org/other") is None
     assert folder_of("bert-base-uncased") is None
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "a/b/c", "~/no-such-folder"])
-def test_what_can_only_be_a_folder_must_be_there(name):
+def test_a_name_that_can_only_be_a_folder_must_exist(name):
     with pytest.raises(ValueError, match="there is no folder"):
         folder_of(name)
 
 
-def test_the_home_of_nobody_is_an_error():
+def test_the_home_of_an_unknown_user_is_an_error():
     with pytest.raises(ValueError, match="home directory"):
         folder_of("~nobody-of-this-name/model")
 
@@ -98,9 +98,9 @@ def test_a_package_that_is_not_installed_is_named(name):
         folder_of(name)
 
 
-def test_the_config_is_the_one_that_was_hashed(tmp_path):
-    made = model_folder(tmp_path / "m")
-    before = folder_digest(made)
-    config = json.loads((made / "config.json").read_text()) | {"dropout": 0.2}
-    (made / "config.json").write_text(json.dumps(config))
-    assert folder_digest(made) != before
+def test_a_changed_config_changes_the_hash(tmp_path):
+    path = model_folder(tmp_path / "m")
+    before = folder_digest(path)
+    config = json.loads((path / "config.json").read_text()) | {"dropout": 0.2}
+    (path / "config.json").write_text(json.dumps(config))
+    assert folder_digest(path) != before

@@ -1,3 +1,5 @@
+"""Networks are loaded whole, their prunable tensors and operations counted, their losses computed by hand."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -50,7 +52,7 @@ def layers(kind: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., str]:
-    """A model folder of an architecture; its head has `outputs`, or with None there is only an encoder."""
+    """Write the model folder of an architecture, with a head of `outputs`, or with only an encoder (None)."""
 
     def make(kind: str = "bert", outputs: int | None = None) -> str:
         torch.manual_seed(99)
@@ -115,7 +117,7 @@ def test_counts_come_from_the_config_alone(folder: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["toy", "bert", "roberta"])
-def test_the_head_is_the_seed_s_whatever_was_drawn_before(name: str, folder: Callable[..., str]) -> None:
+def test_the_seed_decides_the_head_whatever_was_drawn_before(name: str, folder: Callable[..., str]) -> None:
     name = name if name == "toy" else folder(name)
 
     def load(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +135,7 @@ def test_the_head_is_the_seed_s_whatever_was_drawn_before(name: str, folder: Cal
     assert torch.equal(encoder, other[1])
 
 
-def test_a_head_that_the_folder_brings_is_kept_where_it_fits(folder: Callable[..., str]) -> None:
+def test_a_head_in_the_folder_is_kept_if_it_fits(folder: Callable[..., str]) -> None:
     name = folder("bert", outputs=3)
     stored = AutoModelForSequenceClassification.from_pretrained(name).classifier.weight
     assert torch.equal(load_model(name, "main", 3, False, 5).classifier.weight, stored)  # type: ignore[union-attr, arg-type]
@@ -142,7 +144,7 @@ def test_a_head_that_the_folder_brings_is_kept_where_it_fits(folder: Callable[..
     assert torch.equal(other, load_model(name, "main", 2, False, 5).classifier.weight)  # type: ignore[union-attr, arg-type]
 
 
-def test_the_stored_encoder_is_loaded_whole_in_fp32(folder: Callable[..., str]) -> None:
+def test_all_of_the_stored_encoder_is_loaded_in_fp32(folder: Callable[..., str]) -> None:
     name = folder("bert")
     stored = BertModel.from_pretrained(name).half()
     stored.save_pretrained(name)
@@ -180,7 +182,7 @@ def test_flops_by_hand() -> None:
         model.bert.encoder.layer[0].attention.self.query.weight[0, :3] = 0
         model.bert.pooler.dense.weight[2] = 0
     assert flops(model, 10, nonzero=True) == 2 * (10 * (per_token - 3) + 8 * 8 - 8 + 8 * 2)
-    roberta = build("roberta")  # its head has a layer of its own, at one position
+    roberta = build("roberta")  # its head has one more layer, at one position
     assert flops(roberta, 10) == 2 * (10 * per_token + 8 * 8 + 8 * 2)
 
 
@@ -213,14 +215,14 @@ def test_a_sigmoid_head_runs_from_0_to_5() -> None:
     torch.testing.assert_close(bounded, 5 / (1 + torch.exp(-plain)))
 
 
-def test_bf16_runs_in_bf16_and_gives_fp32() -> None:
+def test_bf16_computes_in_bf16_and_returns_fp32() -> None:
     exact, rough = network(2).outputs(BATCH), network(2, precision="bf16").outputs(BATCH)
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     torch.testing.assert_close(exact, rough, atol=0.02, rtol=0.02)
 
 
-def test_the_toy_has_no_dropout_and_its_words() -> None:
+def test_the_toy_has_its_own_vocabulary_and_no_dropout() -> None:
     model = load_model("toy", "main", 2, False, 0)
     assert load_tokenizer("toy", "main").vocab_size == len(VOCABULARY)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}

@@ -1,4 +1,4 @@
-"""Gradients of batches that run as one, apart: those of each batch alone."""
+"""The gradients of batches that run as one are those of each batch alone."""
 
 from __future__ import annotations
 
@@ -19,79 +19,80 @@ BATCHES = [np.array([0, 2, 5]), np.array([1, 4, 9]), np.array([8, 6, 3])]
 Found = dict[tuple[str, int], Tensor]
 
 
-def expected(made: Network, names: list[str], batches: list[Integers]) -> Found:
-    """By torch alone, a batch at a time."""
+def gradients_by_torch(net: Network, names: list[str], batches: list[Integers]) -> Found:
+    """Differentiate one batch after the other by torch alone."""
     found = {}
     for number, batch in enumerate(batches):
-        made.model.zero_grad()
-        made.batch_loss(tokens().batch(batch), len(batch)).backward()
+        net.model.zero_grad()
+        net.batch_loss(tokens().batch(batch), len(batch)).backward()
         for name in names:
-            gradient = made.model.get_parameter(name).grad
+            gradient = net.model.get_parameter(name).grad
             if gradient is not None:
                 found[name, number] = gradient.clone()
-    made.model.zero_grad()
+    net.model.zero_grad()
     return found
 
 
-def same(found: Found, right: Found, near: float = 1e-3) -> None:
+def assert_close(found: Found, right: Found, tolerance: float = 1e-3) -> None:
     assert found.keys() == right.keys()
     largest = max(float(gradient.abs().max()) for gradient in right.values())
     for key, gradient in right.items():
-        scale = max(float(gradient.abs().max()), largest * near)  # the bias of a key is of no influence: its is noise
-        torch.testing.assert_close(found[key].float() / scale, gradient / scale, atol=near, rtol=near)
+        # The bias of a key has no effect on the loss, so its gradient is rounding noise.
+        scale = max(float(gradient.abs().max()), largest * tolerance)
+        torch.testing.assert_close(found[key].float() / scale, gradient / scale, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("kind", sorted(SEPARABLE))
-def test_they_are_those_of_each_batch_alone(kind: str, biases: bool, precision: str) -> None:
-    made = replace(mixing_network(kind), precision=precision)
-    assert separable(made.model)
-    names = prunable(made.model, biases)
-    right = expected(made, names, BATCHES)
+def test_gradients_are_those_of_each_batch_alone(kind: str, biases: bool, precision: str) -> None:
+    net = replace(mixing_network(kind), precision=precision)
+    assert separable(net.model)
+    names = prunable(net.model, biases)
+    right = gradients_by_torch(net, names, BATCHES)
     assert {name for name, _ in right} == set(names)
     found: Found = {}
-    gradients = Gradients(made.model, names)
+    gradients = Gradients(net.model, names)
 
     def use(name: str, batch: int, gradient: Tensor) -> None:
-        assert not gradients.parts, "a complete one waits"
+        assert not gradients.incomplete, "a complete gradient was not passed on"
         assert (name, batch) not in found
         found[name, batch] = gradient
 
-    with packed_linears(made.model, made.dtype, take=gradients.take), gradients.of(3, 1, use):
-        made.batch_loss(tokens().batch(np.concatenate(BATCHES)), 3).backward()
+    with packed_linears(net.model, net.dtype, on_backward=gradients.collect), gradients.of(3, 1, use):
+        net.batch_loss(tokens().batch(np.concatenate(BATCHES)), 3).backward()
         assert len(found) == 3 * len(names)
-    same(found, right, 1e-3 if precision == "fp32" else 0.1)
-    assert all(parameter.grad is None for name, parameter in made.model.named_parameters() if name in names)
+    assert_close(found, right, 1e-3 if precision == "fp32" else 0.1)
+    assert all(parameter.grad is None for name, parameter in net.model.named_parameters() if name in names)
 
 
-def test_parts_of_a_batch_are_put_together_and_used_once() -> None:
-    made = mixing_network("bert")
-    names = prunable(made.model, True)
+def test_gradients_of_micro_batches_are_added_and_used_once() -> None:
+    net = mixing_network()
+    names = prunable(net.model, True)
     found: Found = {}
 
     def use(name: str, batch: int, gradient: Tensor) -> None:
         assert (name, batch) not in found
         found[name, batch] = gradient
 
-    gradients = Gradients(made.model, names)
-    for _ in range(2):  # nothing is left of the first time
+    gradients = Gradients(net.model, names)
+    for _ in range(2):  # nothing is left over from the first time
         found.clear()
-        with packed_linears(made.model, torch.float32, take=gradients.take), gradients.of(1, 2, use):
+        with packed_linears(net.model, torch.float32, on_backward=gradients.collect), gradients.of(1, 2, use):
             for part in (BATCHES[0][:2], BATCHES[0][2:]):
-                made.batch_loss(tokens().batch(part), 3).backward()
+                net.batch_loss(tokens().batch(part), 3).backward()
                 assert not found
-        same(found, expected(made, names, BATCHES[:1]))
+        assert_close(found, gradients_by_torch(net, names, BATCHES[:1]))
 
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2"])
-def test_calls_of_a_layer_that_is_called_several_times_are_put_together(kind: str) -> None:
-    made = inseparable_network(kind)
-    assert not separable(made.model)
-    names = prunable(made.model, True)
-    right = expected(made, names, BATCHES[:1])
+def test_all_calls_of_a_layer_are_added(kind: str) -> None:
+    net = inseparable_network(kind)
+    assert not separable(net.model)
+    names = prunable(net.model, True)
+    right = gradients_by_torch(net, names, BATCHES[:1])
     found: Found = {}
-    gradients = Gradients(made.model, names)
+    gradients = Gradients(net.model, names)
 
     def use(name: str, batch: int, gradient: Tensor) -> None:
         assert (name, batch) not in found
@@ -99,21 +100,21 @@ def test_calls_of_a_layer_that_is_called_several_times_are_put_together(kind: st
 
     calls: list[nn.Module] = []
     for module in gradients.names:
-        module.register_forward_hook(lambda module, *more: calls.append(module))
-    with packed_linears(made.model, torch.float32, take=gradients.take), gradients.of(1, 1, use):
-        made.batch_loss(tokens().batch(BATCHES[0]), 3).backward()
-        assert len(found) == len(right), "a complete one waits"
+        module.register_forward_hook(lambda module, *arguments: calls.append(module))
+    with packed_linears(net.model, torch.float32, on_backward=gradients.collect), gradients.of(1, 1, use):
+        net.batch_loss(tokens().batch(BATCHES[0]), 3).backward()
+        assert len(found) == len(right), "a complete gradient was not passed on"
     assert len(calls) > len(gradients.names)
-    same(found, right)
+    assert_close(found, right)
 
 
-def test_a_call_that_the_loss_does_not_see_loses_nothing() -> None:
+def test_a_call_without_effect_on_the_loss_does_not_hold_back_the_gradient() -> None:
     model = nn.ModuleDict({"layer": nn.Linear(3, 2)})
     inputs = torch.arange(12.0).view(4, 3)
     found: Found = {}
     gradients = Gradients(model, ["layer.weight", "layer.bias"])
     with (
-        packed_linears(model, torch.float32, take=gradients.take),
+        packed_linears(model, torch.float32, on_backward=gradients.collect),
         gradients.of(2, 1, lambda name, batch, gradient: found.__setitem__((name, batch), gradient)),
     ):
         model["layer"](inputs + 1)
@@ -123,24 +124,24 @@ def test_a_call_that_the_loss_does_not_see_loses_nothing() -> None:
         assert torch.equal(found["layer.bias", batch], torch.tensor([2.0, 2.0]))
 
 
-def test_only_parameters_of_linear_layers_have_a_place() -> None:
+def test_only_parameters_of_linear_layers_are_accepted() -> None:
     model = nn.ModuleDict({"words": nn.Embedding(3, 2)})
-    with pytest.raises(AssertionError, match=r"words.weight is no parameter of a linear layer"):
+    with pytest.raises(AssertionError, match=r"words.weight is not a parameter of a linear layer"):
         Gradients(model, ["words.weight"])
 
 
-def test_a_weight_that_is_used_behind_its_layer_s_back_is_noticed() -> None:
+def test_a_weight_that_is_used_without_its_layer_is_noticed() -> None:
     model = nn.ModuleDict({"layer": nn.Linear(3, 2)})
     gradients = Gradients(model, ["layer.weight"])
     with (
         pytest.raises(AssertionError, match=r"the layer of layer.weight is used in another way than by calling it"),
-        packed_linears(model, torch.float32, take=gradients.take),
+        packed_linears(model, torch.float32, on_backward=gradients.collect),
         gradients.of(1, 1, lambda name, batch, gradient: None),
     ):
         nn.functional.linear(torch.ones(4, 3), model["layer"].weight).sum().backward()
 
 
-def test_a_layer_that_computes_something_else_is_left_alone() -> None:
+def test_a_layer_with_a_forward_of_its_own_is_not_packed() -> None:
     class Doubled(nn.Linear):
         def forward(self, inputs: Tensor) -> Tensor:
             return 2 * super().forward(inputs)

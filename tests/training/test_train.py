@@ -1,3 +1,5 @@
+"""Training: steps by hand, masks, clipping, micro-batches, and resuming to the same bits."""
+
 from __future__ import annotations
 
 import math
@@ -18,21 +20,22 @@ from deepcuts.training.step import rate
 from deepcuts.training.train import Hooks, Interrupted, evaluate, train
 
 EXAMPLES = 22
-PLAIN = Training(epochs=2, batch_size=8, lr=0.05)  # three steps an epoch, the last or another one of 6 examples
+PLAIN = Training(epochs=2, batch_size=8, lr=0.05)  # three steps an epoch, one of them with 6 examples
 DECAYED = {"lr": 0.05, "weight_decay": 0.1, "max_grad_norm": 0.05, "schedule": "cosine", "warmup": 0.34}
 
 
 def examples(outputs: int = 3) -> Tokens:
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(1, 9, EXAMPLES)
-    ids = torch.from_numpy(draw.integers(1, WORDS, lengths.sum()))
-    labels = draw.integers(0, outputs, EXAMPLES) if outputs > 1 else draw.normal(size=EXAMPLES)
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 9, EXAMPLES)
+    ids = torch.from_numpy(generator.integers(1, WORDS, lengths.sum()))
+    labels = generator.integers(0, outputs, EXAMPLES) if outputs > 1 else generator.normal(size=EXAMPLES)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return Tokens({"input_ids": ids}, starts, torch.tensor(labels).float(), {"input_ids": 0}, np.zeros(EXAMPLES, bool))
 
 
-def run(network: Network, settings: Training, seed: int = 0, tokens: Tokens | None = None, **more: Any) -> Any:
-    return train(network, tokens or examples(), settings, seed=seed, stage=more.pop("stage", "dense"), **more)
+def run(network: Network, settings: Training, seed: int = 0, tokens: Tokens | None = None, **options: Any) -> Any:
+    stage = options.pop("stage", "dense")
+    return train(network, tokens or examples(), settings, seed=seed, stage=stage, **options)
 
 
 def weights(model: Small) -> dict[str, Tensor]:
@@ -93,8 +96,8 @@ def one_step(network: Network, **settings: Any) -> None:
     run(network, Training(**{"epochs": 1, "batch_size": EXAMPLES, "betas": (0.0, 0.0), **settings}))
 
 
-def gradients(**made: Any) -> dict[str, Tensor]:
-    network, model = small(**made)
+def gradients() -> dict[str, Tensor]:
+    network, model = small()
     network.batch_loss(examples().batch(np.arange(EXAMPLES)), EXAMPLES).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
 
@@ -148,8 +151,8 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_step(micro_batch: int | N
         run(network, PLAIN.model_copy(update={"micro_batch": micro_batch}), tokens=tokens)
 
 
-def finished(optimizer: Any, checkpoint: Memory | None = None, **hooks: Any) -> tuple[dict[str, Tensor], Any]:
-    """Train as in a new process: the network is built again, the checkpoint is all that is left."""
+def train_anew(optimizer: Any, checkpoint: Memory | None = None, **hooks: Any) -> tuple[dict[str, Tensor], Any]:
+    """Train as a new process would: the network is built again, and only the checkpoint is left of the last one."""
     network, model = small(dropout=0.3)
     torch.rand(7)
     settings = Training(epochs=3, batch_size=8, optimizer=optimizer, **DECAYED)
@@ -162,18 +165,18 @@ def finished(optimizer: Any, checkpoint: Memory | None = None, **hooks: Any) -> 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_interrupted_after_any_step_and_resumed_gives_the_same_bits(optimizer: str) -> None:
-    undisturbed = finished(optimizer)
+    undisturbed = train_anew(optimizer)
     for last in range(1, 10):
         memory, steps = Memory(), iter(range(1, 100))
         with pytest.raises(Interrupted):
-            finished(optimizer, memory, stop=lambda steps=steps, last=last: next(steps) == last)
-        resumed = finished(optimizer, memory)
+            train_anew(optimizer, memory, stop=lambda steps=steps, last=last: next(steps) == last)
+        resumed = train_anew(optimizer, memory)
         assert same(resumed[0], undisturbed[0]), last
         assert resumed[1] == undisturbed[1], last
 
 
 def test_killed_anywhere_and_resumed_gives_the_same_bits() -> None:
-    undisturbed = finished("adam")
+    undisturbed = train_anew("adam")
     memory = Memory(minutes=0)
 
     def die(epoch: int, step: int) -> None:
@@ -181,17 +184,19 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits() -> None:
 
     for last in (1, 2, 4, 6, 9):
         with pytest.raises(KeyboardInterrupt):
-            finished("adam", memory, on_step=lambda epoch, step, last=last: die(epoch, step) if step == last else None)
+            train_anew(
+                "adam", memory, on_step=lambda epoch, step, last=last: die(epoch, step) if step == last else None
+            )
     assert memory.state is not None
     assert memory.state[1]["step"] == 8
-    resumed = finished("adam", memory)
+    resumed = train_anew("adam", memory)
     assert same(resumed[0], undisturbed[0])
     assert resumed[1] == undisturbed[1]
 
 
 def test_a_stage_is_saved_at_the_end_of_every_epoch_but_the_last() -> None:
     memory = Memory()
-    finished("adam", memory)
+    train_anew("adam", memory)
     assert memory.saves == 2
     assert memory.state is not None
     assert (memory.state[1]["epoch"], memory.state[1]["step"], memory.state[1]["step_of_epoch"]) == (2, 6, 0)
@@ -252,7 +257,7 @@ def test_snapshots_are_taken_after_the_steps_asked_for() -> None:
     assert all(same(seen[step], after[step]) for step in seen)
 
 
-def test_no_epochs_only_apply_the_masks() -> None:
+def test_zero_epochs_only_apply_the_masks() -> None:
     network, model = small()
     before, pruned = weights(model), masks()
     assert run(network, Training(epochs=0), masks=pruned) == []

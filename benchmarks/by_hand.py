@@ -1,7 +1,8 @@
-"""What a user would write by hand today, in the manner of the seed: the rod that deepcuts is measured against.
+"""The baseline that deepcuts is measured against: what a user would write by hand today, as the seed did.
 
-A `transformers` model in fp32 and eager mode, texts tokenised in each step and padded to the longest of a random batch,
-`torch.optim.Adam` as it comes, weight x mask in every forward pass, scores gathered layer by layer in numpy.
+A `transformers` model in fp32 and eager mode; texts are tokenised in each step and padded to the longest of a random
+batch; `torch.optim.Adam` with its defaults; weight x mask in every forward pass; scores collected layer by layer in
+numpy.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Masked(nn.Module):
 
 
 def mask_layers(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put a wrapper around every layer that has a mask, named by its weight."""
+    """Replace every layer that has a mask, under the name of its weight, by a masked one."""
     for name, mask in masks.items():
         path, _, last = name.removesuffix(".weight").rpartition(".")
         parent = model.get_submodule(path)
@@ -40,7 +41,7 @@ def mask_layers(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 class ByHand:
-    """Texts and labels, a model and its tokenizer."""
+    """Trains, evaluates and scores a model on texts and labels."""
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, texts: Sequence[str], labels: NDArray[np.int64], device: str
@@ -50,14 +51,14 @@ class ByHand:
 
     def batches(self, batch_size: int, order: NDArray[np.int64]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            texts = [self.texts[i] for i in chosen]
+            examples = order[start : start + batch_size]
+            texts = [self.texts[i] for i in examples]
             inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
-            labels = torch.as_tensor(self.labels[chosen])
+            labels = torch.as_tensor(self.labels[examples])
             yield {name: tensor.to(self.device) for name, tensor in inputs.items()}, labels.to(self.device)
 
     def train(self, batch_size: int, seed: int) -> float:
-        """An epoch; the sum of the losses."""
+        """Train for one epoch; return the sum of the losses."""
         self.model.train()
         optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5)
         total = 0.0
@@ -71,23 +72,23 @@ class ByHand:
 
     @torch.no_grad()
     def evaluate(self, batch_size: int) -> float:
-        """The share of the texts that is classified rightly."""
+        """Return the accuracy."""
         self.model.eval()
-        right = 0
+        correct = 0
         for inputs, labels in self.batches(batch_size, np.arange(len(self.texts))):
-            right += int((self.model(**inputs).logits.argmax(-1) == labels).sum())
-        return right / len(self.texts)
+            correct += int((self.model(**inputs).logits.argmax(-1) == labels).sum())
+        return correct / len(self.texts)
 
     def gradcam(self, batch_size: int, seed: int, steps: int | None = None) -> dict[str, Array]:
-        """abs(W) x the sum over the batches of abs(gradient x mean output), for every linear layer of the encoder.
+        """Return abs(W) x the sum over batches of abs(gradient x mean output), for every linear layer of the encoder.
 
-        As the seed does, gradients come from a pass with dropout and outputs from one without.
+        As in the seed, gradients come from a pass with dropout and outputs from one without.
         """
         totals: dict[str, Array] = {}
         for inputs, labels in self.batches(batch_size, self._shuffled(seed, batch_size, steps)):
             outputs: dict[str, Array] = {}
             self.model.eval()
-            with self._watched(outputs), torch.no_grad():
+            with self._record_outputs(outputs), torch.no_grad():
                 self.model(**inputs)
             self.model.train()
             self._backward(inputs, labels)
@@ -101,13 +102,13 @@ class ByHand:
     def smoothgrad(
         self, batch_size: int, seed: int, passes: int, std: float, steps: int | None = None
     ) -> dict[str, Array]:
-        """abs(W) x the sum over the batches of abs(mean gradient), one noisy pass after the other."""
+        """Return abs(W) x the sum over batches of abs(mean gradient), one noisy pass after the other."""
         totals: dict[str, Array] = {}
         self.model.train()
         for inputs, labels in self.batches(batch_size, self._shuffled(seed, batch_size, steps)):
             means: dict[str, Array] = {}
             for _ in range(passes):
-                with self._noisy(std):
+                with self._noise(std):
                     self._backward(inputs, labels)
                 for path, layer in self.layers():
                     assert layer.weight.grad is not None
@@ -129,7 +130,7 @@ class ByHand:
         F.cross_entropy(self.model(**inputs).logits, labels).backward()
 
     @contextmanager
-    def _watched(self, outputs: dict[str, Array]) -> Iterator[None]:
+    def _record_outputs(self, outputs: dict[str, Array]) -> Iterator[None]:
         def keep(path: str) -> Any:
             def hook(module: nn.Module, args: object, output: Tensor) -> None:
                 outputs[path] = output.detach().cpu().numpy()
@@ -142,7 +143,7 @@ class ByHand:
             handle.remove()
 
     @contextmanager
-    def _noisy(self, std: float) -> Iterator[None]:
+    def _noise(self, std: float) -> Iterator[None]:
         def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
             return output + std * torch.randn_like(output)
 

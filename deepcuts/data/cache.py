@@ -1,0 +1,26 @@
+"""The user's cache: what is slow to compute and can be computed again at any time, such as tokens and counts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder for one kind of entries: in DEEPCUTS_CACHE, else in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepcuts"
+    return Path(os.environ.get("DEEPCUTS_CACHE", default)) / kind
+
+
+def write_cache(path: Path, content: bytes) -> None:
+    """Write an entry at once, so that no reader sees part of it. A cache that cannot be written costs only time."""
+    working = path.with_name(f"_{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        working.write_bytes(content)
+        os.replace(working, path)
+    except OSError:
+        with suppress(OSError):
+            working.unlink()
