@@ -63,7 +63,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _state(sweep: str, ids: Sequence[str], statuses: Mapping[str, str], running: set[str]) -> dict[str, Any]:
     states = [statuses.get(key) for key in ids]
-    done, failed = states.count("completed"), states.count("trial")
+    done, failed = states.count("completed"), states.count("failed")
     at_work = sum(key in running and statuses.get(key) != "completed" for key in ids)
     return {
         "sweep": sweep,

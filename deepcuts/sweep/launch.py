@@ -126,7 +126,7 @@ def _summary(store: Store, spec: SweepSpec, wanted: Sequence[TrialSpec], signal:
 
     statuses = store.statuses()
     completed = [trial for trial in wanted if statuses.get(trial.trial_id) == "completed"]
-    failed = [trial for trial in wanted if statuses.get(trial.trial_id) == "trial"]
+    failed = [trial for trial in wanted if statuses.get(trial.trial_id) == "failed"]
     left = len(wanted) - len(completed) - len(failed)
     if completed:
         ids = {trial.trial_id for trial in completed}
@@ -229,9 +229,9 @@ def _planned(todo: Plan) -> list[dict[str, Any]]:
     rows = []
     for trial in todo.wanted:
         status = todo.statuses.get(trial.trial_id)
-        before = {"completed": "done", "trial": "failed before", "infrastructure": "to run (interrupted before)"}
+        before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
         state = before.get(status or "", "to run")
-        if trial.trial_id in running and status in ("completed", "trial"):
+        if trial.trial_id in running and status in ("completed", "failed"):
             state = "to run again"
         rows.append(
             {
