@@ -1,4 +1,4 @@
-"""Names: the nearest known one to what a person typed, an id by its prefix, layers by depth and kind."""
+"""Resolves names: the nearest known one to what a person typed, an id by its prefix, depth and kind of a layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 SHORTEST_PREFIX = 4
+
+# Begins the names of files that hold the merged rows of many trials; a sweep's name may not begin with it.
+COMPACTED = "compact-"
 
 # The last parts of a layer's name in the encoders of BERT, RoBERTa, ELECTRA, MiniLM, and of DistilBERT.
 LAYER_KINDS = {

@@ -1,6 +1,7 @@
-"""Where the kept weights are: density per layer, and which rows, columns and heads are gone.
+"""Counts where the kept weights are: density per layer, and which rows, columns and heads are gone.
 
-O = outputs (neurons) of a layer, I = its inputs. Masks stay packed, but for rows that do not end with a byte.
+O = outputs (neurons) of a layer, I = its inputs, T = trials, W = words of 64 bits. Masks stay packed, except where
+the rows of a matrix do not end with a byte.
 """
 
 from __future__ import annotations
@@ -9,82 +10,93 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deepcuts.model.folder import heads_of
-from deepcuts.names import find_id, layer_kind
+from deepcuts.names import layer_kind
+from deepcuts.pruning.bits import Words
+from deepcuts.store.masks import BitsPlace, MaskReader, PrunedTensor
 from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
 
 DENSITY_COLUMNS = [
     *("trial_id", "layer", "parameter", "depth", "kind", "size", "kept", "density"),
     *("rows", "columns", "dead_rows", "dead_columns", "heads", "dead_heads"),
 ]
 
-_LIGHT = ["trial_id", "layer", "parameter", "shape", "size", "kept"]
 _BY_ROWS = ("query", "key", "value")
 
 
 def density(store: Store, trial_ids: Sequence[str] | None = None, heads: int | None = None) -> pd.DataFrame:
-    """Per trial and pruned tensor: `depth` and `kind` of its layer (`names.layer_kind`), its `size`, the weights
-    `kept` and their share `density`; of a matrix (O, I) also `dead_rows` of its `rows` (neurons without an input),
-    `dead_columns` (inputs that nothing uses) and, in attention, `dead_heads` of its `heads`: those with all their
-    rows dead (query, key, value) or all their columns (attention output).
+    """Return where the weights that trials keep are: a row per trial and pruned tensor.
+
+    A row has `depth` and `kind` of the tensor's layer (`names.layer_kind`), its `size`, the weights `kept` and their
+    share `density`; of a matrix (O, I) also `dead_rows` of its `rows` (neurons without an input), `dead_columns` of
+    its `columns` (inputs that nothing uses) and, in attention, `dead_heads` of its `heads`: those with all their rows
+    dead (query, key, value) or all their columns (attention output).
 
     `trial_ids` are ids or unique prefixes (default: all completed trials with masks). `heads` is the number of
-    attention heads; by default that of the model's config, where the model is a folder on this machine or the toy,
-    else null. What cannot be read is left out and named in `.attrs["damaged"]`. Raises ValueError for unknown ids.
+    attention heads; by default that of the model's config, if the model is a folder on this machine or the toy, else
+    null. Masks that are missing or damaged are left out and named in `.attrs["damaged"]` (path to reason). Raises
+    ValueError for an unknown trial.
     """
-    read = store.read("trials", ["trial_id", "status", "strategy", "model"])
-    known = read.table.to_pandas().drop_duplicates("trial_id")
-    if trial_ids is None:
-        wanted = list(known.loc[(known["status"] == "completed") & (known["strategy"] != "Dense"), "trial_id"])
-    else:
-        wanted = [find_id(trial_id, known["trial_id"]) for trial_id in trial_ids]
-    models = dict(zip(known["trial_id"], known["model"], strict=True))
-    counts = {model: heads or heads_of(model) for model in {models[trial_id] for trial_id in wanted}}
-    damaged = dict(read.damaged)
-    rows: list[dict[str, object]] = []
-    for trial_id in sorted(wanted):
-        rows += _of_trial(store, trial_id, counts[models[trial_id]], damaged)
-    frame = pd.DataFrame(rows, columns=DENSITY_COLUMNS).astype(dict.fromkeys(DENSITY_COLUMNS[-6:] + ["depth"], "Int64"))
-    frame.attrs["damaged"] = damaged
-    return frame
+    masks = MaskReader(store)
+    masks.find(trial_ids)
+    return DensityCounts(masks, heads).frame()
 
 
-def _of_trial(store: Store, trial_id: str, heads: int | None, damaged: dict[str, str]) -> list[dict[str, object]]:
-    """The rows of one trial, from its own file or else from the compacted ones."""
-    own = store.path("masks", f"{trial_id}.parquet")
-    names = store.names("masks", ".parquet")
-    shared = [store.path("masks", name) for name in names if name.startswith("compact-")]
-    for path in ([own] if f"{trial_id}.parquet" in names else []) + shared:
-        try:
-            table = pq.read_table(
-                path, columns=[*_LIGHT, "bits"], filters=ds.field("trial_id") == trial_id, filesystem=store.filesystem
-            )
-            if len(table):
-                return [_counted(table, place, heads) for place in range(len(table))]
-        except (pa.ArrowException, OSError, ValueError) as error:
-            damaged[path] = str(error).splitlines()[0]
-    if own not in damaged:
-        damaged[own] = "missing, though its trial is completed"
-    return []
+class DensityCounts:
+    """Counts the masks of the trials that a reader found, each tensor when it is read: by others, or for the frame."""
+
+    def __init__(self, masks: MaskReader, heads: int | None) -> None:
+        self._masks = masks
+        self._heads: dict[str, int | None] | int = heads or {}  # by model
+        self._rows: dict[tuple[str, PrunedTensor], Row] = {}
+
+    def count(self, tensor: PrunedTensor, trial_ids: Sequence[str], loaded: Words) -> None:
+        """Count one tensor of some trials, whose bits are (T, W)."""
+        for trial_id, packed in zip(trial_ids, loaded, strict=True):
+            if trial_id not in self._masks.broken:
+                place = self._masks.places[trial_id][tensor]
+                counts = _counted(tensor, place, packed, self._heads_of(trial_id))
+                self._rows[trial_id, tensor] = {"trial_id": trial_id, **counts}
+
+    def _heads_of(self, trial_id: str) -> int | None:
+        if isinstance(self._heads, int):
+            return self._heads
+        model = self._masks.trials[trial_id]["model"]
+        if model not in self._heads:
+            self._heads[model] = heads_of(model)
+        return self._heads[model]
+
+    def frame(self) -> pd.DataFrame:
+        """Read and count what was not counted yet; return the frame of `density`, sorted by trial."""
+        masks, rows = self._masks, []
+        for trial_id in sorted(masks.places):
+            self._count_rest(trial_id)
+            if trial_id not in masks.broken:
+                rows += [self._rows[trial_id, tensor] for tensor in masks.places[trial_id]]
+        frame = pd.DataFrame(rows, columns=DENSITY_COLUMNS)
+        frame = frame.astype(dict.fromkeys([*DENSITY_COLUMNS[-6:], "depth"], "Int64"))
+        frame.attrs["damaged"] = masks.damaged
+        return frame
+
+    def _count_rest(self, trial_id: str) -> None:
+        left = [tensor for tensor in self._masks.places[trial_id] if (trial_id, tensor) not in self._rows]
+        if left and trial_id not in self._masks.broken:
+            with self._masks.opened([trial_id]) as files:
+                for tensor in left:
+                    self.count(tensor, [trial_id], self._masks.load(tensor, [trial_id], files))
 
 
-def _counted(table: pa.Table, place: int, heads: int | None) -> dict[str, object]:
-    """One tensor's counts. Raises ValueError where its bits are not those of its shape and count."""
-    mask = {name: table[name][place].as_py() for name in _LIGHT}
-    bits = np.frombuffer(table["bits"][place].as_buffer(), np.uint8)
-    if len(bits) != (mask["size"] + 7) // 8 or int(np.bitwise_count(bits).sum(dtype=np.int64)) != mask["kept"]:
-        raise ValueError(f"{mask['trial_id']} {mask['layer']}.{mask['parameter']}: its bits are not what was recorded")
-    depth, kind = layer_kind(mask["layer"])
-    row = {name: mask[name] for name in ("trial_id", "layer", "parameter", "size", "kept")}
-    row |= {"depth": depth, "kind": kind, "density": mask["kept"] / mask["size"]}
-    if len(mask["shape"]) != 2:
+def _counted(tensor: PrunedTensor, place: BitsPlace, packed: Words, heads: int | None) -> Row:
+    """Count one tensor's mask (W,)."""
+    depth, kind = layer_kind(tensor.layer)
+    row: Row = {"layer": tensor.layer, "parameter": tensor.parameter, "depth": depth, "kind": kind}
+    row |= {"size": tensor.size, "kept": place.kept, "density": place.kept / tensor.size}
+    if len(place.shape) != 2:
         return row
-    alive = _alive(bits, *mask["shape"])
+    alive = _alive(tensor.bits(packed), *place.shape)
     row |= {name: len(some) for name, some in zip(("rows", "columns"), alive, strict=True)}
     row |= {f"dead_{name}": int((~some).sum()) for name, some in zip(("rows", "columns"), alive, strict=True)}
     side = alive[0] if kind in _BY_ROWS else alive[1]
@@ -94,7 +106,7 @@ def _counted(table: pa.Table, place: int, heads: int | None) -> dict[str, object
 
 
 def _alive(bits: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows (O,) and which columns (I,) of a packed matrix keep any weight."""
+    """Tell which rows (O,) and which columns (I,) of a packed matrix keep any weight."""
     if columns % 8:
         whole = np.unpackbits(bits, count=rows * columns, bitorder="little").reshape(rows, columns)
         return np.asarray(whole.any(axis=1)), np.asarray(whole.any(axis=0))

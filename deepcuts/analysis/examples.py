@@ -34,7 +34,7 @@ def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
     where = ds.field("trial_id").isin([trial_id for trial_id, _ in made]) & (ds.field("split") == "validation")
     where &= ds.field("stage").isin([stage for _, stage in made])
     read = store.read("predictions", ["trial_id", "stage", "example", "label", "prediction"], where)
-    rows = read.table.to_pandas().drop_duplicates(["trial_id", "stage", "example"])
+    rows = read.table.to_pandas()
     found = {key: part.sort_values("example") for key, part in rows.groupby(["trial_id", "stage"])}
     for trial_id, stage in made:
         if (trial_id, stage) not in found:
@@ -61,7 +61,7 @@ def compare_trials(
 
     Raises ValueError for an unknown trial, a failed one, one without predictions, and two that have other examples.
     """
-    rows = store.read("trials", ["trial_id", "status", "metric"]).table.to_pandas().drop_duplicates("trial_id")
+    rows = store.read("trials", ["trial_id", "status", "metric"]).table.to_pandas()
     metric_of = rows[rows["status"] == "completed"].set_index("trial_id")["metric"]
     a, b = (find_id(each, rows["trial_id"]) for each in (trial_a, trial_b))
     for trial_id in (a, b):

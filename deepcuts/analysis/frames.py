@@ -1,4 +1,4 @@
-"""The store's tables as frames, by filter or by SQL.
+"""Reads the store's tables as frames, by filter or by SQL.
 
 Every frame names in `.attrs["damaged"]` the files that could not be read (path to reason).
 """
@@ -6,27 +6,32 @@ Every frame names in `.attrs["damaged"]` the files that could not be read (path 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from deepcuts.names import find_id, nearest
 from deepcuts.store.live import at_work
-from deepcuts.store.store import SCHEMAS, Read, Store
+from deepcuts.store.store import SCHEMAS, Store
 
-# What a person may call a column of `trials`.
+if TYPE_CHECKING:
+    import duckdb  # at run time only a query loads it: it takes a fifth of a second
+
+# Other names by which a person may ask for a column of `trials`.
 _RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
 
 Value = str | int | float | bool | None
 
 
 def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
-    """Completed and failed trials, a row each. A filter is a column with a value (None = null) or a list of
-    them: `trials(store, dataset="cola", seed=[0, 1])`; `sweep` finds what a sweep wants, whoever ran it.
+    """Return the completed and failed trials, a row each, in all columns of the table or in those given.
 
-    Raises ValueError for an unknown column or sweep, naming the nearest.
+    A filter is a column with a value (None: null) or with a list of values: `trials(store, dataset="cola",
+    seed=[0, 1])`. `sweep` filters by the trials that a sweep wants, whichever sweep ran them.
+
+    Raises ValueError for an unknown column or sweep, naming the nearest known one.
     """
     sweep = filters.pop("sweep", None)
     where = _expression("trials", filters)
@@ -37,18 +42,27 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
 
 
 def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
-    """One number a row: every stage, epoch, split and metric of the trials. Filters as in `trials`."""
+    """Return every measured number of the trials, a row for each stage, epoch, split and metric.
+
+    Filters, columns and errors are those of `trials`, over the columns of `metrics`.
+    """
     return _frame(store, "metrics", columns, _expression("metrics", filters))
 
 
 def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
-    """One pruned tensor a row, without its `bits` unless `columns` names them. Filters as in `trials`."""
+    """Return a row for each pruned tensor: `shape`, `size` and weights `kept`, without `bits` unless asked for.
+
+    Filters, columns and errors are those of `trials`, over the columns of `masks`.
+    """
     light = [name for name in SCHEMAS["masks"].names if name != "bits"]
     return _frame(store, "masks", columns or light, _expression("masks", filters))
 
 
 def columns_of(only: Mapping[str, str]) -> list[str]:
-    """The columns of `trials` that a person names. Raises ValueError for one that is not there, naming the nearest."""
+    """Return the columns of `trials` that the keys of `--only` name.
+
+    Raises ValueError for an unknown one, naming the nearest known.
+    """
     known = SCHEMAS["trials"].names
     for key in only:
         if _RENAMED.get(key, key) not in known:
@@ -57,7 +71,7 @@ def columns_of(only: Mapping[str, str]) -> list[str]:
 
 
 def narrowed(trials: pd.DataFrame, only: Mapping[str, str]) -> pd.DataFrame:
-    """The trials whose columns have these values, given as text. Raises ValueError where none is left."""
+    """Return the trials whose columns have these values, given as text. Raises ValueError if no trial is left."""
     frame = trials
     for (key, value), column in zip(only.items(), columns_of(only), strict=True):
         there = sorted({str(each) for each in frame[column].dropna()})
@@ -86,7 +100,7 @@ def _check_column(table: str, name: str) -> None:
 
 
 def _expression(table: str, filters: dict[str, Value | Sequence[Value]]) -> ds.Expression | None:
-    """The filters as one expression that Parquet is read with; None where there are none."""
+    """Combine the filters into one expression to read Parquet with; None if there are none."""
     where = None
     for name, value in filters.items():
         _check_column(table, name)
@@ -100,7 +114,7 @@ def _expression(table: str, filters: dict[str, Value | Sequence[Value]]) -> ds.E
 
 
 def _wanted(store: Store, sweeps: list[Value]) -> list[str]:
-    """Ids of the trials that the sweeps want by their table, or ran where they have none."""
+    """Return the ids of the trials that the sweeps want; of a sweep without rows in `sweeps`, those that it ran."""
     rows = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
     tabled = {row["sweep"] for row in rows}
     rows += [row for row in store.read("trials", ["sweep", "trial_id"]).table.to_pylist() if row["sweep"] not in tabled]
@@ -115,24 +129,10 @@ def _frame(store: Store, table: str, columns: Sequence[str] | None, where: ds.Ex
     names = list(columns or SCHEMAS[table].names)
     for name in names:
         _check_column(table, name)
-    read = _read_once(store, table, names, where)
-    frame = read.table.select(names).to_pandas()
+    read = store.read(table, names, where)
+    frame = read.table.to_pandas()
     frame.attrs["damaged"] = read.damaged
     return frame
-
-
-def _read_once(store: Store, table: str, names: list[str], where: ds.Expression | None) -> Read:
-    """A table without repeated trials: a trial's own file counts, else the first compacted one with it."""
-    if not any(name.startswith("compact-") for name in store.names(table, ".parquet")):
-        return store.read(table, names, where)
-    read = store.read(table, [*dict.fromkeys([*names, "trial_id"]), "__filename"], where)
-    rows = read.table.select(["trial_id", "__filename"]).to_pandas()
-    files = rows.drop_duplicates()
-    stems = files["__filename"].str.rsplit("/", n=1).str[-1]
-    files = files.assign(shared=stems != files["trial_id"] + ".parquet").sort_values(["shared", "__filename"])
-    chosen = files.drop_duplicates("trial_id")[["trial_id", "__filename"]]
-    kept = pd.MultiIndex.from_frame(rows).isin(pd.MultiIndex.from_frame(chosen))
-    return Read(read.table.filter(pa.array(kept)), read.damaged)
 
 
 # Progress
@@ -181,10 +181,13 @@ def show(store: Store, trial: str) -> pd.DataFrame:
 
 
 def query(store: Store, sql: str) -> pd.DataFrame:
-    """The rows of one SELECT in DuckDB's SQL over the store's tables, by their names; it can only read.
+    """Return the rows of one SELECT (or EXPLAIN) in DuckDB's SQL over the store's tables, by their names.
 
-    Raises ValueError for a mistake in the SQL, for what would write, and for reaching outside the store.
+    A query only reads. Raises ValueError for a mistake in the SQL, for a statement that would write, and for one
+    that reaches outside the store. Example: `query(store, "SELECT dataset, avg(retrained) FROM trials GROUP BY 1")`.
     """
+    import duckdb
+
     _check_statement(sql)
     try:
         return _select(store, sql, {})
@@ -201,6 +204,8 @@ def query(store: Store, sql: str) -> pd.DataFrame:
 
 
 def _check_statement(sql: str) -> None:
+    import duckdb
+
     try:
         kinds = [statement.type for statement in duckdb.extract_statements(sql)]
     except duckdb.Error as error:
@@ -211,6 +216,8 @@ def _check_statement(sql: str) -> None:
 
 
 def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
+    import duckdb
+
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -228,22 +235,24 @@ def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
 
 
 def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, damaged: dict[str, str]) -> None:
-    """A view of the table: the trials' own files, then what the compacted ones have that is not in them."""
-    paths = [store.path(table, name) for name in store.names(table, ".parquet")]
-    sound = [path for path in paths if path not in damaged]
-    compact = [path for path in sound if path.rsplit("/", 1)[-1].startswith("compact-")]
-    own = [path for path in sound if path not in compact]
-    view = f"SELECT * FROM _{table}_0"
-    for number, files in enumerate([own, *([path] for path in compact)]):
-        data = ds.dataset(files, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
-        connection.register(f"_{table}_{number}", data)
-        if number:
-            before = " UNION ".join(f"SELECT trial_id FROM _{table}_{earlier}" for earlier in range(number))
-            view += f" UNION ALL SELECT * FROM _{table}_{number} WHERE trial_id NOT IN ({before})"
+    """Create a view of the table: the trials' own files, and of each compacted file the rows that count."""
+    own, compacted = store.files(table)
+    paths = [path for path in (store.path(table, name) for name in own) if path not in damaged]
+    connection.register(f"_{table}", _dataset(store, table, paths))
+    view = f"SELECT * FROM _{table}"
+    for number, (path, ids) in enumerate(store.superseded(table, own, compacted, damaged).items()):
+        if path not in damaged:
+            connection.register(f"_{table}_{number}", _dataset(store, table, [path]))
+            connection.register(f"_not_{table}_{number}", pa.table({"id": pa.array(ids, pa.string())}))
+            view += f" UNION ALL FROM _{table}_{number} WHERE trial_id NOT IN (FROM _not_{table}_{number})"
     connection.execute(f"CREATE VIEW {table} AS {view}")
 
 
+def _dataset(store: Store, table: str, paths: list[str]) -> ds.Dataset:
+    return ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
+
+
 def _shortened(error: Exception) -> str:
-    """The first lines of DuckDB's message: what is wrong, and the nearest names."""
+    """Return the first lines of DuckDB's message: what is wrong, and the nearest names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:2])[:400]

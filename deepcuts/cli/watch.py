@@ -1,12 +1,12 @@
-"""A live view of running sweeps, from any machine that sees the store: rows and beats are read, nothing is written."""
+"""Shows running sweeps live, from any machine that sees the store: it reads rows and beats, and writes nothing."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.store.live import STALE_SECONDS
+from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.wording import duration
@@ -28,7 +28,7 @@ _COLUMNS += ["error_stage", "error", "metric", "dense", "retrained", "total_seco
 
 @dataclass
 class Seen:
-    """The store as it was at one look."""
+    """What a store held at one look: rows by sweep and by trial, beats by trial, and why it could not be read."""
 
     sweeps: dict[str, list[Row]] = field(default_factory=dict)
     trials: dict[str, Row] = field(default_factory=dict)
@@ -37,15 +37,15 @@ class Seen:
 
 
 class Watcher:
-    """Looks at a store again and again. A beat that stands still for STALE_SECONDS of our clock is called so."""
+    """Looks at a store again and again, and remembers when each beat last moved."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._beats: dict[str, tuple[Any, float]] = {}
+        self._watch = Watch(store, "")
         self._seen = Seen()
 
     def look(self) -> Seen:
-        """What there is now; where the store cannot be read, what there was, and why."""
+        """Return what there is now; if the store cannot be read, what there was, and the reason."""
         try:
             self._seen = self._read()
         except OSError as error:
@@ -57,23 +57,15 @@ class Watcher:
         for row in self._store.read("sweeps").table.to_pylist():
             seen.sweeps.setdefault(row["sweep"], []).append(row)
         seen.trials = {row["trial_id"]: row for row in self._store.read("trials", _COLUMNS).table.to_pylist()}
-        for name in self._store.names("running", ".json"):
-            state = None if name.startswith("stop-") else self._store.read_json(f"running/{name}")
-            if state is not None:
-                key = name.removesuffix(".json")
-                seen.running[key] = {**state, "still": self._still(key, state)}
+        for key, state in self._watch.look().items():
+            folder, _, name = key.partition("/")
+            if folder == "running":
+                seen.running[name.removesuffix(".json")] = state
         return seen
-
-    def _still(self, key: str, state: Row) -> float:
-        """Seconds since we saw the beat move."""
-        beat, now = (state.get("launch"), state.get("beat")), time.monotonic()
-        if key not in self._beats or self._beats[key][0] != beat:
-            self._beats[key] = beat, now
-        return now - self._beats[key][1]
 
 
 def watch_store(store: Store) -> None:
-    """Show the store until Ctrl-C; once, where the output is no terminal."""
+    """Show the store until Ctrl-C; only once if the output is not a terminal."""
     watcher, console = Watcher(store), Console(width=None if sys.stdout.isatty() else 160)
     if not console.is_terminal:
         console.print(watch_board(watcher.look(), store.uri))
@@ -83,14 +75,14 @@ def watch_store(store: Store) -> None:
             while True:
                 began = time.monotonic()
                 live.update(watch_board(watcher.look(), store.uri), refresh=True)
-                # Never busier with looking than a fifth of the time, however large the store.
+                # Looking takes at most a fifth of the time, however large the store.
                 time.sleep(max(REFRESH_SECONDS, 4 * (time.monotonic() - began)))
         except KeyboardInterrupt:
             return
 
 
 def watch_board(seen: Seen, uri: str) -> RenderableType:
-    """Bars of the sweeps, the trials at work, and what ended last."""
+    """Draw a bar for each sweep, the trials at work, and the trials that ended last."""
     parts: list[RenderableType] = [Text(f"{uri}  {time.strftime('%H:%M:%S')}", "dim")]
     if seen.away is not None:
         parts.append(Text(f"cannot be read just now, this is older: {seen.away}", "red"))
@@ -113,7 +105,7 @@ def _sweeps(seen: Seen) -> Table:
         states = [seen.trials.get(row["trial_id"], {}) for row in rows]
         done = sum(state.get("status") == "completed" for state in states)
         failed = sum(state.get("failure") == "trial" for state in states)
-        working = sum(row["trial_id"] in seen.running for row in rows)
+        working = sum(_alive(seen, row["trial_id"]) for row in rows)
         left = len(rows) - done - failed
         words = f"{done} of {len(rows)} done, {working} running, {failed} failed, {left - working} waiting"
         if (eta := _eta(seen, rows, left)) is not None:
@@ -124,19 +116,21 @@ def _sweeps(seen: Seen) -> Table:
 
 
 def _eta(seen: Seen, rows: Sequence[Row], left: int) -> float | None:
-    """What is left at the mean time of the sweep's trials, shared by those at work; None while that is not known."""
+    """Estimate the seconds to go: trials left, at the mean time of those done, shared by those at work.
+
+    None if nothing is done yet, nobody is at work, or nothing is left.
+    """
     wanted = {row["trial_id"] for row in rows}
     took = [row["total_seconds"] for key, row in seen.trials.items() if key in wanted and row["status"] == "completed"]
     known = [seconds for seconds in took if seconds is not None]
-    working = sum(key in wanted and state["still"] < STALE_SECONDS for key, state in seen.running.items())
+    working = sum(_alive(seen, key) for key in wanted)
     return sum(known) / len(known) * left / working if known and working and left else None
 
 
 def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
     table = Table("trial", "", "stage", "epoch", "step", "host", "beat", box=None, pad_edge=False, header_style="dim")
     for key, state in list(seen.running.items())[:MOST_RUNNING]:
-        stale = state["still"] >= STALE_SECONDS
-        beat = f"stands still for {duration(state['still'])}" if stale else "alive"
+        alive = _alive(seen, key)
         cells = [
             key,
             _name(names.get(key)),
@@ -145,10 +139,20 @@ def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
             state.get("step"),
             state.get("host"),
         ]
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(beat, "red" if stale else "green"))
+        table.add_row(*(Text(str(cell)) for cell in cells), Text(_beat(state["still"]), "green" if alive else "red"))
     if len(seen.running) > MOST_RUNNING:
         table.add_row(Text(f"and {len(seen.running) - MOST_RUNNING} more", "dim"))
     return table
+
+
+def _alive(seen: Seen, trial_id: str) -> bool:
+    return trial_id in seen.running and bool(seen.running[trial_id]["still"] < STALE_SECONDS)
+
+
+def _beat(still: float) -> str:
+    if still < STALE_SECONDS:
+        return "alive"
+    return "its process is gone" if still == math.inf else f"no beat for {duration(still)}"
 
 
 def _ended(rows: Sequence[Row]) -> Table:

@@ -14,16 +14,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 from deepcuts.experiment.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
 from deepcuts.experiment.tasks import ALIASES, TASKS, Kind
 from deepcuts.experiment.yaml_errors import compose_yaml, explained, misplaced, parse_yaml, unknown
+from deepcuts.names import COMPACTED
 from deepcuts.pruning.criteria import parse_strategy
 
-# Readers of the store skip what begins with . or _, and take compact-* for merged rows.
-NAME_PATTERN = re.compile(r"(?!compact-)[A-Za-z0-9-][A-Za-z0-9._-]{0,63}")
+# Readers of the store skip names that begin with . or _, and take those that begin with COMPACTED for merged rows.
+NAME_PATTERN = re.compile(rf"(?!{COMPACTED})[A-Za-z0-9-][A-Za-z0-9._-]{{0,63}}")
 
 
 def _name(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with . or _ or compact-"
+            f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with ., _ or {COMPACTED}"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""Packed masks: one bit per weight, bit order little, 1 = kept (numpy alone)."""
+"""Packs masks, one bit per weight (bit order little, 1 = kept), and counts them packed (numpy alone)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 Bools = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 
-# Words of a row that are counted at once: small enough that a block of rows stays in the processor's cache.
+# How many words of a row are counted at a time: few enough that a block of rows stays in the processor's cache.
 _CHUNK = 2048
 _LANES = np.uint64(0x00FF00FF00FF00FF)
 _EIGHT = np.uint64(8)
 
 
 def pack(mask: Bools) -> bytes:
-    """A mask of any shape to ceil(size / 8) bytes, in flat (C) order; the unused last bits are 0."""
+    """Pack a mask of any shape, in flat (C) order, into ceil(size / 8) bytes; the unused last bits are 0."""
     return np.packbits(mask.ravel(), bitorder="little").tobytes()
 
 
-def unpack(bits: bytes, size: int) -> Bools:
-    """The first `size` bits as booleans (size,). Raises ValueError when there are not so many bytes."""
+def unpack(bits: bytes | NDArray[np.uint8], size: int) -> Bools:
+    """Unpack the first `size` bits into booleans (size,). Raises ValueError unless there are ceil(size / 8) bytes."""
     packed = np.frombuffer(bits, np.uint8)
     if len(packed) != (size + 7) // 8:
         raise ValueError(f"{len(packed)} bytes hold no mask of {size} weights; expected {(size + 7) // 8}")
@@ -28,27 +28,30 @@ def unpack(bits: bytes, size: int) -> Bools:
 
 
 def words(bits: bytes | memoryview, out: Words | None = None) -> Words:
-    """The packed bits as ceil(bytes / 8) words of 64 bits, filled up with zeros; into `out` if given."""
+    """Copy packed bits into ceil(bytes / 8) words of 64 bits, padded with zeros; into `out` (W,) if given.
+
+    `out` must hold zeros and may be longer.
+    """
     filled = np.zeros((len(bits) + 7) // 8, np.uint64) if out is None else out
     filled.view(np.uint8)[: len(bits)] = np.frombuffer(bits, np.uint8)
     return filled
 
 
 def count_ones(packed: Words) -> int:
-    """The number of ones."""
+    """Count the ones of an array of words, of any shape."""
     return int(np.bitwise_count(packed).sum(dtype=np.int64))
 
 
 def count_both(a: Words, b: Words) -> int:
-    """The number of positions that are one in both."""
+    """Count the positions that are one in both, (W,) each."""
     return count_ones(a & b)
 
 
 def count_pairs(rows: Words, others: Words | None = None) -> NDArray[np.int64]:
-    """Ones in common of every row of (N, W) with every row of (M, W), as (N, M).
+    """Count the ones that every row of (N, W) has in common with every row of (M, W), as (N, M).
 
-    Without `others` the rows are counted among themselves: (N, N), the upper triangle with its diagonal and
-    zeros below. A chunk of all rows at a time, so that a word comes from memory once and not once per pair.
+    Without `others` the rows are counted among themselves: (N, N), the upper triangle with its diagonal, and zeros
+    below it. A chunk of all rows is counted at a time: a word then comes from memory once, not once per pair.
     """
     against = rows if others is None else others
     both = np.zeros((len(rows), len(against)), np.int64)
@@ -59,14 +62,14 @@ def count_pairs(rows: Words, others: Words | None = None) -> NDArray[np.int64]:
         ones = np.empty((len(them), them.shape[1] // 8), np.uint8)
         for i, row in enumerate(some):
             first = i if others is None else 0
-            np.bitwise_and(them[first:], row, out=common[first:])  # as bytes, which numpy does fastest
+            np.bitwise_and(them[first:], row, out=common[first:])  # on bytes, for which numpy is fastest
             np.bitwise_count(common[first:].view(np.uint64), out=ones[first:])
             both[i, first:] += _row_sums(ones[first:])
     return both
 
 
 def _chunk(rows: Words, start: int) -> NDArray[np.uint8]:
-    """Some words of every row (N, W) as bytes, contiguous, filled up with zeros to a multiple of 8 words."""
+    """Copy some words of every row of (N, W) into contiguous bytes, padded with zeros to a multiple of 8 words."""
     some = rows[:, start : start + _CHUNK]
     filled = np.zeros((len(some), -(-some.shape[1] // 8) * 8), np.uint64)
     filled[:, : some.shape[1]] = some
@@ -74,9 +77,9 @@ def _chunk(rows: Words, start: int) -> NDArray[np.uint8]:
 
 
 def _row_sums(ones: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sums of the rows of (N, C) counts of at most 64 each, C a multiple of 8, eight lanes of a word at once.
+    """Add up the rows of (N, C) counts of at most 64 each, C a multiple of 8, by the eight lanes of a word at once.
 
-    Neighbouring lanes are added to lanes of 16 bits, which hold C / 8 sums of at most 128: C is below 4096.
+    Neighbouring lanes are added into lanes of 16 bits. Each gets C / 8 sums of at most 128, so C must be below 4096.
     """
     assert ones.shape[1] < 4096
     eight = ones.view(np.uint64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -16,8 +16,9 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.folder import find_model
 from deepcuts.model.load import load_tokenizer, untrained_model
 from deepcuts.names import find_id
-from deepcuts.pruning.bits import unpack
+from deepcuts.pruning.bits import Bools
 from deepcuts.publish.modelcard import model_card
+from deepcuts.store.masks import masks
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact
@@ -35,17 +36,18 @@ def export(store: Store, trial: str, folder: Path) -> Row:
     _check_folder(folder)
     _check_kept(store, row)
     spec = TrialSpec.model_validate_json(row["spec"])
-    masks = _rows_of(store, "masks", row["trial_id"])
+    kept = masks(store, row["trial_id"])
     model = untrained_model(spec.dense.model.name, spec.dense.model.revision, spec.dense.task)
     _check_source(spec)
-    _fill(model, load_artifact(store, "models", row["trial_id"], "kept.safetensors"), masks)
+    _fill(model, load_artifact(store, "models", row["trial_id"], "kept.safetensors"), kept)
     tokenizer = load_tokenizer(spec.dense.model.name, spec.dense.model.revision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="_export-", dir=folder.parent) as working:
         inside = Path(working) / folder.name
         model.save_pretrained(inside)  # type: ignore[operator]
         tokenizer.save_pretrained(inside)
-        text = model_card(spec, row, _rows_of(store, "metrics", row["trial_id"]), masks)
+        counts = _rows_of(store, "masks", row["trial_id"], ["layer", "parameter", "shape", "size", "kept"])
+        text = model_card(spec, row, _rows_of(store, "metrics", row["trial_id"]), counts)
         (inside / "README.md").write_text(text, "utf-8")
         if folder.exists():
             folder.rmdir()
@@ -86,9 +88,9 @@ def _check_source(spec: TrialSpec) -> None:
         )
 
 
-def _rows_of(store: Store, table: str, trial_id: str) -> list[Row]:
-    """The rows of one trial. Raises OSError where there are none, as of a damaged file."""
-    read = store.read(table, where=ds.field("trial_id") == trial_id)
+def _rows_of(store: Store, table: str, trial_id: str, columns: Sequence[str] | None = None) -> list[Row]:
+    """Return the rows of one trial. Raises OSError if there are none, as when its file is damaged."""
+    read = store.read(table, columns, ds.field("trial_id") == trial_id)
     if not len(read.table):
         reasons = "; ".join(f"{path}: {reason}" for path, reason in read.damaged.items() if trial_id in path)
         raise OSError(f"the table {table} has no rows of trial {trial_id!r}{f' ({reasons})' if reasons else ''}")
@@ -96,18 +98,19 @@ def _rows_of(store: Store, table: str, trial_id: str) -> list[Row]:
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, kept: Mapping[str, Tensor], masks: list[Row]) -> None:
-    """Put the kept weights where the masks have their ones, zeros elsewhere, whole tensors as they are."""
-    places = {f"{row['layer']}.{row['parameter']}": row for row in masks}
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], masked: Mapping[str, Bools]) -> None:
+    """Put the kept weights where a mask keeps them, zeros elsewhere in its tensor; tensors without a mask whole."""
     parameters = dict(model.named_parameters())
-    if set(parameters) != set(kept):
-        raise OSError(f"the kept weights are of other parameters: {sorted(set(parameters) ^ set(kept))[:3]!r}")
+    if set(parameters) != set(weights):
+        raise OSError(f"the kept weights are of other parameters: {sorted(set(parameters) ^ set(weights))[:3]!r}")
     for name, parameter in parameters.items():
-        if name not in places:
-            parameter.copy_(kept[name])
+        if name not in masked:
+            parameter.copy_(weights[name])
             continue
-        mask = torch.from_numpy(unpack(places[name]["bits"], places[name]["size"])).view(parameter.shape)
-        if int(mask.sum()) != kept[name].numel():
-            raise OSError(f"{name}: {kept[name].numel():,} weights were kept, and its mask keeps {int(mask.sum()):,}")
+        mask = torch.from_numpy(masked[name])
+        if int(mask.sum()) != weights[name].numel():
+            raise OSError(
+                f"{name}: {weights[name].numel():,} weights were kept, but its mask keeps {int(mask.sum()):,}"
+            )
         parameter.zero_()
-        parameter[mask] = kept[name]
+        parameter[mask] = weights[name]

@@ -10,20 +10,21 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from deepcuts.names import COMPACTED
 from deepcuts.store.store import Store
 from deepcuts.store.tables import SCHEMAS
 
 # The rows in `trials` go last: as long as one stands alone, everything of its trial can be found.
 MERGED_TABLES = ("masks", "predictions", "metrics", "trials")
-PREFIX = "compact-"
 FILES_AT_ONCE = 100
 
 
 def compact(store: Store) -> list[dict[str, Any]]:
-    """Merge what stands alone; a row per table with the `files` merged and the file's `name`.
+    """Merge the files of single trials; return a row per table with the number of `files` merged and their new `name`.
 
-    The merged file is published before a single one goes, and readers drop repeated trials, so that a kill at any
-    moment loses nothing. Raises OSError where a file cannot be read: `doctor` first.
+    The merged file is published before the first single one is removed, and `Store.read` gives a repeated trial
+    once: a kill at any moment neither loses nor repeats a row. Raises OSError if a file of `trials` is damaged, and
+    names the command that mends it.
     """
     read = store.read("trials", ["trial_id", "status"])
     if read.damaged:
@@ -31,20 +32,17 @@ def compact(store: Store) -> list[dict[str, Any]]:
     completed = {row["trial_id"] for row in read.table.to_pylist() if row["status"] == "completed"}
     merged = []
     for table in MERGED_TABLES:
-        names = [
-            name
-            for name in store.names(table, ".parquet")
-            if not name.startswith(PREFIX) and name.removesuffix(".parquet") in completed
-        ]
+        names = [name for name in store.files(table)[0] if name.removesuffix(".parquet") in completed]
         if len(names) > 1:
             merged.append({"table": table, "files": len(names), "name": _merge(store, table, names)})
     return merged
 
 
 def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
-    """The rows of the files in their order, many files at a time: each yield is a row group, and those cost when read.
+    """Yield the rows of the files in their order, FILES_AT_ONCE files at a time.
 
-    The masks of one trial are large, and stay by themselves.
+    Each table that is yielded becomes a row group, and every row group costs time when the file is read. Only masks
+    are yielded a trial at a time, because those of one trial are large.
     """
     at_once = 1 if table == "masks" else FILES_AT_ONCE
     for start in range(0, len(names), at_once):
@@ -55,7 +53,7 @@ def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
 
 def _merge(store: Store, table: str, names: list[str]) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    target = f"{table}/{PREFIX}{digest}.parquet"
+    target = f"{table}/{COMPACTED}{digest}.parquet"
     rows = 0
     schema = SCHEMAS[table]
     with store.new_file(target) as path:

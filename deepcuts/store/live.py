@@ -1,11 +1,13 @@
-"""Live state in the store: how far each running trial is, who makes which shared stage, and requests to stop.
+"""Keeps live state in the store: how far each running trial is, who makes which shared stage, requests to stop.
 
-All of it is advice: losing it costs repeated work, never a result. A beat is a number that its owner raises; whoever
-watches it takes its owner for dead when it stands still for STALE_SECONDS of the watcher's own clock.
+All of it is advice: losing it costs repeated work, never a result. A beat is a number that its owner raises every
+PERIOD_SECONDS. Whoever watches it takes the owner for dead when it has not moved for STALE_SECONDS of the watcher's
+own clock, so clocks of different machines are never compared.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -23,7 +25,10 @@ PERIOD_SECONDS = 3.0
 
 
 class Beat:
-    """While it is entered, tells the store how far a trial is, and hears whether its launch is asked to stop."""
+    """Tells the store how far a trial is, and hears whether its launch was asked to stop, while it is entered.
+
+    `stages` are the ids of the shared stages that the trial makes. `launch` names who runs it (`new_launch`).
+    """
 
     def __init__(self, store: Store, trial_id: str, launch: str, stages: Sequence[str]) -> None:
         self._store = store
@@ -36,9 +41,11 @@ class Beat:
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"beat-{trial_id}")
 
     def tell(self, stage: str, epoch: int, step: int) -> None:
+        """Note where the trial is; the next beat writes it."""
         self._state |= {"stage": stage, "epoch": epoch, "step": step}
 
     def stopping(self) -> bool:
+        """Whether the launch was asked to stop, as of the last beat."""
         return self._stopping.is_set()
 
     def __enter__(self) -> Beat:
@@ -52,7 +59,7 @@ class Beat:
         for name in self._names:
             try:
                 self._store.delete(name)
-            except OSError:  # advice that cannot be taken back grows stale by itself
+            except OSError:  # a beat that cannot be removed becomes stale by itself
                 continue
 
     def _run(self) -> None:
@@ -76,52 +83,80 @@ def request_stop(store: Store, launch: str) -> None:
 
 
 def withdraw_stop(store: Store, launch: str) -> None:
+    """Take a request to stop back; one that is not there is no error. Raises OSError."""
     store.delete(f"running/stop-{launch}.json")
 
 
 class Watch:
-    """Sees which trials and shared stages other launches are at work on."""
+    """Sees which trials and shared stages other launches are at work on, and how long their beats have not moved."""
 
     def __init__(self, store: Store, launch: str) -> None:
         self._store = store
         self._launch = launch
         self._seen: dict[str, tuple[Any, float]] = {}
 
-    def busy(self) -> set[str]:
-        """Ids of trials and stages with a live beat of another launch."""
-        busy = set()
+    def look(self) -> dict[str, dict[str, Any]]:
+        """Return every beat of another launch by its path in the store, such as `running/<trial>.json`.
+
+        `still` is added to what its owner wrote: the seconds for which it has not moved since we first looked;
+        infinity if its owner was a process of this machine that is gone. Raises OSError.
+        """
+        beats = {}
         for folder in ("running", "claims"):
             for name in self._store.names(folder, ".json"):
-                state = self._store.read_json(f"{folder}/{name}")
-                if state is None or name.startswith("stop-") or state.get("launch") == self._launch:
-                    continue
-                if _died_here(state):
-                    continue
-                key, beat = f"{folder}/{name}", (state.get("launch"), state.get("beat"))
-                if key not in self._seen or self._seen[key][0] != beat:
-                    self._seen[key] = beat, time.monotonic()
-                if time.monotonic() - self._seen[key][1] < STALE_SECONDS:
-                    busy.add(name.removesuffix(".json"))
-        return busy
+                key = f"{folder}/{name}"
+                state = None if name.startswith("stop-") else self._store.read_json(key)
+                if state is not None and state.get("launch") != self._launch:
+                    beats[key] = state | {"still": math.inf if _died_here(state) else self._still(key, state)}
+        return beats
 
-    def seen(self) -> dict[str, Any]:
-        """The last beat of each that was seen, by its path in the store."""
-        return {key: beat for key, (beat, _) in self._seen.items()}
+    def _still(self, key: str, state: dict[str, Any]) -> float:
+        beat, now = _beat_of(state), time.monotonic()
+        if key not in self._seen or self._seen[key][0] != beat:
+            self._seen[key] = beat, now
+        return now - self._seen[key][1]
+
+    def busy(self) -> set[str]:
+        """Return the ids of trials and stages that may be at work: their beat has moved in the last STALE_SECONDS.
+
+        A beat that is seen for the first time counts as moved, because waiting for a dead owner costs a minute and
+        repeating the work of a live one costs more; `at_work` is sure. Raises OSError.
+        """
+        return {_id_of(key) for key, state in self.look().items() if state["still"] < STALE_SECONDS}
 
 
 def at_work(store: Store) -> set[str]:
-    """Ids of trials and stages whose beats move while we look: who is really at work. Takes seconds if any may be."""
+    """Return the ids of the trials and stages that somebody is at work on: their beats move, or end, while we look.
+
+    Returns as soon as that is known of every beat: at once where there are none, or their owners were processes of
+    this machine that are gone; within PERIOD_SECONDS where all are live; after two periods where one never moves,
+    as those that a machine left behind when it was lost. Raises OSError.
+    """
     watch = Watch(store, "")
-    if not watch.busy():
-        return set()
-    before = watch.seen()
-    time.sleep(2 * PERIOD_SECONDS + 1)
-    watch.busy()
-    return {key for key, beat in watch.seen().items() if before.get(key) != beat}
+    first, moved = watch.look(), set[str]()
+    waiting = {key for key, state in first.items() if state["still"] < STALE_SECONDS}
+    until = time.monotonic() + 2 * PERIOD_SECONDS + 1
+    while waiting and time.monotonic() < until:
+        time.sleep(PERIOD_SECONDS / 12)
+        now = watch.look()
+        moved |= {key for key, state in now.items() if _beat_of(state) != _beat_of(first.get(key, {}))}
+        moved |= waiting - set(now)  # taken back by its owner: alive, and perhaps about to begin the next trial
+        waiting -= moved | {key for key, state in now.items() if state["still"] >= STALE_SECONDS}
+    return {_id_of(key) for key in moved}
+
+
+def _beat_of(state: dict[str, Any]) -> tuple[Any, Any]:
+    """Tell apart two beats under one name: by who raised it and how often."""
+    return state.get("launch"), state.get("beat")
+
+
+def _id_of(key: str) -> str:
+    """`running/<id>.json` or `claims/<id>.json` is of the trial or stage <id>."""
+    return key.rpartition("/")[2].removesuffix(".json")
 
 
 def _died_here(state: dict[str, Any]) -> bool:
-    """Whether the owner of a beat was a process of this machine that is gone: nobody need wait for it."""
+    """Whether the owner of a beat was a process of this machine that is gone, so nobody needs to wait for it."""
     if state.get("host") != socket.gethostname():
         return False
     try:
@@ -134,5 +169,5 @@ def _died_here(state: dict[str, Any]) -> bool:
 
 
 def new_launch() -> str:
-    """A name for one launch, to tell its beats from those of others."""
+    """Make a name for one launch, which tells its beats from those of others."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

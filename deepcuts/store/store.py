@@ -1,8 +1,11 @@
-"""The Parquet tables and the artifacts of a store, atomic and idempotent, on any filesystem pyarrow can open.
+"""Reads and writes the Parquet tables and the artifacts of a store, on any filesystem that pyarrow can open.
 
 A store is a folder, or a URI (`file`, `s3`, `gs`, `abfs`). Every table has one file per trial (sweeps: per sweep)
 and one explicit schema. A file appears whole or not at all: on a local disk it is written under a name that begins
 with `_`, which readers skip, synced and renamed; on an object store it is one upload. The `trials` row comes last.
+
+Compaction merges the files of many trials into one (`COMPACTED` begins its name), so a trial may be there more than
+once: after a compaction that was killed, or when a compacted trial ran again. Reads give it once (`Store.superseded`).
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from deepcuts.names import COMPACTED
 from deepcuts.store.tables import SCHEMAS, Read, decode, encode
 
 __all__ = ["SCHEMAS", "Read", "Store", "decode", "encode"]
@@ -54,21 +59,22 @@ class Store:
 
     @property
     def address(self) -> str:
-        """What opens the store from any working folder."""
+        """The URI or absolute path that opens this store from any working folder."""
         return self.uri if "://" in self.uri else str(self.root)
 
     def path(self, *parts: str) -> str:
+        """The path of a file on the store's filesystem, from its parts below the store's root."""
         return "/".join((self.root.rstrip("/"), *parts))
 
     # Files
 
     def check_writable(self) -> None:
-        """Writes nothing. Raises ValueError where it can be known that a local store cannot be written."""
+        """Raise ValueError for a local store that this user has no permission to write. Writes nothing."""
         if self.local and not os.access(self._nearest_folder(), os.W_OK | os.X_OK):
             raise ValueError(f"cannot write the store {self.uri!r}: no permission; choose another with --store")
 
     def probe(self) -> None:
-        """Write and remove a small file. Raises ValueError where the store cannot be written."""
+        """Write and remove a small file. Raises ValueError if the store cannot be written."""
         name = f"_probe-{secrets.token_hex(8)}"
         try:
             self.write_bytes(name, b"deepcuts")
@@ -77,7 +83,7 @@ class Store:
             raise ValueError(f"cannot write the store {self.uri!r}: {error}; choose another with --store") from None
 
     def write_bytes(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Publish a file at once: it is whole under its name, or it is not there. Raises OSError."""
+        """Publish a file atomically: it is whole under its name, or it is not there. Raises OSError."""
         if not self.local:
             with self.filesystem.open_output_stream(self.path(name)) as stream:
                 stream.write(content)
@@ -103,32 +109,34 @@ class Store:
             os.close(folder)
 
     def read_bytes(self, name: str) -> bytes:
-        """The content of a file. Raises FileNotFoundError, OSError."""
+        """Return the content of a file. Raises FileNotFoundError, or OSError if it cannot be read."""
         with self.filesystem.open_input_file(self.path(name)) as stream:
             return bytes(stream.read())
 
     def delete(self, name: str) -> None:
-        """Remove a file; one that is gone already is no error."""
+        """Remove a file. Does nothing if it is already gone."""
         try:
             self.filesystem.delete_file(self.path(name))
         except FileNotFoundError:
             return
 
     def exists(self, name: str) -> bool:
+        """Whether a file of this name is there (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Sorted names of the finished files in a folder of the store (none where it is absent)."""
+        """Return the sorted names of the finished files in a folder of the store; none if the folder is absent."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         names = (info.base_name for info in infos if info.type == fs.FileType.File)
         return sorted(name for name in names if name.endswith(suffix) and name[0] not in "._")
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Publish a JSON object atomically. Raises OSError, and ValueError for NaN and infinity, which JSON lacks."""
         self.write_bytes(name, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """None where the file is absent or holds no JSON object."""
+        """Return the JSON object in a file; None if the file is absent or holds anything else."""
         try:
             value = json.loads(self.read_bytes(name))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -138,13 +146,56 @@ class Store:
     # Tables
 
     def write(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Publish the rows of one trial (or sweep) in a table, replacing those it had. Raises OSError."""
+        """Publish the rows of one trial (or sweep) in a table, replacing the rows it had. Raises OSError."""
         content = encode(table, rows)
         self.write_bytes(f"{table}/{key}.parquet", content)
 
+    def files(self, table: str) -> tuple[list[str], list[str]]:
+        """Return the sorted names of a table's files: those of one trial (or sweep) each, and the compacted ones."""
+        names = self.names(table, ".parquet")
+        return [n for n in names if not n.startswith(COMPACTED)], [n for n in names if n.startswith(COMPACTED)]
+
     def read(self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> Read:
-        """A table's rows, with columns and filter pushed down; damaged files are left out and named."""
-        paths = [self.path(table, name) for name in self.names(table, ".parquet")]
+        """Return a table's rows, each trial's once, with columns and filter pushed down to the files.
+
+        Files that are damaged are left out, and named with the reason. Of a trial that is there more than once the
+        rows in its own file count, else those in the first compacted file that has it; `where` has no say in this,
+        so a filter never brings back an older copy of a trial.
+        """
+        own, compacted = self.files(table)
+        read = self._read_files(table, [self.path(table, name) for name in own], columns, where)
+        if not compacted:
+            return read
+        parts, damaged = [read.table], read.damaged
+        for path, ids in self.superseded(table, own, compacted, damaged).items():
+            there = self._read_files(table, [path], [*(columns or SCHEMAS[table].names), "trial_id"], where)
+            repeated = pc.is_in(there.table["trial_id"], pa.array(ids, pa.string()))
+            parts.append(there.table.filter(pc.invert(repeated)).select(read.table.schema.names))
+            damaged |= there.damaged
+        return Read(pa.concat_tables(parts), damaged)
+
+    def superseded(
+        self, table: str, own: Sequence[str], compacted: Sequence[str], damaged: Collection[str]
+    ) -> dict[str, set[str]]:
+        """Return the path of each compacted file, with the trials whose rows in it do not count.
+
+        A trial counts by its own file, else by the first compacted file that has it. The names are those of `files`;
+        files whose path is in `damaged` hide nothing.
+        """
+        taken = {name.removesuffix(".parquet") for name in own if self.path(table, name) not in damaged}
+        hidden = {}
+        for place, name in enumerate(compacted, 1):
+            path = self.path(table, name)
+            hidden[path] = set(taken)
+            if place < len(compacted) and path not in damaged:
+                there = self._read_files(table, [path], ["trial_id"], None).table
+                taken |= set(pc.unique(there["trial_id"]).to_pylist())
+        return hidden
+
+    def _read_files(
+        self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
+    ) -> Read:
+        """Scan files all at once; one by one where that fails, to leave out and name the damaged ones."""
         try:
             return Read(self._scan(table, paths, columns, where))
         except (pa.ArrowException, OSError):
@@ -153,13 +204,13 @@ class Store:
     def _scan(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
     ) -> pa.Table:
-        schema, names = SCHEMAS[table], list(columns or SCHEMAS[table].names)
+        schema, names = SCHEMAS[table], list(dict.fromkeys(columns or SCHEMAS[table].names))
         read = list(dict.fromkeys([*names, "trial_id"]))
         if where is None:  # each file is matched with every field of the schema
             schema = pa.schema([field for field in schema if field.name in read])
         content = ds.dataset(paths, schema, format="parquet", filesystem=self.filesystem).to_table(read, where)
         if content["trial_id"].null_count:
-            raise pa.ArrowInvalid(f"rows without a trial_id: no file of the table {table}")
+            raise pa.ArrowInvalid(f"rows without a trial_id: this is not a file of the table {table}")
         return content.select(names)
 
     def _read_one_by_one(
@@ -174,25 +225,27 @@ class Store:
         return Read(pa.concat_tables(parts), damaged)
 
     def statuses(self) -> dict[str, str]:
-        """Trial id to completed or failed, for every trial that has a readable row."""
+        """Return the state of every trial that has a readable row, by its id.
+
+        `completed`; `failed`: for reasons of its own, so it would fail again; or `interrupted`: by a failure of the
+        infrastructure, so it runs again.
+        """
         return self.read_statuses()[0]
 
     def read_statuses(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The statuses, and the damaged files of `trials` (path to reason)."""
+        """Return the `statuses`, and the damaged files of `trials` (path to reason)."""
         read = self.read("trials", ["trial_id", "status", "failure"])
         rows = read.table.to_pylist()
-        rows.sort(key=lambda row: row["status"] == "completed")  # of repeated rows a completed one counts
-        found = {row["trial_id"]: row["status"] if row["status"] == "completed" else row["failure"] for row in rows}
-        return found, read.damaged
+        return {row["trial_id"]: _state(row["status"], row["failure"]) for row in rows}, read.damaged
 
     # Artifacts
 
     @contextmanager
     def new_artifact(self, kind: str, key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
-        """A local folder to write files into; on leaving they are published as artifacts/<kind>/<key>.
+        """Yield a local folder to write files into, and publish them as artifacts/<kind>/<key> when the block ends.
 
-        `meta.json`, with the sizes and checksums of all files and the given entries, comes last: where it exists
-        the artifact is complete. Files of an earlier publication that are not written again are kept.
+        `meta.json`, with the sizes and checksums of all files and the entries of `meta`, is written last: where it
+        exists the artifact is complete. Files of an earlier publication that are not written again are kept.
         """
         target = f"artifacts/{kind}/{key}"
         working = self._working_folder(f"artifacts/{kind}", key)
@@ -200,7 +253,7 @@ class Store:
             yield working
             before = (self.read_json(f"{target}/meta.json") or {}).get("files", {})
             files = {path.name: _describe(path) for path in sorted(working.iterdir())}
-            if before:  # while files are replaced the meta would be wrong: the artifact is incomplete until the end
+            if before:  # while files are being replaced the old meta would be wrong: incomplete until the end
                 self.delete(f"{target}/meta.json")
             for name in files:
                 self._publish(working / name, f"{target}/{name}")
@@ -227,16 +280,16 @@ class Store:
             shutil.copyfileobj(source, stream, 1 << 24)
 
     def artifact(self, kind: str, key: str, file: str | None = None) -> dict[str, Any] | None:
-        """The meta of a complete artifact (that holds `file`, where one is named), else None."""
+        """Return the meta of a complete artifact (one that holds `file`, if given); None if there is none."""
         meta = self.read_json(f"artifacts/{kind}/{key}/meta.json")
         return meta if meta and (file is None or file in meta.get("files", {})) else None
 
     @contextmanager
     def open_artifact(self, kind: str, key: str, file: str) -> Iterator[Path]:
-        """A local path to one file of a complete artifact, for as long as the block runs.
+        """Yield a local path to one file of a complete artifact, valid until the block ends.
 
-        Raises FileNotFoundError where the artifact is not complete, and OSError where the file's size or checksum
-        is not the one recorded: it was damaged after it was published.
+        Raises FileNotFoundError if the artifact is not complete, and OSError if the file's size or checksum is not
+        the recorded one: it was damaged after it was published.
         """
         name = f"artifacts/{kind}/{key}/{file}"
         meta = self.artifact(kind, key, file)
@@ -254,7 +307,10 @@ class Store:
 
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
-        """A local path with the content of a file: the file itself in a local store, else a temporary copy."""
+        """Yield a local path to a file: the file itself in a local store, else a temporary copy.
+
+        Raises FileNotFoundError (in a local store only when the path is opened).
+        """
         if self.local:
             yield Path(self.path(name))
             return
@@ -266,7 +322,7 @@ class Store:
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """A local path to write; on leaving it is published under `name` at once."""
+        """Yield a local path to write, and publish it atomically as `name` when the block ends."""
         folder, _, base = name.rpartition("/")
         working = self._working_folder(folder, base)
         try:
@@ -274,6 +330,12 @@ class Store:
             self._publish(working / base, name)
         finally:
             shutil.rmtree(working, ignore_errors=True)
+
+
+def _state(status: str, failure: str | None) -> str:
+    if status == "completed":
+        return status
+    return "interrupted" if failure == "infrastructure" else "failed"
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Plan:
     @property
     def failed(self) -> list[TrialSpec]:
         """Those that failed for reasons of their own, and run again only when asked for."""
-        return [trial for trial in self.wanted if self.statuses.get(trial.trial_id) == "trial"]
+        return [trial for trial in self.wanted if self.statuses.get(trial.trial_id) == "failed"]
 
     @property
     def again(self) -> frozenset[str]:
@@ -63,7 +63,7 @@ def make_plan(
     for trial in trials:
         status = statuses.get(trial.trial_id)
         kept = not keep_models or trial.retrain is None or store.artifact("models", trial.trial_id) is not None
-        if (status == "completed" and kept) or (status == "trial" and not retry_failed):
+        if (status == "completed" and kept) or (status == "failed" and not retry_failed):
             continue
         to_run.append(trial)
     dense = {trial.dense.dense_id for trial in to_run}

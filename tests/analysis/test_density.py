@@ -101,7 +101,7 @@ def test_missing_and_damaged_masks_are_named_and_the_rest_is_read(store: Store) 
     assert set(frame["trial_id"]) == {"aaaa"}
     damaged = {Path(path).stem: reason for path, reason in frame.attrs["damaged"].items()}
     assert sorted(damaged) == ["bbbb", "cccc", "eeee"]
-    assert "not what was recorded" in damaged["cccc"]
+    assert "where 1 were recorded" in damaged["cccc"]
     assert "missing" in damaged["eeee"]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,11 @@ def test_repeated_trials_are_dropped_and_their_own_file_counts(store: Store) -> 
         assert ids(frame) == ["aaaa", "bbbb", "cccc", "eeee", "gggg"]
         assert frame.set_index("trial_id")["retrained"][["aaaa", "eeee"]].tolist() == [0.8, 0.8]
     assert list(trials(store, ["seed"], trial_id="aaaa")["seed"]) == [0]
+    assert query(store, "SELECT * FROM trials WHERE retrained < 0.5").empty
+    assert trials(store, retrained=0.1).empty
+    store.write_bytes("trials/aaaa.parquet", b"cut")
+    for frame in (trials(store), query(store, "SELECT * FROM trials")):
+        assert frame.set_index("trial_id")["retrained"][["aaaa", "eeee"]].tolist() == [0.1, 0.8]
 
 
 def test_sql_sees_every_table_failed_trials_too(store: Store) -> None:
@@ -126,6 +133,12 @@ def test_sql_sees_every_table_failed_trials_too(store: Store) -> None:
 def test_sql_that_is_wrong_writes_or_looks_outside_is_refused(store: Store, sql: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         query(store, sql)
+
+
+def test_frames_are_read_without_the_engine_of_sql() -> None:
+    code = "import sys, deepcuts.analysis.frames; print('duckdb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_reading_leaves_the_store_as_it_was(store: Store) -> None:

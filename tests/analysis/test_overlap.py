@@ -10,7 +10,9 @@ from builders.rows import LAYERS, mask_rows, random_masks, trial, write_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcuts.analysis.overlap import MEASURES, measures, of_tensor, overlap
+from deepcuts.analysis.density import density
+from deepcuts.analysis.overlap import MEASURES, measures, of_tensor, overlap, overlap_and_density
+from deepcuts.store.masks import MaskReader
 from deepcuts.store.store import Store
 
 QUERY, OUTPUT = LAYERS
@@ -201,3 +203,44 @@ def test_a_trials_own_file_counts_before_a_compacted_one(store: Store) -> None:
     ours, theirs = random_masks(50), random_masks(1, 0.3)
     expected = reference(list(ours.values()), [theirs[key] for key in ours])
     assert pair["kappa"][0] == pytest.approx(expected["kappa"])
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """Each tensor of each trial whose bits are read: trial, layer, parameter."""
+    found: list[tuple[str, str, str]] = []
+    load = MaskReader.load
+
+    def counted(self, tensor, trials, files):
+        found.extend((trial_id, tensor.layer, tensor.parameter) for trial_id in trials)
+        return load(self, tensor, trials, files)
+
+    monkeypatch.setattr(MaskReader, "load", counted)
+    return found
+
+
+def test_overlap_and_density_read_each_mask_once(store: Store, reads: list[tuple[str, str, str]]) -> None:
+    found, kept = overlap_and_density(store, heads=4)
+    assert len(reads) == len(set(reads)) == 4 * 3
+    pd.testing.assert_frame_equal(found, overlap(store))
+    pd.testing.assert_frame_equal(kept, density(store, heads=4))
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_density_is_whole_beside_overlap_in_blocks_and_on_common_tensors(
+    store: Store, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.analysis.overlap._BLOCK_TRIALS", block)
+    add(store, "e" * 16, {key: mask for key, mask in random_masks(7).items() if key != (QUERY, "bias")})
+    _, kept = overlap_and_density(store, common=True)
+    assert len(kept) == 4 * 3 + 2
+    pd.testing.assert_frame_equal(kept, density(store))
+
+
+def test_density_beside_overlap_leaves_out_what_is_damaged(store: Store) -> None:
+    *rows, last = mask_rows("2" * 16, random_masks(2, 0.4))
+    store.write("masks", "2" * 16, [*rows, {**last, "kept": last["kept"] + 1}])
+    found, kept = overlap_and_density(store)
+    assert set(kept["trial_id"]) == {"0" * 16, "1" * 16, "3" * 16}
+    assert found.attrs["damaged"] == kept.attrs["damaged"]
+    assert "were recorded" in kept.attrs["damaged"][store.path("masks", f"{'2' * 16}.parquet")]

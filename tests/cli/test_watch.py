@@ -56,7 +56,7 @@ def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: St
     assert "stop-" not in text
 
 
-def test_a_beat_that_stands_still_is_called_so_and_one_that_moves_is_alive(
+def test_a_beat_that_does_not_move_is_called_so_and_one_that_moves_is_alive(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -67,7 +67,8 @@ def test_a_beat_that_stands_still_is_called_so_and_one_that_moves_is_alive(
     store.write_json("running/" + "c" * 16 + ".json", {"beat": 6, "launch": "x", "stage": "score"})
     text = _shown(watcher.look(), store)
     assert text.count("alive") == 1
-    assert text.count("stands still for 1 min 01 s") == 1
+    assert text.count("no beat for 1 min 01 s") == 1
+    assert "1 of 5 done, 1 running, 1 failed, 2 waiting" in text
 
 
 def test_a_store_that_is_away_for_a_moment_keeps_the_last_view(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

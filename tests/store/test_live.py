@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from deepcuts.store.live import Beat, Watch, request_stop, withdraw_stop
+from deepcuts.store.live import Beat, Watch, at_work, request_stop, withdraw_stop
 from deepcuts.store.store import Store
 
 
@@ -84,7 +88,7 @@ def test_an_error_in_a_trial_takes_its_beat_back_and_goes_on_up(tmp_path):
     assert store.names("running", ".json") == store.names("claims", ".json") == []
 
 
-def test_another_launch_is_at_work_until_its_beat_stands_still_for_60_seconds(tmp_path, clock):
+def test_another_launch_may_be_at_work_until_its_beat_has_not_moved_for_60_seconds(tmp_path, clock):
     store = Store(str(tmp_path))
     watch = Watch(store, "mine")
     running(store, "other", 1)
@@ -120,3 +124,62 @@ def test_ones_own_beats_stop_requests_and_broken_files_are_no_work_of_others(tmp
     store.write_bytes("claims/_working.json", b'{"launch": "other"}')
     assert Watch(store, "mine").busy() == set()
     assert Watch(Store(str(tmp_path / "none")), "mine").busy() == set()
+
+
+def leftover(store: Store, name: str, host: str, pid: int) -> None:
+    state = {"launch": "lost", "beat": 7, "host": host, "pid": pid}
+    store.write_json(f"running/{name}.json", state)
+
+
+def a_process_that_is_gone() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_at_work_are_those_whose_beats_move_and_no_leftovers(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
+    store = Store(str(tmp_path))
+    leftover(store, "elsewhere", "another-host", 1)
+    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    with Beat(store, "live", "other", ["stage"]):
+        assert at_work(store) == {"live", "stage"}
+    assert at_work(store) == set()
+
+
+def test_who_is_at_work_is_known_at_once_where_all_are_gone_and_after_one_beat_where_all_live(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.6)
+    store = Store(str(tmp_path))
+    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    began = time.monotonic()
+    assert at_work(store) == set()
+    assert time.monotonic() - began < 0.5
+    with Beat(store, "live", "other", []):
+        began = time.monotonic()
+        assert at_work(store) == {"live"}
+        assert time.monotonic() - began < 1.8  # and not the 2.2 s after which a beat is given up
+
+
+def test_a_trial_that_ends_while_we_look_was_at_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.6)
+    store = Store(str(tmp_path))
+    leftover(store, "t", "another-host", 1)
+    ending = threading.Timer(0.2, store.delete, ["running/t.json"])
+    ending.start()
+    assert at_work(store) == {"t"}
+    ending.join()
+
+
+def test_a_look_tells_for_how_long_each_beat_has_not_moved(tmp_path, clock):
+    store = Store(str(tmp_path))
+    leftover(store, "elsewhere", "another-host", 1)
+    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    watch = Watch(store, "")
+    watch.look()
+    clock.now += 7
+    beats = watch.look()
+    assert {key: state["still"] for key, state in beats.items()} == {
+        "running/elsewhere.json": 7,
+        "running/here.json": float("inf"),
+    }
+    assert beats["running/elsewhere.json"]["host"] == "another-host"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.dataset as ds
 import pytest
 from builders.rows import trial, write_trial
 from builders.stores import kept_files, remote_store
@@ -47,7 +48,7 @@ def test_readers_skip_what_is_being_written_or_hidden(tmp_path):
 def test_a_file_is_replaced_whole(tmp_path):
     store = Store(str(tmp_path))
     write_trial(store, trial("a", status="failed", failure="trial"))
-    assert store.statuses() == {"a": "trial"}
+    assert store.statuses() == {"a": "failed"}
     write_trial(store, trial("a"))
     assert store.statuses() == {"a": "completed"}
     assert store.read("trials").table.num_rows == 1
@@ -160,9 +161,67 @@ def test_a_store_elsewhere_holds_the_same():
     read = store.read("trials", ["trial_id"])
     assert read.table["trial_id"].to_pylist() == ["a", "b"]
     assert list(read.damaged) == [store.path("trials/c.parquet")]
-    assert store.statuses() == {"a": "completed", "b": "infrastructure"}
+    assert store.statuses() == {"a": "completed", "b": "interrupted"}
     store.write_json("running/a.json", {"beat": 1})
     assert store.exists("running/a.json")
     store.delete("running/a.json")
     store.delete("running/a.json")
     assert not store.exists("running/a.json")
+
+
+def dense_by_trial(store: Store, where: ds.Expression | None = None) -> dict[str, float]:
+    rows = store.read("trials", ["trial_id", "dense"], where).table.to_pylist()
+    assert len({row["trial_id"] for row in rows}) == len(rows), "a trial is there twice"
+    return {row["trial_id"]: row["dense"] for row in rows}
+
+
+@pytest.fixture
+def repeated(tmp_path: Path) -> Store:
+    """Trial a by itself and in two compacted files, b in both of those, c in the second alone."""
+    store = Store(str(tmp_path))
+    store.write("trials", "compact-2", [trial("a", dense=0.2), trial("b", dense=0.2), trial("c", dense=0.2)])
+    store.write("trials", "compact-1", [trial("a", dense=0.1), trial("b", dense=0.1)])
+    store.write("trials", "a", [trial("a", dense=0.5)])
+    return store
+
+
+def test_a_trial_is_read_once_from_its_own_file_or_the_first_compacted_one(repeated):
+    assert dense_by_trial(repeated) == {"a": 0.5, "b": 0.1, "c": 0.2}
+    assert repeated.files("trials") == (["a.parquet"], ["compact-1.parquet", "compact-2.parquet"])
+    assert sorted(repeated.read("trials", ["dense"]).table["dense"].to_pylist()) == [0.1, 0.2, 0.5]
+    assert repeated.read("trials", ["dense"]).table.schema.names == ["dense"]
+    repeated.delete("trials/a.parquet")
+    assert dense_by_trial(repeated) == {"a": 0.1, "b": 0.1, "c": 0.2}
+
+
+def test_a_filter_brings_no_older_copy_of_a_trial_back(repeated):
+    assert dense_by_trial(repeated, ds.field("dense") == 0.2) == {"c": 0.2}
+    assert dense_by_trial(repeated, ds.field("dense") < 0.3) == {"b": 0.1, "c": 0.2}
+    assert dense_by_trial(repeated, ds.field("trial_id") == "a") == {"a": 0.5}
+
+
+@pytest.mark.parametrize(("name", "found"), [("a", {"a": 0.1, "b": 0.1}), ("compact-1", {"a": 0.5, "b": 0.2})])
+def test_a_damaged_file_hides_no_copy_of_a_trial(repeated, name, found):
+    repeated.write_bytes(f"trials/{name}.parquet", b"cut")
+    assert dense_by_trial(repeated) == {**found, "c": 0.2}
+    assert list(repeated.read("trials").damaged) == [repeated.path(f"trials/{name}.parquet")]
+
+
+def test_a_failed_trial_that_ran_again_is_no_longer_what_it_was_when_it_was_compacted(repeated):
+    write_trial(repeated, trial("a", status="failed", failure="trial"))
+    assert repeated.statuses() == {"a": "failed", "b": "completed", "c": "completed"}
+
+
+def test_sweeps_that_share_a_trial_all_keep_it(tmp_path):
+    store = Store(str(tmp_path))
+    for name in ("one", "two"):
+        store.write("sweeps", name, [{"sweep": name, "trial_id": "a"}, {"sweep": name, "trial_id": "b"}])
+    assert store.read("sweeps", ["trial_id"]).table.num_rows == 4
+
+
+def test_a_store_without_compacted_files_is_listed_once_for_a_read(tmp_path, monkeypatch):
+    store, listed, names = Store(str(tmp_path)), [], Store.names
+    write_trial(store, trial("a"))
+    monkeypatch.setattr(Store, "names", lambda *given: listed.append(given[1]) or names(*given))
+    store.read("trials", ["trial_id"])
+    assert listed == ["trials"]

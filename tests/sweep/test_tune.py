@@ -163,7 +163,7 @@ def fail_by_itself(handed: Launch, trial: TrialSpec, store: Store, beat: Any) ->
 def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: None, tmp_path: Path) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
     launch(spec, store, fail_by_itself)
-    assert sorted(store.statuses().values()) == ["completed", "trial"]
+    assert sorted(store.statuses().values()) == ["completed", "failed"]
     assert make_plan(spec.trials(), store).to_run == ()
     launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial), retry_failed=True)
     assert set(store.statuses().values()) == {"completed"}

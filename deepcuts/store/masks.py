@@ -1,0 +1,191 @@
+"""Reads masks: those of one trial as boolean arrays, or those of many trials packed, tensor by tensor.
+
+T = trials, W = words of 64 bits. Bits are checked against what was recorded (size and kept weights) whenever they
+are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deepcuts.names import find_id
+from deepcuts.pruning.bits import Bools, Words, count_ones, unpack, words
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+
+
+def masks(store: Store, trial_id: str) -> dict[str, Bools]:
+    """Return the masks of a trial: the name of each pruned parameter and a boolean array, True where a weight is kept.
+
+    `trial_id` is an id, or 4 characters or more that only it begins with. An array has the shape of its parameter.
+
+        >>> kept = masks(store, "1f3a")
+        >>> kept["bert.encoder.layer.0.output.dense.weight"].shape
+        (768, 3072)
+
+    Raises ValueError for an unknown trial and for one without masks (Dense, or failed), OSError if the masks of a
+    completed trial are missing or damaged (their bits are not what was recorded).
+    """
+    reader = MaskReader(store)
+    [found] = reader.find([trial_id])
+    reader.check_masked(found)
+    if found not in reader.places:
+        path = store.path("masks", f"{found}.parquet")
+        raise OSError(f"the masks of trial {found!r} cannot be read: {path}: {reader.damaged[path]}")
+    arrays = {}
+    with reader.opened([found]) as files:
+        for tensor, place in reader.places[found].items():
+            [packed] = reader.load(tensor, [found], files)
+            if found in reader.broken:
+                raise OSError(f"{place.path} is damaged: {reader.damaged[place.path]}")
+            arrays[f"{tensor.layer}.{tensor.parameter}"] = unpack(tensor.bits(packed), tensor.size).reshape(place.shape)
+    return arrays
+
+
+class PrunedTensor(NamedTuple):
+    """Which tensor of a network a mask is for: `encoder.layer.0.output.dense`, `weight`, and its number of weights."""
+
+    layer: str
+    parameter: str
+    size: int
+
+    def bits(self, packed: Words) -> NDArray[np.uint8]:
+        """View the words (W,) of its mask as the bytes that hold them, ceil(size / 8) of them."""
+        return packed.view(np.uint8)[: (self.size + 7) // 8]
+
+
+@dataclass(frozen=True)
+class BitsPlace:
+    """Where the bits of one tensor of one trial's mask are, the tensor's shape, and how many of the bits are ones."""
+
+    path: str
+    group: int
+    row: int
+    shape: tuple[int, ...]
+    kept: int
+
+
+@dataclass
+class MaskReader:
+    """Reads the packed masks of some trials of a store.
+
+    What is missing or damaged is noted in `damaged` (path to reason) rather than raised, so that the other trials can
+    be used; `broken` are the trials whose bits turned out not to be what was recorded.
+    """
+
+    store: Store
+    trials: dict[str, Row] = field(default_factory=dict)  # id to its trial_id, status, strategy and model
+    places: dict[str, dict[PrunedTensor, BitsPlace]] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def find(self, trial_ids: Iterable[str] | None = None) -> list[str]:
+        """Look up where the masks of trials are; return the ids of the trials, found or not.
+
+        `trial_ids` are ids or unique prefixes (default: all completed trials but Dense, sorted). Of a trial that is
+        there more than once its own file counts, as in `Store.read`. Raises ValueError for an unknown trial.
+        """
+        read = self.store.read("trials", ["trial_id", "status", "strategy", "model"])
+        self.trials = {row["trial_id"]: row for row in read.table.to_pylist()}
+        self.damaged |= read.damaged
+        if trial_ids is None:
+            wanted = sorted(key for key, row in self.trials.items() if _should_have_masks(row))
+        else:
+            wanted = list(dict.fromkeys(find_id(trial_id, self.trials) for trial_id in trial_ids))
+        for trial_id in self._locate(wanted):
+            path = self.store.path("masks", f"{trial_id}.parquet")
+            self.damaged.setdefault(path, "missing, though its trial is completed")
+        return wanted
+
+    def _locate(self, wanted: Iterable[str]) -> set[str]:
+        """Fill `places` from the trials' own files, then from the compacted ones; return the trials in none of them."""
+        missing = set(wanted)
+        own, compacted = self.store.files("masks")
+        for name in [*(name for name in own if name.removesuffix(".parquet") in missing), *compacted]:
+            if not missing:
+                break
+            path = self.store.path("masks", name)
+            try:
+                found = _index(self.store, path)
+            except (pa.ArrowException, OSError) as error:
+                self.damaged[path] = str(error).splitlines()[0]
+                continue
+            self.places |= {trial_id: places for trial_id, places in found.items() if trial_id in missing}
+            missing -= set(found)
+        return missing
+
+    def check_masked(self, trial_id: str) -> None:
+        """Raise ValueError for a trial that `find` found to have no masks: Dense or failed."""
+        row = self.trials[trial_id]
+        if not _should_have_masks(row):
+            what = "Dense" if row["status"] == "completed" else "failed"
+            raise ValueError(f"trial {trial_id!r} ({what}) has no masks in {self.store.uri!r}")
+
+    @contextmanager
+    def opened(self, trials: Iterable[str]) -> Iterator[dict[str, pq.ParquetFile]]:
+        """Open the files that hold the masks of these trials, by path, and close them when the block ends."""
+        paths = {place.path for trial_id in trials for place in self.places[trial_id].values()}
+        files = {path: _open(self.store, path) for path in sorted(paths)}
+        try:
+            yield files
+        finally:
+            for file in files.values():
+                file.close()
+
+    def load(self, tensor: PrunedTensor, trials: Sequence[str], files: Mapping[str, pq.ParquetFile]) -> Words:
+        """Read one tensor's bits of each trial as (T, W).
+
+        A row that cannot be read, or is not what was recorded, is noted in `damaged`, its trial in `broken`.
+        """
+        loaded = np.zeros((len(trials), (tensor.size + 63) // 64), np.uint64)
+        for row, trial_id in zip(loaded, trials, strict=True):
+            place = self.places[trial_id][tensor]
+            try:
+                _fill(row, tensor.size, place, files[place.path])
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                self.damaged[place.path] = f"{trial_id} {tensor.layer}.{tensor.parameter}: {reason}"
+                self.broken.add(trial_id)
+        return loaded
+
+
+def _should_have_masks(row: Row) -> bool:
+    return bool(row["status"] == "completed" and row["strategy"] != "Dense")
+
+
+def _open(store: Store, path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(store.filesystem.open_input_file(path))
+
+
+def _index(store: Store, path: str) -> dict[str, dict[PrunedTensor, BitsPlace]]:
+    """Return every trial in a file of masks, with the place of each of its tensors."""
+    with _open(store, path) as file:
+        table = file.read(["trial_id", "layer", "parameter", "shape", "size", "kept"], use_threads=False)
+        lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    rows = ((group, row) for group, length in enumerate(lengths) for row in range(length))
+    found: dict[str, dict[PrunedTensor, BitsPlace]] = {}
+    for (group, row), mask in zip(rows, table.to_pylist(), strict=True):
+        tensor = PrunedTensor(mask["layer"], mask["parameter"], mask["size"])
+        place = BitsPlace(path, group, row, tuple(mask["shape"]), mask["kept"])
+        found.setdefault(mask["trial_id"], {})[tensor] = place
+    return found
+
+
+def _fill(out: Words, size: int, place: BitsPlace, file: pq.ParquetFile) -> None:
+    """Read one tensor's bits into `out` (W,). Raises OSError if they are not what was recorded."""
+    group = file.read_row_group(place.group, ["bits"], use_threads=False)
+    bits = group.column("bits")[place.row].as_buffer()
+    if bits.size != (size + 7) // 8 or math.prod(place.shape) != size:
+        raise OSError(f"{bits.size:,} bytes hold no mask of {size:,} weights in the shape {place.shape}")
+    words(memoryview(bits), out)
+    if (ones := count_ones(out)) != place.kept:
+        raise OSError(f"{ones:,} weights are kept where {place.kept:,} were recorded")
