@@ -51,6 +51,7 @@ OWNERS = {
     "scipy": "analysis.significance",
     "pyarrow": "store analysis publish.export",
     "rich": "cli sweep",
+    "markupsafe": "publish",
     "yaml": "experiment sweep.launch",
 }
 LIGHT_PACKAGES = {"numpy", "pandas", "pydantic", "pydantic_core", "deepcuts"}
