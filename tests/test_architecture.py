@@ -44,7 +44,7 @@ OWNERS = {
     "torch": "pruning fast model training scoring trial data.batches store.tensors publish.export",
     "transformers": "model.load fast.attention",
     "datasets": "data.hub",
-    "huggingface_hub": "data.hub model",
+    "huggingface_hub": "data.hub model publish.modelcard",
     "safetensors": "data.batches store.tensors",
     "matplotlib": "figures",
     "duckdb": "analysis.frames",
