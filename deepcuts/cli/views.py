@@ -246,15 +246,15 @@ def status_verb(args: argparse.Namespace) -> int:
 
 def report_verb(args: argparse.Namespace) -> int:
     """One HTML page of a store or of one sweep."""
-    from deepcuts.publish.report import make_report as make
+    from deepcuts.publish.report import report
 
     out = Path(args.output)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    text, damaged = make(Store(args.store_uri), args.sweep, args.baseline, args.only)
-    out.write_text(text, "utf-8")
-    print(f"wrote {out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
-    return INCOMPLETE if say_damaged(damaged) else DONE
+    made = report(Store(args.store_uri), args.sweep, args.baseline, args.only)
+    made.save(out)
+    print(f"wrote {out} ({len(made.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
+    return INCOMPLETE if say_damaged(made.damaged) else DONE
 
 
 def export_verb(args: argparse.Namespace) -> int:
