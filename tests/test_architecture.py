@@ -44,13 +44,14 @@ OWNERS = {
     "torch": "pruning fast model training scoring trial data.batches store.tensors publish.export",
     "transformers": "model.load fast.attention",
     "datasets": "data.hub",
-    "huggingface_hub": "data.hub model",
+    "huggingface_hub": "data.hub model publish.modelcard",
     "safetensors": "data.batches store.tensors",
     "matplotlib": "figures",
     "duckdb": "analysis.frames",
     "scipy": "analysis.significance",
     "pyarrow": "store analysis publish.export",
     "rich": "cli sweep",
+    "markupsafe": "publish",
     "yaml": "experiment sweep.launch",
 }
 LIGHT_PACKAGES = {"numpy", "pandas", "pydantic", "pydantic_core", "deepcuts"}

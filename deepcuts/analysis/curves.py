@@ -14,7 +14,7 @@ from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import STAGES, Stage
 
-Report = Literal["last", "best"]
+Reported = Literal["last", "best"]
 Axis = Literal["sparsity", "compression"]
 
 
@@ -59,7 +59,7 @@ def curves(
     stage: Stage = "retrained",
     x: Axis | Literal["auto"] = "auto",
     metrics: pd.DataFrame | None = None,
-    report: Report = "last",
+    report: Reported = "last",
 ) -> pd.DataFrame:
     """Per model, dataset, strategy and what was asked, over the seeds of completed trials: `n, mean, sd`, the
     95 % t interval `low, high` (null for one seed), the `seeds` and their `values`; beside them the means of

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from deepcuts.publish.html import Child, Html, element, html_table
+from markupsafe import Markup
+
+from deepcuts.publish.html import Child, element, html_table
 from deepcuts.records import records
 from deepcuts.store.tables import Row
 from deepcuts.wording import level
@@ -24,7 +26,7 @@ _SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
 _WIDTH = 200
 
 
-def headlines(comparisons: pd.DataFrame) -> Html:
+def headlines(comparisons: pd.DataFrame) -> Markup:
     """A card per dataset: a sentence per strategy, over all that was asked."""
     groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in records(comparisons):
@@ -33,7 +35,7 @@ def headlines(comparisons: pd.DataFrame) -> Html:
     return element("div", *(_card(*place, strategies) for place, strategies in groups.items()), class_="cards")
 
 
-def _card(dataset: str, metric: str, baseline: str, strategies: dict[str, list[Row]]) -> Html:
+def _card(dataset: str, metric: str, baseline: str, strategies: dict[str, list[Row]]) -> Markup:
     rows = sorted(strategies.items(), key=lambda each: _rank(each[1]))
     lines = (
         element("li", _badge(_leading(rows)), element("span", *sentence(rows)), class_="verdict") for _, rows in rows
@@ -59,7 +61,7 @@ def _leading(rows: Sequence[Row]) -> str:
     return next(verdict for verdict in WORDS if verdict in found)
 
 
-def _badge(verdict: str) -> Html:
+def _badge(verdict: str) -> Markup:
     return element("span", _SIGNS[verdict], class_=f"badge {verdict}", aria_hidden="true")
 
 
@@ -112,7 +114,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
-def all_comparisons(comparisons: pd.DataFrame) -> Html:
+def all_comparisons(comparisons: pd.DataFrame) -> Markup:
     """Every comparison with its interval drawn, on one scale per dataset."""
     rows = records(comparisons)
     header = [
@@ -151,7 +153,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
         ]
 
 
-def _bar(row: Row, scale: float) -> Html:
+def _bar(row: Row, scale: float) -> Markup:
     """The interval on a scale from -scale to +scale, with a dot where the difference is."""
 
     def place(value: float) -> str:

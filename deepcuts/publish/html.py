@@ -1,6 +1,8 @@
-"""HTML that cannot be broken out of: elements whose text and attributes are always escaped, one page of its own.
+"""Makes HTML that text cannot break out of: elements whose text and attributes are always escaped, and a page of them.
 
-The page's policy admits just its own style and scripts, by their hashes; what the script needs is JSON inside it.
+The page's content security policy allows only its own style and script, by their hashes; the script reads its data
+from JSON inside the page. markupsafe does the escaping. Not jinja2 on top of it: the page is many small parts that
+Python chooses and counts, and a function per part is shorter and type-checked.
 """
 
 from __future__ import annotations
@@ -9,27 +11,21 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import Any
+
+from markupsafe import Markup, escape
 
 SCRIPTS = ("base.js", "curves.js", "overlap.js", "trials.js")
 _VOID = ("meta", "input", "br", "line", "circle", "rect", "path")
 
-
-class Html(str):
-    """Text that is HTML already: made by `element` alone, of escaped parts."""
-
-    __slots__ = ()
+Child = Markup | str | None
 
 
-Child = Html | str | None
+def element(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
+    """Make an element: plain children and attribute values are escaped, attributes that are None or False left out.
 
-
-def element(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Html:
-    """An element; plain children and attribute values are escaped, attributes that are None or False left out.
-
-    `class_` is the attribute class, and an underscore in a name is a hyphen: `aria_label`.
+    `class_` is the attribute class, and an underscore in a name stands for a hyphen: `aria_label`.
     """
     given = {key.strip("_").replace("_", "-"): value for key, value in attributes.items()}
     text = "".join(
@@ -38,19 +34,19 @@ def element(name: str, /, *children: Child, **attributes: str | int | float | bo
         if value is not None and value is not False
     )
     if name in _VOID:
-        return Html(f"<{name}{text}>" if name in ("meta", "input", "br") else f"<{name}{text}/>")
-    return Html(f"<{name}{text}>{joined(children)}</{name}>")
+        return Markup(f"<{name}{text}>" if name in ("meta", "input", "br") else f"<{name}{text}/>")
+    return Markup(f"<{name}{text}>{joined(children)}</{name}>")
 
 
-def joined(children: Iterable[Child]) -> Html:
-    """Children one after the other, plain text escaped."""
-    return Html("".join(each if isinstance(each, Html) else escape(each) for each in children if each is not None))
+def joined(children: Iterable[Child]) -> Markup:
+    """Join children, with plain text escaped and None left out."""
+    return Markup().join(each for each in children if each is not None)
 
 
 def html_table(
     caption: str, header: Sequence[str], rows: Iterable[Sequence[Child]], numbers: Sequence[str] = ()
-) -> Html:
-    """A table with a caption; the columns named in `numbers` are set flush right."""
+) -> Markup:
+    """Make a table with a caption; the columns named in `numbers` are right-aligned."""
     classes = ["number" if name in numbers else None for name in header]
     head = (element("th", name, scope="col", class_=kind) for name, kind in zip(header, classes, strict=True))
     body = (
@@ -63,18 +59,20 @@ def html_table(
     return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def section(key: str, title: str, *children: Child) -> Html:
+def section(key: str, title: str, *children: Child) -> Markup:
+    """Make a section with its heading; `key` is its id, which links lead to."""
     return element(
         "section", element("h2", title, id=f"{key}-title"), *children, id=key, aria_labelledby=f"{key}-title"
     )
 
 
-def code(text: str) -> Html:
+def code(text: str) -> Markup:
+    """Make a block of code; it takes the focus, so that the keyboard can scroll it."""
     return element("pre", element("code", text), tabindex=0)
 
 
-def html_page(title: str, body: Html, data: Mapping[str, Any]) -> str:
-    """A whole document. No attribute, string or cell of `data` can end the block that it is in."""
+def html_page(title: str, body: Markup, data: Mapping[str, Any]) -> str:
+    """Make the whole document; nothing in `title` or `data` can end the tag or the script that it is written into."""
     style, script = _asset("page.css"), "\n".join(("'use strict';", "{", *map(_asset, SCRIPTS), "}"))
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:;"
@@ -88,9 +86,9 @@ def html_page(title: str, body: Html, data: Mapping[str, Any]) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
         element("title", title),
-        Html(f"<style>{style}</style>"),
+        Markup(f"<style>{style}</style>"),
     )
-    block = Html(f'<script type="application/json" id="data">{_embedded(data)}</script>\n<script>{script}</script>')
+    block = Markup(f'<script type="application/json" id="data">{_embedded(data)}</script>\n<script>{script}</script>')
     return f'<!doctype html>\n<html lang="en">\n{head}\n{element("body", body, block)}\n</html>\n'
 
 
@@ -103,6 +101,6 @@ def _hash(text: str) -> str:
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
-    """JSON in which nothing looks like HTML: <, > and & are written as escapes of JavaScript."""
+    """Return JSON that contains no HTML: <, > and & are written as JavaScript escapes."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,10 +1,8 @@
-"""The model card of an exported network: what it is for, how it was made, what it scores, what it is not."""
+"""Writes the model card of an exported network: how to use it, its results, how it was made, and its limits."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.tables import Row
@@ -14,6 +12,11 @@ _STAGES = {
     "pruned": "pruned, before retraining",
     "retrained": "**this network**",
 }
+# The names of our metrics on the Hub, where they differ.
+_HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+
+# (split, metric, stage) to the value after the stage's last epoch
+Values = dict[tuple[str, str, str], float]
 
 _USE = """\
 ## Use
@@ -27,29 +30,33 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 """
 
 _SIGMOID = """\
-The head is the `sigmoid5` of the trial: the number that the network predicts is
-`5 * torch.sigmoid(model(**inputs).logits)`, between 0 and 5. `logits` alone are what comes before the sigmoid, and
-`transformers` pipelines do not apply it in this way: apply it yourself.
+The trial's head is `sigmoid5`: the network predicts `5 * torch.sigmoid(model(**inputs).logits)`, a number between 0
+and 5. `logits` are the values before the sigmoid. Apply it yourself: `transformers` pipelines do not apply it this way.
 """
 
 _SPEED = """\
-## What it is not
+## Limits
 
-The zeros are unstructured: they lie wherever the criterion put them. The file is as large and the network as slow as
-the dense one. Unstructured zeros give no speed-up by themselves: that needs a sparse format and kernels made for it.
+The zeros are unstructured: they are wherever the criterion put them. The file is as large as the dense network's, and
+the network is as slow. Unstructured zeros give no speed-up by themselves: that takes a sparse format and its kernels.
 """
 
 
 def model_card(spec: TrialSpec, row: Row, metrics: Sequence[Row], masks: Sequence[Row]) -> str:
-    """The README.md of an export, with the front matter that model hubs read."""
+    """Write the README.md of an export: Markdown, with the YAML front matter that the Hugging Face Hub reads.
+
+    `row` is the trial's row of `trials`; `metrics` and `masks` are its rows of these tables.
+    """
+    title = f"{_name(spec)} on {spec.dense.dataset}, {row['sparsity']:.1%} of its prunable weights zero"
+    values = _last_values(metrics)
     parts = [
-        _front(spec),
-        f"# {_name(spec)} on {spec.dense.dataset}, {row['sparsity']:.1%} of its prunable weights zero\n",
+        _front(spec, title, values),
+        f"# {title}\n",
         _summary(spec, row),
         _USE,
         _head(spec),
         "## Results\n",
-        _results(metrics, spec.dense.task.main_metric),
+        _results(values, spec.dense.task.main_metric),
         _how(spec, row),
         "## Sparsity per layer\n",
         _layers(masks),
@@ -59,28 +66,51 @@ def model_card(spec: TrialSpec, row: Row, metrics: Sequence[Row], masks: Sequenc
 
 
 def _name(spec: TrialSpec) -> str:
-    """The model's name without the folders it lay in: those say where, not what."""
+    """Return the model's name without the folders of a local path, which tell a reader nothing."""
     name = spec.dense.model.name
     return _plain(name if spec.dense.model.digest is None else name.rstrip("/").rsplit("/", 1)[-1])
 
 
 def _plain(text: str) -> str:
-    """Text that people gave, without what Markdown, HTML or a table would make of it."""
+    """Remove what Markdown, HTML or a table would interpret from a user's text."""
     return "".join(letter for letter in text if letter not in "`<>|*[]\\" and letter.isprintable())
 
 
-def _front(spec: TrialSpec) -> str:
-    fields: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": ["pruning", "unstructured-sparsity", "deepcuts"],
-    }
-    if spec.dense.model.digest is None:
-        fields["base_model"] = spec.dense.model.name
-    if spec.dense.task.hub:
-        fields["datasets"] = [spec.dense.task.hub]
-    lines = (f"{key}: {json.dumps(value)}\n" for key, value in fields.items())  # a JSON value is a YAML value
-    return f"---\n{''.join(lines)}---\n"
+def _last_values(metrics: Sequence[Row]) -> Values:
+    """Return the last epoch's value of every stage and metric on the validation splits."""
+    rows = sorted(metrics, key=lambda each: (each["epoch"], each["step"]))
+    return {(row["split"], row["metric"], row["stage"]): row["value"] for row in rows if row["split"] != "train"}
+
+
+def _front(spec: TrialSpec, title: str, values: Values) -> str:
+    """Write the front matter; it has the results where they are of a dataset on the Hub."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task, hub = spec.dense.task, spec.dense.task.hub
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=hub,
+            dataset_name=spec.dense.dataset,
+            dataset_config=task.config,
+            dataset_split=task.splits.get(split, split),
+            dataset_revision=None if task.revision == "main" else task.revision,
+            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_value=value,
+        )
+        for (split, metric, stage), value in values.items()
+        if hub and stage == "retrained"
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["pruning", "unstructured-sparsity", "deepcuts"],
+        base_model=spec.dense.model.name if spec.dense.model.digest is None else None,
+        datasets=[hub] if hub else None,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _summary(spec: TrialSpec, row: Row) -> str:
@@ -105,12 +135,8 @@ def _head(spec: TrialSpec) -> str:
     return text
 
 
-def _results(metrics: Sequence[Row], main: str) -> str:
-    """The last epoch of each stage on the validation splits, the task's main metric first."""
-    last: dict[tuple[str, str, str], float] = {}
-    for each in sorted(metrics, key=lambda each: (each["epoch"], each["step"])):
-        if each["split"] != "train":
-            last[each["split"], each["metric"], each["stage"]] = each["value"]
+def _results(last: Values, main: str) -> str:
+    """Write the table of results: a row per split and metric, the task's main metric first, and a column per stage."""
     places = sorted({key[:2] for key in last}, key=lambda place: (place[0], place[1] != main, place[1]))
     body = (
         [split, metric, *(_number(last.get((split, metric, stage))) for stage in _STAGES)] for split, metric in places
@@ -142,7 +168,7 @@ def _how(spec: TrialSpec, row: Row) -> str:
         f" learning rate {retrain.lr:g}.",
     ]
     if spec.score.criterion is None:
-        steps[1:3] = ["Pruned nothing: this is the unpruned control with the same budget of training."]
+        steps[1:3] = ["Pruned nothing: this is the unpruned control, trained for the same number of epochs."]
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     made = f"deepcuts {row['deepcuts']}, torch {row['torch']}, transformers {row['transformers']}"
     return f"## How it was made\n\n{numbered}\n\nMade with {made}.\n"

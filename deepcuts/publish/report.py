@@ -1,10 +1,11 @@
-"""One HTML page of a store, or of one sweep: what was run, who is better, curves, overlap, trials, how to repeat it."""
+"""Makes one HTML page of a store or of one sweep: what was run, which strategy is better, curves, overlap, trials."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from deepcuts.analysis import frames
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
+from deepcuts.names import nearest
 from deepcuts.publish.html import Child, element, html_page, joined
 from deepcuts.publish.sections import (
     checklist_section,
@@ -34,9 +36,21 @@ from deepcuts.store.store import Store
 BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
 
 
+@dataclass(frozen=True)
+class Report:
+    """A page as HTML `text`, and the `damaged` files of the store that it lacks: path to reason."""
+
+    text: str
+    damaged: Mapping[str, str]
+
+    def save(self, path: str | Path) -> None:
+        """Write the page to a file, which a browser opens without a network. Raises OSError where it cannot."""
+        Path(path).write_text(self.text, "utf-8")
+
+
 @dataclass
 class Gathered:
-    """What the page is made of; `notes` say what could not be shown, and why."""
+    """The contents of the page; `notes` say which parts could not be made, and why."""
 
     trials: pd.DataFrame
     facets: list[dict[str, Any]] = field(default_factory=list)
@@ -50,14 +64,18 @@ class Gathered:
         self.notes.setdefault(place, []).append(f"{label}: {reason}" if label else str(reason))
 
 
-def make_report(
+def report(
     store: Store, sweep: str | None = None, baseline: str | None = None, only: Mapping[str, str] | None = None
-) -> tuple[str, dict[str, str]]:
-    """The page, and the damaged files that it could not be made of (path to reason). `only` names columns of `trials`
-    and the value to keep, as text.
+) -> Report:
+    """Make the page of a store: verdicts, curves, mask overlap, trials, failures, and how to reproduce them.
 
-    Raises ValueError for an empty store, an unknown sweep or column, where no trial is left, and for a baseline that
-    nobody ran.
+    `sweep` keeps the trials of one sweep. `only` maps columns of `trials` to the value to keep, as text. `baseline` is
+    the strategy that the others are compared with; by default the first of `BASELINES` that the store has.
+
+        report(Store("results"), only={"dataset": "cola"}).save("cola.html")
+
+    Raises ValueError for an empty store, an unknown sweep or column, a baseline that no trial has, and where no trial
+    is left. Damaged files are left out and named on the page.
     """
     trials = frames.trials(store, **({"sweep": sweep} if sweep else {}))
     damaged = dict(trials.attrs["damaged"])
@@ -66,11 +84,11 @@ def make_report(
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
     trials = narrowed(trials, only or {})
     if baseline is not None and baseline not in set(trials["strategy"]):
-        known = ", ".join(sorted(trials["strategy"].dropna().unique()))
-        raise ValueError(f"--baseline {baseline!r}: no trial has this strategy; the store has {known}")
+        known = sorted(trials["strategy"].dropna().unique())
+        raise ValueError(f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known)}")
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
-    return _page(store, sweep, only or {}, gathered), gathered.damaged
+    return Report(_page(store, sweep, only or {}, gathered), gathered.damaged)
 
 
 def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathered:
@@ -90,7 +108,7 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
 
 
 def _comparable_sets(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The trials, or where two are one strategy, point and seed in other settings, those of each sweep."""
+    """Yield all trials; or those of each sweep, where trials differ in settings that the page does not show."""
     key = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
     completed = trials[trials["status"] == "completed"]
     if not completed.duplicated(key).any():
@@ -110,7 +128,7 @@ def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, lab
         gathered.note("verdicts", label, error)
         return
     if frame.empty:
-        gathered.note("verdicts", label, f"no strategy has a seed in common with {chosen}: there is nothing to compare")
+        gathered.note("verdicts", label, f"no strategy shares a seed with {chosen}: there is nothing to compare")
         return
     if label:
         frame = frame.assign(dataset=[f"{label} · {dataset}" for dataset in frame["dataset"]])
@@ -133,19 +151,19 @@ def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str)
 
 
 def _left_out(shown: int, pruned: int, store: Store) -> str:
-    """Which masks the page compares where it cannot hold all pairs, and how to see the others."""
+    """Say which masks the page compares where it cannot hold all pairs, and how to see the others."""
     uri = shlex.quote(store.uri)
     return (
-        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every strategy first, the most"
-        " pruned ones before the others, from all datasets in turn. For others make a page of fewer trials, as in"
-        f" deepcuts report {uri} --only dataset=NAME, or compare some: deepcuts iou {uri} --trials ID ID."
+        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every strategy first, the sparsest"
+        " trials before the others, each dataset in turn. To see others, make a page of fewer trials, for example"
+        f" deepcuts report {uri} --only dataset=NAME, or compare single ones: deepcuts iou {uri} --trials ID ID."
     )
 
 
 def _page(store: Store, sweep: str | None, only: Mapping[str, str], gathered: Gathered) -> str:
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
-    title += "".join(f", {key} {value} alone" for key, value in only.items())
+    title += "".join(f", only {key} {value}" for key, value in only.items())
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
         "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist as recommendations
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines
-from deepcuts.publish.html import Child, Html, code, element, html_table, joined, section
+from deepcuts.publish.html import Child, code, element, html_table, joined, section
 from deepcuts.records import records
 from deepcuts.store.store import Store
 from deepcuts.wording import duration, level
@@ -20,7 +21,7 @@ MOST_FAILURES = 60
 MOST_TRACEBACK = 8000
 
 
-def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Html:
+def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Markup:
     completed = trials[trials["status"] == "completed"]
     line = f"{len(completed):,} of {len(trials):,} trials completed"
     if len(completed) and completed["finished_at"].notna().any():
@@ -81,7 +82,7 @@ def _asked(trials: pd.DataFrame) -> str:
     return ", ".join([level(value, None) for value in compressions] + [level(None, value) for value in sparsities])
 
 
-def _notes(notes: Sequence[str]) -> Html | None:
+def _notes(notes: Sequence[str]) -> Markup | None:
     return element("ul", *(element("li", each) for each in notes), class_="note") if notes else None
 
 
@@ -163,7 +164,7 @@ def failed_section(trials: pd.DataFrame, uri: str) -> list[Child]:
     return parts
 
 
-def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Html:
+def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     first = part.iloc[0]
     text = str(first["traceback"])
     cut = f"...\n{text[-MOST_TRACEBACK:]}" if len(text) > MOST_TRACEBACK else text
@@ -202,7 +203,7 @@ def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, onl
     ]
 
 
-def _resolved(store: Store, names: Sequence[str]) -> Iterator[Html]:
+def _resolved(store: Store, names: Sequence[str]) -> Iterator[Markup]:
     there = set(store.names("sweeps", ".yaml"))
     for name in names:
         try:
@@ -216,7 +217,7 @@ def _resolved(store: Store, names: Sequence[str]) -> Iterator[Html]:
         yield element("details", element("summary", f"{name}.yaml, as it was resolved"), code(text))
 
 
-def wrapped(key: str, title: str, children: Sequence[Child]) -> Html:
+def wrapped(key: str, title: str, children: Sequence[Child]) -> Markup:
     return section(key, title, joined(children))
 
 

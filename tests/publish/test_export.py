@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from deepcuts.cli.main import main
 from deepcuts.experiment.spec import TrialSpec
@@ -15,6 +16,7 @@ from deepcuts.experiment.sweepfile import read_sweep
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network
+from deepcuts.publish.modelcard import model_card
 from deepcuts.store.store import Store
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.training.train import evaluate
@@ -113,12 +115,27 @@ def test_the_card_states_task_strategy_metrics_layers_and_limits(kept: tuple[Sto
     front = yaml.safe_load(text.split("---\n")[1])
     row = store.read("trials").table.to_pylist()[0]
     assert front["library_name"] == "transformers"
-    assert "base_model" not in front
+    assert not {"base_model", "datasets", "model-index"} & set(front)
     assert "LayerMagWeight" in text
     assert "give no speed-up by themselves" in text
     assert f"| validation | accuracy | {row['dense']:.4f} | {row['pruned']:.4f} | {row['retrained']:.4f} |" in text
     assert text.count("| `bert.") == 13
     assert "sigmoid5" not in text
+
+
+def test_the_card_of_a_hub_dataset_has_the_results_as_the_hub_reads_them(kept: tuple[Store, TrialSpec]) -> None:
+    store, trial = kept
+    (row,) = store.read("trials").table.to_pylist()
+    metrics, masks = (store.read(table).table.to_pylist() for table in ("metrics", "masks"))
+    task = trial.dense.task.model_copy(update={"hub": "nyu-mll/glue", "config": "cola", "metric": "matthews"})
+    score = trial.score.model_copy(update={"dense": trial.dense.model_copy(update={"task": task})})
+    card = ModelCard(model_card(trial.model_copy(update={"score": score}), row, metrics, masks))
+    assert card.data.datasets == ["nyu-mll/glue"]
+    assert {each.metric_type for each in card.data.eval_results} == {"accuracy", "f1", "matthews_correlation"}
+    (accuracy,) = (each for each in card.data.eval_results if each.metric_type == "accuracy")
+    assert (accuracy.dataset_type, accuracy.dataset_config) == ("nyu-mll/glue", "cola")
+    assert (accuracy.dataset_split, accuracy.metric_value) == ("validation", row["retrained"])
+    assert card.text.startswith("\n# toy on toy, ")
 
 
 def test_a_regression_with_the_seeds_head_round_trips_and_its_card_explains_the_sigmoid(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from builders.rows import LAYERS, trial
 
 from deepcuts.cli.main import main
 from deepcuts.publish.html import element, html_page
-from deepcuts.publish.report import make_report
+from deepcuts.publish.report import report
 from deepcuts.publish.webdata import choose
 from deepcuts.store.store import Store
 
@@ -56,8 +56,9 @@ def test_no_string_of_the_data_can_end_its_script() -> None:
 
 
 def test_the_page_loads_nothing_and_its_policy_admits_only_its_own_script(store: Store) -> None:
-    text, damaged = make_report(store)
-    assert damaged == {}
+    made = report(store)
+    text = made.text
+    assert made.damaged == {}
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy
     assert re.fullmatch(
@@ -69,7 +70,7 @@ def test_the_page_loads_nothing_and_its_policy_admits_only_its_own_script(store:
 
 def test_the_page_says_what_ran_what_failed_and_how_to_repeat_it(store: Store) -> None:
     store.write_bytes("sweeps/first.yaml", b"name: first\nmodel: tiny\n")
-    text, _ = make_report(store)
+    text = report(store).text
     for words in ("18 of 19 trials completed", "not enough seeds to tell", "model: tiny", "1 trial, stage retrain"):
         assert words in text, words
     assert f"deepcuts run first.yaml --store {store.uri}" in text
@@ -79,7 +80,7 @@ def test_the_page_says_what_ran_what_failed_and_how_to_repeat_it(store: Store) -
 def test_curves_and_overlap_of_the_page_are_those_of_the_store(store: Store) -> None:
     from deepcuts.analysis.overlap import overlap
 
-    data = _data(make_report(store)[0])
+    data = _data(report(store).text)
     (facet,) = data["facets"]
     points = facet["stages"]["retrained"]["lines"]["LayerSNIP"]
     assert [point[0] for point in points] == [0.5, 0.9]
@@ -101,7 +102,7 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("deepcuts.publish.webdata.choose", lambda trials: choose(trials, 4))
-    text = unescape(make_report(store)[0])
+    text = unescape(report(store).text)
     assert "The masks of 4 of 12 trials are compared here: two seeds of every strategy first" in text
     assert f"deepcuts report {store.uri} --only dataset=NAME" in text
     out = tmp_path / "report.html"
@@ -112,7 +113,7 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
     ]
     assert len(data["overlaps"][0]["pairs"]) == 1
     page = unescape(out.read_text("utf-8"))
-    assert "seed 1 alone, sparsity 0.9 alone</h1>" in page
+    assert "only seed 1, only sparsity 0.9</h1>" in page
     assert f"deepcuts report {store.uri} --only seed=1,sparsity=0.9 -o report.html" in page
     assert "are compared here" not in out.read_text("utf-8")
     assert main(["report", store.uri, "-o", str(out), "--only", "sed=1"]) == 2
@@ -122,18 +123,18 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
 def test_mixed_settings_are_shown_sweep_by_sweep(store: Store) -> None:
     again = trial(f"{99:016x}", "LayerSNIP", 0, sparsity_asked=0.5, sparsity=0.5, sweep="second", retrained=0.5)
     write_trial(store, again, 0)
-    data = _data(make_report(store)[0])
+    data = _data(report(store).text)
     assert {facet["set"] for facet in data["facets"]} == {"first", "second"}
 
 
 def test_one_trial_two_models_and_missing_masks_make_a_page_with_the_reasons(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "one"))
     write_trial(store, trial("a" * 16, "LayerSNIP", 0, finished_at=datetime(2026, 1, 2, tzinfo=UTC)), 0)
-    text, _ = make_report(store)
+    text = report(store).text
     assert "overlap needs the masks of two trials" in text
     store.delete(f"masks/{'a' * 16}.parquet")
     store.write("trials", "b" * 16, [trial("b" * 16, "Dense", 0, model="other")])
-    text, _ = make_report(store)
+    text = report(store).text
     assert "2 of 2 trials completed" in text
 
 
@@ -147,6 +148,16 @@ def test_an_empty_store_an_unknown_baseline_and_an_absent_folder_exit_2(
     assert not Path(out).exists()
     assert main(["report", store.uri, "-o", out, "--baseline", "LayerSNIP"]) == 0
     assert "wrote" in capsys.readouterr().out
+
+
+def test_a_report_is_saved_as_it_is_and_says_what_it_lacks(store: Store, tmp_path: Path) -> None:
+    Path(store.path("trials", "broken.parquet")).write_bytes(b"no parquet")
+    made = report(store, sweep="first", baseline="LayerSNIP", only={"seed": "1"})
+    made.save(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text("utf-8") == made.text
+    assert [Path(path).name for path in made.damaged] == ["broken.parquet"]
+    with pytest.raises(ValueError, match="unknown baseline 'LayerSNPI'; did you mean 'LayerSNIP'"):
+        report(store, baseline="LayerSNPI")
 
 
 def test_a_damaged_file_is_named_on_the_page_and_exits_1(store: Store, tmp_path: Path) -> None:

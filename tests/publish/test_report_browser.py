@@ -12,7 +12,7 @@ from builders.chromium import PATH, Page, chromium
 from builders.filled_store import HOSTILE, filled_store, write_trial
 from builders.rows import LAYERS, trial
 
-from deepcuts.publish.report import make_report
+from deepcuts.publish.report import report
 from deepcuts.store.store import Store
 
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Page]:
 
 def _open(browser: Page, tmp_path: Path, store: Store) -> Page:
     out = tmp_path / "report.html"
-    out.write_text(make_report(store)[0], "utf-8")
+    report(store).save(out)
     browser.said.clear()
     browser.requested.clear()
     browser.look()

@@ -10,6 +10,7 @@ from scipy import stats
 from deepcuts.analysis.significance import (
     equivalence,
     fewest_seeds,
+    half_width,
     holm,
     interval,
     mcnemar,
@@ -17,9 +18,32 @@ from deepcuts.analysis.significance import (
     sign_flip,
     spread,
     t_test,
+    two_level,
 )
 
 NORMAL = np.random.default_rng(3).normal(0.4, 1, 9)
+LABELS = np.tile([0.0, 1.0], 100)
+
+# The interval of a mean
+
+
+def test_three_values_by_hand() -> None:
+    # t(2, 0.975) = 4.30265 (any table), sd 0.1: 4.30265 * 0.1 / sqrt(3)
+    assert half_width(3, 0.1) == pytest.approx(0.248414, abs=1e-6)
+
+
+def test_two_values_have_a_wide_interval_and_one_has_none() -> None:
+    two, one, none = half_width([2, 1, 0], [1.0, math.nan, math.nan])
+    assert two == pytest.approx(12.7062 / math.sqrt(2), rel=1e-5)
+    assert math.isnan(one)
+    assert math.isnan(none)
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    assert half_width(5, 0.0) == 0
+
+
+# Paired differences
 
 
 def test_the_t_test_and_its_interval_are_those_of_scipy() -> None:
@@ -34,6 +58,17 @@ def test_sign_flips_are_counted_as_by_scipy() -> None:
         (NORMAL, np.zeros(9)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=600
     )
     assert sign_flip(NORMAL) == pytest.approx(found.pvalue)
+
+
+def test_sign_flips_one_sided_are_counted_as_by_scipy() -> None:
+    found = stats.permutation_test((NORMAL,), np.sum, permutation_type="samples", alternative="greater")
+    assert sign_flip(NORMAL, two_sided=False) == pytest.approx(found.pvalue)
+
+
+def test_sums_that_are_equal_but_for_rounding_are_ties() -> None:
+    # 0.1 + 0.2 - 0.3 is 5.6e-17: five of the sums 0.6, 0.4, 0.2, 0, 0, -0.2, -0.4, -0.6 are at least 0; scipy says 4
+    assert sign_flip(np.array([0.1, 0.2, -0.3]), two_sided=False) == 5 / 8
+    assert sign_flip(np.array([0.1, 0.2, -0.3])) == 1
 
 
 def test_sign_flips_of_three_differences_by_hand() -> None:
@@ -95,6 +130,15 @@ def test_no_difference_over_five_seeds_is_shown_and_over_four_is_not() -> None:
 def test_seeds_needed_are_those_of_power_tables(effect: float, seeds: int) -> None:
     # Cohen 1988; G*Power: matched pairs, two-sided, level 0.05, power 0.8
     assert seeds_needed(effect, 1.0, margin=1e-9) == seeds
+
+
+@pytest.mark.parametrize("level", [0.05, 0.001])
+@pytest.mark.parametrize("effect", [0.07, 0.3, 0.9, 2.5, 40.0])
+def test_seeds_needed_to_show_a_difference_are_the_first_with_that_power(effect: float, level: float) -> None:
+    n = int(seeds_needed(effect, 1.0, margin=1e-9, level=level))
+    counts = np.arange(max(6, n - 3), n + 1)
+    power = stats.nct.sf(stats.t.ppf(1 - level / 2, counts - 1), counts - 1, effect * np.sqrt(counts))
+    assert (power >= 0.8).tolist() == [count == n for count in counts]
 
 
 def test_seeds_needed_to_show_no_difference_give_that_power() -> None:
@@ -168,3 +212,83 @@ def test_every_sum_of_signs_is_visited_once() -> None:
     values = np.array([0.3, -0.1, 0.7, 0.2])
     sums = [abs(np.dot(signs, values)) for signs in product((1, -1), repeat=4)]
     assert sign_flip(values) == np.mean(np.array(sums) >= abs(values.sum()) - 1e-12)
+
+
+# Resampled predictions
+
+
+def answers(generator: np.random.Generator, rates: np.ndarray) -> np.ndarray:
+    """Predictions (S, 200) that are right with each seed's probability."""
+    right = generator.random((len(rates), len(LABELS))) < rates[:, None]
+    return np.where(right, LABELS, 1 - LABELS)
+
+
+def test_one_seed_has_the_error_of_its_examples() -> None:
+    generator = np.random.default_rng(0)
+    ours, theirs = answers(generator, np.array([0.9])), answers(generator, np.array([0.8]))
+    found = two_level(LABELS, ours, theirs, "accuracy")
+    right = (ours[0] == LABELS).astype(float) - (theirs[0] == LABELS)
+    assert found.difference == pytest.approx(right.mean())
+    assert found.error == pytest.approx(right.std() / np.sqrt(len(right)), rel=0.08)
+    assert found.high - found.difference == pytest.approx(stats.t.ppf(0.975, 199) * found.error)
+
+
+def test_seeds_that_differ_widen_the_interval_with_their_few_degrees_of_freedom() -> None:
+    # exactly 50 %, 70 % and 90 % right, the same examples every time: the spread is that of the seeds
+    ours = np.stack([np.where(np.arange(200) < rate * 200, LABELS, 1 - LABELS) for rate in (0.5, 0.7, 0.9)])
+    theirs = np.stack([np.where(np.arange(200) < 100, LABELS, 1 - LABELS)] * 3)
+    found = two_level(LABELS, ours, theirs, "accuracy")
+    assert found.difference == pytest.approx(0.2)
+    assert found.error == pytest.approx(0.2 / np.sqrt(3), rel=0.15)
+    assert found.high - found.low > 2 * 3 * found.error
+
+
+def test_the_same_predictions_differ_by_nothing() -> None:
+    ours = answers(np.random.default_rng(1), np.array([0.7, 0.8]))
+    found = two_level(LABELS, ours, ours, "matthews")
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson", "spearman", "mse"])
+def test_any_metric_can_be_resampled_and_comes_out_the_same_twice(metric: str) -> None:
+    generator = np.random.default_rng(2)
+    ours, theirs = (answers(generator, np.array([0.7, 0.9])) for _ in range(2))
+    found = two_level(LABELS, ours, theirs, metric, resamples=50)
+    assert found == two_level(LABELS, ours, theirs, metric, resamples=50)
+    assert found.low < found.difference < found.high
+
+
+def test_an_undefined_metric_of_a_resample_is_zero_and_no_warning() -> None:
+    constant = np.zeros((2, 200))
+    found = two_level(LABELS, constant, constant, "matthews", resamples=20)
+    assert found.error == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "metric", "message"),
+    [
+        (np.zeros((2, 200)), "acuracy", "no function gives metric 'acuracy'"),
+        (np.zeros((2, 199)), "accuracy", "need"),
+        (np.zeros((0, 200)), "accuracy", "need"),
+    ],
+)
+def test_mistakes_are_named(ours: np.ndarray, metric: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        two_level(LABELS, ours, ours, metric)
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, 0.05])
+def test_intervals_hold_the_truth_over_new_seeds_and_new_examples(seed_spread: float) -> None:
+    # examples differ in how hard they are, for all seeds alike, and seeds in how good they are
+    generator = np.random.default_rng(4)
+    covered = []
+    for _ in range(150):
+        hard = generator.normal(0, 0.15, len(LABELS))
+        better = 0.1 + generator.normal(0, seed_spread, (4, 1))
+        ours, theirs = (
+            np.where(generator.random((4, 200)) < np.clip(rate, 0, 1), LABELS, 1 - LABELS)
+            for rate in (0.75 + better + hard, 0.75 - hard)
+        )
+        found = two_level(LABELS, ours, theirs, "accuracy", resamples=100)
+        covered.append(found.low <= 0.1 <= found.high)
+    assert np.mean(covered) >= 0.91
