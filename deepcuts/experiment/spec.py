@@ -80,6 +80,11 @@ class Scoring(ScoringPass):
     smooth_batches: Positive = 100
 
 
+def examples_at_once(settings: Training | ScoringPass) -> int:
+    """Return how many examples of a batch are run at once."""
+    return min(settings.micro_batch or settings.batch_size, settings.batch_size)
+
+
 class ModelSource(Frozen):
     """A hub id with its revision, or a folder with the hash of its content."""
 

@@ -117,3 +117,22 @@ def flops(model: nn.Module, tokens: int, nonzero: bool = False) -> int:
             weights = int(torch.count_nonzero(module.weight)) if nonzero else module.weight.numel()
             total += 2 * weights * (tokens if id(module) in per_token else 1)
     return total
+
+
+def weights_of(network: Network) -> dict[str, Tensor]:
+    """Copy every parameter to the CPU; the copies share no memory with the network."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in network.model.named_parameters()}
+
+
+@torch.no_grad()
+def set_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the network. Raises ValueError unless there is one of each parameter's name and shape."""
+    parameters = dict(network.model.named_parameters())
+    if set(parameters) != set(weights):
+        raise ValueError(f"weights of other parameters: {sorted(set(parameters) ^ set(weights))[:3]!r}")
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)!r} and the network's {tuple(parameter.shape)!r}"
+            raise ValueError(f"weights of other parameters: {name!r} has shape {shapes}")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])

@@ -21,6 +21,17 @@ def count_kept(fraction: float, size: int) -> int:
     return int(round(fraction * size, 6) + 0.5)  # 0.9 sparsity of 5 is half a weight: 1 - 0.9 is a little less than 0.1
 
 
+def fraction_to_keep(compression: float | None, sparsity: float | None, total: int, prunable: int) -> float:
+    """Return the share of the prunable parameters that a compression asks to keep, or else a sparsity.
+
+    `total` counts the parameters of the whole network. Raises ValueError as `compression_to_fraction` does.
+    """
+    if compression is not None:
+        return compression_to_fraction(compression, total, prunable)
+    assert sparsity is not None
+    return 1 - sparsity
+
+
 def compression_to_fraction(compression: float, total: int, prunable: int) -> float:
     """The share of prunable parameters to keep: (total / compression - (total - prunable)) / prunable.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import Plan, shared
@@ -197,10 +197,8 @@ def _memory_parts(trial: TrialSpec) -> set[tuple[object, ...]]:
     dense, score = trial.dense, trial.score
     about = (dense.model, dense.dataset, dense.device, dense.precision, dense.compile, dense.max_tokens)
     parts: set[tuple[object, ...]] = {
-        (*about, each.optimizer, each.micro_batch or each.batch_size)
-        for each in (dense.finetune, trial.retrain)
-        if each is not None
+        (*about, each.optimizer, examples_at_once(each)) for each in (dense.finetune, trial.retrain) if each is not None
     }
     if score.data != "none":
-        parts.add((*about, score.data, score.micro_batch or score.batch_size, score.smoothing_passes))
+        parts.add((*about, score.data, examples_at_once(score), score.smoothing_passes))
     return parts

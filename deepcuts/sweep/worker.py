@@ -109,7 +109,7 @@ def run_pipeline(handed: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         named = {f"{stage}/{split}/{name}": value for split, of in values.items() for name, value in of.items()}
         tune.report({"stage": stage, "epoch": epoch, "step": told.get("step", 0), **named})
 
-    bench = Context(
+    context = Context(
         store,
         handed.threads,
         checkpoint_minutes=handed.checkpoint_minutes,
@@ -120,6 +120,6 @@ def run_pipeline(handed: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         stop=beat.stopping,
     )
     try:
-        return run_trial(trial, handed.sweep, bench, handed.keep_models)
+        return run_trial(trial, handed.sweep, context, handed.keep_models)
     except Interrupted:
         return {}

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
 from deepcuts.model.load import model_commit
-from deepcuts.model.network import Network, prunable
+from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.score import score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
-from deepcuts.trial.context import Context, Material, fit, set_weights, weights_of
+from deepcuts.trial.context import Context
+from deepcuts.trial.fitting import fit
+from deepcuts.trial.loading import Material
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FineTuned:
     seconds: float
 
 
-def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Context) -> FineTuned:
+def fine_tune(network: Network, material: Material, dense: DenseSpec, context: Context) -> FineTuned:
     """theta_1, from the store or made now and published there; the network is left with its weights.
 
     Raises ValueError where the stored one was made from another commit of the model or the dataset, and for a
@@ -46,41 +48,41 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, bench: Con
         "model_commit": model_commit(dense.model.name, dense.model.revision),
         "data_commit": data_commit(dense.task),
     }
-    meta = bench.store.artifact("dense", key)
-    if meta is not None and {_snapshot(step) for step in bench.snapshots} <= set(meta["files"]):
+    meta = context.store.artifact("dense", key)
+    if meta is not None and {_snapshot(step) for step in context.snapshots} <= set(meta["files"]):
         _same_commits(meta, commits, key)
-        set_weights(network, load_artifact(bench.store, "dense", key, "model.safetensors"))
-        rows, predictions = (_stored_rows(bench.store, key, table) for table in ("metrics", "predictions"))
+        set_weights(network, load_artifact(context.store, "dense", key, "model.safetensors"))
+        rows, predictions = (_stored_rows(context.store, key, table) for table in ("metrics", "predictions"))
         return FineTuned(weights_of(network), rows, predictions, True, 0.0)
-    _check_snapshots(material, dense, bench)
-    rows, predictions = fit(network, material, dense.finetune, dense, bench, "dense", key)
+    _check_snapshots(material, dense, context)
+    rows, predictions = fit(network, material, dense.finetune, dense.seed, context, "dense", key)
     seconds = time.monotonic() - began
     about = {"dense_id": key, "spec": dense.model_dump(mode="json"), "seconds": seconds, **commits}
-    with bench.store.new_artifact("dense", key, about) as folder:
+    with context.store.new_artifact("dense", key, about) as folder:
         save_tensors(folder / "model.safetensors", weights_of(network))
         for table, content in (("metrics", rows), ("predictions", predictions)):
             (folder / f"{table}.parquet").write_bytes(encode(table, content))
-        for step in bench.snapshots:
-            with bench.store.local_copy(bench.snapshot_name(key, step)) as path:
+        for step in context.snapshots:
+            with context.store.local_copy(context.snapshot_name(key, step)) as path:
                 (folder / _snapshot(step)).write_bytes(path.read_bytes())
-    bench.checkpoint(key).remove()
-    for step in bench.snapshots:
-        bench.store.delete(bench.snapshot_name(key, step))
+    context.checkpoint(key).remove()
+    for step in context.snapshots:
+        context.store.delete(context.snapshot_name(key, step))
     return FineTuned(weights_of(network), rows, predictions, False, seconds)
 
 
-def _check_snapshots(material: Material, dense: DenseSpec, bench: Context) -> None:
+def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> None:
     """Refuse steps beyond the last; give up a checkpoint that is past a step which nobody kept."""
     steps = dense.finetune.epochs * math.ceil(len(material.train) / dense.finetune.batch_size)
-    if beyond := [step for step in bench.snapshots if step > steps]:
+    if beyond := [step for step in context.snapshots if step > steps]:
         raise ValueError(
             f"rewind: step {min(beyond)} is beyond the {steps} steps of fine-tuning; rewind to one of them"
         )
     key = dense.dense_id
-    if lost := [step for step in bench.snapshots if not bench.store.exists(bench.snapshot_name(key, step))]:
-        saved = bench.checkpoint(key).load()
+    if lost := [step for step in context.snapshots if not context.store.exists(context.snapshot_name(key, step))]:
+        saved = context.checkpoint(key).load()
         if saved is not None and saved[1]["step"] > min(lost):
-            bench.checkpoint(key).remove()
+            context.checkpoint(key).remove()
 
 
 def _snapshot(step: int) -> str:
@@ -122,7 +124,7 @@ def find_scores(
     network: Network,
     material: Material,
     spec: ScoreSpec,
-    bench: Context,
+    context: Context,
     initial: Mapping[str, Tensor],
 ) -> Scored:
     """Scores on the fine-tuned network, from the store or made now.
@@ -134,16 +136,17 @@ def find_scores(
     assert spec.score_id is not None
     names = prunable(network.model, spec.prune_biases)
     if spec.data != "none":
-        meta = bench.store.artifact("scores", spec.score_id)
+        meta = context.store.artifact("scores", spec.score_id)
         if meta is not None:
-            loaded = load_artifact(bench.store, "scores", spec.score_id, "scores.safetensors")
+            loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
     began = time.monotonic()
-    wanted = _served(spec, bench)
+    wanted = _served(spec, context)
+    settings = _settings(wanted, context)
 
     def after_batch(used: int) -> bool:
-        bench.on_progress("score", 0, used)
-        return bench.stop()
+        context.on_progress("score", 0, used)
+        return context.stop()
 
     scores, used = score(
         replace(network, compiled=None),  # hooks look into its layers
@@ -151,47 +154,46 @@ def find_scores(
         list(wanted),
         material.train.to(network.device),
         _scoring_order(material, spec),
-        _settings(wanted, bench),
+        settings,
         spec.dense.seed,
         initial,
-        bench.checkpoint(spec.pass_id) if spec.data != "none" else None,
+        context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
     )
     made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
     if spec.data != "none":
-        made = replace(made, micro_batch=bench.bound(spec.micro_batch, spec.batch_size) or spec.batch_size)
+        made = replace(made, micro_batch=examples_at_once(settings))
         for criterion, partner in wanted.items():
-            _publish_scores(bench.store, partner, replace(made, scores=scores[criterion]))
-        bench.checkpoint(spec.pass_id).remove()
+            _publish_scores(context.store, partner, replace(made, scores=scores[criterion]))
+        context.checkpoint(spec.pass_id).remove()
     return made
 
 
-def _served(spec: ScoreSpec, bench: Context) -> dict[str, ScoreSpec]:
+def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
     """The criteria whose scores one pass makes: the one asked for, and every partner's that is not there yet."""
     wanted = {str(spec.criterion): spec}
     if spec.data == "none":
         return wanted
-    for partner in bench.partners:
+    for partner in context.partners:
         if (
             partner.score_id
             and partner.pass_id == spec.pass_id
-            and not bench.store.artifact("scores", partner.score_id)
+            and not context.store.artifact("scores", partner.score_id)
         ):
             wanted.setdefault(str(partner.criterion), partner)
     return wanted
 
 
-def _settings(wanted: Mapping[str, ScoreSpec], bench: Context) -> ScoringPass:
+def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
     """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
     first = next(iter(wanted.values()))
     shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
     observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
     update = {
-        "micro_batch": bench.at_once(first.micro_batch),
         "shift": (shifted or [first])[0].shift,
         "count_padding": (observing or [first])[0].count_padding,
     }
-    return first.model_copy(update=update)
+    return context.bound(first).model_copy(update=update)
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

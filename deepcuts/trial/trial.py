@@ -21,28 +21,19 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor
 
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.network import Network, flops, prunable
+from deepcuts.model.network import Network, flops, prunable, set_weights, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import compression_to_fraction
+from deepcuts.pruning.compression import fraction_to_keep
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import save_tensors
 from deepcuts.training.checkpoint import Interrupted
-from deepcuts.trial.context import (
-    Context,
-    Material,
-    device_of,
-    evaluate_stage,
-    fit,
-    load_material,
-    load_network,
-    metric_rows,
-    set_weights,
-    weights_of,
-)
+from deepcuts.trial.context import Context
+from deepcuts.trial.fitting import evaluate_stage, fit, metric_rows
+from deepcuts.trial.loading import Material, device_of, load_material, load_network
 from deepcuts.trial.row import failure_columns, identity_columns
 from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
 
@@ -57,27 +48,27 @@ class Account:
     stage: str = "load"
 
 
-def run_trial(trial: TrialSpec, sweep: str, bench: Context, keep_model: bool = False) -> Row:
+def run_trial(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
     """Run a trial and publish its rows, the one in `trials` last; return that one.
 
     What goes wrong for reasons of the trial's own becomes a failed row. A store that cannot be read or written
     (OSError) and a request to stop (Interrupted) are raised: the trial is not at fault, and is run again.
     """
     if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
-        bench = replace(bench, snapshots=bench.snapshots | {trial.rewind})
+        context = replace(context, snapshots=context.snapshots | {trial.rewind})
     identity, before = identity_columns(trial, sweep), Row()
     identity |= {"host": socket.gethostname(), "started_at": datetime.now(UTC)}
     began = time.monotonic()
     while True:
         account = Account(dict(identity), [], [])
         try:
-            _run(trial, bench, account, keep_model)
+            _run(trial, context, account, keep_model)
         except torch.OutOfMemoryError as error:
-            smaller = _halved(trial, bench)
+            smaller = _halved(trial, context)
             if smaller is None:
                 _fail(account, error)
             else:
-                bench, before = smaller, _own(account.row, before)
+                context, before = smaller, _own(account.row, before)
                 torch.cuda.empty_cache()
                 continue
         except (OSError, Interrupted):
@@ -87,15 +78,16 @@ def run_trial(trial: TrialSpec, sweep: str, bench: Context, keep_model: bool = F
         break
     _own(account.row, before)
     account.row |= {"total_seconds": time.monotonic() - began, "finished_at": datetime.now(UTC)}
-    _publish(trial, account, bench)
+    _publish(trial, account, context)
     return account.row
 
 
-def _halved(trial: TrialSpec, bench: Context) -> Context | None:
-    """The bench with half the micro-batch; None where a single example was too much already."""
-    settings = (trial.dense.finetune, trial.retrain or trial.dense.finetune, trial.score)
-    now = max(bench.bound(each.micro_batch, each.batch_size) or each.batch_size for each in settings)
-    return replace(bench, micro_batch=now // 2) if now > 1 else None
+def _halved(trial: TrialSpec, context: Context) -> Context | None:
+    """Return the context with half the micro-batch; None where a single example was too much already."""
+    trained = (trial.dense.finetune, trial.retrain or trial.dense.finetune)
+    sizes = [examples_at_once(context.bound(each)) for each in trained]
+    now = max(*sizes, examples_at_once(context.bound(trial.score)))
+    return replace(context, micro_batch=now // 2) if now > 1 else None
 
 
 def _own(row: Row, before: Row) -> Row:
@@ -111,20 +103,20 @@ def _fail(account: Account, error: Exception) -> None:
     account.row |= failure_columns("trial", account.stage, text, "".join(traceback.format_exception(error)))
 
 
-def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -> None:
+def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool) -> None:
     dense = trial.dense
-    prepare_process(bench.threads, dense.tf32)
+    prepare_process(context.threads, dense.tf32)
     account.row |= {"device": _device_name(device_of(dense))}
     if dense.device == "cuda":
         torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()
     material, network = load_material(dense), load_network(dense)
     names = prunable(network.model, trial.score.prune_biases)
-    account.row |= _size_columns(network, material, names, trial, bench)
+    account.row |= _size_columns(network, material, names, trial, context)
     theta_0 = weights_of(network)
 
-    _begin("dense", account, bench)
-    tuned = fine_tune(network, material, dense, bench)
+    _begin("dense", account, context)
+    tuned = fine_tune(network, material, dense, context)
     account.metrics += tuned.metrics
     account.predictions += tuned.predictions
     account.row |= {
@@ -135,21 +127,21 @@ def _run(trial: TrialSpec, bench: Context, account: Account, keep_model: bool) -
     if trial.retrain is None:
         account.row |= _pruned_columns(network, trial, _all_kept(network, names))
     else:
-        kept = _prune(trial, bench, account, network, material, names, theta_0)
-        _retrain(trial, bench, account, network, material, kept, _start(trial, bench, theta_0, tuned))
-        _begin("store", account, bench)
-        _publish_masks(trial, bench, kept)
+        kept = _prune(trial, context, account, network, material, names, theta_0)
+        _retrain(trial, context, account, network, material, kept, _start(trial, context, theta_0, tuned))
+        _begin("store", account, context)
+        _publish_masks(trial, context, kept)
         if keep_model:
-            _keep_weights(trial, bench, network, kept)
+            _keep_weights(trial, context, network, kept)
     if dense.device == "cuda":
         account.row |= _gpu_memory()
     account.row["status"] = "completed"
 
 
-def _begin(step: str, account: Account, bench: Context) -> None:
+def _begin(step: str, account: Account, context: Context) -> None:
     """Note that the trial comes to a step of `wording.STEPS`, and say so: it is the stage of any failure from here."""
     account.stage = step
-    bench.on_progress(step, 0, 0)
+    context.on_progress(step, 0, 0)
 
 
 def _device_name(device: torch.device) -> str:
@@ -164,14 +156,14 @@ def _gpu_memory() -> Row:
     return {"peak_gpu_bytes": torch.cuda.max_memory_reserved(), "gpu_bytes": whole}
 
 
-def _size_columns(network: Network, material: Material, names: list[str], trial: TrialSpec, bench: Context) -> Row:
+def _size_columns(network: Network, material: Material, names: list[str], trial: TrialSpec, context: Context) -> Row:
     counts = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     training = trial.retrain or trial.dense.finetune
     return {
         "parameters": sum(counts.values()),
         "prunable": sum(counts[name] for name in names),
         "flops": flops(network.model, trial.dense.max_tokens),
-        "micro_batch": bench.bound(training.micro_batch, training.batch_size) or training.batch_size,
+        "micro_batch": examples_at_once(context.bound(training)),
         "examples_truncated": material.cut,
     }
 
@@ -196,7 +188,7 @@ def _all_kept(network: Network, names: list[str]) -> dict[str, Tensor]:
 
 def _prune(
     trial: TrialSpec,
-    bench: Context,
+    context: Context,
     account: Account,
     network: Network,
     material: Material,
@@ -206,44 +198,44 @@ def _prune(
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
     found = Scored({}, 0, None, False, 0.0)
     if trial.prunes:
-        _begin("score", account, bench)
-        found = find_scores(network, material, trial.score, bench, theta_0)
+        _begin("score", account, context)
+        found = find_scores(network, material, trial.score, context, theta_0)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
-    _begin("pruned", account, bench)
+    _begin("pruned", account, context)
     began = time.monotonic()
-    kept = masks_of_trial(trial, found.scores, account.row) if found.scores else _all_kept(network, names)
+    kept = _all_kept(network, names)
+    if trial.prunes:
+        parameters = sum(parameter.numel() for parameter in network.model.parameters())
+        kept = masks_of_trial(trial, found.scores, parameters)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
     return kept
 
 
-def masks_of_trial(trial: TrialSpec, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The trial's masks from its scores; `sizes` has the `parameters` and `prunable` that a compression counts."""
+def masks_of_trial(trial: TrialSpec, scores: Mapping[str, Tensor], parameters: int) -> dict[str, Tensor]:
+    """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters."""
     assert trial.scope is not None
-    if trial.compression is not None:
-        fraction = compression_to_fraction(trial.compression, sizes["parameters"], sizes["prunable"])
-    else:
-        assert trial.sparsity is not None
-        fraction = 1 - trial.sparsity
+    prunable = sum(score.numel() for score in scores.values())
+    fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
     made = make_masks(scores, fraction, trial.scope)
     return shuffle(made, derive(trial.dense.seed, "shuffle")) if trial.control == "shuffle" else made
 
 
-def _start(trial: TrialSpec, bench: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
+def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
     """The weights that the rewind goes back to."""
     if trial.rewind == "none":
         return tuned.weights
     if trial.rewind == "init":
         return theta_0
-    return snapshot_weights(bench.store, trial.dense, trial.rewind)
+    return snapshot_weights(context.store, trial.dense, trial.rewind)
 
 
 def _retrain(
     trial: TrialSpec,
-    bench: Context,
+    context: Context,
     account: Account,
     network: Network,
     material: Material,
@@ -252,7 +244,7 @@ def _retrain(
 ) -> None:
     """Rewind the kept weights and train them with the masks on."""
     assert trial.retrain is not None
-    _begin("rewound", account, bench)
+    _begin("rewound", account, context)
     began = time.monotonic()
     on_device = _on(network, kept)
     set_weights(network, start)
@@ -261,9 +253,9 @@ def _retrain(
         expected = start[name] if name not in kept else torch.where(kept[name], start[name], 0.0)
         assert torch.equal(parameter.detach().cpu(), expected), f"the rewind of {name} is not bitwise"
     _evaluate(trial, account, network, material, "rewound")
-    _begin("retrained", account, bench)
+    _begin("retrained", account, context)
     rows, predictions = fit(
-        network, material, trial.retrain, trial.dense, bench, "retrained", trial.trial_id, masks=on_device
+        network, material, trial.retrain, trial.dense.seed, context, "retrained", trial.trial_id, masks=on_device
     )
     parameters = dict(network.model.named_parameters())
     for name, mask in on_device.items():
@@ -292,7 +284,7 @@ def _last(rows: list[Row], metric: str) -> float:
     return float(max(found, key=lambda row: row["epoch"])["value"])
 
 
-def _publish_masks(trial: TrialSpec, bench: Context, kept: Mapping[str, Tensor]) -> None:
+def _publish_masks(trial: TrialSpec, context: Context, kept: Mapping[str, Tensor]) -> None:
     rows = []
     for name in bytewise(kept):
         layer, _, parameter = name.rpartition(".")
@@ -308,22 +300,22 @@ def _publish_masks(trial: TrialSpec, bench: Context, kept: Mapping[str, Tensor])
                 "bits": pack(mask.numpy()),
             }
         )
-    bench.store.write("masks", trial.trial_id, rows)
+    context.store.write("masks", trial.trial_id, rows)
 
 
-def _keep_weights(trial: TrialSpec, bench: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
+def _keep_weights(trial: TrialSpec, context: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
     """Only the kept weights, flat, in the order of the mask; tensors that are not prunable whole."""
     weights = weights_of(network)
     small = {name: weights[name][kept[name]] if name in kept else weights[name] for name in weights}
-    with bench.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:
+    with context.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:
         save_tensors(folder / "kept.safetensors", small)
 
 
-def _publish(trial: TrialSpec, account: Account, bench: Context) -> None:
+def _publish(trial: TrialSpec, account: Account, context: Context) -> None:
     key, row = trial.trial_id, account.row
     if row["status"] == "completed":
-        bench.store.write("metrics", key, [{"trial_id": key, **metric} for metric in account.metrics])
-        bench.store.write("predictions", key, [{"trial_id": key, **each} for each in account.predictions])
-    bench.store.write("trials", key, [row])
+        context.store.write("metrics", key, [{"trial_id": key, **metric} for metric in account.metrics])
+        context.store.write("predictions", key, [{"trial_id": key, **each} for each in account.predictions])
+    context.store.write("trials", key, [row])
     if row["status"] == "completed":
-        bench.checkpoint(key).remove()
+        context.checkpoint(key).remove()

@@ -9,10 +9,12 @@ from torch import Tensor
 from deepcuts.data.toy import VERSION
 from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
 from deepcuts.experiment.tasks import TASKS, Task
+from deepcuts.model.network import weights_of
 from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
-from deepcuts.trial.context import Context, load_network, weights_of
+from deepcuts.trial.context import Context
+from deepcuts.trial.loading import load_network
 
 TASK = TASKS["toy"].model_copy(update={"digest": VERSION})
 TRAINING = Training(epochs=1, batch_size=16, lr=1e-3)
@@ -48,7 +50,7 @@ def trial(
     return TrialSpec(score=score, scope=scope, control=control, sparsity=sparsity, retrain=retrain, **fields)
 
 
-def bench(store: Store, **fields: Any) -> Context:
+def context(store: Store, **fields: Any) -> Context:
     return Context(store, threads=1, **fields)
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.toy_trials import bench, dense, trial
+from builders.toy_trials import context, dense, trial
 from builders.transformers_networks import network, tokens
 from torch._dynamo.utils import counters
 
 from deepcuts.experiment.spec import Training, TrialSpec
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.network import Network, compiled
+from deepcuts.model.network import Network, compiled, weights_of
 from deepcuts.store.store import Store
 from deepcuts.training.train import evaluate, train
-from deepcuts.trial.context import load_material, load_network, weights_of
+from deepcuts.trial.loading import load_material, load_network
 from deepcuts.trial.shared_stages import find_scores
 
 # What torch's compiler warns of by itself.
@@ -77,7 +77,7 @@ def test_only_training_runs_what_was_compiled(tmp_path: Path) -> None:
     assert len(ran) == 2 * 5  # two epochs of 4, 4 and 2 examples, 2 at a time
     spec, names = trial("LayerGradCAM"), weights_of(made)
     find_scores(
-        _toy_that_must_not_compile(spec), load_material(spec.dense), spec.score, bench(Store(str(tmp_path))), names
+        _toy_that_must_not_compile(spec), load_material(spec.dense), spec.score, context(Store(str(tmp_path))), names
     )
     assert load_network(dense(compile=True)).compiled is not None
     assert load_network(dense()).compiled is None

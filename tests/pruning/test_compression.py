@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcuts.pruning.compression import compression_to_fraction, count_kept
+from deepcuts.pruning.compression import compression_to_fraction, count_kept, fraction_to_keep
 
 BERT = 109_483_778  # bert-base-uncased with a head of two classes
 WEIGHTS, WITH_BIASES = 85_524_480, 85_608_192
@@ -73,3 +73,8 @@ def test_a_half_weight_is_kept_whatever_rounding_makes_of_one_minus_the_sparsity
     sparsity: float, size: int, kept: int
 ) -> None:
     assert count_kept(1 - sparsity, size) == kept
+
+
+def test_a_fraction_is_that_of_the_compression_or_else_of_the_sparsity() -> None:
+    assert fraction_to_keep(2, None, 100, 80) == pytest.approx(30 / 80)
+    assert fraction_to_keep(None, 0.75, 100, 80) == 0.25

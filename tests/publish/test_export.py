@@ -20,7 +20,8 @@ from deepcuts.publish.modelcard import model_card
 from deepcuts.store.store import Store
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.training.train import evaluate
-from deepcuts.trial.context import Context, load_material
+from deepcuts.trial.context import Context
+from deepcuts.trial.loading import load_material
 from deepcuts.trial.trial import run_trial
 
 # One epoch on 64 examples teaches a pruned network nothing: it says the same of all of them.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.toy_trials import bench, dense, everything, trial
+from builders.toy_trials import context, dense, everything, trial
 
 from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.process import prepare_process
@@ -17,7 +17,7 @@ from deepcuts.pruning.masks import make_masks
 from deepcuts.scoring.score import score
 from deepcuts.store.store import Store
 from deepcuts.training.train import evaluate
-from deepcuts.trial.context import load_material, load_network
+from deepcuts.trial.loading import load_material, load_network
 from deepcuts.trial.trial import run_trial
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -36,7 +36,7 @@ def device(request: pytest.FixtureRequest) -> Any:
 def test_a_trial_gives_the_same_bits_again(device: Any, precision: str, strategy: str, tmp_path: Path) -> None:
     spec = trial(strategy, dense(device=device, precision=precision))
     stores = [Store(str(tmp_path / name)) for name in ("first", "second")]
-    found = [run_trial(spec, "test", bench(store)) for store in stores]
+    found = [run_trial(spec, "test", context(store)) for store in stores]
     assert [row["status"] for row in found] == ["completed", "completed"], found[0].get("traceback")
     assert everything(stores[0], spec) == everything(stores[1], spec)
     assert (found[0].get("peak_gpu_bytes") is not None) == (device == "cuda")

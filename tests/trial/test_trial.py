@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.toy_trials import STEPS, TRAINING, bench, dense, everything, rows, theta_0, theta_1, trial
+from builders.toy_trials import STEPS, TRAINING, context, dense, everything, rows, theta_0, theta_1, trial
 from torch import Tensor
 
 from deepcuts.data.splits import locate
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.spec import Training, TrialSpec
 from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.model.network import weights_of
 from deepcuts.pruning.bits import unpack
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
 from deepcuts.training.train import train
-from deepcuts.trial.context import evaluate_stage, weights_of
+from deepcuts.trial.fitting import evaluate_stage
 from deepcuts.trial.trial import run_trial
 
 pytestmark = [
@@ -42,7 +43,7 @@ def weights_at(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Tensor]]:
         seen[stage] = weights_of(network)
         return evaluate_stage(network, material, stage)
 
-    monkeypatch.setattr("deepcuts.trial.context.evaluate_stage", watched)
+    monkeypatch.setattr("deepcuts.trial.fitting.evaluate_stage", watched)
     monkeypatch.setattr("deepcuts.trial.trial.evaluate_stage", watched)
     return seen
 
@@ -57,7 +58,7 @@ def masks_of(store: Store, spec: TrialSpec) -> dict[str, Tensor]:
 
 
 def completed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
-    row = run_trial(spec, "test", bench(store), **fields)
+    row = run_trial(spec, "test", context(store), **fields)
     assert row["status"] == "completed", row["traceback"]
     return row
 
@@ -228,6 +229,6 @@ def test_every_training_is_seeded_by_the_trial(store: Store, monkeypatch: pytest
         seeds.append((named["seed"], named["stage"]))
         return train(*arguments, **named)
 
-    monkeypatch.setattr("deepcuts.trial.context.train", watched)
+    monkeypatch.setattr("deepcuts.trial.fitting.train", watched)
     completed(store, trial(of=dense(seed=3)))
     assert seeds == [(3, "dense"), (3, "retrained")]

@@ -1,0 +1,62 @@
+"""Loads what a trial works on: its tokenised data, and its network on the device that the spec asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deepcuts.data.batches import Tokens, cache_key, first_of_shuffle, tokenise
+from deepcuts.data.splits import content_digest, load_split
+from deepcuts.experiment.spec import DenseSpec
+from deepcuts.experiment.tasks import METRICS
+from deepcuts.fast.attention import use_quick_attention
+from deepcuts.fast.dropout import use_quick_dropout
+from deepcuts.model.load import load_model, load_tokenizer
+from deepcuts.model.network import Network, compiled
+
+
+@dataclass(frozen=True)
+class Material:
+    """The tokenised splits of a trial's dataset and the metrics that it records."""
+
+    train: Tokens
+    evaluated: dict[str, Tokens]
+    metric_names: tuple[str, ...]
+
+    @property
+    def cut(self) -> int:
+        return int(sum(tokens.cut.sum() for tokens in (self.train, *self.evaluated.values())))
+
+
+def device_of(dense: DenseSpec) -> torch.device:
+    """Return the device that the spec asks for. Raises ValueError where that is CUDA and there is none."""
+    if dense.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the trial asks for a GPU, and this process sees no usable CUDA device; set resources.gpus=0")
+    return torch.device(dense.device)
+
+
+def load_material(dense: DenseSpec) -> Material:
+    """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
+    tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
+    source = dense.model.digest or (dense.model.name, dense.model.revision)
+    splits = {}
+    for split in dense.task.splits:
+        part = load_split(dense.task, split)
+        key = cache_key(source, content_digest({split: part}))
+        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
+    chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
+    names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
+    return Material(splits.pop("train").select(chosen), splits, names)
+
+
+def load_network(dense: DenseSpec) -> Network:
+    """Load theta_0, the pretrained encoder with the head that the seed draws, onto its device."""
+    regression = dense.task.kind == "regression"
+    model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed)
+    device = device_of(dense)
+    use_quick_dropout(model)
+    use_quick_attention(model)
+    model = model.to(device)
+    quick = compiled(model) if dense.compile else None
+    return Network(model, dense.head, dense.loss, dense.precision, device, quick)
