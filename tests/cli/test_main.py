@@ -29,7 +29,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("DEEPCUTS_DATA_DIR", "DEEPCUTS_STORE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("deepcuts.sweep.prepare.local_gpus", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def run(capsys, *words):
@@ -283,8 +283,7 @@ def test_one_trial_of_a_store_is_found_beside_rows_of_other_versions(capsys, tmp
     assert "unknown trial 'cccc'; the store has 0 trials" in err
 
 
-def test_one_trial_of_a_gpu_is_not_run_over_its_results_on_a_machine_without(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepcuts.cli.sweeps.local_gpus", lambda: 0)
+def test_one_trial_of_a_gpu_is_not_run_over_its_results_on_a_machine_without(capsys, tmp_path):
     made = spec_of(of=dense(device="cuda"))
     spec = canonical(made.model_dump(mode="json"))
     write_trial(Store("results"), trial(made.trial_id, spec=spec))
