@@ -1,7 +1,10 @@
-"""What every test starts from: quiet libraries, caches of its own, one thread, and torch left as it was found."""
+"""What every test starts from: one thread, caches of its own, and torch left as it was found."""
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +13,14 @@ import pytest
 
 from deepcuts.data.toy import sentences
 
+# Two processes of two threads each on two cores are ten times as slow as of one thread each. Child processes inherit
+# it; a trial asks torch for its threads itself.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
 with suppress(ModuleNotFoundError):  # the tests on a GPU do without it
     import hypothesis
 
-    # An example that takes long says that the machine is busy, and nothing of the code.
+    # A slow example says that the machine is busy, and nothing about the code.
     hypothesis.settings.register_profile("patient", deadline=None)
     hypothesis.settings.load_profile("patient")
 
@@ -22,6 +29,20 @@ with suppress(ModuleNotFoundError):  # the tests on a GPU do without it
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the cache of the person who runs it."""
     monkeypatch.setenv("DEEPCUTS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_ray() -> Iterator[None]:
+    """Keep Ray's files, and the address of its last cluster, in a folder of this process.
+
+    Its path is short because Ray's sockets are in it: theirs may have 107 characters.
+    """
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        yield
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 @pytest.fixture

@@ -32,13 +32,16 @@ def ray_options() -> dict[str, Any]:
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster."""
+    """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster.
+
+    Without an address, Ray itself would connect to the last cluster of this machine, even to one that is gone.
+    """
     options = ray_options() | {"log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **options)
         else:
-            ray.init(include_dashboard=False, **options)
+            ray.init(address="local", include_dashboard=False, **options)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
 

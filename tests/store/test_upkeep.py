@@ -167,7 +167,10 @@ def test_the_checkpoint_of_a_compacted_trial_can_go_and_that_of_a_stage_stays(co
     assert needed == {trial_id: False, "of-a-stage": True, "absent": True}
 
 
-def test_nothing_is_collected_or_mended_under_a_running_trial(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_collected_or_mended_under_a_running_trial(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
     with Beat(Store(str(copy)), "0123456789abcdef", "other", []):
         assert main(["cache", str(copy), "--gc"]) == 2
         assert "in use" in capsys.readouterr().err

@@ -14,9 +14,10 @@ from builders.toy_sweeps import numbers
 
 from deepcuts.store.store import Store
 
-# A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/test_kill.py --log-cli-level=INFO
+# A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/sweep/test_kill.py --log-cli-level=INFO
 KILLS = int(os.environ.get("DEEPCUTS_KILLS", "3"))
 
+pytestmark = pytest.mark.xdist_group("ray")
 LOG = logging.getLogger(__name__)
 Numbers = dict[str, list[dict[str, object]]]
 
@@ -26,7 +27,7 @@ datasets: [toy]
 strategies: [LayerMagWeight, LayerGradCAM, GlobalSmoothGrad]
 sparsities: [0.9]
 max_tokens: 32
-max_train_examples: 1600
+max_train_examples: 800
 finetune: {epochs: 3, batch_size: 16, lr: 1.0e-3}
 retrain: {epochs: 3}
 rewind: 10
@@ -125,29 +126,25 @@ def check_whole(store: Path, undisturbed: Numbers) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_sweep_that_is_interrupted_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
-    store = sweep.parent / "interrupted"
-    assert "run the same command again to go on" in stopped(sweep, store, signal.SIGINT, 130)
-    assert set(Store(str(store)).statuses().values()) <= {"completed"}
-    finish(sweep, store)
-    assert numbers(Store(str(store))) == undisturbed
-
-
-def test_a_sweep_that_is_terminated_ends_within_seconds(sweep: Path) -> None:
-    stopped(sweep, sweep.parent / "terminated", signal.SIGTERM, 143)
-
-
-def test_a_sweep_out_of_hours_starts_nothing_new_and_exits_130(sweep: Path) -> None:
-    process = start(sweep, sweep.parent / "hours", "--max-hours", "0.001")
+def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
+    """Out of hours, terminated and interrupted, one after the other on one store."""
+    store = sweep.parent / "stopped"
+    process = start(sweep, store, "--max-hours", "0.001")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130, output
     assert "stopped early" in output
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        assert "run the same command again to go on" in stopped(sweep, store, number, code)
+        assert set(Store(str(store)).statuses().values()) <= {"completed"}
+    finish(sweep, store)
+    check_whole(store, undisturbed)
 
 
 def stopped(sweep: Path, store: Path, number: signal.Signals, code: int) -> str:
+    """Launch, send a signal once a trial is at work, and return what the launch said."""
     process = start(sweep, store)
     wait_for_work(process, store)
-    time.sleep(2)
+    time.sleep(1)
     process.send_signal(number)
     asked = time.monotonic()
     output, _ = process.communicate(timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,26 +18,33 @@ from ray.cluster_utils import Cluster
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import check_nodes, ray_options
+from deepcuts.sweep.cluster import check_nodes, ray_options, start_ray
 from deepcuts.sweep.worker import Launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-pytestmark = pytest.mark.filterwarnings(
-    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
+]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head that runs nothing and two nodes with one CPU each."""
+    ray.shutdown()  # of the tests before
     options = ray_options()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    often = {"health_check_period_ms": 1000}  # the loss of a node is noticed by five missing answers
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": often})
     for _ in range(2):
         made.add_node(num_cpus=1)
     ray.init(address=made.address, log_to_driver=False, **options)
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def waits_on_its_node(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
@@ -50,8 +58,6 @@ def waits_on_its_node(handed: Launch, trial: TrialSpec, store: Store, beat: Any)
 
 
 def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: Cluster, tmp_path: Path) -> None:
-    import threading
-
     store = Store(str(tmp_path))
 
     def lose_the_waiting_node() -> None:
@@ -69,10 +75,11 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: C
     killer.join()
     assert len(store.statuses()) == 6
     assert set(store.statuses().values()) == {"completed"}
-    deadline = time.monotonic() + 60  # the loss of a node is noticed by its missing heartbeats
-    while len([node for node in ray.nodes() if node["Alive"]]) != 2 and time.monotonic() < deadline:
-        time.sleep(1)
-    assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    deadline = time.monotonic() + 60
+    while living_nodes() != 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert living_nodes() == 2
+    nodes.add_node(num_cpus=1)  # for the tests after this one
 
 
 @pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
@@ -99,3 +106,10 @@ def test_a_node_that_cannot_reach_the_store_is_named_before_the_first_trial(
     elsewhere = str(tmp_path / "not-shared")  # what the same path is on a node without the shared folder
     with pytest.raises(ValueError, match=r"node \S+ \(\S+\) cannot use it.*is the folder shared"):
         check_nodes(store, elsewhere)
+
+
+def test_without_an_address_ray_starts_here_whatever_cluster_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    start_ray(None)
+    assert asked["address"] == "local"

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from builders.ray_sweeps import launch, one_strategy
 from ray import tune
 
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import ray_options
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.sweep.trackers import Guarded, tracker_callbacks
 from deepcuts.sweep.worker import run_pipeline
 
 pytestmark = [
+    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
 ]
@@ -59,15 +58,8 @@ def _missing() -> tune.Callback:
     raise ModuleNotFoundError("No module named 'mlflow'")
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Any:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **ray_options())
-    yield
-    ray.shutdown()
-
-
 def test_a_sweep_is_mirrored_and_failing_trackers_harm_no_trial(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deepcuts.sweep.trackers.END_SECONDS", 2.0)
     said: list[str] = []

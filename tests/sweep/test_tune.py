@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.live import Watch
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster, ray_options
+from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -28,21 +28,10 @@ from deepcuts.sweep.tune import Outcome, _Listener, _Searcher, run_plan
 from deepcuts.sweep.worker import Launch, make_launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
-pytestmark = pytest.mark.filterwarnings(
-    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
-)
-
-
-@pytest.fixture(scope="module")
-def four_gpus() -> Iterator[None]:
-    """A Ray of this machine with 4 CPUs and 4 logical GPUs, by the same settings as a real one."""
-    ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, **ray_options())
-    yield
-    deadline = time.time() + 30
-    while (left := ray.available_resources()).get("CPU") != 4 and time.time() < deadline:
-        time.sleep(0.1)
-    ray.shutdown()
-    assert (left["CPU"], left["GPU"]) == (4, 4), "a sweep keeps what it no longer uses"
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
+]
 
 
 def stay_a_while(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
