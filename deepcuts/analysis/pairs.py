@@ -1,4 +1,4 @@
-"""What two trials have in common, and how far their masks then agree (frames in, frames out)."""
+"""Finds pairs of trials that differ in one thing alone, and how far their masks agree (frames in, frames out)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from numpy.typing import NDArray
 
 from deepcuts.analysis.overlap import MEASURES
 
-# Pairs that differ in one of these, and in nothing else, tell what that one does to a mask.
+# A pair that differs in one of these and in nothing else shows the effect of that one on the mask.
 RELATIONS = ("other seed", "other strategy", "other compression", "other dataset")
 
 _ASKED = ["compression", "sparsity_asked"]
 
 
 def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a frame of `overlap` whose two trials differ in one thing alone, with that `relation` and with
-    what the first trial is: `model, dataset, strategy, compression, sparsity_asked, seed` (`_b`: the other one)."""
+    """Return the rows of a frame of `overlap` whose two trials differ in one thing alone.
+
+    Columns are added: that `relation` (one of RELATIONS); from the rows of `trials` what the first trial is, `model,
+    dataset, strategy, compression, sparsity_asked, seed`; and the same of the second one, but for the model, with `_b`.
+    """
     columns = ["trial_id", "model", "dataset", "strategy", *_ASKED, "seed"]
-    known = trials[columns].drop_duplicates("trial_id").set_index("trial_id")
+    known = trials[columns].set_index("trial_id")
     asked = known["compression"].fillna(-known["sparsity_asked"])  # one number: no compression is negative
     pairs = overlap[["trial_a", "trial_b"]].drop_duplicates()
     differs = pd.DataFrame(
@@ -38,17 +41,17 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
-    """Whether the two trials of each pair have other values."""
+    """Tell for each pair whether its two trials have different values."""
     ours, theirs = pairs["trial_a"].map(values), pairs["trial_b"].map(values)
     return pd.Series(ours.to_numpy() != theirs.to_numpy(), pairs.index)
 
 
 def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """How far masks agree, by what their trials differ in: `model, dataset, relation, compression, sparsity_asked`
-    (null where that is what differs), `layer` (null for the whole network; a kind of layer, where the frame is
-    `overlap(store, by_kind=True)`), the number of `pairs` and the mean of each of the MEASURES.
+    """Average how far masks agree, by the one thing in which their trials differ.
 
-    The seed's question in one frame: does another strategy find other weights than another seed does?
+    A row has `model, dataset, relation, compression, sparsity_asked` (null if that is what differs), `layer` (null for
+    the whole network; a kind of layer, if the frame is `overlap(store, by_kind=True)`), the number of `pairs` and the
+    mean of each of the MEASURES. It answers whether another strategy changes a mask more than another seed does.
     """
     frame = related(overlap, trials)
     for column in _ASKED:
@@ -63,12 +66,14 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
-    """Whether a strategy that prunes more keeps a part of what it keeps when it prunes less: for pairs that differ
-    in compression alone, `model, dataset, strategy, seed, denser, sparser` (trial ids), `layer`, and `share`, that
-    of the sparser one's kept weights which the denser one keeps too (1: nested; null: it keeps none).
+    """Measure whether what a strategy keeps at a high sparsity is a part of what it keeps at a lower one.
 
-    The frame is `overlap(store)`, layer by layer; `masks` are the rows of `analysis.masks`, whose counts turn the
-    IoU back into the weights that both keep.
+    A row per layer of each pair that differs in compression alone: `model, dataset, strategy, seed, denser, sparser`
+    (trial ids), `layer`, and `share`: how much of what the sparser one keeps the denser one keeps too (1: nested;
+    null: it keeps nothing).
+
+    The frame is `overlap(store)`, layer by layer; `masks` are the rows of `frames.mask_counts`, whose counts turn the
+    IoU back into the number of weights that both keep.
     """
     frame = related(overlap, trials)
     frame = frame[frame["relation"] == "other compression"]
@@ -90,7 +95,7 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
 
 
 def _kept(trial_ids: pd.Series, layers: pd.Series, masks: pd.DataFrame) -> NDArray[np.float64]:
-    """Kept weights of each trial in its layer, or in the whole network where the layer is null."""
+    """Return the weights that each trial keeps in its layer, or in the whole network if the layer is null."""
     whole = trial_ids.map(masks.groupby("trial_id")["kept"].sum())
     asked = pd.MultiIndex.from_arrays([trial_ids, layers])
     by_layer = masks.groupby(["trial_id", "layer"])["kept"].sum().reindex(asked)

@@ -1,4 +1,4 @@
-"""What pruning took whole, as a figure: neurons, inputs and attention heads without a weight left."""
+"""Draws where the kept weights are, and the neurons, inputs and attention heads without a weight left."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ _PANELS = {"rows": "Neurons (rows)", "columns": "Inputs (columns)", "heads": "At
 
 
 def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
-    """Where the kept weights are, from a frame of `density`: share of the weights kept against depth, a line per kind
-    of layer, averaged over seeds and datasets; a row of panels per strategy, a column per compression. The dashed
-    line is the whole network's. Strategies that keep the same share in every layer have one row together.
+    """Draw where the kept weights are, from a frame of `density` and the rows of its trials.
 
-    Raises ValueError for an empty frame.
+    A panel has the share of the weights kept against depth, a line per kind of layer, averaged over seeds and
+    datasets; the dashed line is the whole network's. There is a row of panels per strategy and a column per
+    compression. Strategies that keep the same share in every layer have one row together. Raises ValueError for an
+    empty frame.
     """
     if frame.empty:
         raise ValueError("there is no density to plot: no trial has masks")
-    known = trials.drop_duplicates("trial_id")[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    known = trials[["trial_id", "strategy", "compression", "sparsity_asked"]]
     counts = frame.groupby(["trial_id", "layer"], sort=False)[["size", "kept"]].sum().reset_index().merge(known)
     names = placed_layers(counts["layer"])
     counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
@@ -63,7 +64,7 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
 
 def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """A title and its strategies for each row: those whose layers differ by themselves, the others together."""
+    """Return a title and the strategies of each row: one for each whose layers differ, one for all others."""
     shares = (counts["kept"] / counts["size"]).groupby([counts["strategy"], counts["trial_id"]]).agg(["min", "max"])
     even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("strategy").all()
     rows = [(str(strategy), [str(strategy)]) for strategy in even.index[~even]]
@@ -90,7 +91,7 @@ def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
 
 
 def _legend(grid: NDArray[Any]) -> tuple[list[Any], list[str]]:
-    """Every kind once, wherever it is drawn, and the dashed line."""
+    """Collect the handle and label of every kind of layer once, whichever panel draws it, and of the dashed line."""
     found: dict[str, Any] = {}
     for axes in grid.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -100,17 +101,18 @@ def _legend(grid: NDArray[Any]) -> tuple[list[Any], list[str]]:
 
 
 def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
-    """What is gone from a frame of `density`, as a share of what there was, over all matrices: rows, columns and (where
-    known, each in query, key, value and attention output) heads. A line per strategy through the means of its trials,
-    against what was asked; a dot per trial; dashed is what chance takes where each tensor keeps as many weights.
+    """Draw the share of rows, columns and heads without a weight left, over all matrices of a frame of `density`.
 
-    Raises ValueError for a frame without matrices.
+    Heads are counted in each of query, key, value and attention output, and have a panel only if their number is
+    known. A strategy has a dot per trial and a line through their means, against the compression or sparsity asked
+    for; the dashed line is what chance takes if each tensor keeps as many weights. Raises ValueError for a frame
+    without matrices.
     """
     matrices = frame.dropna(subset=["rows"])
     if matrices.empty:
         raise ValueError("there are no rows and columns to plot: no trial has the mask of a matrix")
     shares = _shares(matrices)
-    known = trials.drop_duplicates("trial_id")[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    known = trials[["trial_id", "strategy", "compression", "sparsity_asked"]]
     points = shares.reset_index().merge(known).sort_values(["compression", "sparsity_asked"])
     points["asked"] = [level(c, s) for c, s in zip(points["compression"], points["sparsity_asked"], strict=True)]
     places = list(points["asked"].unique())
@@ -135,7 +137,11 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
 
 def _shares(matrices: pd.DataFrame) -> pd.DataFrame:
-    """Per trial and side: the share that is dead, and the share that would be by chance at each tensor's density."""
+    """Return the share of each trial's rows, columns and heads that is dead, and the share expected by chance.
+
+    By chance a row (of I weights, of a tensor of density d) is dead with probability (1 - d)^I; columns and heads
+    alike.
+    """
     gone = (1 - matrices["density"]).astype(float)
     shares = {}
     for name in _PANELS:
@@ -143,7 +149,7 @@ def _shares(matrices: pd.DataFrame) -> pd.DataFrame:
         if many.empty:
             continue
         trial = matrices.loc[many.index, "trial_id"]
-        chance = gone[many.index] ** (matrices.loc[many.index, "size"] / many)  # all the weights of one of them
+        chance = gone[many.index] ** (matrices.loc[many.index, "size"] / many)  # the exponent: weights of one
         total = many.groupby(trial).sum()
         shares[name] = matrices.loc[many.index, f"dead_{name}"].astype(float).groupby(trial).sum() / total
         shares[f"{name}_chance"] = (chance * many).groupby(trial).sum() / total

@@ -1,4 +1,4 @@
-"""Masks as figures: how far they agree, over the whole network and per layer; `figures.save` writes them."""
+"""Draws how far masks agree, over the whole network and per layer; `style.save_figure` writes the figures."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#fff
 
 
 def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
-    """Heatmap of the whole network's kappa for all pairs in a frame of `overlap`, the trials grouped by
-    dataset and by what was asked; 0 is what chance gives at these densities, 1 the same mask.
+    """Draw a heatmap of the whole network's kappa for all pairs in a frame of `overlap`.
 
-    Raises ValueError for an empty frame.
+    Trials (rows of the table `trials`) are grouped by dataset and by the compression or sparsity asked for. Kappa is 0
+    where masks agree as by chance at their densities, and 1 where they are the same. Raises ValueError for an empty
+    frame.
     """
     whole = frame[frame["layer"].isna()]
     if whole.empty:
         raise ValueError("there is no overlap to plot: no two trials have masks")
     ids = set(whole["trial_a"]) | set(whole["trial_b"])
-    rows = trials[trials["trial_id"].isin(ids)].drop_duplicates("trial_id")
+    rows = trials[trials["trial_id"].isin(ids)]
     rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"], ignore_index=True)
     place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
     kappa = np.full((len(rows), len(rows)), np.nan)
@@ -55,7 +56,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
 
 def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
-    """Kappa (T, T) in colour, and in figures where there is room."""
+    """Draw kappa (T, T) in colour, and as numbers if there is room."""
     axes.set_facecolor(FAINT)
     image = axes.imshow(kappa, cmap=_KAPPA, norm=Normalize(-1, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
@@ -73,7 +74,7 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
-    """A strategy's name beside its trials, and a heading and lines between for every group of them."""
+    """Write each strategy's name beside its trials and a heading above each group, with lines between."""
     seeds = sorted(rows["seed"].unique())
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
@@ -94,7 +95,7 @@ def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _group(rows: pd.DataFrame) -> list[str]:
-    """Dataset and what was asked, as the heading of each trial's group."""
+    """Make the heading of each trial's group: its dataset, and the compression or sparsity asked for."""
     asked = zip(rows["dataset"], rows["compression"], rows["sparsity_asked"], strict=True)
     return [f"{dataset}\n{level(compression, sparsity)}" for dataset, compression, sparsity in asked]
 
@@ -103,10 +104,10 @@ def _group(rows: pd.DataFrame) -> list[str]:
 
 
 def plot_layers(frame: pd.DataFrame) -> Figure:
-    """Overlap per layer from a frame of `overlap`, averaged over its pairs: IoU of the pruned places, the
-    seed's measure, beside what chance gives, and kappa.
+    """Draw the overlap per layer from a frame of `overlap`, averaged over its pairs, against depth.
 
-    Raises ValueError for a frame without layers.
+    The left panel has the IoU of the pruned places beside what chance gives, the right one kappa. Raises ValueError
+    for a frame without layers.
     """
     layers = frame[frame["layer"].notna()]
     if layers.empty:
@@ -128,7 +129,7 @@ def plot_layers(frame: pd.DataFrame) -> Figure:
 
 
 def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure: str, label: str) -> None:
-    """One measure against depth, a line per kind of layer; what chance gives is dashed, where there is it."""
+    """Draw one measure against depth, a line per kind of layer; what chance gives, if the frame has it, is dashed."""
     tidy(axes)
     means = points.groupby(["kind", "place"])[[name for name in MEASURES if name.startswith(measure)]].mean()
     for number, kind in enumerate(kinds_in_order(names["kind"])):
@@ -143,6 +144,3 @@ def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure
     axes.set_ylabel(label, fontsize=8.5, color=INK)
     if f"{measure}_chance" not in points:
         axes.axhline(0, color=GREY, linewidth=1, linestyle="--", zorder=1)
-
-
-# Density

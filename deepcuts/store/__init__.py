@@ -1,1 +1,1 @@
-"""What is kept: the Parquet tables, masks, tensors and live state of a store, and its upkeep."""
+"""Keeps results: the Parquet tables, masks, tensors and live state of a store, and its upkeep."""

@@ -1,43 +1,33 @@
-"""What the shared stages of a store hold, who still needs it, and what can go."""
+"""Lists the shared stages of a store with their size and who still needs them, and removes what nobody needs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from pyarrow import fs
 
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
 
 SHARED_KINDS = ("dense", "scores")
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """The wanted trials that are not completed: their ids, and the (dataset, seed) whose shared stages they need."""
+def shared_stages(store: Store) -> list[Row]:
+    """Return a row per fine-tuned network, set of scores and working checkpoint, complete or not.
 
-    ids: frozenset[str]
-    tasks: frozenset[tuple[str, int]]
-
-
-def still_wanted(store: Store) -> Waiting:
-    """What every sweep of the store still wants."""
+    A row has `kind, id, what` (dataset, seed and criterion), `bytes`, `used_by` (the number of trials that were made
+    with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it.
+    """
     statuses = store.statuses()
-    rows = store.read("sweeps", ["trial_id", "dataset", "seed"]).table.to_pylist()
-    open_rows = [row for row in rows if statuses.get(row["trial_id"]) != "completed"]
-    tasks = frozenset((row["dataset"], row["seed"]) for row in open_rows)
-    return Waiting(frozenset(row["trial_id"] for row in open_rows), tasks)
-
-
-def shared_stages(store: Store) -> list[dict[str, Any]]:
-    """A row per fine-tuned network, set of scores and working checkpoint: `kind, id, what, bytes, used_by` (trials
-    that were made with it), `needed` (a wanted trial that is not completed may want it)."""
-    still, used = still_wanted(store), _used(store)
-    rows = []
+    wanted = store.read("sweeps", ["trial_id", "dataset", "seed"]).table.to_pylist()
+    left = [row for row in wanted if statuses.get(row["trial_id"]) != "completed"]
+    ids, tasks = {row["trial_id"] for row in left}, {(row["dataset"], row["seed"]) for row in left}
+    used, rows = _used(store), []
     for kind in SHARED_KINDS:
-        for key in _folders(store, f"artifacts/{kind}"):
+        for key in store.artifacts(kind):
             meta = store.artifact(kind, key) or {}
             dense = meta if kind == "dense" else store.artifact("dense", str(meta.get("dense_id"))) or {}
             spec = dense.get("spec", {})
@@ -47,14 +37,15 @@ def shared_stages(store: Store) -> list[dict[str, Any]]:
                     "id": key,
                     "what": _what(spec, meta, kind),
                     "bytes": sum(size for _, size in _files(store, f"artifacts/{kind}/{key}")),
-                    "used_by": used.get(key, 0),
-                    "needed": bool(still.ids) if not spec else (spec.get("dataset"), spec.get("seed")) in still.tasks,
+                    "used_by": used[key],
+                    "needed": (spec.get("dataset"), spec.get("seed")) in tasks if spec else bool(left),
                 }
             )
     for name, size in _files(store, "artifacts/_checkpoints"):
         key = name.rpartition("/")[2].removesuffix(".safetensors")
         whose = {"kind": "checkpoint", "id": key, "what": "work under way", "bytes": size, "used_by": 0}
-        rows.append(whose | {"needed": key in still.ids or (bool(still.ids) and not _trial(store, key))})
+        # Named by a trial, or by a shared stage: which trials want that is not known here.
+        rows.append(whose | {"needed": key in ids or (bool(left) and key not in statuses)})
     return rows
 
 
@@ -66,22 +57,10 @@ def _what(spec: dict[str, Any], meta: dict[str, Any], kind: str) -> str:
     return f"{name} {criterion}" if criterion in CRITERIA else name
 
 
-def _trial(store: Store, key: str) -> bool:
-    return store.exists(f"trials/{key}.parquet")
-
-
-def _used(store: Store) -> dict[str, int]:
-    used: dict[str, int] = {}
-    for row in store.read("trials", ["dense_id", "score_id"]).table.to_pylist():
-        for key in (row["dense_id"], row["score_id"]):
-            if key:
-                used[key] = used.get(key, 0) + 1
-    return used
-
-
-def _folders(store: Store, folder: str) -> list[str]:
-    infos = store.filesystem.get_file_info(fs.FileSelector(store.path(folder), allow_not_found=True))
-    return sorted(i.base_name for i in infos if i.type == fs.FileType.Directory and not i.base_name.startswith("_"))
+def _used(store: Store) -> Counter[str]:
+    """Count the trials that were made with each fine-tuned network and each set of scores."""
+    table = store.read("trials", ["dense_id", "score_id"]).table
+    return Counter(key for name in table.schema.names for key in table[name].to_pylist() if key)
 
 
 def _files(store: Store, folder: str) -> Iterator[tuple[str, int]]:
@@ -91,9 +70,11 @@ def _files(store: Store, folder: str) -> Iterator[tuple[str, int]]:
             yield info.path, info.size
 
 
-def collect_garbage(store: Store) -> list[dict[str, Any]]:
-    """Remove what no wanted trial needs; the rows of what went. `meta.json` goes first, so that what is left of an
-    interrupted removal is no artifact."""
+def collect_garbage(store: Store) -> list[Row]:
+    """Remove the shared stages that no wanted trial needs; return their rows, as `shared_stages` gives them.
+
+    The meta of an artifact is removed first: what an interrupted removal leaves is incomplete, and nobody reads it.
+    """
     gone = [row for row in shared_stages(store) if not row["needed"]]
     for row in gone:
         if row["kind"] == "checkpoint":

@@ -1,4 +1,4 @@
-"""Finds what is broken in a store, and sets it aside, so that the same run command makes it again."""
+"""Finds what is broken in a store and sets it aside; the same run command then makes it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its path in the store, why, and what mends it."""
+    """One thing that is wrong: its path in the store, the problem, and how it is mended."""
 
     path: str
     problem: str
@@ -27,7 +27,10 @@ class Finding:
 
 
 def examine_store(store: Store, busy: bool) -> list[Finding]:
-    """All that is wrong. `busy`: somebody is at work on the store, so working files are theirs, not orphans."""
+    """Return all that is wrong with a store.
+
+    With `busy` somebody is at work on it (`live.at_work`), so working files and live state are theirs, not orphans.
+    """
     findings = [*_unreadable(store), *_without_rows(store), *_artifacts(store)]
     return findings if busy else [*findings, *_orphans(store)]
 
@@ -39,7 +42,7 @@ def _unreadable(store: Store) -> Iterator[Finding]:
 
 
 def _without_rows(store: Store) -> Iterator[Finding]:
-    """Completed trials whose rows in another table are not there: it must run again."""
+    """Find completed trials that lack their rows in another table: they must run again."""
     trials = store.read("trials", ["trial_id", "status", "strategy"]).table.to_pylist()
     there = {table: _ids(store, table) for table in ("metrics", "predictions", "masks")}
     for row in trials:
@@ -60,23 +63,19 @@ def _ids(store: Store, table: str) -> set[str]:
 
 def _artifacts(store: Store) -> Iterator[Finding]:
     for kind in ("dense", "scores", "models"):
-        root = f"artifacts/{kind}"
-        infos = store.filesystem.get_file_info(fs.FileSelector(store.path(root), allow_not_found=True))
-        for info in infos:
-            if info.type != fs.FileType.Directory or info.base_name.startswith("_"):
-                continue
-            meta = store.artifact(kind, info.base_name)
+        for key in store.artifacts(kind):
+            name, meta = f"artifacts/{kind}/{key}", store.artifact(kind, key)
             if meta is None:
-                yield Finding(f"{root}/{info.base_name}", "incomplete: it has no meta.json", "set aside")
+                yield Finding(name, "incomplete: it has no meta.json", "set aside")
                 continue
             for file, about in meta["files"].items():
-                problem = _checked(store, f"{root}/{info.base_name}/{file}", about["sha256"])
-                if problem:
-                    yield Finding(f"{root}/{info.base_name}", f"{file} {problem}", "set aside")
+                if problem := _checked(store, f"{name}/{file}", about["sha256"]):
+                    yield Finding(name, f"{file} {problem}", "set aside")
                     break
 
 
 def _checked(store: Store, name: str, expected: str) -> str | None:
+    """Say what is wrong with a file, read as a stream; None if its checksum is the expected one."""
     digest = hashlib.sha256()
     try:
         with store.filesystem.open_input_stream(store.path(name)) as stream:
@@ -84,11 +83,11 @@ def _checked(store: Store, name: str, expected: str) -> str | None:
                 digest.update(chunk)
     except OSError as error:
         return f"cannot be read: {error}"
-    return None if digest.hexdigest() == expected else "has another checksum than it was published with"
+    return None if digest.hexdigest() == expected else "does not have the checksum that it was published with"
 
 
 def _orphans(store: Store) -> Iterator[Finding]:
-    """Working files and live state that a killed process left behind."""
+    """Find the working files and the live state that a killed process left."""
     infos = store.filesystem.get_file_info(fs.FileSelector(store.path(""), recursive=True, allow_not_found=True))
     for info in sorted(infos, key=lambda info: info.path):
         name = _inside(store, info.path)
@@ -96,9 +95,9 @@ def _orphans(store: Store) -> Iterator[Finding]:
         if parts[0] == ASIDE or name == CHECKPOINTS:
             continue
         if any(part.startswith("_") for part in parts[:-1] if part != "_checkpoints"):
-            continue  # inside a working folder, which is named itself
+            continue  # inside a working folder, which is a finding itself
         if parts[-1].startswith("_"):
-            yield Finding(name, "a working file that its owner left behind", "delete")
+            yield Finding(name, "a working file that its owner left", "delete")
         elif parts[0] in ("running", "claims") and info.type == fs.FileType.File:
             yield Finding(name, "live state of a process that is gone", "delete")
 
@@ -108,7 +107,10 @@ def _inside(store: Store, path: str) -> str:
 
 
 def mend_store(store: Store, findings: list[Finding]) -> str:
-    """Delete orphans and move the rest below `_set-aside/<time>`, which readers skip; return that folder."""
+    """Delete the orphans and move the rest below `_set-aside/<time>`, which readers skip; return that folder.
+
+    Raises OSError.
+    """
     aside = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     for finding in findings:
         source = store.path(finding.path)
@@ -129,7 +131,7 @@ def mend_store(store: Store, findings: list[Finding]) -> str:
 
 
 def _move_files(store: Store, source: str, target: str) -> None:
-    """An object store has no folders to move: its objects are copied and deleted one by one."""
+    """Copy and delete the objects of a folder one by one: an object store cannot move a folder."""
     for info in store.filesystem.get_file_info(fs.FileSelector(source, recursive=True)):
         if info.type == fs.FileType.File:
             store.filesystem.copy_file(info.path, target + info.path.removeprefix(source))

@@ -284,6 +284,11 @@ class Store:
         meta = self.read_json(f"artifacts/{kind}/{key}/meta.json")
         return meta if meta and (file is None or file in meta.get("files", {})) else None
 
+    def artifacts(self, kind: str) -> list[str]:
+        """Return the sorted keys of the artifacts of a kind, complete or not."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path("artifacts", kind), allow_not_found=True))
+        return sorted(i.base_name for i in infos if i.type == fs.FileType.Directory and i.base_name[0] != "_")
+
     @contextmanager
     def open_artifact(self, kind: str, key: str, file: str) -> Iterator[Path]:
         """Yield a local path to one file of a complete artifact, valid until the block ends.

@@ -1,4 +1,4 @@
-"""The schemas of the store's tables, and rows to the bytes of a Parquet file and back."""
+"""Defines the schemas of the store's tables, and turns rows into the bytes of a Parquet file and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def _schema(text: str) -> pa.Schema:
-    """A schema from lines of `type: column column ...`, in the order of the columns."""
+    """Make a schema from lines of `type: column column ...`, in the order of the columns."""
     types = {
         "string": pa.string(),
         "int": pa.int64(),
@@ -84,14 +84,14 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 @dataclass
 class Read:
-    """What was read of a table, and the files that could not be: path to the reason."""
+    """The rows that were read of a table, and the files that could not be read (path to reason)."""
 
     table: pa.Table
     damaged: dict[str, str] = field(default_factory=dict)
 
 
 def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
-    """Rows to the bytes of a Parquet file with the table's schema; a row group each in `masks`.
+    """Encode rows as the bytes of a Parquet file in the table's schema; in `masks` each row is a row group.
 
     Raises KeyError for a column that the table does not have, ArrowInvalid for a value of the wrong type.
     """
@@ -108,10 +108,11 @@ def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
 
 
 def _lean(table: str) -> dict[str, Any]:
-    """What keeps the file of one trial small and quick to open: 10,000 of them are read at once, and each one's footer.
+    """Return the settings that keep the file of one trial small and quick to open.
 
-    The types follow from Parquet's own, so Arrow's copy of the schema is left out; files are skipped by `trial_id`
-    alone; a dictionary pays where values repeat in many rows, and zstd where they are long.
+    It matters because 10,000 such files are read at once, each with its footer. The types follow from Parquet's own,
+    so Arrow's copy of the schema is left out; only `trial_id` has statistics, because files are skipped by it alone; a
+    dictionary pays only where values repeat in many rows, and zstd only where they are long.
     """
     long = {"error", "traceback", "spec"}
     packed = {name: "zstd" if name in long else "none" for name in SCHEMAS[table].names}
@@ -124,7 +125,7 @@ def _lean(table: str) -> dict[str, Any]:
 
 
 def decode(table: str, path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that `encode` made, columns that are null in all of them left out."""
+    """Return the rows of a file that `encode` made, without the columns that are null in all of them."""
     content = pq.read_table(path, schema=SCHEMAS[table])
     given = [name for name in content.schema.names if content[name].null_count < len(content)]
     return list(content.select(given).to_pylist())

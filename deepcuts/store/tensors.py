@@ -1,4 +1,4 @@
-"""Tensors into the store's files and back, as safetensors."""
+"""Writes tensors into the store's files, as safetensors, and reads them back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepcuts.store.store import Store
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
-    """Write tensors (from whatever device) and notes that JSON can hold. Raises OSError, as for a full disk."""
+    """Write tensors, from any device, and notes that JSON can hold. Raises OSError, as when the disk is full."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(whole, path, metadata={"format": "pt", "notes": json.dumps(notes or {})})
@@ -24,7 +24,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 
 
 def load_artifact(store: Store, kind: str, key: str, file: str) -> dict[str, Tensor]:
-    """The tensors of one file of an artifact. Raises OSError where it is damaged."""
+    """Read the tensors of one file of an artifact onto the CPU. Raises OSError if it is missing or damaged."""
     with store.open_artifact(kind, key, file) as path:
         try:
             return load_file(path)
@@ -33,7 +33,10 @@ def load_artifact(store: Store, kind: str, key: str, file: str) -> dict[str, Ten
 
 
 class StoreCheckpoint:
-    """The state of a stage that is under way, one file in the store that each save replaces."""
+    """Keeps the state of a stage that is under way, in one file of the store that each save replaces.
+
+    `key` is the id of the trial or stage, and `minutes` the time from one save to the next.
+    """
 
     def __init__(self, store: Store, key: str, minutes: float) -> None:
         self.store = store
@@ -41,7 +44,7 @@ class StoreCheckpoint:
         self.minutes = minutes
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and notes of the last save; None where there is none, or none that can be read."""
+        """Return the tensors and notes of the last save; None if there is none, or it cannot be read."""
         try:
             with self.store.local_copy(self.name) as path, safe_open(path, framework="pt") as file:
                 notes = json.loads((file.metadata() or {}).get("notes", "{}"))
@@ -50,8 +53,10 @@ class StoreCheckpoint:
             return None
 
     def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Replace the last save. Raises OSError."""
         with self.store.new_file(self.name) as path:
             save_tensors(path, tensors, notes)
 
     def remove(self) -> None:
+        """Remove the last save, if there is one."""
         self.store.delete(self.name)

@@ -9,6 +9,7 @@ import pytest
 from builders.toy_sweeps import SWEEP, run_file
 
 from deepcuts.cli.main import main
+from deepcuts.store.cache import shared_stages
 from deepcuts.store.compact import compact
 from deepcuts.store.live import Beat
 from deepcuts.store.store import Store
@@ -153,6 +154,17 @@ def test_compact_that_is_killed_halfway_loses_and_repeats_nothing(
     monkeypatch.undo()
     assert said(capsys, "query", str(copy), "select count(*) n from trials") == before
     assert set(Store(str(copy)).statuses().values()) == {"completed"}
+
+
+def test_the_checkpoint_of_a_compacted_trial_can_go_and_that_of_a_stage_stays(copy: Path) -> None:
+    store = Store(str(copy))
+    store.write("sweeps", "more", [{"sweep": "more", "trial_id": "absent", "dataset": "other", "seed": 9}])
+    compact(store)
+    trial_id = next(iter(store.statuses()))
+    for key in (trial_id, "of-a-stage", "absent"):
+        store.write_bytes(f"artifacts/_checkpoints/{key}.safetensors", b"state")
+    needed = {row["id"]: row["needed"] for row in shared_stages(store) if row["kind"] == "checkpoint"}
+    assert needed == {trial_id: False, "of-a-stage": True, "absent": True}
 
 
 def test_nothing_is_collected_or_mended_under_a_running_trial(
