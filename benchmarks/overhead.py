@@ -21,7 +21,7 @@ from deepcuts.analysis.curves import table
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.compact import compact
-from deepcuts.store.live import new_launch
+from deepcuts.store.live import new_launch_id
 from deepcuts.store.store import Store
 from deepcuts.sweep.cluster import choose_cpus, start_ray
 from deepcuts.sweep.plan import make_plan
@@ -45,7 +45,7 @@ def trials(count: int) -> list[TrialSpec]:
     return prepare_sweep(file, "cpu").spec.trials()[:count]
 
 
-def stub(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def stub(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial that only publishes its row."""
     row = completed(trial)
     store.write("trials", trial.trial_id, [row])
@@ -76,10 +76,10 @@ def launched(count: int, cpus: int) -> tuple[float, float]:
         store, wanted = Store(folder), trials(count)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        handed = Launch(ids, wanted, "stubs", store.address, new_launch(), 1, False, 5, stub)
+        given = Launch(ids, wanted, "stubs", store.address, new_launch_id(), 1, False, 5, stub)
         progress = Progress(Console(quiet=True), count, 0)
         before, began = resident(), time.monotonic()
-        run_plan(plan, handed, store, progress, gpus=0)
+        run_plan(plan, given, store, progress, gpus=0)
         seconds = time.monotonic() - began
         grown = resident() - before
         assert set(store.statuses().values()) == {"completed"}

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
 from deepcuts.experiment.grid import describe
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, read_sweep
 from deepcuts.names import find_id
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import partners, snapshots
 from deepcuts.sweep.prepare import choose_gpus, local_gpus, prepare_sweep
 
 
@@ -65,8 +65,8 @@ def _run_here(trial: TrialSpec, trials: Sequence[TrialSpec], store: Store, name:
         store,
         threads,
         checkpoint_minutes=file.checkpoint_minutes if file else 5.0,
-        snapshots=snapshots(trial, trials),
-        partners=partners(trial, trials),
+        snapshots=shared(trials).snapshots(trial),
+        partners=shared(trials).partners(trial),
         on_progress=on_progress,
     )
     row = run_trial(trial, name, bench, keep_model=bool(file and file.keep_models))

@@ -133,6 +133,6 @@ def _died_here(state: dict[str, Any]) -> bool:
     return False
 
 
-def new_launch() -> str:
+def new_launch_id() -> str:
     """A name for one launch, to tell its beats from those of others."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

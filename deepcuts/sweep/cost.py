@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import Plan, shared
+from deepcuts.sweep.plan import Plan
 from deepcuts.wording import size_text
 
 # FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.

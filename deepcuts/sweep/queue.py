@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Sequence
 
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import shared
 from deepcuts.wording import is_past
 
 _NOTHING = ""  # in place of the stage that a trial lacks

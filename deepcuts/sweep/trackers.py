@@ -1,7 +1,7 @@
 """Mirrors of a sweep to TensorBoard, MLflow or Weights & Biases, by Ray Tune's own callbacks, kept at arm's length.
 
 Tune aborts a sweep when a callback raises, and waits when it hangs. So each tracker works in a thread of its own and
-is only handed what happens; when it fails it is left out from there on, and that is said once.
+only gets what happens; when it fails it is left out from there on, and that is said once.
 """
 
 from __future__ import annotations
