@@ -22,7 +22,7 @@ from deepcuts.analysis.frames import trials
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.compact import compact
-from deepcuts.store.live import new_launch
+from deepcuts.store.live import new_launch_id
 from deepcuts.store.store import Store
 from deepcuts.store.tables import encode
 from deepcuts.sweep.cluster import start_ray
@@ -79,7 +79,7 @@ def launched(count: int) -> tuple[float, float]:
         store, wanted = Store(folder), specs(count)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        launch = Launch(ids, wanted, "stubs", store.address, new_launch(), 1, False, 5, stub)
+        launch = Launch(ids, wanted, "stubs", store.address, new_launch_id(), 1, False, 5, stub)
         progress = Progress(Console(quiet=True), count, 0)
         before, began = resident(), time.monotonic()
         run_plan(plan, launch, store, progress, gpus=0)

@@ -1,4 +1,4 @@
-"""The trials that a sweep holds."""
+"""Lists the trials of a sweep: the product of its axes, each trial once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rewind = Literal["init", "none"] | int
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep whose model, datasets and device are exact: the file, and what its names were found to mean."""
+    """A sweep file with the exact model, datasets and device that its names were found to mean."""
 
     file: SweepFile
     model: ModelSource
@@ -32,11 +32,11 @@ class SweepSpec:
         return self.file.name
 
     def trials(self) -> list[TrialSpec]:
-        """Every wanted trial once: per dataset and seed first Dense, then each strategy at each compression."""
+        """Return every wanted trial once: per dataset and seed first Dense, then each strategy at each level."""
         return list({trial.trial_id: trial for trial in self._asked}.values())
 
     def repeated(self) -> list[str]:
-        """What the sweep asks for more than once (all strategies at compression 1 being Unpruned is no repetition)."""
+        """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
         seen: set[str] = set()
         names = [f"dataset {name}" for name in self.file.repeated_datasets()]
         for trial in self._asked:
@@ -47,7 +47,7 @@ class SweepSpec:
 
     @cached_property
     def _asked(self) -> list[TrialSpec]:
-        """The product of the axes. What trials have in common is one object in all of them: its id is made once."""
+        """Make the product of the axes. Trials share the objects that they have in common: each id is made once."""
         found = []
         for dataset, task in self.tasks.items():
             settings = self.file.for_dataset(dataset)
@@ -67,7 +67,7 @@ class SweepSpec:
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
     def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
-        """The scores of each criterion that the strategies use."""
+        """Return the score specs of the criteria that the strategies use, by criterion."""
         criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
         return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
 
@@ -97,7 +97,7 @@ def _pruned(
     rewind: Rewind,
     retrain: Training,
 ) -> TrialSpec:
-    """A strategy at a compression or sparsity; where that prunes nothing it is Unpruned, whatever the strategy."""
+    """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy."""
     fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
     if asked in (("compression", 1), ("sparsity", 0)):
         return TrialSpec(score=whole, **fields)
@@ -106,13 +106,13 @@ def _pruned(
 
 
 def describe(trial: TrialSpec) -> str:
-    """A trial in a few words: dataset, strategy, how much is pruned, seed."""
+    """Describe a trial in a few words: dataset, strategy, how much is pruned, seed."""
     asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
     return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
 
 
 def tracker_labels(trial: TrialSpec) -> dict[str, Any]:
-    """What a tracker files a trial under; the trial itself is found by its id alone."""
+    """Return the labels under which a tracker lists a trial; the trial itself is found by its id alone."""
     asked = {"compression": trial.compression, "sparsity": trial.sparsity}
     known = {name: value for name, value in asked.items() if value is not None}
     return {"dataset": trial.dense.dataset, "strategy": trial.strategy, "seed": trial.dense.seed, **known}

@@ -1,4 +1,4 @@
-"""What a trial is, which trials a sweep holds, and their ids.
+"""Defines what a trial is, and the ids of trials and of the stages that they share.
 
 An id is 16 hex digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults, plus
 the version of the stage's code. What is read from a local folder or file enters as a hash of its content; names,
@@ -24,7 +24,7 @@ VERSIONS = {"dense": 5, "score": 7, "trial": 5}
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is no number")
+        raise ValueError(f"{str(value).lower()} is not a number")
     return value
 
 
@@ -133,7 +133,7 @@ class ScoreSpec(ScoringPass):
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What enters the ids that follow: the fields that differ from their defaults, and the network's id."""
+        """Return what enters the ids of scores and trials: the fields that are not defaults, and the dense id."""
         return _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id}
 
     @cached_property
@@ -143,7 +143,7 @@ class ScoreSpec(ScoringPass):
 
     @cached_property
     def pass_id(self) -> str:
-        """Equal for the criteria that one pass over the batches serves (in one sweep, which has one `shift`)."""
+        """Identify the pass over the batches: equal for all criteria of a sweep that one pass serves."""
         alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
         settings = _changed(self, leave_out=alone)
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
@@ -193,7 +193,7 @@ class TrialSpec(Frozen):
 
 
 def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
-    """The spec of a criterion with just those settings that it uses."""
+    """Make the spec of a criterion, with only the settings that it uses."""
     row = CRITERIA[criterion]
     used: dict[str, Any] = {}
     if row.data != "none":
@@ -231,7 +231,7 @@ def _task_identity(task: Task) -> dict[str, Any]:
 
 
 def canonical(value: Mapping[str, Any]) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII."""
+    """Return the one JSON text of a value: sorted keys, no spaces, ASCII. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 

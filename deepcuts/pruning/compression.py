@@ -1,4 +1,4 @@
-"""How many weights a mask keeps: compression, sparsity and counts (Blalock et al. 2020, arXiv 2003.03033)."""
+"""Computes how many weights a mask keeps, from a compression or sparsity (Blalock et al. 2020, arXiv 2003.03033)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Counts:
 
 
 def count_kept(fraction: float, size: int) -> int:
-    """floor(fraction * size + 0.5): how many of `size` scores a mask keeps. Raises ValueError outside 0 to 1."""
+    """Return floor(fraction * size + 0.5), how many of `size` scores a mask keeps. Raises ValueError outside 0 to 1."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"cannot keep a fraction of {fraction!r}; allowed is 0 to 1")
     return int(round(fraction * size, 6) + 0.5)  # 0.9 sparsity of 5 is half a weight: 1 - 0.9 is a little less than 0.1
@@ -33,7 +33,7 @@ def fraction_to_keep(compression: float | None, sparsity: float | None, total: i
 
 
 def compression_to_fraction(compression: float, total: int, prunable: int) -> float:
-    """The share of prunable parameters to keep: (total / compression - (total - prunable)) / prunable.
+    """Return the share of prunable parameters to keep: (total / compression - (total - prunable)) / prunable.
 
     Compression is total / kept over the whole network. Raises ValueError for one below 1, or above the ceiling
     total / (total - prunable), where nothing prunable would be left.

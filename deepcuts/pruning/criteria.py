@@ -1,4 +1,4 @@
-"""Importance criteria: one formula, one short function, one row. Add a criterion here.
+"""Defines the importance criteria: each is one formula, one short function, one row. Add a criterion here.
 
 A linear layer is y = W x + c with W (O, I) and c (O,). For each scoring batch b the formulas see, shaped so
 that they broadcast over the tensor being scored:
@@ -29,8 +29,11 @@ Scope = Literal["layer", "global", "row"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one scoring batch says of one tensor; `gradient` is the mean over the noisy passes when smoothed, and there
-    only where a row of the pass asks for its sign; `magnitude` is its absolute value."""
+    """What one scoring batch says of one tensor.
+
+    `gradient` is given only where a criterion of the pass asks for its sign, `magnitude` is its absolute value; when
+    smoothed they are of the mean over the noisy passes.
+    """
 
     gradient: Tensor | None = None
     magnitude: Tensor | None = None
@@ -42,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensor being scored, fine-tuned and as it was at the start, and the trial's random numbers."""
+    """The tensor being scored, fine-tuned and as it was at the start, and a generator seeded for the criterion."""
 
     tuned: Tensor
     initial: Tensor | None = None
@@ -51,7 +54,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One row: what the formula needs and where it comes from."""
+    """One row of the table: the formula, its source, and what it needs."""
 
     score: Callable[[Weights, Tensor | None], Tensor]
     source: str
@@ -156,14 +159,14 @@ SCOPES: tuple[Scope, ...] = ("layer", "global", "row")
 
 
 def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> str:
-    """`<Layer|Global|Row><Criterion>[+shuffle]`."""
+    """Return `<Layer|Global|Row><Criterion>[+shuffle]`."""
     assert criterion is not None
     assert scope is not None
     return scope.capitalize() + criterion + ("" if control == "none" else f"+{control}")
 
 
 def parse_strategy(strategy: str) -> tuple[str, Scope, Literal["none", "shuffle"]]:
-    """Criterion, scope and control of a strategy's name. Raises ValueError with the nearest known name."""
+    """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
     for scope in SCOPES:
         for criterion in CRITERIA:
             if strategy == strategy_name(criterion, scope, "none"):

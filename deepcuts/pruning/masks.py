@@ -1,4 +1,4 @@
-"""Scores to masks, and masks onto weights and gradients.
+"""Turns scores into masks, and applies masks to weights.
 
 Order everywhere is by parameter name (bytewise), then flat index: of equal scores the earlier one is kept.
 O = outputs of a linear layer, I = its inputs.
@@ -20,14 +20,14 @@ Masks = Mapping[str, Tensor]
 
 
 def bytewise(names: Iterable[str]) -> list[str]:
-    """Names in the one order that decides ties."""
+    """Sort names in the one order that decides ties."""
     return sorted(names, key=str.encode)
 
 
 def highest(scores: Tensor, keep: int) -> Tensor:
-    """A boolean mask of the `keep` highest of the scores (..., N), per last axis, ties to the lower index.
+    """Return a mask (..., N) of the `keep` highest scores (..., N) along the last axis, ties to the lower index.
 
-    A selection, not a sort: everything above the smallest kept score, then the first of those equal to it.
+    It selects and does not sort: everything above the smallest kept score, then the first that equal it.
     """
     size = scores.shape[-1]
     if keep == 0:
@@ -44,7 +44,7 @@ def highest(scores: Tensor, keep: int) -> Tensor:
 
 
 def _ascending(scores: Tensor, place: int) -> Tensor:
-    """The score (..., 1) that would stand at a place, from 0, if they were sorted in ascending order."""
+    """Return the score (..., 1) at a place, counted from 0, of the scores (..., N) in ascending order."""
     if scores.is_cuda:
         return torch.kthvalue(scores, place + 1, dim=-1, keepdim=True).values
     parted = np.partition(scores.numpy(), place, axis=-1)  # twice as fast as torch on a CPU
@@ -52,9 +52,10 @@ def _ascending(scores: Tensor, place: int) -> Tensor:
 
 
 def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tensor]:
-    """Keep the given fraction of the highest scores per tensor, over all tensors, or per output row.
+    """Keep a fraction of the highest scores per tensor (layer), over all tensors (global), or per output row (row).
 
-    A tensor without rows (a bias, shape (O,)) counts as a single row. Raises ValueError on a NaN score.
+    Scores are (O, I), or (O,) of a bias, which counts as a single row. Masks have the shape of the scores; True keeps.
+    Raises ValueError for a NaN score, and for a fraction outside 0 to 1.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
@@ -73,7 +74,7 @@ def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tenso
 
 
 def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
-    """Each mask permuted within its own tensor: same densities, random places (the reviewer's control)."""
+    """Permute each mask within its own tensor: same densities, random places (the reviewer's control)."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
     for name in bytewise(masks):
@@ -85,7 +86,7 @@ def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def zero_weights(model: nn.Module, masks: Masks) -> None:
-    """Set every pruned weight of the model to exactly zero, in place; kept ones stay bitwise what they were.
+    """Set every pruned weight of the model to exactly zero, in place; the bits of kept weights do not change.
 
     Raises KeyError for a mask without a parameter, ValueError for one of another shape.
     """

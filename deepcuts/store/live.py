@@ -168,6 +168,6 @@ def _died_here(state: dict[str, Any]) -> bool:
     return False
 
 
-def new_launch() -> str:
+def new_launch_id() -> str:
     """Make a name for one launch, which tells its beats from those of others."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: started or found, how large its nodes are, and whether they reach the store."""
+"""Starts or finds the Ray that a sweep runs on, and checks that its nodes are large enough and reach the store."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def stop_ray() -> None:
 
 
 def gpus_of_cluster() -> float:
-    """GPUs that the cluster has, or that its autoscaler may bring."""
+    """Return the most GPUs that a node of the cluster has, or that one which its autoscaler may start would have."""
     return max((resources.get("GPU", 0.0) for resources in _node_kinds()), default=0.0)
 
 
 def choose_cpus(asked: int | None, gpus: float) -> int:
-    """CPU cores (and threads) of a trial: as asked, else min(4, cores of the smallest node that can run one).
+    """Return the CPU cores (and threads) of a trial: as asked, else min(4, cores of the smallest node that can run it).
 
     Raises ValueError for a request that no node of the cluster, or of its autoscaler, can ever meet.
     """
@@ -78,7 +78,7 @@ def choose_cpus(asked: int | None, gpus: float) -> int:
 
 
 def _node_kinds() -> list[dict[str, float]]:
-    """Resources of every living node, and of every kind of node that the autoscaler may start."""
+    """Return the resources of every living node, and of every kind of node that the autoscaler may start."""
     kinds = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     config = ray._private.state.state.get_cluster_config()
     for group in config.node_group_configs if config else []:
@@ -88,9 +88,9 @@ def _node_kinds() -> list[dict[str, float]]:
 
 
 def check_nodes(store: Store, uri: str) -> None:
-    """See from every node that a trial may run on that it reads and writes this very store.
+    """Check from every node that a trial may run on that the node reads and writes this very store.
 
-    Raises ValueError that names the first node which does not: a folder that is not shared, credentials missing.
+    Raises ValueError that names the first node which does not, as where a folder is not shared or credentials lack.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:
@@ -111,7 +111,7 @@ def check_nodes(store: Store, uri: str) -> None:
 
 
 def _reach(uri: str, token: str) -> str | None:
-    """In a worker: what keeps its node from using the store; None when all is well."""
+    """Return, in a worker, what keeps its node from using the store; None when all is well."""
     try:
         store = Store(uri)
         if not store.exists(token):

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import Plan, shared
+from deepcuts.sweep.plan import Plan
 from deepcuts.wording import size_text
 
 # FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
@@ -24,7 +25,10 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of work on one trial's resources, seconds until the end, where they come from; and bytes of disk."""
+    """What a plan takes: seconds of work, seconds until the end, the basis of that estimate, and bytes of disk.
+
+    `work_seconds` are those of all trials one after another, `wall_seconds` with as many at a time as fit.
+    """
 
     work_seconds: float
     wall_seconds: float
@@ -44,7 +48,7 @@ def estimate(
     slots: int,
     keep_models: bool,
 ) -> Cost:
-    """The cost of the trials that are still to run, `slots` at a time."""
+    """Estimate the cost of the trials that are still to run, `slots` at a time."""
     measured = _seconds_per_example(store, plan)
     seconds, together = 0.0, shared(plan.to_run)
     fine_tuned, scored = set(plan.dense_there), {*plan.scores_there, None}
@@ -72,7 +76,7 @@ def estimate(
 
 
 def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str], float]:
-    """Median seconds of retraining per example and epoch, by model, dataset and device type."""
+    """Return the median seconds of retraining per example and epoch, by model, dataset and device type."""
     columns = ["trial_id", "dataset", "status", "retrain_seconds", "spec"]
     found: dict[tuple[str, str, str], list[float]] = {}
     steps = _steps_per_trial(store) if "completed" in plan.statuses.values() else {}
@@ -92,14 +96,14 @@ def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str],
 
 
 def _steps_per_trial(store: Store) -> dict[str, int]:
-    """How many steps each trial retrained for, of those that did."""
+    """Return how many steps each trial retrained for, by id, of the trials that did."""
     table = store.read("metrics", ["trial_id", "stage", "step"]).table
     last = table.group_by(["trial_id", "stage"]).aggregate([("step", "max")]).to_pylist()
     return {row["trial_id"]: row["step_max"] for row in last if row["stage"] == "retrained" and row["step_max"]}
 
 
 def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> int:
-    """Fine-tuned networks, scores, masks, kept models, and the working checkpoints of `slots` trials at a time."""
+    """Add up fine-tuned networks, scores, masks, kept models, and the checkpoints of `slots` trials at a time."""
     total, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
     for trial in plan.to_run:
         size = counts[trial.dense.dataset]
@@ -116,7 +120,7 @@ def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: i
 
 
 def check_disk(store: Store, cost: Cost) -> None:
-    """Raises ValueError where a local store has not the bytes that the plan needs."""
+    """Raise ValueError where the disk of a local store lacks the bytes that the plan needs."""
     if not store.local:
         return
     folder = Path(store.root)
@@ -131,19 +135,19 @@ def check_disk(store: Store, cost: Cost) -> None:
 
 
 def local_slots(cpus: int, gpus: float, gpus_here: float) -> int:
-    """How many trials this machine runs at a time."""
+    """Return how many trials this machine runs at a time."""
     by_cpu = (os.cpu_count() or 1) // max(1, cpus)
     return max(1, min(by_cpu, int(gpus_here / gpus)) if gpus else by_cpu)
 
 
-# What is left free, and what a process takes of a GPU beside its tensors (CUDA's context and kernels).
+# The share of a peak that is left free beside it, and the bytes of CUDA's own context and kernels in each process.
 HEADROOM, CONTEXT = 0.2, 600_000_000
 MOST_TRIALS_PER_GPU = 8
 
 
 @dataclass(frozen=True)
 class Share:
-    """The most memory that a trial of the plan was seen to take, the memory of that GPU, and how many fit on it."""
+    """The most memory that a trial like the plan's took, the memory of that GPU (in bytes), and how many trials fit."""
 
     peak: int
     total: int
@@ -156,8 +160,10 @@ class Share:
 
 
 def recommended(plan: Plan, store: Store) -> Share | None:
-    """The share of a GPU that the trials to run can do with; None on a CPU, where not all of what they do was
-    measured, and where one of them needs a GPU of its own."""
+    """Return the share of a GPU that is enough for each trial to run.
+
+    None on a CPU, where something that they do was never measured, and where one of them needs a whole GPU.
+    """
     wanted: set[tuple[object, ...]] = set().union(*map(_memory_parts, plan.to_run))
     if not any(trial.dense.device == "cuda" for trial in plan.to_run):
         return None
@@ -178,14 +184,14 @@ def recommended(plan: Plan, store: Store) -> Share | None:
         kinds[kind] = max(kinds.get(kind, seen), seen)
     if not wanted <= set().union(*kinds):
         return None
-    # A part takes no more than the least of the kinds of trials that it is in.
+    # A part takes no more memory than the least of all kinds of trials that contain it.
     _, peak, total, device = max(min(kinds[kind] for kind in kinds if part in kind) for part in wanted)
     at_a_time = fitting(peak, total)
     return Share(peak, total, device, at_a_time) if at_a_time > 1 else None
 
 
 def fitting(peak: int, total: int) -> int:
-    """How many trials of this peak fit on a GPU of so many bytes: 1, 2, 4, or 8, which keep it busy."""
+    """Return how many trials of this peak fit on a GPU of `total` bytes: 1, 2, 4, or 8, which keep it busy."""
     count = MOST_TRIALS_PER_GPU
     while count > 1 and count * (peak * (1 + HEADROOM) + CONTEXT) > total:
         count //= 2
@@ -193,7 +199,7 @@ def fitting(peak: int, total: int) -> int:
 
 
 def _memory_parts(trial: TrialSpec) -> set[tuple[object, ...]]:
-    """What decides the memory of a trial: how each of its stages runs."""
+    """Return what decides the memory of a trial: how each of its stages runs."""
     dense, score = trial.dense, trial.score
     about = (dense.model, dense.dataset, dense.device, dense.precision, dense.compile, dense.max_tokens)
     parts: set[tuple[object, ...]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from deepcuts.experiment.grid import SweepSpec, describe
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.store.store import Store
@@ -295,7 +297,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
             gpus=planned.gpus,
             max_concurrent=file.resources.max_concurrent,
             max_failures=file.resources.max_failures,
-            max_seconds=max_hours * 3600 if max_hours else None,
+            deadline=time.monotonic() + max_hours * 3600 if max_hours else None,
             callbacks=tracker_callbacks(file.trackers, file.name, store, say) if file.trackers else [],
         )
     return _launched(planned, outcome.signal, tuple(outcome.errors))
@@ -354,19 +356,19 @@ def run_trial(
     >>> row = dc.run_trial(sweep.trials()[1], dc.Store("results"))
     >>> row["metric"], row["retrained"]
     """
-    from deepcuts.experiment.grid import partners, snapshots
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_stages
 
     if trial.dense.device == "cuda" and not local_gpus():
         raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
     store.probe()
+    together = shared([trial, *wanted])
     context = Context(
         store,
         threads or min(4, os.cpu_count() or 1),
         checkpoint_minutes=checkpoint_minutes,
-        snapshots=snapshots(trial, wanted),
-        partners=partners(trial, [trial, *wanted]),
+        snapshots=together.snapshots(trial),
+        partners=together.partners(trial),
         on_progress=on_progress,
     )
     return run_stages(trial, sweep, context, keep_model)

@@ -1,12 +1,12 @@
-"""Wanted minus done, and which trials share what (no Ray)."""
+"""Decides which trials of a sweep are left to run: wanted minus done (no Ray)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from deepcuts.experiment.spec import ScoreSpec, TrialSpec
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
 
 
@@ -26,20 +26,20 @@ class Plan:
 
     @property
     def failed(self) -> list[TrialSpec]:
-        """Those that failed for reasons of their own, and run again only when asked for."""
+        """Trials that failed by themselves; they run again only when that is asked for."""
         return [trial for trial in self.wanted if self.statuses.get(trial.trial_id) == "failed"]
 
     @property
     def again(self) -> frozenset[str]:
-        """Ids of those that are completed and run once more, for the network that was not kept."""
+        """Ids of completed trials that run once more, because their network is wanted and was not kept."""
         return frozenset(trial.trial_id for trial in self.to_run if self.statuses.get(trial.trial_id) == "completed")
 
     def fine_tunes(self) -> set[str]:
-        """Fine-tunings that are still to be made, by dense id."""
+        """Dense ids of the fine-tunings that are still to be made."""
         return {trial.dense.dense_id for trial in self.to_run} - self.dense_there
 
     def passes(self) -> Counter[str]:
-        """Passes over scoring batches that are still to be made: how many of each kind."""
+        """Count the passes over scoring batches that are still to be made, by kind."""
         missing = {
             trial.score.pass_id: trial.score.data
             for trial in self.to_run
@@ -54,9 +54,10 @@ def make_plan(
     retry_failed: bool = False,
     keep_models: bool = False,
 ) -> Plan:
-    """What is left to run: all that is not completed, and of what failed by itself only what may be retried.
+    """Plan to run what is not completed; trials that failed by themselves only with `retry_failed`.
 
-    With `keep_models` a completed trial whose network was not kept runs again.
+    With `keep_models` a completed trial whose network was not kept runs again. Raises OSError where the store cannot
+    be read.
     """
     statuses = store.statuses()
     to_run = []
@@ -78,7 +79,7 @@ def make_plan(
 
 
 def only_those(trials: Sequence[TrialSpec], only: Mapping[str, str]) -> list[TrialSpec]:
-    """The trials that `--only key=value,...` names. Raises ValueError for an unknown key or when none is left."""
+    """Select the trials that `--only key=value,...` names. Raises ValueError for an unknown key or if none is left."""
     known: dict[str, Callable[[TrialSpec], object]] = {
         "trial": lambda trial: trial.trial_id,
         "dataset": lambda trial: trial.dense.dataset,
@@ -103,44 +104,3 @@ def _same(value: object, text: str) -> bool:
         return value == text or (isinstance(value, int | float) and float(value) == float(text))
     except ValueError:
         return False
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What trials make for each other: the scores of every pass by its id, and by the id of every fine-tuning the
-    steps that some trial will rewind to."""
-
-    scores: Mapping[str, tuple[ScoreSpec, ...]]
-    steps: Mapping[str, frozenset[int]]
-
-    def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
-        """The scores, its own among them, that one pass over the batches can make with the trial's."""
-        return () if trial.score.data == "none" else self.scores[trial.score.pass_id]
-
-    def snapshots(self, trial: TrialSpec) -> frozenset[int]:
-        """The steps of the fine-tuning that some trial will rewind to."""
-        return self.steps.get(trial.dense.dense_id, frozenset())
-
-
-def shared(trials: Iterable[TrialSpec]) -> Shared:
-    scores: dict[str, dict[str | None, ScoreSpec]] = {}
-    steps: dict[str, set[int]] = {}
-    for trial in trials:
-        if trial.score.data != "none":
-            scores.setdefault(trial.score.pass_id, {})[trial.score.score_id] = trial.score
-        if isinstance(trial.rewind, int):
-            steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
-    return Shared(
-        {key: tuple(sorted(same.values(), key=lambda score: str(score.criterion))) for key, same in scores.items()},
-        {key: frozenset(found) for key, found in steps.items()},
-    )
-
-
-def partners(trial: TrialSpec, trials: Iterable[TrialSpec]) -> tuple[ScoreSpec, ...]:
-    """As `Shared.partners`, for one trial alone."""
-    return shared(trials).partners(trial)
-
-
-def snapshots(trial: TrialSpec, trials: Iterable[TrialSpec]) -> frozenset[int]:
-    """As `Shared.snapshots`, for one trial alone."""
-    return shared(trials).snapshots(trial)

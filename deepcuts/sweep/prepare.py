@@ -1,4 +1,4 @@
-"""What a sweep file names, found and checked before anything is launched; nothing is written here."""
+"""Finds what a sweep file names and checks it, before anything is launched. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deepcuts.pruning.compression import Counts, compression_to_fraction
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that can be launched, with what was counted on the way: per dataset, and per dataset and split."""
+    """A sweep that can be launched, with the parameters of its network and the examples of each split, by dataset."""
 
     spec: SweepSpec
     counts: Mapping[str, Counts]
@@ -29,7 +29,7 @@ class Prepared:
 
 
 def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
-    """Find the model and the datasets, check them, and check what the sweep asks of them.
+    """Find and check the model and the datasets, and check that the sweep can run on them.
 
     Raises ValueError for the first thing that could not run.
     """
@@ -90,7 +90,7 @@ def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:
 
 
 def local_gpus() -> int:
-    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES shows, found without loading CUDA."""
+    """Count the NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES shows, without loading CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")])
@@ -98,7 +98,7 @@ def local_gpus() -> int:
 
 
 def choose_gpus(asked: float | None, available: float) -> float:
-    """GPUs of a trial: as asked, else 1 if there is any. Raises ValueError for GPUs where there are none."""
+    """Return the GPUs of a trial: as asked, else 1 if there are any. Raises ValueError if more are asked for."""
     if asked is None:
         return 1.0 if available else 0.0
     if asked > available:
@@ -111,7 +111,7 @@ def choose_gpus(asked: float | None, available: float) -> float:
 
 
 def check_cpus(asked: int | None) -> None:
-    """Raises ValueError for more CPU cores a trial than this machine has."""
+    """Raise ValueError for more CPU cores a trial than this machine has."""
     cores = os.cpu_count() or 1
     if asked is not None and asked > cores:
         raise ValueError(f"resources.cpus: {asked} a trial are asked for and this machine has {cores}")

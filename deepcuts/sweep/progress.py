@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live board on a terminal, plain lines where the output goes elsewhere."""
+"""Shows a running sweep: a live board on a terminal, plain lines where the output goes elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepcuts.wording import STEPS, duration
 
 
 class Progress:
-    """Counts of a launch, and where its running trials are. Nothing in here may fail a sweep."""
+    """Counts the trials of a launch and shows where the running ones are. Nothing in here may fail a sweep."""
 
     def __init__(self, console: Console, total: int, already_done: int) -> None:
         self.console = console
@@ -44,7 +44,7 @@ class Progress:
             self._running[trial_id] = self._running[trial_id][0], stage, epoch, step
 
     def ended(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        """A trial is through; `row` has what its row in `trials` has."""
+        """Note that a trial has ended; `row` has the columns of its row in `trials`."""
         running = self._running.pop(trial_id, None)
         if running is None:
             return
@@ -60,7 +60,7 @@ class Progress:
         self._running.pop(trial_id, None)
 
     def eta_seconds(self) -> float | None:
-        """Seconds to go at the pace so far; None before anything has ended."""
+        """Return the seconds to go at the pace so far; None before any trial has ended."""
         through = len(self.completed) + len(self.failed)
         left = self.total - self.already_done - through
         return (time.monotonic() - self._began) / through * left if through else None

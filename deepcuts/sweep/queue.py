@@ -1,25 +1,25 @@
-"""The order in which trials start: shared stages are made once, and none starts that would wait for one (no Ray)."""
+"""Decides which trial starts next, so that shared stages are made once and no trial waits in a worker (no Ray)."""
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
 
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import shared
 from deepcuts.wording import is_past
 
-_NOTHING = ""  # in place of the stage that a trial lacks
+_NOTHING = ""  # stands for the stage that a trial lacks, where it lacks none
 
 
 class Queue:
-    """The pending trials: none starts that would wait for, or repeat, what a running one is making.
+    """Holds the pending trials, and starts none that would wait for a stage, or repeat one, that a running trial makes.
 
-    A trial is ready when each shared stage that it needs exists or nobody is making it. Of the ready ones the one
-    that unblocks most goes first, then the earlier in the sweep. `again` are trials that are completed and yet
-    wanted once more. The pending ones lie sorted by the first stage that they lack, so that a start takes time that
-    grows with the number of stages, and not of trials.
+    A trial is ready when each shared stage that it needs exists, or nobody is making it. Of the ready trials the one
+    that unblocks most goes first, then the earlier in the sweep. `again` has the ids of completed trials that shall run
+    once more. Pending trials are kept by the first stage that they lack: the time of a start grows with the number of
+    stages, not of trials.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class Queue:
         self.dense_there, self.scores_there = set(dense_there), set(scores_there)
         self.limit, self.again = limit, again
         self.running: dict[str, TrialSpec] = {}
-        self.busy: set[str] = set()  # trials and stages that another launch is at work on just now
+        self.busy: set[str] = set()  # ids of trials and stages that another launch is making
         self._trials = tuple(trials)
         self._shared = shared(trials)
-        self._lacking: dict[str, list[int]] = {}  # the first stage that they lack: places of pending trials
+        self._lacking: dict[str, list[int]] = {}  # by the first stage that is lacking: places of pending trials
         self._file(range(len(trials)))
 
     @property
@@ -50,17 +50,17 @@ class Queue:
         return [place for places in self._lacking.values() for place in places]
 
     def _file(self, places: Iterable[int]) -> None:
-        """Put pending trials where they belong by what they lack now."""
+        """File pending trials under the first stage that they lack now."""
         for place in places:
             missing = self._missing(self._trials[place])
             insort(self._lacking.setdefault(missing[0] if missing else _NOTHING, []), place)
 
     def _found(self, stage: str) -> None:
-        """A stage is there now: what waited for it may lack another."""
+        """Note that a stage exists now: the trials that waited for it are filed under what else they lack."""
         self._file(self._lacking.pop(stage, ()))
 
     def next(self) -> TrialSpec | None:
-        """The trial to start now, taken from the pending ones; None when none is ready."""
+        """Take the trial to start now from the pending ones; None when none is ready."""
         if self.limit is not None and len(self.running) >= self.limit:
             return None
         taken = self.busy.union(*(self._missing(trial) for trial in self.running.values()))
@@ -86,7 +86,7 @@ class Queue:
         return trial
 
     def _missing(self, trial: TrialSpec) -> list[str]:
-        """The shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
+        """Return the shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
         missing = []
         if trial.dense.dense_id not in self.dense_there:
             missing.append(trial.dense.dense_id)
@@ -95,7 +95,7 @@ class Queue:
         return missing
 
     def heard(self, trial_id: str, stage: str) -> None:
-        """A running trial has come to a stage, and so has published those before it."""
+        """Note that a running trial has come to a stage, and so has published the stages before it."""
         trial = self.running.get(trial_id)
         if trial is None:
             return
@@ -107,7 +107,7 @@ class Queue:
             self._found(trial.score.pass_id)
 
     def learn(self, busy: set[str], store: Store) -> None:
-        """Take in what other launches are at work on, and what the store has of theirs by now. Raises OSError."""
+        """Note what other launches are making, and what they have stored by now. Raises OSError."""
         statuses = store.statuses()
         self.busy = busy
         done = {key for key, status in statuses.items() if status == "completed"} - self.again

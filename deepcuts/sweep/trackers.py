@@ -1,7 +1,7 @@
-"""Mirrors of a sweep to TensorBoard, MLflow or Weights & Biases, by Ray Tune's own callbacks, kept at arm's length.
+"""Mirrors a sweep to TensorBoard, MLflow or Weights & Biases, by Ray Tune's own callbacks, kept at arm's length.
 
-Tune aborts a sweep when a callback raises, and waits when it hangs. So each tracker works in a thread of its own and
-is only handed what happens; when it fails it is left out from there on, and that is said once.
+Tune aborts a sweep when a callback raises, and waits when it hangs. So each tracker works in a thread of its own; when
+it fails it is left out from there on, and that is said once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ Say = Callable[[str], None]
 
 
 def tracker_callbacks(names: Sequence[str], sweep: str, store: Store, say: Say) -> list[tune.Callback]:
-    """A guarded callback for each tracker, which tells `say` when it fails. TensorBoard's files go into the store's
-    folder (of a remote store: the working directory), `tensorboard/<sweep>/<trial_id>`."""
+    """Make a guarded callback for each tracker, which calls `say` when it fails.
+
+    TensorBoard's files go to `tensorboard/<sweep>/<trial_id>` in the store's folder, or for a remote store in the
+    working directory.
+    """
     root = Path(store.root) if store.local else Path.cwd()
     makers: dict[str, Callable[[], tune.Callback]] = {
         "tensorboard": lambda: _TensorBoard(root / "tensorboard" / sweep),
@@ -37,21 +40,21 @@ def tracker_callbacks(names: Sequence[str], sweep: str, store: Store, say: Say) 
 
 
 def _mlflow(sweep: str) -> tune.Callback:
-    """Where it logs to is MLflow's own setting: MLFLOW_TRACKING_URI (a plain folder: MLFLOW_ALLOW_FILE_STORE too)."""
+    """Log to where MLflow's own setting MLFLOW_TRACKING_URI says; a plain folder needs MLFLOW_ALLOW_FILE_STORE too."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     return MLflowLoggerCallback(experiment_name=sweep)
 
 
 def _wandb(sweep: str) -> tune.Callback:
-    """Account and server are W&B's own settings: `wandb login`, WANDB_MODE, ..."""
+    """Log to the account and server of W&B's own settings: `wandb login`, WANDB_MODE, ..."""
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     return WandbLoggerCallback(project=sweep)
 
 
 class _TensorBoard(TBXLoggerCallback):
-    """Ray's own, but its files stay: Tune's folder is temporary."""
+    """Ray's own callback, with its files in a folder that stays: Tune's is temporary."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ class _TensorBoard(TBXLoggerCallback):
 
 
 class Guarded(tune.Callback):
-    """Hands every event to a tracker's own thread. Nothing that happens there reaches the sweep."""
+    """Passes every event to a tracker's own thread. Nothing that happens there reaches the sweep."""
 
     def __init__(self, name: str, make: Callable[[], tune.Callback], say: Say) -> None:
         self.name = name
@@ -80,8 +83,8 @@ class Guarded(tune.Callback):
         """Tune pickles its callbacks to restore a sweep; we never restore."""
         return {}
 
-    def hand(self, hook: str, info: dict[str, Any]) -> None:
-        """Queue an event; at the end give the tracker a while to write what it has."""
+    def queue_event(self, hook: str, info: dict[str, Any]) -> None:
+        """Queue an event; at the last one give the tracker a while to write all that is queued."""
         if self._failed.is_set():
             return
         try:
@@ -109,12 +112,12 @@ class Guarded(tune.Callback):
             self._say(f"tracker {self.name} failed and is left out from here on, the sweep goes on: {reason}")
 
 
-def _handing(hook: str) -> Callable[..., None]:
-    def handing(self: Guarded, **info: Any) -> None:
-        self.hand(hook, info)
+def _passing(hook: str) -> Callable[..., None]:
+    def passing(self: Guarded, **info: Any) -> None:
+        self.queue_event(hook, info)
 
-    return handing
+    return passing
 
 
 for _hook in HOOKS:
-    setattr(Guarded, _hook, _handing(_hook))
+    setattr(Guarded, _hook, _passing(_hook))

@@ -1,11 +1,13 @@
-"""The plan onto Ray Tune (the only Ray): every launch is a fresh Tuner over what is wanted and not done."""
+"""Runs a plan on Ray Tune: every launch is a fresh Tuner over what is wanted and not done."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +35,10 @@ LOOK_SECONDS = 5.0
 
 @dataclass
 class Outcome:
-    """What a launch came to: the signal that ended it early (None: it ran to its end)."""
+    """How a launch ended: the signal that ended it early (None: it ran to its end), and errors that no row could hold.
+
+    A launch that reached its deadline has SIGINT.
+    """
 
     signal: int | None = None
     errors: list[str] = field(default_factory=list)
@@ -41,7 +46,7 @@ class Outcome:
 
 def run_plan(
     plan: Plan,
-    handed: Launch,
+    launch: Launch,
     store: Store,
     progress: Progress,
     *,
@@ -51,20 +56,25 @@ def run_plan(
     deadline: float | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> Outcome:
-    """Run every trial of the plan; what the trials say lands in the store. Nothing new starts after `deadline`."""
+    """Run every trial of the plan; its rows are written to the store. Works in any thread.
+
+    `gpus` is how many GPUs, or what share of one, a trial takes. `deadline` is a time of `time.monotonic()` at which
+    the launch ends early, as it does at the first SIGINT or SIGTERM in the main thread: nothing new starts, and running
+    trials save and end.
+    """
     outcome = Outcome()
     if not plan.to_run:
         return outcome
     queue = Queue(plan.to_run, plan.dense_there, plan.scores_there, max_concurrent, plan.again)
-    searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
-    listener = _Listener(queue, handed, store, progress, outcome)
-    trainable = tune.with_parameters(run_in_worker, handed=[ray.put(handed)])
+    searcher = _Searcher(queue, Watch(store, launch.launch_id), store, progress)
+    listener = _Listener(queue, launch, store, progress, outcome)
+    trainable = tune.with_parameters(run_in_worker, reference=[ray.put(launch)])
     folder = tempfile.mkdtemp(prefix="deepcuts-tune-")
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": handed.threads, "gpu": gpus}),
+        tune.with_resources(trainable, {"cpu": launch.threads, "gpu": gpus}),
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.to_run), reuse_actors=True),
         run_config=tune.RunConfig(
-            name=handed.launch,
+            name=launch.launch_id,
             storage_path=folder,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=max_failures),
@@ -72,7 +82,7 @@ def run_plan(
         ),
     )
     try:
-        with _signals(outcome, searcher, store, handed.launch, deadline):
+        with _ending_early(outcome, searcher, store, launch.launch_id, deadline):
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -80,14 +90,17 @@ def run_plan(
 
 
 class _Unsaved:
-    """Tune pickles what it is given, to restore a sweep; we never do, the store is what a sweep goes on from."""
+    """Leaves nothing to pickle. Tune pickles its searcher and callbacks again and again, to restore a sweep from them.
+
+    We never restore: a sweep goes on from its store, and what these hold (a console, locks) cannot be pickled.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Searcher(_Unsaved, Searcher):
-    """Hands Tune the next ready trial, by id; None while all that is left waits for a stage being made."""
+    """Suggests the next ready trial to Tune, by its id; None while all that is left waits for a stage being made."""
 
     def __init__(self, queue: Queue, watch: Watch, store: Store, progress: Progress) -> None:
         super().__init__()
@@ -137,8 +150,8 @@ class _Searcher(_Unsaved, Searcher):
 class _Listener(_Unsaved, tune.Callback):
     """Passes on what trials report. Tune aborts a sweep when a callback raises: nothing here does."""
 
-    def __init__(self, queue: Queue, handed: Launch, store: Store, progress: Progress, outcome: Outcome) -> None:
-        self.queue, self.handed, self.store, self.progress, self.outcome = queue, handed, store, progress, outcome
+    def __init__(self, queue: Queue, launch: Launch, store: Store, progress: Progress, outcome: Outcome) -> None:
+        self.queue, self.launch, self.store, self.progress, self.outcome = queue, launch, store, progress, outcome
         self.stages: dict[str, str] = {}  # the stage that each running trial was last heard to be in
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -165,7 +178,7 @@ class _Listener(_Unsaved, tune.Callback):
         """
         trial_id = trial.config["trial_id"]
         error, traceback = _last_error(trial)
-        row = identity_columns(self.handed.trials[trial_id], self.handed.sweep)
+        row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
         self.progress.ended(trial_id, row)
@@ -202,30 +215,47 @@ def _noted_error(trial: Any) -> tuple[str, str]:
 
 
 @contextmanager
-def _signals(
-    outcome: Outcome, searcher: _Searcher, store: Store, launch: str, deadline: float | None
+def _ending_early(
+    outcome: Outcome, searcher: _Searcher, store: Store, launch_id: str, deadline: float | None
 ) -> Iterator[None]:
-    """SIGINT, SIGTERM and the deadline: start nothing new, let running trials save and end; a second one kills."""
+    """On SIGINT, SIGTERM and at the deadline, start nothing new and let the running trials save and end.
 
-    def handle(number: int, frame: Any) -> None:
-        if outcome.signal is not None and number != signal.SIGALRM:
-            os._exit(128 + number)
-        outcome.signal = signal.SIGINT if number == signal.SIGALRM else number
+    Signals are handled in the main thread alone, as Python does; in any other only the deadline ends a launch early.
+    A second signal ends the process at once, but for an interactive one (a notebook), where it interrupts the call.
+    """
+
+    def end(number: int) -> None:
+        outcome.signal = number
         searcher.ending = True
         try:
-            request_stop(store, launch)
+            request_stop(store, launch_id)
         except OSError:  # the running trials cannot be told: they run to their end
             return
 
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
+    def handle(number: int, frame: Any) -> None:
+        if outcome.signal is None:
+            end(number)
+        elif hasattr(sys, "ps1"):
+            raise KeyboardInterrupt
+        else:
+            os._exit(128 + number)
+
+    def expire() -> None:
+        if outcome.signal is None:
+            end(signal.SIGINT)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, handle) for number in numbers}
-    if deadline is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001))
+    wait = threading.TIMEOUT_MAX if deadline is None else max(deadline - time.monotonic(), 0.0)
+    timer = threading.Timer(wait, expire)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        timer.cancel()
+        timer.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-        with suppress(OSError):  # a request left behind asks a launch that is over
-            withdraw_stop(store, launch)
+        with suppress(OSError):  # a request that stays would ask a launch that is over
+            withdraw_stop(store, launch_id)

@@ -1,4 +1,4 @@
-"""What a worker of the sweep does: takes a trial of those that it was handed, and says how far it is."""
+"""Runs trials in the workers of a sweep, and reports how far they are."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from typing import Any
 import ray
 from ray import tune
 
+from deepcuts.experiment.sharing import Shared, shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
-from deepcuts.store.live import Beat, new_launch
+from deepcuts.store.live import Beat, new_launch_id
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import Plan, Shared, shared
+from deepcuts.sweep.plan import Plan
 from deepcuts.wording import STAGES
 
 REPORT_SECONDS = 1.0
 SHOWN = ("status", "metric", *STAGES, "sparsity", "total_seconds", "error", "error_stage")
 WAITS_SECONDS = (1, 2, 4, 8, 16, 30)
 
-# A trial's work: the spec, the store, how far it is told to, when to stop; and the row that it published.
+# Does the work of a trial and returns the row that it published, or an empty one once it was asked to stop and has
+# saved. The beat tells the store how far the trial is, and the trial when to stop.
 RunTrial = Callable[["Launch", TrialSpec, Store, Beat], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What every worker is handed once: the trials by id, what they share, and how to run them."""
+    """What every worker gets once: the trials to run by id, all that the sweep wants, and how to run them."""
 
     trials: Mapping[str, TrialSpec]
     wanted: Sequence[TrialSpec]
     sweep: str
     store_uri: str
-    launch: str
+    launch_id: str
     threads: int
     keep_models: bool
     checkpoint_minutes: float
@@ -46,13 +48,13 @@ class Launch:
 
 
 def make_launch(plan: Plan, file: SweepFile, store: Store, threads: int, work: RunTrial) -> Launch:
-    """What the workers of a launch of this plan are handed."""
+    """Put together what the workers need to run the plan."""
     return Launch(
         trials={trial.trial_id: trial for trial in plan.to_run},
         wanted=plan.wanted,
         sweep=file.name,
         store_uri=store.address,
-        launch=new_launch(),
+        launch_id=new_launch_id(),
         threads=threads,
         keep_models=file.keep_models,
         checkpoint_minutes=file.checkpoint_minutes,
@@ -61,26 +63,31 @@ def make_launch(plan: Plan, file: SweepFile, store: Store, threads: int, work: R
 
 
 @lru_cache(maxsize=1)
-def _fetched(handed: ray.ObjectRef) -> Launch:
-    """What a worker was handed, unpacked once in its life: unpacked for each trial, a sweep would take time that
-    grows with the square of its trials."""
-    found: Launch = ray.get(handed)
+def _fetched(launch: ray.ObjectRef) -> Launch:
+    """Fetch and unpack the launch once in a worker's life.
+
+    Unpacked for each trial, it would take time that grows with the square of the number of trials.
+    """
+    found: Launch = ray.get(launch)
     return found
 
 
-def run_in_worker(config: dict[str, Any], handed: list[ray.ObjectRef]) -> None:
-    """One Tune trial, in its worker: reports how far it is and, at the end, the row that it published."""
-    given = _fetched(handed[0])
-    trial, store = given.trials[config["trial_id"]], Store(given.store_uri)
+def run_in_worker(config: dict[str, Any], reference: list[ray.ObjectRef]) -> None:
+    """Run one Tune trial in its worker; report how far it is and, at the end, the row that it published.
+
+    The reference to the launch comes in a list, for Ray unpacks references that are arguments themselves.
+    """
+    launch = _fetched(reference[0])
+    trial, store = launch.trials[config["trial_id"]], Store(launch.store_uri)
     _wait_for(store)
     stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
-    with Beat(store, trial.trial_id, given.launch, stages) as beat:
-        row = given.work(given, trial, store, beat)
+    with Beat(store, trial.trial_id, launch.launch_id, stages) as beat:
+        row = launch.work(launch, trial, store, beat)
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})
 
 
 def _wait_for(store: Store) -> None:
-    """Give a store that is away for a while time to come back: a retry at once would be in vain. Raises OSError."""
+    """Wait for a store that is away to come back: a retry at once would fail again. Raises OSError if it does not."""
     for seconds in (*WAITS_SECONDS, None):
         try:
             return store.probe()
@@ -90,8 +97,8 @@ def _wait_for(store: Store) -> None:
             time.sleep(seconds)
 
 
-def run_pipeline(handed: Launch, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
-    """The real work of a trial; an empty row when it was asked to stop and has saved."""
+def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
+    """Run a trial in full. Returns its row, or an empty one once it was asked to stop and has saved."""
     from deepcuts.training.checkpoint import Interrupted
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_trial
@@ -111,15 +118,15 @@ def run_pipeline(handed: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
 
     context = Context(
         store,
-        handed.threads,
-        checkpoint_minutes=handed.checkpoint_minutes,
-        snapshots=handed.shared.snapshots(trial),
-        partners=handed.shared.partners(trial),
+        launch.threads,
+        checkpoint_minutes=launch.checkpoint_minutes,
+        snapshots=launch.shared.snapshots(trial),
+        partners=launch.shared.partners(trial),
         on_progress=on_progress,
         on_metrics=on_metrics,
         stop=beat.stopping,
     )
     try:
-        return run_trial(trial, handed.sweep, context, handed.keep_models)
+        return run_trial(trial, launch.sweep, context, launch.keep_models)
     except Interrupted:
         return {}

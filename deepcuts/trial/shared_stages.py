@@ -1,4 +1,4 @@
-"""The stages that trials share, each made once: the fine-tuned network and the scores."""
+"""Makes the stages that trials share, each once: the fine-tuned network and the scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from deepcuts.trial.loading import Material
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The fine-tuned network's record: its weights, metrics and predictions, and whether it was there already."""
+    """A fine-tuned network: its weights, metrics and predictions, and whether the store had it already."""
 
     weights: dict[str, Tensor]
     metrics: list[Row]
@@ -38,10 +38,10 @@ class FineTuned:
 
 
 def fine_tune(network: Network, material: Material, dense: DenseSpec, context: Context) -> FineTuned:
-    """theta_1, from the store or made now and published there; the network is left with its weights.
+    """Load theta_1 from the store, or make it now and publish it there. Leaves the network with its weights.
 
-    Raises ValueError where the stored one was made from another commit of the model or the dataset, and for a
-    step to rewind to that the fine-tuning does not reach.
+    Raises ValueError where the stored network was made from another commit of the model or the dataset, and for a step
+    to rewind to that lies beyond the fine-tuning.
     """
     key, began = dense.dense_id, time.monotonic()
     commits = {
@@ -72,7 +72,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
 
 
 def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> None:
-    """Refuse steps beyond the last; give up a checkpoint that is past a step which nobody kept."""
+    """Raise ValueError for a step beyond the last, and drop a checkpoint that is past a step whose weights are lost."""
     steps = dense.finetune.epochs * math.ceil(len(material.train) / dense.finetune.batch_size)
     if beyond := [step for step in context.snapshots if step > steps]:
         raise ValueError(
@@ -90,7 +90,7 @@ def _snapshot(step: int) -> str:
 
 
 def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
-    """The weights after `step` steps of fine-tuning, which `fine_tune` kept for a rewind to there."""
+    """Load the weights after `step` steps of fine-tuning, which `fine_tune` kept so that a trial can rewind to them."""
     return load_artifact(store, "dense", dense.dense_id, _snapshot(step))
 
 
@@ -110,8 +110,11 @@ def _same_commits(meta: Mapping[str, Any], commits: Mapping[str, str | None], ke
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one criterion, the batches they come from, how many examples of a batch were run at once (None:
-    not known, or no batches), and whether they were there already."""
+    """The scores of one criterion, and how they were made.
+
+    `batches` counts the batches that they come from, `micro_batch` the examples of a batch that ran at once (None: not
+    known, or no batches), and `cached` says whether the store had them already.
+    """
 
     scores: dict[str, Tensor]
     batches: int
@@ -127,10 +130,10 @@ def find_scores(
     context: Context,
     initial: Mapping[str, Tensor],
 ) -> Scored:
-    """Scores on the fine-tuned network, from the store or made now.
+    """Load the scores on the fine-tuned network from the store, or make them now.
 
-    One pass over the batches makes, and publishes, those of every partner that it serves as well. What needs no
-    pass is computed each time: that is faster than reading it.
+    One pass over the batches also makes, and publishes, the scores of every partner that it can serve. Scores that need
+    no pass are computed each time, which is faster than reading them.
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
@@ -170,7 +173,7 @@ def find_scores(
 
 
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
-    """The criteria whose scores one pass makes: the one asked for, and every partner's that is not there yet."""
+    """Return the specs that one pass serves, by criterion: the one asked for, and partners that the store lacks."""
     wanted = {str(spec.criterion): spec}
     if spec.data == "none":
         return wanted
@@ -197,7 +200,7 @@ def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:
-    """The examples of each batch: at most one pass over the training split, in an order that the seed decides."""
+    """Return the examples of each batch: at most one pass over the training split, in an order drawn from the seed."""
     order = shuffled(material.train.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
     return order[: spec.batches]
 

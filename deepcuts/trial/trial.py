@@ -1,4 +1,4 @@
-"""The order of the stages of a trial: the method section.
+"""Runs the stages of a trial in their order: the method section of a paper.
 
 theta_0  = pretrained encoder + head drawn from the seed
 theta_1  = fine-tune theta_0                -> dense
@@ -40,7 +40,7 @@ from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tu
 
 @dataclass
 class Account:
-    """What a trial has found out so far: the columns of its row, and the rows of the other tables."""
+    """Collects what a trial has found so far: the columns of its row, and the rows of the other tables."""
 
     row: Row
     metrics: list[Row]
@@ -51,10 +51,11 @@ class Account:
 def run_trial(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
     """Run a trial and publish its rows, the one in `trials` last; return that one.
 
-    What goes wrong for reasons of the trial's own becomes a failed row. A store that cannot be read or written
-    (OSError) and a request to stop (Interrupted) are raised: the trial is not at fault, and is run again.
+    Errors of the trial itself become a failed row. Raises OSError where the store cannot be read or written, and
+    Interrupted when it is asked to stop: neither is the trial's fault, and it will run again. Where memory runs out the
+    trial begins anew with half the micro-batch, down to one example.
     """
-    if isinstance(trial.rewind, int):  # whoever makes the fine-tuned network keeps the step that this trial needs
+    if isinstance(trial.rewind, int):  # to be kept by the trial that fine-tunes
         context = replace(context, snapshots=context.snapshots | {trial.rewind})
     identity, before = identity_columns(trial, sweep), Row()
     identity |= {"host": socket.gethostname(), "started_at": datetime.now(UTC)}
@@ -91,7 +92,10 @@ def _halved(trial: TrialSpec, context: Context) -> Context | None:
 
 
 def _own(row: Row, before: Row) -> Row:
-    """The row, where what it found is what this very trial made in an attempt that ran out of memory later on."""
+    """Count as made by this trial what an earlier attempt of it made, before that attempt ran out of memory.
+
+    The later attempt found those stages in the store, and would report them as cached and free.
+    """
     for cached, seconds in (("dense_cached", "finetune_seconds"), ("score_cached", "score_seconds")):
         if row.get(cached) and before.get(cached) is False:
             row |= {cached: False, seconds: before[seconds]}
@@ -225,7 +229,7 @@ def masks_of_trial(trial: TrialSpec, scores: Mapping[str, Tensor], parameters: i
 
 
 def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
-    """The weights that the rewind goes back to."""
+    """Return the weights that the rewind restores."""
     if trial.rewind == "none":
         return tuned.weights
     if trial.rewind == "init":
@@ -304,7 +308,7 @@ def _publish_masks(trial: TrialSpec, context: Context, kept: Mapping[str, Tensor
 
 
 def _keep_weights(trial: TrialSpec, context: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
-    """Only the kept weights, flat, in the order of the mask; tensors that are not prunable whole."""
+    """Publish the kept weights, flat and in the order of the mask; tensors that are not prunable stay whole."""
     weights = weights_of(network)
     small = {name: weights[name][kept[name]] if name in kept else weights[name] for name in weights}
     with context.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:

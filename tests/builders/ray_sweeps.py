@@ -30,10 +30,10 @@ def launch(
 ) -> Outcome:
     """Run what the store lacks of a sweep, with `work` in place of the pipeline."""
     plan = make_plan(spec.trials(), store, retry_failed)
-    handed = make_launch(plan, spec.file, store, 1, work)
+    given = make_launch(plan, spec.file, store, 1, work)
     progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done))
     with progress:
-        return run_plan(plan, handed, store, progress, gpus=gpus, **options)
+        return run_plan(plan, given, store, progress, gpus=gpus, **options)
 
 
 def write_row(store: Store, trial: TrialSpec, **columns: Any) -> dict[str, Any]:

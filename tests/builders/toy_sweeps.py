@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.sweepfile import SweepFile, read_sweep
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
-from deepcuts.sweep.plan import make_plan, partners
+from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.trial.context import Context
 from deepcuts.trial.trial import run_trial
@@ -43,7 +44,7 @@ def run_missing(store: Store, spec: SweepSpec | None = None) -> int:
     trials = spec.trials()
     missing = make_plan(trials, store).to_run
     for trial in missing:
-        run_trial(trial, spec.name, Context(store, 1, partners=partners(trial, trials)))
+        run_trial(trial, spec.name, Context(store, 1, partners=shared(trials).partners(trial)))
     return len(missing)
 
 

@@ -134,7 +134,7 @@ def test_one_text_column_needs_no_list(tmp_path):
         ("rewind: -1", "FILE:5: rewind: input should be greater than or equal to 0, not -1"),
         ("seeds: []", "FILE:5: seeds: is empty: name at least one"),
         ("seeds: 3", "FILE:5: seeds: must be a list, as in [a, b], not 3"),
-        ("seeds: [0, true]", "FILE:5: seeds.1: true is no number"),
+        ("seeds: [0, true]", "FILE:5: seeds.1: true is not a number"),
         ("seeds: [99999999999999999999]", "FILE:5: seeds.0: input should be less than"),
         ("sparsities: [0.5]", "FILE: give exactly one of compressions and sparsities; both are given"),
         ("finetune:", "FILE:5: finetune: is empty; give its values, or remove the line"),

@@ -87,7 +87,7 @@ def test_anchors_and_merge_keys_are_read():
         ("tf32: maybe", ":5: tf32: must be true or false, not 'maybe'"),
         ("finetune: {epochs: 1:30}", ":5: finetune.epochs: input should be a valid integer"),
         ("finetune: {epochs: 1.5}", ":5: finetune.epochs: input should be a valid integer, got a number with a frac"),
-        ("finetune: {epochs: true}", ":5: finetune.epochs: true is no number"),
+        ("finetune: {epochs: true}", ":5: finetune.epochs: true is not a number"),
         ("finetune: {lr: .nan}", ":5: finetune.lr: input should be a finite number, not nan"),
         ("finetune: {lr: .inf}", ":5: finetune.lr: input should be a finite number, not inf"),
         ("seeds: [1]\nseeds: [2]", ":6: malformed YAML: key 'seeds' is repeated"),

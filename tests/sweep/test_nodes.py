@@ -47,7 +47,7 @@ def living_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def waits_on_its_node(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def waits_on_its_node(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial that notes its node and, the first time, waits to be killed with it."""
     node = ray.get_runtime_context().get_node_id()
     first = not store.names("nodes", ".json")

@@ -1,4 +1,4 @@
-"""Wanted minus done, and what trials share."""
+"""Wanted minus done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from builders.specs import WIDE, sweep
 from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import make_plan, only_those, partners, snapshots
+from deepcuts.sweep.plan import make_plan, only_those
 
 
 def test_a_plan_is_wanted_minus_done_in_the_order_of_the_sweep(tmp_path):
@@ -52,16 +52,6 @@ def test_a_plan_counts_the_shared_work_that_is_left(tmp_path):
     assert len(plan.fine_tunes()) == 1
     assert plan.scores_there == {snip.score.score_id}
     assert plan.passes() == {"plain": 2, "forward": 2}  # GradCAM of the same pass is still missing
-
-
-def test_partners_are_the_scores_of_one_pass_and_snapshots_the_steps_to_rewind_to():
-    trials = sweep(**WIDE, rewind=7, datasets=["toy", "sst2"]).trials()
-    snip = next(trial for trial in trials if trial.strategy == "LayerSNIP")
-    assert [score.criterion for score in partners(snip, trials)] == ["GradCAM", "SNIP"]
-    assert {score.dense.dense_id for score in partners(snip, trials)} == {snip.dense.dense_id}
-    assert partners(trials[0], trials) == ()
-    assert snapshots(trials[0], trials) == {7}
-    assert snapshots(trials[0], trials[:1]) == frozenset()
 
 
 @pytest.mark.parametrize(

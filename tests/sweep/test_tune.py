@@ -1,9 +1,11 @@
 """Sweeps on a real, local Ray: what is run, where, and what survives."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
-from deepcuts.sweep.tune import Outcome, _Listener, _Searcher, run_plan
+from deepcuts.sweep.tune import Outcome, _ending_early, _Listener, _Searcher, run_plan
 from deepcuts.sweep.worker import Launch, make_launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
@@ -35,7 +37,7 @@ pytestmark = [
 ]
 
 
-def stay_a_while(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def stay_a_while(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial that notes which GPU it sees and when it ran; the first ones wait until four run."""
     began = time.time()
     store.write_json(f"started/{trial.trial_id}.json", {})
@@ -55,8 +57,8 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
     dense = [trial for trial in spec.trials() if trial.strategy == "Dense"]
     store = Store(str(tmp_path))
     plan = make_plan(dense, store)
-    handed = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
-    run_plan(plan, handed, store, Progress(Console(quiet=True), 8, 0), gpus=1)
+    given = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
+    run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0), gpus=1)
     notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
     assert len(notes) == 8
     assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
@@ -76,16 +78,16 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
     assert gpus_of_cluster() == 4
 
 
-def count_own_trials(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
-    """A trial that notes the how many-th it is of those that were given this very copy of what is handed."""
-    seen: Any = handed.__dict__.setdefault("seen", [])
+def count_own_trials(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """A trial that notes the how many-th it is of those that were given this very copy of the launch."""
+    seen: Any = given.__dict__.setdefault("seen", [])
     seen.append(trial.trial_id)
-    assert handed.shared.partners(trial) == ()
+    assert given.shared.partners(trial) == ()
     store.write_json(f"notes/{trial.trial_id}.json", {"pid": os.getpid(), "count": len(seen)})
     return write_row(store, trial)
 
 
-def test_a_worker_unpacks_what_it_is_handed_once_for_all_its_trials(four_gpus: None, tmp_path: Path) -> None:
+def test_a_worker_unpacks_its_launch_once_for_all_its_trials(four_gpus: None, tmp_path: Path) -> None:
     spec, store = one_strategy(seeds=list(range(6))), Store(str(tmp_path))
     launch(spec, store, count_own_trials)
     notes = [store.read_json(f"notes/{name}") or {} for name in store.names("notes", ".json")]
@@ -99,9 +101,9 @@ def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back
     spec, store = one_strategy(), Store(str(tmp_path))
     [dense, pruned] = spec.trials()
     queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0)
-    handed = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
-    searcher = _Searcher(queue, Watch(store, handed.launch), store, progress)
-    listener = _Listener(queue, handed, store, progress, Outcome())
+    given = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
+    searcher = _Searcher(queue, Watch(store, given.launch_id), store, progress)
+    listener = _Listener(queue, given, store, progress, Outcome())
     assert searcher.suggest("tune's") == {"trial_id": dense.trial_id, **tracker_labels(dense)}
     assert searcher.suggest("next") is None
     row = {"status": "completed", "metric": "accuracy", "dense": 1.0, "total_seconds": 0.0}
@@ -112,7 +114,7 @@ def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back
     assert searcher.suggest("next") == {"trial_id": pruned.trial_id, **tracker_labels(pruned)}
 
 
-def die_once(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def die_once(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial whose worker dies the first time, as on a lost node."""
     if not store.exists(f"notes/{trial.trial_id}.json"):
         store.write_json(f"notes/{trial.trial_id}.json", {})
@@ -127,7 +129,7 @@ def test_a_worker_that_dies_is_retried_by_itself(four_gpus: None, tmp_path: Path
     assert len(store.statuses()) == 2
 
 
-def lose_everything(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def lose_everything(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     """A trial that never ends: Dense loses the store while it scores, the other its worker, the last time at once."""
     tries = f"notes/{trial.trial_id}.json"
     if trial.strategy == "Dense" or not store.exists(tries):
@@ -150,11 +152,11 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
     assert "in lose_everything" in dense["traceback"]
     assert (pruned["compression"], pruned["sparsity_asked"], pruned["error_stage"]) == (None, 0.5, "load")
     assert pruned["error"].startswith("ActorDiedError: The actor died")
-    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial))
+    launch(spec, store, lambda given, trial, store, beat: write_row(store, trial))
     assert set(store.statuses().values()) == {"completed"}
 
 
-def fail_by_itself(handed: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+def fail_by_itself(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
     if trial.strategy == "Dense":
         return write_row(store, trial)
     return write_row(store, trial, status="failed", failure="trial", error="diverged", error_stage="retrained")
@@ -165,8 +167,45 @@ def test_a_trial_that_failed_by_itself_runs_again_only_when_asked(four_gpus: Non
     launch(spec, store, fail_by_itself)
     assert sorted(store.statuses().values()) == ["completed", "failed"]
     assert make_plan(spec.trials(), store).to_run == ()
-    launch(spec, store, lambda handed, trial, store, beat: write_row(store, trial), retry_failed=True)
+    launch(spec, store, lambda given, trial, store, beat: write_row(store, trial), retry_failed=True)
     assert set(store.statuses().values()) == {"completed"}
+
+
+def stop_when_asked(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    """Complete Dense; anything else saves and ends once it is asked to."""
+    if trial.strategy == "Dense":
+        return write_row(store, trial)
+    store.write_json("notes/waits.json", {})
+    while not beat.stopping():
+        time.sleep(0.1)
+    return {}
+
+
+def test_a_sweep_runs_in_a_thread_and_ends_at_its_deadline(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = one_strategy(), Store(str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(launch, spec, store, stop_when_asked, deadline=time.monotonic() + 12).result()
+    assert outcome == Outcome(signal.SIGINT)
+    assert store.exists("notes/waits.json")
+    assert store.statuses() == {spec.trials()[0].trial_id: "completed"}
+    assert store.names("running", ".json") == []
+
+
+def test_a_signal_ends_a_launch_and_a_second_one_interrupts_an_interactive_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, outcome = Store(str(tmp_path)), Outcome()
+    searcher: Any = SimpleNamespace(ending=False)
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with _ending_early(outcome, searcher, store, "mine", None):
+        signal.raise_signal(signal.SIGINT)
+        assert (outcome.signal, searcher.ending) == (signal.SIGINT, True)
+        assert store.exists("running/stop-mine.json")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert not store.exists("running/stop-mine.json")
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
