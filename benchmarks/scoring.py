@@ -53,15 +53,15 @@ def _by_hand(args: argparse.Namespace) -> Round:
     examples = _examples(args)
     model, tokenizer = workload.model(args), workload.tokenizer(args)
     steps = args.steps if args.what == "plain" else min(args.steps, BY_HAND_SMOOTHED)
-    hand = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
+    baseline = ByHand(model, tokenizer, examples.texts, examples.labels, args.device)
     seeds = iter(range(1000))
 
     def run() -> float:
         began = wait(args.device)
         if args.what == "plain":
-            hand.gradcam(args.batch_size, next(seeds), steps)
+            baseline.gradcam(args.batch_size, next(seeds), steps)
         else:
-            hand.smoothgrad(args.batch_size, next(seeds), PASSES, STD, steps)
+            baseline.smoothgrad(args.batch_size, next(seeds), PASSES, STD, steps)
         return (wait(args.device) - began) / steps
 
     return run

@@ -36,34 +36,34 @@ def by_hand(args: argparse.Namespace, strategy: str, sparsity: float) -> float:
     training, validation = workload.texts(args, "train", args.examples), workload.texts(args, "validation", None)
     began = wait(args.device)
     tokenizer = workload.tokenizer(args)
-    hand = ByHand(workload.model(args), tokenizer, training.texts, training.labels, args.device)
-    evaluator = ByHand(hand.model, tokenizer, validation.texts, validation.labels, args.device)
-    start = {name: tensor.clone() for name, tensor in hand.model.state_dict().items()}
+    baseline = ByHand(workload.model(args), tokenizer, training.texts, training.labels, args.device)
+    evaluator = ByHand(baseline.model, tokenizer, validation.texts, validation.labels, args.device)
+    start = {name: tensor.clone() for name, tensor in baseline.model.state_dict().items()}
     for epoch in range(args.epochs):
-        hand.train(args.batch_size, epoch)
+        baseline.train(args.batch_size, epoch)
         evaluator.evaluate(args.batch_size)
     count = {"LayerSmoothGrad": args.smooth_batches}.get(strategy, args.score_batches) * args.batch_size
-    scored = ByHand(hand.model, tokenizer, training.texts[:count], training.labels[:count], args.device)
+    scored = ByHand(baseline.model, tokenizer, training.texts[:count], training.labels[:count], args.device)
     if strategy == "LayerSmoothGrad":
         scores = scored.smoothgrad(args.batch_size, 0, PASSES, STD)
     elif strategy == "LayerMagWeight":
-        scores = {path: np.abs(layer.weight.detach().cpu().numpy()) for path, layer in hand.layers()}
+        scores = {path: np.abs(layer.weight.detach().cpu().numpy()) for path, layer in baseline.layers()}
     else:
         scores = scored.gradcam(args.batch_size, 0)
-    prefix = hand.model.base_model_prefix
+    prefix = baseline.model.base_model_prefix
     masks = {
         f"{prefix}.{path}.weight": torch.from_numpy(score > np.quantile(score, sparsity)).to(args.device)
         for path, score in scores.items()
     }
-    pruned = hand.model.state_dict()
+    pruned = baseline.model.state_dict()
     for name, mask in masks.items():
         pruned[name] *= mask
     evaluator.evaluate(args.batch_size)
-    hand.model.load_state_dict(start)
-    mask_layers(hand.model, masks)
+    baseline.model.load_state_dict(start)
+    mask_layers(baseline.model, masks)
     evaluator.evaluate(args.batch_size)
     for epoch in range(args.epochs):
-        hand.train(args.batch_size, epoch)
+        baseline.train(args.batch_size, epoch)
         evaluator.evaluate(args.batch_size)
     return wait(args.device) - began
 

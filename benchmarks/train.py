@@ -54,15 +54,15 @@ def _by_hand(args: argparse.Namespace) -> Round:
     examples, model = _examples(args), workload.model(args)
     if args.what == "retrain":
         mask_layers(model, workload.half_masks(model, "cpu"))
-    hand = ByHand(model, workload.tokenizer(args), examples.texts, examples.labels, args.device)
+    baseline = ByHand(model, workload.tokenizer(args), examples.texts, examples.labels, args.device)
     seeds = iter(range(1000))
 
     def run() -> float:
         began = wait(args.device)
         if args.what == "evaluate":
-            hand.evaluate(args.batch_size)
+            baseline.evaluate(args.batch_size)
         else:
-            hand.train(args.batch_size, next(seeds))
+            baseline.train(args.batch_size, next(seeds))
         return (wait(args.device) - began) / _steps(args)
 
     return run
