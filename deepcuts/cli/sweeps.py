@@ -13,7 +13,7 @@ from pathlib import Path
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep
+from deepcuts.experiment.sweepfile import SweepFile, read_sweep_file
 from deepcuts.names import find_id
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import partners, snapshots
@@ -24,7 +24,7 @@ def run_one(args: argparse.Namespace) -> int:
     """One trial in this process, without Ray."""
     source = Path(args.source)
     if source.suffix in (".yaml", ".yml"):
-        file = read_sweep(source, args.set)
+        file = read_sweep_file(source, args.set)
         gpus = choose_gpus(file.resources.gpus, local_gpus())
         trials: Sequence[TrialSpec] = prepare_sweep(file, "cuda" if gpus else "cpu").spec.trials()
         store, name = Store(args.store), file.name

@@ -16,7 +16,7 @@ from rich.console import Console
 from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep
+from deepcuts.experiment.sweepfile import SweepFile, read_sweep_file
 from deepcuts.store.store import Store
 from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
 from deepcuts.sweep.plan import Plan, make_plan, only_those
@@ -42,7 +42,7 @@ class Ready:
 
 def _ready(args: argparse.Namespace) -> Ready:
     """Check all that `run` and `plan` need; nothing is written. Raises ValueError for the first thing wrong."""
-    file = read_sweep(Path(args.sweep), args.set)
+    file = read_sweep_file(Path(args.sweep), args.set)
     store = Store(args.store)
     available: float = local_gpus()
     if args.address:

@@ -44,14 +44,14 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def run(sweep: Path, store: Path) -> int:
     """Every missing trial, one after the other in this process: as the sweep does, without Ray."""
-    from deepcuts.experiment.sweepfile import read_sweep
+    from deepcuts.experiment.sweepfile import read_sweep_file
     from deepcuts.sweep.launch import _write_sweep
     from deepcuts.sweep.plan import make_plan, partners
     from deepcuts.sweep.prepare import prepare_sweep
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_trial
 
-    spec, there = prepare_sweep(read_sweep(sweep), "cpu").spec, Store(str(store))
+    spec, there = prepare_sweep(read_sweep_file(sweep), "cpu").spec, Store(str(store))
     _write_sweep(there, spec)
     trials = spec.trials()
     for trial in make_plan(trials, there).to_run:
