@@ -1,9 +1,9 @@
-"""Which recommendations for experiments with pruning a store meets (frames in, frames out).
+"""Checks which recommendations for pruning experiments a store meets (frames in, frames out).
 
 The recommendations are those of Blalock, Gonzalez Ortiz, Frankle and Guttag 2020, "What is the state of neural network
-pruning?", arXiv 2003.03033, section 6 and the checklist of appendix B, in our words and as far as a store can tell.
-Left out is what it cannot: whether claims stay within what was run, whether the code can be downloaded, how results
-that others published were taken over; and Top-5 beside Top-1, since no task here has that many classes.
+pruning?", arXiv 2003.03033, section 6 and the checklist of appendix B, in our words and as far as a store can show
+them. Left out are those that it cannot show: whether claims stay within what was run, whether the code can be
+downloaded, how results published by others were used; and Top-5 beside Top-1, as no task here has that many classes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 Met = tuple[bool, str]
 
 TASKS, COMPRESSIONS = 3, 5
-# The share of the dense network's metric below which a pruned one has clearly declined.
+# The fraction of the dense network's metric below which a pruned one has clearly declined.
 _DECLINED = 0.9
 _CLASSIC = ("Fisher",)
 _RECENT = {"Wanda": 2023, "SNIP": 2019}
 
 
 def checklist(trials: pd.DataFrame) -> pd.DataFrame:
-    """A row per recommendation: the `item`, whether it is `met`, and `why`, with what would meet it.
+    """Return a row per recommendation: the `item`, whether it is `met`, and `why`, with what would meet it.
 
-    `trials` are the rows of `analysis.trials`; failed ones do not count. A store without completed trials meets none.
+    `trials` are the rows of `trials(store)`; failed ones do not count. A store without completed trials meets none.
     """
     done = trials[trials["status"] == "completed"]
     pruned = done[~done["strategy"].isin(NOT_PRUNED)]
@@ -73,7 +73,7 @@ def _named(pruned: pd.DataFrame) -> Met:
 
 def _tasks(pruned: pd.DataFrame) -> Met:
     found = {(d, m) for d, m in zip(pruned["dataset"], pruned["model"], strict=True) if "toy" not in (d, m)}
-    return len(found) >= TASKS, f"{len(found)}: {_listed(f'{d} with {m}' for d, m in found) or 'toys alone'}"
+    return len(found) >= TASKS, f"{len(found)}: {_listed(f'{d} with {m}' for d, m in found) or 'only toys'}"
 
 
 def _compressions(pruned: pd.DataFrame) -> Met:
@@ -120,7 +120,7 @@ def _same_start(pruned: pd.DataFrame) -> Met:
 
 
 def _side_by_side(pruned: pd.DataFrame) -> Met:
-    """Shuffled controls and the random masks are no methods: they need not be everywhere."""
+    """Shuffled controls and random masks are not methods and may be missing at some points."""
     methods = pruned[~pruned["strategy"].str.contains(r"\+|Random$")]
     asked = methods["compression"].fillna(-methods["sparsity_asked"])
     points = asked.groupby([methods["model"], methods["dataset"], methods["strategy"]]).nunique().rename("points")
@@ -148,21 +148,24 @@ def _magnitude(pruned: pd.DataFrame) -> Met:
 
 
 def _magnitude_per_layer(pruned: pd.DataFrame) -> Met:
-    """LayerMagWeight has the proportions of what keeps the same share of every layer; nothing has those of a Global."""
+    """LayerMagWeight keeps the same share of each layer, as do Layer and Row strategies; none is right for a Global."""
     names = [name for name in set(pruned["strategy"]) if "+" not in name]
     uneven = [name for name in names if name.startswith("Global") and name not in ("GlobalRandom", "GlobalMagWeight")]
     if uneven:
-        return False, f"{_listed(uneven)}: none, and there is no strategy for it; their Layer ones have LayerMagWeight"
+        return (
+            False,
+            f"{_listed(uneven)}: none, and there is no strategy for it; the Layer ones have LayerMagWeight",
+        )
     return _has(_strategies(pruned, ["MagWeight"], ["Layer", "Row"]), "LayerMagWeight")
 
 
 def _random(pruned: pd.DataFrame) -> Met:
-    """Any scope: a random mask over the whole network keeps nearly the same share of every layer."""
+    """Any scope counts: a random mask over the whole network keeps nearly the same fraction of every layer."""
     return _has(_strategies(pruned, ["Random"], ["Layer", "Global", "Row"]), "GlobalRandom")
 
 
 def _random_per_layer(pruned: pd.DataFrame) -> Met:
-    """For what keeps the same share of every layer LayerRandom is that; Global strategies need their masks shuffled."""
+    """LayerRandom serves strategies that keep the same fraction of every layer; Global ones need their own +shuffle."""
     names = set(pruned["strategy"])
     needed = [name for name in names if "+" not in name and not name.endswith("Random")]
     even = bool({"LayerRandom", "RowRandom"} & names)

@@ -1,4 +1,4 @@
-"""Compares strategies with a baseline, paired by seed, and says in words what came out (frames in, frames out)."""
+"""Compares strategies with a baseline, paired by seed, and puts the result in words (frames in, frames out)."""
 
 from __future__ import annotations
 
@@ -41,23 +41,25 @@ def compare(
     metric: str | None = None,
     metrics: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Every strategy against the baseline, per dataset and what was asked, paired by seed: a row of COLUMNS each.
+    """Compare every strategy with the baseline, paired by seed, per dataset and compression or sparsity asked.
 
-    `difference` is strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with
-    its 95 % interval `low, high` (`interval`). `p_holm` corrects `p_t` (`p_signflip`, where the differences
-    are all the same) for all rows of the frame. The verdict is
+    `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per strategy and place: `difference` is
+    strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
+    `low, high` (`significance.interval`). `p_holm` is `p_t` corrected for the number of rows of the frame (or
+    `p_signflip`, where all differences are equal and the t test is undefined). The verdict is
     - equivalent: both one-sided tests, corrected over the frame, say that the difference lies within ± `margin`;
     - better, worse: p_holm and the exact p_signflip are both at most 0.05, and the interval agrees;
-    - else undecided, always so below 5 seeds: neither test can show anything then.
-    `seeds_needed` would decide with 80 % power, were these the true difference and spread (null: unknown, or above
-    10,000); its t test is at 0.05 over the number of rows. Baseline Dense (the fine-tuned network) and Unpruned
-    (the unpruned one, retrained) stand against every compression.
+    - undecided otherwise, and always below 5 seeds: neither test can show anything then.
+    `seeds_needed` would decide with 80 % power if these were the true difference and spread (null: unknown, or above
+    10,000); its t test is at level 0.05 / number of rows. The baselines Dense (the fine-tuned network) and Unpruned
+    (the unpruned network, retrained) are compared with at every compression.
 
+    `metric` is the task's main one by default; another needs `metrics`, the rows of `metrics(store)`.
     Raises ValueError for an unknown stage, metric or baseline, a margin that is not above 0, and several models.
     """
     rows = _rows(trials, stage, metric, metrics)
     if not margin > 0:
-        raise ValueError(f"margin {margin!r} must be above 0: it is the difference that does not matter")
+        raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
     pairs = _paired(rows, baseline, stage)
     groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, "strategy"], dropna=False)]
     level = LEVEL / max(1, len(groups))
@@ -74,7 +76,7 @@ def compare(
 
 
 def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
-    """The completed trials of one model, in the metric that was asked for."""
+    """Return the completed trials of one model, with the metric that was asked for."""
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
     if metric is not None:
@@ -84,12 +86,12 @@ def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.Da
     rows = comparable(trials)
     models = sorted(rows["model"].unique())
     if len(models) > 1:
-        raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one of them")
+        raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one model")
     return rows
 
 
 def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
-    """Every pruned trial with `ours` and, where the baseline has its seed, `theirs`."""
+    """Return every pruned trial with its value `ours` and, where the baseline has the same seed, `theirs`."""
     known = sorted(rows["strategy"].unique())
     if baseline not in known and not (baseline == "Dense" and len(rows)):
         raise ValueError(
@@ -129,7 +131,7 @@ def _tested(differences: Floats, margin: float, level: float) -> dict[str, float
 
 
 def _places(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The metric of each dataset, and the sparsity asked or else the mean achieved, per place."""
+    """Return each place's metric, and the sparsity that was asked for or else the mean achieved."""
     means = pairs.groupby(_KEY, dropna=False).agg(sparsity=("sparsity", "mean"), metric=("metric", "first"))
     places = means.reset_index()
     return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
@@ -149,7 +151,7 @@ LOWER_IS_BETTER = ("mse", "loss")
 
 
 def in_words(row: Mapping[str, Any], margin: float) -> str:
-    """One row of `stats.compare` as a sentence.
+    """Write one row of `compare` as a sentence.
 
     `LayerSNIP is better than LayerMagWeight on cola at 4x: matthews +0.031 (95 % interval +0.012 to +0.050, 8 seeds,
     p = 0.008 after Holm's correction).`
@@ -157,12 +159,12 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
     place = f"{row['baseline']} on {row['dataset']} at {level(row['compression'], row['sparsity'])}"
     against, verdict = f"{row['strategy']} against {place}", row["verdict"]
     if row["n"] == 0:
-        return f"{against}: undecided, they have no seed in common; run both with the same seeds."
+        return f"{against}: undecided, they share no seed; run both with the same seeds."
     seen = f"{row['metric']} {row['difference']:+.3f}"
     if row["n"] == 1:
-        return f"{against}: undecided, {seen} with one seed, which says nothing of the spread{_more(row)}"
+        return f"{against}: undecided, {seen} with one seed, which says nothing about the spread{_more(row)}"
     known = row["low"] is not None and row["low"] == row["low"]
-    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, " if known else "the same in all "
+    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, " if known else "the same for all "
     seen += f" ({around}{row['n']} seeds"
     if verdict == "undecided":
         return f"{against}: undecided, {seen}){_more(row)}"
@@ -173,14 +175,14 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
 
 
 def _more(row: Mapping[str, Any]) -> str:
-    """How many seeds would tell, said aloud."""
+    """Say how many seeds would decide."""
     few = row["n"] < fewest_seeds(two_sided=False)
     why = f"; {row['n']} seeds can show nothing" if few and row["n"] > 1 else ""
     needed = row["seeds_needed"]
     if needed is None or needed != needed:
-        enough = f"at least {fewest_seeds()} are needed" if few else "no number of seeds below 10,000 would tell"
+        enough = f"at least {fewest_seeds()} are needed" if few else "no number of seeds up to 10,000 would decide"
     elif needed <= row["n"]:
-        enough = "as many again may tell"
+        enough = "as many again may decide"
     else:
-        enough = f"about {needed:.0f} would tell"
+        enough = f"about {needed:.0f} would decide"
     return f"{why}; {enough}."

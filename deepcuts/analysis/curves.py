@@ -1,6 +1,6 @@
-"""Values over seeds: curves against sparsity, and the table of results (frames in, frames out).
+"""Summarises trials over seeds: curves against sparsity, and the table of results (frames in, frames out).
 
-Trials are grouped by what was asked of them (compression or sparsity), never by what was achieved.
+Trials are grouped by the compression or sparsity that was asked for, never by the one achieved.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _GROUP = [*_TASK, "strategy", *_ASKED]
 
 
 def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split: str = "validation") -> pd.DataFrame:
-    """The trials with another metric in the columns of the stages: its value at each stage's last epoch.
+    """Return the trials with another metric in the columns of the stages: its value at each stage's last epoch.
 
-    Trials that do not have the metric are left out. Raises ValueError where none has it.
+    Trials without the metric are left out. Raises ValueError where none has it.
     """
     known = sorted(metrics["metric"].unique())
     if metric not in known:
@@ -38,11 +38,11 @@ def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split:
 
 
 def best_epoch(trials: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """The trials as the seed study reported them, in the column `best`: the best epoch of all stages, fine-tuning
-    included, by accuracy whatever the task's metric is (by squared error for a regression, the lowest).
+    """Return the trials with a column `best`, as the seed study reported them.
 
-    It flatters: the epoch is chosen by the split that it is reported on, and a pruned network can never come out
-    below its dense one. Here to reproduce those numbers, never the default.
+    It is the best epoch of all stages, fine-tuning included, by accuracy whatever the task's metric is (for a
+    regression the lowest squared error). It flatters: the epoch is chosen on the split that it is reported on, and a
+    pruned network can never be below its dense one. It is there to reproduce those numbers and never the default.
     """
     rows = metrics[metrics["split"] == "validation"].merge(trials[["trial_id", "metric"]], on="trial_id")
     task = rows.pop("metric_y").isin(["pearson", "spearman", "mse"]).map({True: "mse", False: "accuracy"})
@@ -61,19 +61,22 @@ def curves(
     metrics: pd.DataFrame | None = None,
     report: Reported = "last",
 ) -> pd.DataFrame:
-    """Per model, dataset, strategy and what was asked, over the seeds of completed trials: `n, mean, sd`, the
-    95 % t interval `low, high` (null for one seed), the `seeds` and their `values`; beside them the means of
-    the task's levels, `dense` and `unpruned`, null where nobody ran them.
+    """Summarise completed trials over seeds, a row per model, dataset, strategy and compression or sparsity asked.
 
-    `x` is the place on the `axis`: the sparsity or compression asked, else the mean achieved; auto is
-    compression where every trial asked for one. `metric`: other than the task's main one, found in `metrics`.
-    `report`: the stage's last epoch, or the seed study's `best` of all stages (`best_epoch`; no levels).
-    Raises ValueError for an unknown stage or metric, and where a seed occurs twice: settings are mixed.
+    `trials` are the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval
+    `low, high` (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks,
+    `dense` and `unpruned` (null where there is no such trial).
+
+    `x` is the place on the `axis`: the sparsity or compression that was asked for, else the mean achieved; `auto` is
+    compression where every trial asked for one. `metric` is the task's main one by default; another is looked up in
+    `metrics`, the rows of `metrics(store)`. `report` is the stage's last epoch, or `best`, the seed study's best epoch
+    of all stages (`best_epoch`; without `dense`). Raises ValueError for an unknown stage or metric, and where two
+    trials differ in settings alone, as a mean over them has no meaning.
     """
     if report == "best":
         if metrics is None or metric is not None:
             raise ValueError(
-                "the best epoch is by a metric of its own, in the metrics table: give metrics=, no metric="
+                "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
         return _curves(best_epoch(trials, metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
     if stage not in STAGES:
@@ -101,9 +104,11 @@ def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.D
 def training_curves(
     trials: pd.DataFrame, metrics: pd.DataFrame, metric: str | None = None, split: str = "validation"
 ) -> pd.DataFrame:
-    """The metric after every epoch of fine-tuning (stage dense, each network once) and of retraining, a trial and
-    epoch a row: `model, dataset, metric, trial_id, strategy, compression, sparsity_asked, seed, stage, epochs` (done;
-    0 = before the first) and `value`. `metric` is the task's main one by default; on `train` there is `loss`.
+    """Return the metric after every epoch of fine-tuning (stage dense, each network once) and of retraining.
+
+    A row per trial, stage and epoch: `model, dataset, metric, trial_id, strategy, compression, sparsity_asked, seed,
+    stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by default;
+    the split `train` has `loss`.
 
     Raises ValueError for a metric that the split does not have, naming the nearest.
     """
@@ -144,7 +149,7 @@ def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:
-    """The completed trials. Raises ValueError where two of them are one strategy, point and seed."""
+    """Return the completed trials. Raises ValueError where two have the same strategy, place and seed."""
     rows = trials[trials["status"] == "completed"]
     twice = rows[rows.duplicated([*_GROUP, "seed"], keep=False)].sort_values([*_GROUP, "seed"])
     if len(twice):
@@ -152,7 +157,7 @@ def comparable(trials: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             f"trials {one['trial_id']!r} (sweep {one['sweep']!r}) and {other['trial_id']!r} (sweep"
             f" {other['sweep']!r}) are both {one['strategy']} on {one['dataset']} with seed {one['seed']}, in"
-            " other settings: a mean over them says nothing; choose one sweep, or filter by what differs"
+            " different settings: a mean over them has no meaning; choose one sweep, or filter by what differs"
         )
     return rows
 
@@ -162,23 +167,24 @@ def _axis(rows: pd.DataFrame) -> Axis:
 
 
 def _places(rows: pd.DataFrame, axis: Axis) -> pd.Series:
-    """Where each trial stands: what was asked, else the mean achieved by all that were asked for the same."""
+    """Return each trial's place on the axis: what was asked, else the mean achieved by all that asked for the same."""
     asked, achieved = ("sparsity_asked", "sparsity") if axis == "sparsity" else ("compression", "compression_achieved")
     means = rows.groupby([*_TASK, *_ASKED], dropna=False)[achieved].transform("mean")
     return rows[asked].fillna(means)
 
 
 def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """The frame with the mean of the rows' stage per task as the column `name`."""
+    """Add the column `name` to the frame: the mean of the rows' stage per task."""
     level = rows.groupby(_TASK, dropna=False)[stage].mean().rename(name).reset_index()
     return frame.merge(level, on=_TASK, how="left")
 
 
 def table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Results per model, dataset, strategy and what was asked: seeds completed `n` and `failed`, the mean of
-    every stage with half its 95 % t interval (`dense, dense_half_width, ...`), and what was achieved.
+    """Summarise all trials, a row per model, dataset, strategy and compression or sparsity asked.
 
-    Dense and Unpruned come first. Raises ValueError where a seed occurs twice, as `curves` does.
+    A row has the number of seeds completed (`n`) and `failed`, the mean of the metric after every stage with half its
+    95 % t interval (`dense, dense_half_width, ...`), and the sparsity and compression achieved. Dense and Unpruned
+    come first. Raises ValueError where two trials differ in settings alone, as `curves` does.
     """
     rows = comparable(trials)
     groups = rows.groupby(_GROUP, dropna=False)

@@ -1,4 +1,4 @@
-"""Comparisons from stored predictions, example by example: two trials, and strategies with the examples resampled."""
+"""Compares stored predictions example by example: two trials, and strategies with the examples resampled."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ Made = tuple[str, str]  # trial_id and stage: what made a set of predictions
 
 
 def bootstrap(store: Store, ours: Sequence[Made], theirs: Sequence[Made], metric: str) -> Resampled:
-    """How far the mean difference of a metric may be off, had the seeds and the validation examples been others:
-    `resample.two_level` of trials with their baselines, (trial_id, stage) of each per seed, in the same order.
+    """Estimate a mean difference of a metric, with an interval over other seeds and other validation examples.
 
-    Raises ValueError where predictions are missing or were made on other examples.
+    `ours` and `theirs` are the (trial_id, stage) of the trials and of their baselines, one of each per seed, in the
+    same order; `significance.two_level` resamples them. Raises ValueError where predictions are missing or were made
+    on other examples.
     """
     if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"{len(ours)} trials and {len(theirs)} baselines are no pairs; give one of each per seed")
+        raise ValueError(f"{len(ours)} trials and {len(theirs)} baselines do not pair up; give one of each per seed")
     labels, predictions = _predictions(store, [*ours, *theirs])
     return two_level(labels, predictions[: len(ours)], predictions[len(ours) :], metric)
 
 
 def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
-    """Labels (N,) of the validation split and predictions (T, N) of each trial after its stage."""
+    """Read the labels (N,) of the validation split and the predictions (T, N) of each trial after its stage."""
     where = ds.field("trial_id").isin([trial_id for trial_id, _ in made]) & (ds.field("split") == "validation")
     where &= ds.field("stage").isin([stage for _, stage in made])
     read = store.read("predictions", ["trial_id", "stage", "example", "label", "prediction"], where)
@@ -54,10 +55,11 @@ def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
 def compare_trials(
     store: Store, trial_a: str, trial_b: str, stage: str = "retrained", metric: str | None = None
 ) -> pd.DataFrame:
-    """Two trials on the examples of their validation split, as one row: `trial_a, trial_b, metric, n` (examples),
-    `value_a, value_b` of the metric (the task's main one by default), `difference` = a - b with its 95 % interval
-    over the examples `low, high`, the examples that just one of them has right, `only_a, only_b`, and `p_mcnemar`
-    (null for a regression).
+    """Compare two trials (ids, or prefixes of ids) on the examples of their validation split, as one row.
+
+    `trial_a, trial_b, metric, n` (examples), `value_a, value_b` of the metric (the task's main one by default),
+    `difference` = a - b with its 95 % interval over the examples `low, high`, the numbers of examples that only one of
+    them has right, `only_a, only_b`, and McNemar's `p_mcnemar` (all three null for a regression).
 
     Raises ValueError for an unknown trial, a failed one, one without predictions, and two that have other examples.
     """
@@ -79,7 +81,7 @@ def compare_trials(
 
 
 def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) -> dict[str, float | None]:
-    """How many examples just one of them has right, with McNemar's p; nulls for a regression."""
+    """Count the examples that only one of them has right, with McNemar's p; nulls for a regression."""
     if main_metric not in ("accuracy", "f1", "matthews"):
         return {"only_a": None, "only_b": None, "p_mcnemar": None}
     only_a = int(((ours == labels) & (theirs != labels)).sum())
@@ -88,10 +90,10 @@ def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) 
 
 
 def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """A frame of `stats.compare` whose intervals `low, high` hold for other validation examples, too: those of
-    `bootstrap` over the same seeds. Tests and verdicts stay: they are about the seeds.
+    """Return a frame of `compare` with intervals `low, high` that also hold for other validation examples.
 
-    Raises ValueError as `bootstrap` does.
+    They are those of `bootstrap`, over the same seeds. Tests and verdicts stay as they are, as they are about the
+    seeds. Raises ValueError as `bootstrap` does.
     """
     completed = trials[trials["status"] == "completed"]
     frame = comparisons.copy()
@@ -110,7 +112,7 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
 
 
 def _by_seed(trials: pd.DataFrame, row: Mapping[Hashable, Any], strategy: str, stage: str) -> dict[int, Made]:
-    """The trials of a strategy at the place of a comparison's row (Unpruned: at any place)."""
+    """Map seeds to the trials of a strategy at the place of a comparison's row (of Unpruned at any place)."""
     chosen = trials[(trials["strategy"] == strategy) & (trials["dataset"] == row["dataset"])]
     if strategy != "Unpruned" and row["compression"] == row["compression"]:
         chosen = chosen[chosen["compression"] == row["compression"]]

@@ -1,6 +1,6 @@
-"""The JSON Schema of the sweep file, for editors that complete and check it.
+"""Makes the JSON Schema of the sweep file, with which editors complete and check it.
 
-`python -m deepcuts.schema > sweeps/sweep.schema.json` writes it anew.
+`python -m deepcuts.experiment.json_schema > sweeps/sweep.schema.json` writes the file that is committed.
 """
 
 from __future__ import annotations
@@ -14,62 +14,62 @@ from deepcuts.experiment.sweepfile import NAME_PATTERN, OwnData, Resources, Sett
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.pruning.criteria import CRITERIA, SCOPES
 
-# What each key means, as an editor shows it.
+# What each key means, as editors show it.
 _SETTINGS = {
     "max_tokens": "longer texts are cut to this many tokens",
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
-    "head": "linear, or sigmoid5 for a regression to 0..5, as the seed of this project had it",
-    "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as the seed had it",
+    "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
+    "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "finetune": "how the dense network is trained",
-    "scoring": "how the criteria gather their data",
+    "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
-    "retrain": "how the pruned network is trained; what is not given is taken from finetune, epochs apart (12)",
+    "retrain": "how the pruned network is trained: 12 epochs, and what is not given comes from finetune",
 }
 _SWEEP = {
-    "name": "the name of the sweep; by default the stem of the file's name",
+    "name": "the name of the sweep; by default the file's name without its suffix",
     "model": "a Hub id, a folder, package:NAME/FOLDER inside an installed package, or toy",
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
-    "datasets": "names of known datasets, or a mapping of names to data of your own (null: a known one)",
-    "strategies": "Layer, Global or Row, then a criterion, then perhaps +shuffle",
+    "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",
-    "seeds": "decide head, data order and dropout",
-    "precision": "holds for all stages",
+    "seeds": "each decides the head, the order of the data and dropout",
+    "precision": "of all stages",
     "tf32": "faster, less exact matrix products on recent GPUs",
-    "compile": "torch.compile for training: compiled once a trial, for long ones",
-    "prune_biases": "prune the biases too, not the weights alone",
+    "compile": "torch.compile for training: compiled once per trial, which pays for long trials",
+    "prune_biases": "prune the biases too, not only the weights",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",
-    "trackers": "where the sweep is mirrored to, beside the store; a tracker that fails harms no trial",
-    "resources": "what a trial takes; never changes a result",
-    "overrides": "dataset to the settings that differ for it",
+    "trackers": "where the sweep is also logged, besides the store; a tracker that fails harms no trial",
+    "resources": "what one trial uses; never changes a result",
+    "overrides": "maps a dataset to the settings that differ for it",
 }
 _TRAINING = {
     "epochs": "passes over the training split",
-    "batch_size": "examples of an optimiser step",
-    "micro_batch": "examples at once, where a batch does not fit; null: the batch",
+    "batch_size": "examples per optimiser step",
+    "micro_batch": "examples at once, where a batch does not fit into memory; null: the whole batch",
     "lr": "learning rate",
-    "betas": "of adam and adamw; the first is the momentum of sgd",
+    "betas": "of adam and adamw; the first is also the momentum of sgd",
     "schedule": "of the learning rate, after the warmup",
     "warmup": "a fraction of the steps",
-    "max_grad_norm": "longer gradients are cut to this norm; null: never",
+    "max_grad_norm": "gradients are clipped to this norm; null: never",
 }
 _SCORING = {
-    "batches": "batches of a pass, at most one pass over the training split",
-    "smooth_batches": "batches of a pass for the Smooth criteria",
-    "batch_size": "examples of a scoring batch",
-    "micro_batch": "examples at once, where a batch does not fit; null: whole batches, in a plain pass several",
+    "batches": "batches per pass, at most one pass over the training split",
+    "smooth_batches": "batches per pass for the Smooth criteria",
+    "batch_size": "examples per scoring batch",
+    "micro_batch": "examples at once, where a batch does not fit; null: whole batches, several in a plain pass",
     "smoothing_passes": "noisy passes over each batch",
-    "noise_std": "of the noise on the outputs of linear layers",
+    "noise_std": "standard deviation of the noise on the outputs of linear layers",
     "shift": "added to the outputs, for the Shift criteria",
-    "dropout": "gradients with dropout on",
-    "count_padding": "count padding as tokens in the mean outputs, as the seed had it",
+    "dropout": "take gradients with dropout on",
+    "count_padding": "count padding as tokens in the mean outputs, as in the seed",
 }
 _RESOURCES = {
-    "gpus": "of a trial; a fraction shares one; null: 1 where there is any, else 0",
-    "cpus": "cores and threads of a trial; null: min(4, cores of the smallest usable node)",
-    "max_concurrent": "trials at a time; null: as many as fit",
+    "gpus": "per trial; a fraction shares a GPU; null: 1 where there is any, else 0",
+    "cpus": "cores and threads per trial; null: min(4, cores of the smallest usable node)",
+    "max_concurrent": "trials at the same time; null: as many as fit",
     "max_failures": "retries after a failure of the infrastructure",
 }
 _OWN = {
@@ -93,7 +93,7 @@ _DESCRIBED = {
 
 
 def sweep_schema() -> dict[str, Any]:
-    """The JSON Schema of a sweep file."""
+    """Make the JSON Schema of a sweep file."""
     made = _in_its_words(SweepFile.model_json_schema())
     parts = made["$defs"] | {"SweepFile": made}
     for model, texts in _DESCRIBED.items():
@@ -115,7 +115,7 @@ def sweep_schema() -> dict[str, Any]:
 
 
 def _in_its_words(value: Any) -> Any:
-    """Pydantic's bounds under the names that JSON Schema has for them, and no titles that repeat the key."""
+    """Rename pydantic's bounds to those of JSON Schema, and drop the titles that repeat the key."""
     if isinstance(value, list):
         return [_in_its_words(each) for each in value]
     if not isinstance(value, dict):
@@ -126,13 +126,13 @@ def _in_its_words(value: Any) -> Any:
 
 
 def _strategies() -> dict[str, Any]:
-    """The plain strategies by name, to be completed, and any of them shuffled."""
+    """Describe the plain strategies by name, for completion, and any of them shuffled."""
     plain = [f"{scope.capitalize()}{criterion}" for criterion in CRITERIA for scope in SCOPES]
     return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
 
 
 def schema_text() -> str:
-    """The schema as the file that is committed."""
+    """Return the schema as the text of the committed file."""
     return json.dumps(sweep_schema(), indent=1) + "\n"
 
 

@@ -1,10 +1,14 @@
-"""The sweep file: its keys and defaults, read from YAML, and refused with the line of what is wrong."""
+"""Reads a sweep, from a YAML file or a dict: its keys, their types and defaults.
+
+Every mistake is refused by its key, with the nearest known one, and in a file with its line.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +28,8 @@ NAME_PATTERN = re.compile(rf"(?!{COMPACTED})[A-Za-z0-9-][A-Za-z0-9._-]{{0,63}}")
 def _name(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no name; allowed are 1 to 64 of A-Z a-z 0-9 . _ - that do not begin with ., _ or {COMPACTED}"
+            f"{name!r} is not a valid name; use 1 to 64 of A-Z a-z 0-9 . _ -, and do not begin with . or _ or"
+            f" {COMPACTED}"
         )
     return name
 
@@ -52,7 +57,7 @@ Seed = Annotated[Natural, Field(lt=2**63)]
 
 
 class OwnData(Frozen):
-    """A dataset of the user's own: files, or a hub id; the path of a file is taken from where you launch."""
+    """A dataset of the user's own: files, or a Hub id. Paths are relative to the folder that you launch from."""
 
     train: str | None = None
     validation: str | None = None
@@ -75,7 +80,10 @@ class OwnData(Frozen):
 
 
 class Resources(Frozen):
-    """What a trial takes. `gpus` None: 1 if the cluster has any, else 0. `cpus` None: min(4, smallest node)."""
+    """The resources of one trial; they never change a result.
+
+    `gpus` None: 1 if the cluster has any, else 0. `cpus` None: min(4, cores of the smallest node).
+    """
 
     gpus: NotNegative | None = None
     cpus: Positive | None = None
@@ -86,7 +94,7 @@ class Resources(Frozen):
     @classmethod
     def _whole_above_1(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"{gpus:g} is no share of one GPU and no whole number of them")
+            raise ValueError(f"{gpus:g} is neither a fraction of one GPU nor a whole number of GPUs")
         return gpus
 
 
@@ -103,7 +111,7 @@ class Settings(Frozen):
     retrain: Training = Training(epochs=12)
 
     def retraining(self) -> Training:
-        """The settings of retraining: what `retrain` does not give is taken from `finetune`."""
+        """Return the settings of retraining: 12 epochs, and what `retrain` does not give comes from `finetune`."""
         given = self.retrain.model_dump(exclude_unset=True)
         return Training(**{**self.finetune.model_dump(), "epochs": 12, **given})
 
@@ -147,7 +155,10 @@ class SweepFile(Settings):
             elif ALIASES.get(dataset, dataset) not in TASKS:
                 raise misplaced(place, unknown("dataset", dataset, [*TASKS, *ALIASES]))
             elif rows.get(ALIASES.get(dataset, "")) is not None:
-                raise misplaced(place, f"{dataset!r} means {ALIASES[dataset]!r}, which is here data of your own")
+                raise misplaced(
+                    place,
+                    f"{dataset!r} means {ALIASES[dataset]!r}, which is your own data here; rename one",
+                )
         for dataset in self.overrides:
             if self._row_name(dataset) not in self.dataset_rows():
                 raise misplaced(("overrides", dataset), unknown("dataset", dataset, list(self.dataset_rows())))
@@ -158,16 +169,16 @@ class SweepFile(Settings):
         return name if own else ALIASES.get(name, name)
 
     def dataset_rows(self) -> dict[str, OwnData | None]:
-        """Dataset names, the seed's aliases replaced, to the user's own rows (None: a task known by name)."""
+        """Map dataset names, with the seed's aliases replaced, to the user's own rows (None: a task known by name)."""
         rows = self.datasets if isinstance(self.datasets, dict) else dict.fromkeys(self.datasets)
         return {self._row_name(name): own for name, own in rows.items()}
 
     def repeated_datasets(self) -> list[str]:
-        """The datasets that are named more than once."""
+        """Return the datasets that are named more than once."""
         return [name for name, count in Counter(map(self._row_name, self.datasets)).items() if count > 1]
 
     def for_dataset(self, dataset: str) -> Settings:
-        """The settings with the dataset's overrides laid over them."""
+        """Return the settings with the dataset's overrides applied."""
         base = self.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         for name, override in self.overrides.items():
             if self._row_name(name) == dataset:
@@ -175,7 +186,7 @@ class SweepFile(Settings):
         return Settings(**base)
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value: a sweep file of the same trials, whatever the defaults become."""
+        """Return every key with its value: a sweep file of the same trials, even when a default changes later."""
 
         def whole(settings: Settings) -> dict[str, Any]:
             return settings.model_dump(mode="json") | {"retrain": settings.retraining().model_dump(mode="json")}
@@ -185,6 +196,7 @@ class SweepFile(Settings):
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`; mappings in both are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -192,10 +204,16 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
-    """The sweep file at `path` with `--set key.sub=value` changes.
+# `--set` texts (`finetune.epochs=3`), or a mapping that is merged over: nested mappings merge, lists replace.
+Changes = Sequence[str] | Mapping[str, Any]
 
-    Raises ValueError with the file, the line and the nearest known key for everything that is wrong in it.
+
+def read_sweep_file(path: Path, changes: Changes = ()) -> SweepFile:
+    """Read the sweep file at `path`, with changes; its name is the stem of the file's name unless it gives one.
+
+        read_sweep_file(Path("sweeps/quickstart.yaml"), {"seeds": [0, 1], "finetune": {"epochs": 1}})
+
+    Raises ValueError with the file, the line, the value and the nearest known key of every mistake.
     """
     try:
         text = path.read_text("utf-8")
@@ -208,22 +226,39 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> SweepFile:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: a sweep file is a mapping of keys to values, not {type(raw).__name__}")
-    for change in changes:
-        _change(raw, change)
-    raw.setdefault("name", path.stem)
+    return _checked(raw, changes, path.stem, f"{path}", tree)
+
+
+def parse_sweep(raw: Mapping[str, Any], changes: Changes = (), name: str = "sweep") -> SweepFile:
+    """Check a sweep that is a mapping with the keys of a sweep file; it is left as it is.
+
+        parse_sweep({"datasets": ["toy"], "strategies": ["LayerSNIP"], "compressions": [2]}, {"seeds": [0, 1]})
+
+    `name` is the sweep's name unless the mapping gives one. Raises ValueError with the path of the key, the value and
+    the nearest known key of every mistake.
+    """
+    return _checked(deepcopy(raw), changes, name, "", None)
+
+
+def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node | None) -> SweepFile:
+    """Apply the changes to `raw` and validate it; `source` (or nothing) and the lines of `tree` begin each error."""
+    begin = f"{source}: " if source else ""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{begin}a sweep is a mapping of keys to values, not {type(raw).__name__}")
+    values = _merged({"name": name} | dict(raw), changes if isinstance(changes, Mapping) else {})
+    for change in () if isinstance(changes, Mapping) else changes:
+        _change(values, change)
     try:
-        return SweepFile(**raw)
+        return SweepFile(**values)
     except ValidationError as error:
-        raise ValueError("\n".join(explained(path, tree, error, known_keys))) from None
+        raise ValueError("\n".join(explained(source, tree, error, known_keys))) from None
     except TypeError:
-        raise ValueError(
-            f"{path}: every key must be text, not {[k for k in raw if not isinstance(k, str)]!r}"
-        ) from None
+        wrong = [key for key in values if not isinstance(key, str)]
+        raise ValueError(f"{begin}every key must be text, not {wrong!r}") from None
 
 
 def _change(raw: dict[str, Any], change: str) -> None:
+    """Apply one `--set key.sub=value` to `raw`, in place."""
     key, equals, value = change.partition("=")
     if not equals or not key:
         raise ValueError(f"cannot read --set {change!r}; write key=value, as in retrain.epochs=3")
@@ -249,7 +284,7 @@ _SECTIONS: dict[str, type[Frozen]] = {
 
 
 def known_keys(place: tuple[str, ...]) -> list[str]:
-    """The keys that may stand at a place of a sweep file."""
+    """Return the keys that are allowed at a place of a sweep: () is the top, ("overrides", "cola") one dataset's."""
     if place and place[-1] in _SECTIONS:
         return list(_SECTIONS[place[-1]].model_fields)
     if place and place[0] == "overrides":

@@ -1,10 +1,9 @@
-"""Reads YAML as version 1.2 does, and explains what is wrong in a file: the line, the value, the nearest known key."""
+"""Reads YAML by the rules of version 1.2, and explains mistakes: the line, the value, the nearest known key."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +14,7 @@ from deepcuts.names import nearest
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars (and the merge key <<): only true and false are booleans, keys may not repeat."""
+    """Loads YAML 1.2's plain scalars and the merge key <<: only true and false are booleans, keys may not repeat."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
@@ -42,18 +41,18 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<
 
 
 def parse_yaml(text: str) -> Any:
-    """One YAML document, safely, with YAML 1.2's plain scalars. Raises yaml.YAMLError."""
+    """Parse one YAML document, safely, with YAML 1.2's plain scalars. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """The document as nodes that know their lines. Raises yaml.YAMLError."""
+    """Parse one document into nodes that know their lines. Raises yaml.YAMLError."""
     return yaml.compose(text, _Loader)
 
 
 KeyPath = tuple[str, ...]
 
-# Parts of a pydantic place that name a way of reading a union, not a key of the file.
+# Parts of a pydantic location that name a branch of a union, not a key of the file.
 _READING = re.compile(r"(list|dict|nullable|constrained-int|literal|function-\w+)(\[.*\])?")
 _WORDS = {
     "list_type": "must be a list, as in [a, b]",
@@ -69,21 +68,24 @@ _WORDS = {
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """`unknown key 'x'; did you mean 'y'? known: ...`."""
+    """Write `unknown key 'x'; did you mean 'y'? known: ...`."""
     return f"unknown {what} {name!r}{nearest(name, known) or ';'} known: {', '.join(known)}"
 
 
 def misplaced(place: Sequence[str | int], why: str) -> PydanticCustomError:
-    """The error of a validator that looks at the whole file and knows where in it the mistake is."""
+    """Make the error of a validator of the whole file that knows the place of the mistake."""
     return PydanticCustomError("misplaced", "{why}", {"why": why, "place": [str(part) for part in place]})
 
 
 def explained(
-    path: Path, tree: yaml.Node | None, error: ValidationError, known: Callable[[KeyPath], list[str]]
+    source: str, tree: yaml.Node | None, error: ValidationError, known: Callable[[KeyPath], list[str]]
 ) -> list[str]:
-    """A line for each mistake; `known` gives the keys that are allowed at a place."""
+    """Write a line for each mistake; it begins with the file `source` and the line in its `tree`, where it has them.
+
+    `known` gives the keys that are allowed at a place.
+    """
     problems = error.errors()
-    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: say only what is wrong with the one
+    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: report only the form that was given
     deeper = {each["loc"][:1] for each in problems if each["type"] not in wrong_type}
     lines = []
     for problem in problems:
@@ -92,7 +94,8 @@ def explained(
         if problem["type"] in wrong_type and place == ("datasets",) and problem["loc"][:1] in deeper:
             continue
         line = _line(tree, place)
-        lines.append(f"{path}{f':{line}' if line else ''}: {_message(problem, place, known)}")
+        begin = f"{source}{f':{line}' if line else ''}: " if source else ""
+        lines.append(f"{begin}{_message(problem, place, known)}")
     return list(dict.fromkeys(lines))
 
 
@@ -107,7 +110,7 @@ def _message(problem: ErrorDetails, place: KeyPath, known: Callable[[KeyPath], l
         message = problem["msg"].removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
     if problem["input"] is None and problem["type"] in ("dict_type", "model_type", "list_type"):
-        return f"{where}: is empty; give its values, or remove the line to have the default"
+        return f"{where}: is empty; give its values, or remove the key to get the default"
     if problem["type"] == "too_short":
         return f"{where}: {_WORDS['too_short']}"
     plain = problem["msg"][0].lower() + problem["msg"][1:]

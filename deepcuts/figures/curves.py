@@ -17,8 +17,10 @@ from deepcuts.wording import level
 
 
 def plot_curves(frame: pd.DataFrame) -> Figure:
-    """Metric against sparsity or compression from a frame of `curves`: a panel per dataset, a line per
-    strategy through the means, a dot per seed, a band for the 95 % t interval (from 3 seeds), the levels.
+    """Plot a metric against sparsity or compression, from a frame of `curves`.
+
+    A panel per dataset, a line per strategy through the means, a dot per seed, a band for the 95 % t interval (from 3
+    seeds), and lines for the dense and the unpruned network.
 
     Raises ValueError for an empty frame.
     """
@@ -60,7 +62,7 @@ def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
-    """Ticks where trials were asked for; kept weights on a log scale where sparsities would run together."""
+    """Place ticks where trials are; use a log scale of the kept weights where sparsities would overlap."""
     places = np.sort(part["x"].unique())
     if part["axis"].iloc[0] == "sparsity":
         labels = [level(None, place) for place in places]
@@ -77,13 +79,15 @@ def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """-log(1 - sparsity), up to what the axis can hold."""
+    """Return -log(1 - sparsity), with sparsity capped at 0.9999: the axis cannot show infinity."""
     return -np.log1p(-np.minimum(sparsity, 0.9999))
 
 
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
-    """Lines for the fine-tuned network and the unpruned one retrained, named at the right, where curves are
-    low; and room for them and every seed, but not for the widest band."""
+    """Draw lines for the fine-tuned network and the retrained unpruned one, with their names at the right.
+
+    Curves are low there. The limits leave room for both lines and every seed, but not for the widest band.
+    """
     levels = part[["dense", "unpruned"]].iloc[0].dropna().sort_values()
     shown = [*levels, *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
@@ -108,7 +112,7 @@ def _levels(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
-    """Each strategy's name beside the end of its line, moved apart where ends are near each other."""
+    """Write each strategy's name beside the end of its line, moved apart where ends are close."""
     ends = part.sort_values("x").groupby("strategy").tail(1).sort_values("mean")
     heights = _apart(ends["mean"].to_numpy(np.float64), *axes.get_ylim())
     for (_, end), height in zip(ends.iterrows(), heights, strict=True):
@@ -133,7 +137,7 @@ def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _apart(heights: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Ascending heights (N,) moved as little as one pass up and one down allow, a line of text apart."""
+    """Move ascending heights (N,) at least a line of text apart, in one pass up and one down."""
     step = 0.062 * (high - low)
     placed = heights.copy()
     for i in range(1, len(placed)):
@@ -149,10 +153,11 @@ _MOST_COLUMNS = 6
 
 
 def plot_training(frame: pd.DataFrame) -> Figure:
-    """Metric against epochs from a frame of `curves.training`: a row of panels per dataset, first fine-tuning, then
-    retraining at each compression; a line per strategy through the means over seeds, a thin one per seed.
+    """Plot a metric against epochs, from a frame of `training_curves`.
 
-    Raises ValueError for an empty frame, and for more compressions than a page is wide (5).
+    A row of panels per dataset: first fine-tuning, then retraining at each compression. A line per strategy through
+    the means over seeds, and a thin line per seed. Raises ValueError for an empty frame, and for more than 5
+    compressions, which do not fit on a page.
     """
     if frame.empty:
         raise ValueError("there is no training to plot: no completed trial has metrics")
@@ -181,7 +186,7 @@ def plot_training(frame: pd.DataFrame) -> Figure:
 
 
 def _training_places(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The retraining at each compression or sparsity that was asked for, the densest first."""
+    """Split the retraining by the compression or sparsity that was asked for, the densest first."""
     retrained = part[part["stage"] == "retrained"].sort_values(["compression", "sparsity_asked"])
     groups = retrained.groupby(["compression", "sparsity_asked"], dropna=False, sort=False)
     first = [lines.iloc[0] for _, lines in groups]

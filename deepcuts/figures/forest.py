@@ -1,4 +1,4 @@
-"""Comparisons as a forest plot; `figures.save` writes it."""
+"""Plots comparisons as a forest plot: differences from the baseline with their intervals."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from deepcuts.analysis.compare import LOWER_IS_BETTER
 from deepcuts.figures.style import FAINT, GREY, INK, look, new_figure, plain, tidy
 from deepcuts.wording import level
 
-# Wide intervals of few seeds are cut off, with an arrow, so that the others can be read.
+# An interval beyond this many times the largest difference is cut off, with an arrow, to keep the others readable.
 _WIDEST = 4.0
 
 
 def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
-    """Differences from the baseline with their 95 % intervals, from a frame of `stats.compare`: a panel per dataset,
-    a group of strategies per compression, the margin as a band. Decided ones are filled, undecided ones hollow.
+    """Plot differences from the baseline with their 95 % intervals, from a frame of `compare`.
 
-    Raises ValueError for an empty frame.
+    A panel per dataset, a group of strategies per compression, the `margin` (in the metric's unit) as a band. Markers
+    of decided comparisons are filled, of undecided ones hollow. Raises ValueError where no difference is known.
     """
     if frame["difference"].notna().sum() == 0:
-        raise ValueError("there is no comparison to plot: no strategy has a seed in common with the baseline")
+        raise ValueError("there is no comparison to plot: no strategy shares a seed with the baseline")
     panels = list(frame.groupby("dataset", sort=False))
     heights = [_lines(part) for _, part in panels]
     figure = new_figure(6.4, 0.75 + sum(0.55 + 0.21 * height for height in heights))
@@ -34,13 +34,13 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
     text = f"difference from {frame['baseline'].iloc[0]}, with its 95 % interval ({better})"
-    text += f"\nhollow: undecided · grey band: within ± {margin:g}, which does not matter"
+    text += f"\nhollow: undecided · grey band: within ± {margin:g}, too small to matter"
     figure.supxlabel(plain(text), fontsize=8.5, color=INK)
     return figure
 
 
 def _groups(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The comparisons at each place, from the densest network to the sparsest."""
+    """Split the comparisons by compression or sparsity, from the densest network to the sparsest."""
     named = part.assign(place=[level(c, s) for c, s in zip(part["compression"], part["sparsity"], strict=True)])
     return [(str(place), rows) for place, rows in named.sort_values("sparsity").groupby("place", sort=False)]
 
@@ -75,14 +75,14 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
 
 
 def _reach(part: pd.DataFrame, margin: float) -> float:
-    """Half the width of the axis: every difference and margin fits in, and most intervals."""
+    """Return half the width of the axis, which every difference, the margin and most intervals fit into."""
     seen = max(float(part["difference"].abs().max()), 2 * margin)
     ends = part[["low", "high"]].abs().max(axis=1)
     return 1.08 * max(seen, min(float(ends.max()) if ends.notna().any() else 0.0, _WIDEST * seen))
 
 
 def _mark(axes: Axes, row: dict[str, float | str], height: float, reach: float) -> None:
-    """A difference and its interval; an arrow where the interval goes on beyond the axis."""
+    """Draw a difference and its interval; an arrow where the interval continues beyond the axis."""
     style = look(str(row["strategy"]))
     difference, low, high = float(row["difference"]), float(row["low"]), float(row["high"])
     if difference != difference:

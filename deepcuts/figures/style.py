@@ -1,4 +1,4 @@
-"""How every figure looks: ink, the colour and marker of a strategy, a canvas without global state, saving."""
+"""Defines how every figure looks: ink, a strategy's colour and marker, canvases without global state, saving."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 Dashes = tuple[float, tuple[float, ...]]
 
-# Okabe and Ito 2008 ("Color Universal Design"), then Paul Tol's muted scheme (2021), with a marker each: no
-# two criteria have the same of both, and a criterion has its own in every figure.
+# Okabe and Ito 2008 ("Color Universal Design"), then Paul Tol's muted scheme (2021), with a marker each. No two
+# criteria share both, and a criterion looks the same in every figure.
 LOOKS = {
     "MagWeight": ("#0072B2", "o"),
     "SmoothGrad": ("#E69F00", "s"),
@@ -45,7 +45,7 @@ _SHUFFLED: Dashes = (0, (1, 1.2))
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker by criterion, dashes by scope; a control is dotted, with hollow markers."""
+    """The look of a strategy: colour and marker by criterion, dashes by scope; a control is dotted and hollow."""
 
     color: str
     marker: str
@@ -54,12 +54,12 @@ class Look:
 
     @property
     def text(self) -> tuple[float, ...]:
-        """The colour, darker, so that words in it can be read on white."""
+        """The colour, darkened to be readable as text on white."""
         return tuple(0.72 * part for part in to_rgb(self.color))
 
 
 def look(strategy: str) -> Look:
-    """A function of the name alone: a strategy looks the same whatever stands beside it."""
+    """Return the look of a strategy, from its name alone: it is the same whatever else a figure shows."""
     base, _, control = strategy.partition("+")
     scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
     criterion = base.removeprefix(scope)
@@ -72,7 +72,7 @@ def look(strategy: str) -> Look:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches, on a canvas of its own."""
+    """Make a figure, its size in inches, on its own canvas: pyplot's global state is not used."""
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -92,12 +92,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def plain(text: object) -> str:
-    """Text that people gave, without the meaning that matplotlib gives to dollars."""
+    """Escape the dollar signs of a user's text, which matplotlib would read as mathematics."""
     return str(text).replace("$", r"\$")
 
 
 def tidy(axes: Axes, grid: bool = True) -> None:
-    """The frame, ticks and grid of every panel."""
+    """Style the frame, ticks and grid of a panel."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
@@ -107,6 +107,7 @@ def tidy(axes: Axes, grid: bool = True) -> None:
 
 
 def line_style(style: Look) -> dict[str, Any]:
+    """Return a look as arguments of `Axes.plot`."""
     return {
         "color": style.color,
         "linestyle": style.dashes,
@@ -133,7 +134,7 @@ KIND_LOOKS = {
 
 
 def placed_layers(layers: pd.Series) -> pd.DataFrame:
-    """Every `layer` once, with its `depth` and `kind` and its `place` on the axis: those without a depth last."""
+    """Return every `layer` once, with its `depth`, `kind` and `place` on the axis; those without a depth come last."""
     names = pd.DataFrame({"layer": sorted(layers.unique(), key=natural)})
     names[["depth", "kind"]] = [layer_kind(layer) for layer in names["layer"]]
     outside = names["depth"].isna()
@@ -144,7 +145,7 @@ def placed_layers(layers: pd.Series) -> pd.DataFrame:
 
 
 def kind_style(kind: str, number: int) -> dict[str, Any]:
-    """The line of a kind of layer; kinds that are not known take their turns by number."""
+    """Return the style of a kind of layer as arguments of `Axes.plot`; unknown kinds get a colour by `number`."""
     every = list(KIND_LOOKS.values())
     color, marker = KIND_LOOKS.get(kind, every[number % len(every)])
     fine = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 1.4}
@@ -152,7 +153,7 @@ def kind_style(kind: str, number: int) -> dict[str, Any]:
 
 
 def depth_ticks(axes: Axes, names: pd.DataFrame, most: int = 12) -> None:
-    """Numbers of the encoder's layers, up to `most` of them, then the names of what stands outside."""
+    """Label the axis with up to `most` numbers of the encoder's layers, then the names of the layers outside it."""
     numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
     step = max(1, -(-len(numbered) // most))
     outside = names[names["depth"].isna()]
@@ -161,6 +162,6 @@ def depth_ticks(axes: Axes, names: pd.DataFrame, most: int = 12) -> None:
 
 
 def kinds_in_order(kinds: pd.Series) -> list[str]:
-    """Every kind once: those of KIND_LOOKS in its order, then others."""
+    """Return every kind once: those of KIND_LOOKS in its order, then the others."""
     present = list(dict.fromkeys(kinds))
     return [kind for kind in KIND_LOOKS if kind in present] + [kind for kind in present if kind not in KIND_LOOKS]

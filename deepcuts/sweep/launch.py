@@ -60,9 +60,10 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
     >>> sweep = dc.read_sweep("sweeps/quickstart.yaml", seeds=[0, 1, 2])
     >>> len(sweep.trials())
     """
-    if isinstance(source, Mapping):
-        return Sweep(parse_sweep(source, changes, keys))
-    return Sweep(read_sweep_file(Path(source), changes, keys))
+    if changes and keys:
+        raise ValueError(f"give changes either as keywords or as key=value, not both: {keys!r} and {list(changes)!r}")
+    wanted = keys or changes
+    return Sweep(parse_sweep(source, wanted) if isinstance(source, Mapping) else read_sweep_file(Path(source), wanted))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
     """Run a trial in full. Returns its row, or an empty one once it was asked to stop and has saved."""
     from deepcuts.training.checkpoint import Interrupted
     from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_trial
+    from deepcuts.trial.trial import run_stages
 
     told: dict[str, Any] = {"stage": "", "at": 0.0}
 
@@ -127,6 +127,6 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         stop=beat.stopping,
     )
     try:
-        return run_trial(trial, launch.sweep, context, launch.keep_models)
+        return run_stages(trial, launch.sweep, context, launch.keep_models)
     except Interrupted:
         return {}

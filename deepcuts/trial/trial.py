@@ -48,7 +48,7 @@ class Account:
     stage: str = "load"
 
 
-def run_trial(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
+def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
     """Run a trial and publish its rows, the one in `trials` last; return that one.
 
     Errors of the trial itself become a failed row. Raises OSError where the store cannot be read or written, and

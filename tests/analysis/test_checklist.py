@@ -55,7 +55,7 @@ def test_a_good_sweep_meets_every_recommendation() -> None:
 @pytest.mark.parametrize(
     ("trials", "item", "why"),
     [
-        (broken(model="toy"), "at least 3 pairs", "0: toys alone"),
+        (broken(model="toy"), "at least 3 pairs", "0: only toys"),
         (broken(dataset="cola").drop_duplicates("trial_id"), "at least 3 pairs", "1: cola with tiny"),
         (broken(compression=4.0), "at least 5 operating points", "1 per dataset"),
         (broken(retrained=0.89), "clearly declines", "no strategy falls below 90% of the dense metric on cola"),
@@ -93,7 +93,7 @@ def test_a_method_that_lacks_a_point_or_started_elsewhere_is_named() -> None:
     assert (row["met"], row["why"]) == (False, "LayerFisher has 4 of 5 points on cola (1 such curves)")
     few = rows[~rows["strategy"].isin(["LayerRandom", "GlobalRandom"]) | (rows["compression"] == 2)]
     row = checklist(few).set_index("item").filter(like="every method", axis=0).iloc[0]
-    assert row["met"]  # random masks are no method
+    assert row["met"]  # random masks are not a method
     rows.loc[0, "dense_id"] = "another"
     row = checklist(rows).set_index("item").loc["all methods start from the same fine-tuned network"]
     assert (row["met"], row["why"]) == (False, "cola with tiny, seed 0: 2 fine-tuned networks")

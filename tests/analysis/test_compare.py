@@ -167,7 +167,7 @@ ROW = {
 PLACE = "LayerMagWeight on cola at 4x: "
 PAIR = f"LayerSNIP against {PLACE}undecided, "
 SEEN = "matthews +0.031 (95 % interval +0.012 to +0.050, "
-FEW = "2 seeds can show nothing; about 9 would tell."
+FEW = "2 seeds can show nothing; about 9 would decide."
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,17 @@ FEW = "2 seeds can show nothing; about 9 would tell."
             f"LayerSNIP is worse than {PLACE}{SEEN}8 seeds, p < 0.001 after Holm's correction).",
         ),
         ("equivalent", {}, f"LayerSNIP is no different from {PLACE}{SEEN}8 seeds, within ± 0.01)."),
-        ("undecided", {}, f"{PAIR}{SEEN}8 seeds); about 9 would tell."),
-        ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many again may tell."),
-        ("undecided", {"seeds_needed": None}, f"{PAIR}{SEEN}8 seeds); no number of seeds below 10,000 would tell."),
+        ("undecided", {}, f"{PAIR}{SEEN}8 seeds); about 9 would decide."),
+        ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many again may decide."),
+        ("undecided", {"seeds_needed": None}, f"{PAIR}{SEEN}8 seeds); no number of seeds up to 10,000 would decide."),
         ("undecided", {"n": 2}, f"{PAIR}{SEEN}2 seeds); {FEW}"),
-        ("undecided", {"n": 2, "low": math.nan}, f"{PAIR}matthews +0.031 (the same in all 2 seeds); {FEW}"),
+        ("undecided", {"n": 2, "low": math.nan}, f"{PAIR}matthews +0.031 (the same for all 2 seeds); {FEW}"),
         (
             "undecided",
             {"n": 1, "seeds_needed": math.nan},
-            f"{PAIR}matthews +0.031 with one seed, which says nothing of the spread; at least 6 are needed.",
+            f"{PAIR}matthews +0.031 with one seed, which says nothing about the spread; at least 6 are needed.",
         ),
-        ("undecided", {"n": 0}, f"{PAIR}they have no seed in common; run both with the same seeds."),
+        ("undecided", {"n": 0}, f"{PAIR}they share no seed; run both with the same seeds."),
     ],
 )
 def test_every_verdict_is_said_with_its_uncertainty(verdict: str, changed: dict, words: str) -> None:

@@ -175,7 +175,7 @@ def test_the_best_epoch_of_a_regression_has_the_lowest_squared_error() -> None:
 
 
 def test_the_best_epoch_has_a_metric_of_its_own() -> None:
-    with pytest.raises(ValueError, match="best epoch is by a metric of its own"):
+    with pytest.raises(ValueError, match="best epoch is chosen by its own metric"):
         curves(frame(*THREE_SEEDS), metric="f1", metrics=METRICS, report="best")
 
 

@@ -96,7 +96,7 @@ def test_a_damaged_part_is_named_where_predictions_are_missing(store: Store) -> 
 
 
 def test_pairs_need_one_of_each(store: Store) -> None:
-    with pytest.raises(ValueError, match="2 trials and 1 baselines are no pairs"):
+    with pytest.raises(ValueError, match="2 trials and 1 baselines do not pair up"):
         bootstrap(store, retrained("aaaa", "bbbb"), retrained("cccc"), "accuracy")
 
 

@@ -9,13 +9,13 @@ import yaml
 
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep
+from deepcuts.experiment.sweepfile import SweepFile, read_sweep_file
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.trial.context import Context
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 KEYS: dict[str, Any] = {
     "name": "small",
@@ -44,13 +44,13 @@ def run_missing(store: Store, spec: SweepSpec | None = None) -> int:
     trials = spec.trials()
     missing = make_plan(trials, store).to_run
     for trial in missing:
-        run_trial(trial, spec.name, Context(store, 1, partners=shared(trials).partners(trial)))
+        run_stages(trial, spec.name, Context(store, 1, partners=shared(trials).partners(trial)))
     return len(missing)
 
 
 def run_file(sweep: Path, folder: Path) -> Store:
     """Run a sweep file into a store, which then also holds the sweep, as after a launch."""
-    spec, store = prepare_sweep(read_sweep(sweep), "cpu").spec, Store(str(folder))
+    spec, store = prepare_sweep(read_sweep_file(sweep), "cpu").spec, Store(str(folder))
     _write_sweep(store, spec)
     run_missing(store, spec)
     assert not make_plan(spec.trials(), store).to_run

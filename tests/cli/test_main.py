@@ -16,7 +16,7 @@ from builders.specs import trial as spec_of
 from deepcuts.cli.main import BAD_INPUT, FAILED, main
 from deepcuts.cli.printing import DONE
 from deepcuts.experiment.spec import canonical
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.store.store import Store
 
 TOY = SMALL + "max_tokens: 32\nresources: {gpus: 0}\n"
@@ -77,11 +77,11 @@ def reviews(tmp_path: Path, train: str = GOOD, validation: str = GOOD) -> str:
         ("gpus: 0", "gpus: 1", "resources.gpus: 1 a trial are asked for and there is no usable GPU"),
         ("gpus: 0", "gpus: 0, cpus: 4096", "resources.cpus: 4096 a trial are asked for"),
         ("gpus: 0}", "gpus: 0}\nrewind: 1251", "rewind: step 1251 is beyond the 1250 steps"),
-        ("gpus: 0}", "gpus: 0}\nname: ../../etc/x", "name: '../../etc/x' is no name"),
+        ("gpus: 0}", "gpus: 0}\nname: ../../etc/x", "name: '../../etc/x' is not a valid name"),
         ("gpus: 0}", "gpus: 0}\nhead: sigmoid5", "head: 'sigmoid5' is for a regression"),
         ("model: toy", "model: ./none", "model './none': there is no folder"),
         ("[toy]", "[cola]\ndata_dir: none", "dataset 'cola': .*data_dir itself does not exist"),
-        (SMALL, "", "a sweep file is a mapping of keys to values"),
+        (SMALL, "", "a sweep is a mapping of keys to values"),
     ],
 )
 def test_a_bad_sweep_is_refused_and_nothing_is_written(capsys, tmp_path, old, new, message):
@@ -256,8 +256,8 @@ def test_a_sweep_that_is_done_is_summed_up_without_ray(capsys, tmp_path):
     assert code == DONE
     assert "2 of 2 trials completed, 0 failed, 0 left" in out
     assert sorted(file.name for file in (tmp_path / "results/sweeps").iterdir()) == ["small.parquet", "small.yaml"]
-    again = read_sweep(tmp_path / "results/sweeps/small.yaml")
-    assert again.model_dump() == read_sweep(path).model_dump()
+    again = read_sweep_file(tmp_path / "results/sweeps/small.yaml")
+    assert again.model_dump() == read_sweep_file(path).model_dump()
     code, out, _ = run(capsys, "status", "results", "--json")
     assert json.loads(out) == [{"sweep": "small", "trials": 2, "completed": 2, "failed": 0, "running": 0, "left": 0}]
     write_trial(store, trial(row["trial_id"], status="failed", failure="trial"))

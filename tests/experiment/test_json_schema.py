@@ -1,4 +1,4 @@
-"""The JSON Schema of the sweep file: current, and of one mind with what reads the file."""
+"""The JSON Schema of the sweep file: current, and in agreement with the reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from deepcuts.experiment.json_schema import schema_text, sweep_schema
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.experiment.yaml_errors import parse_yaml
 from deepcuts.pruning.criteria import CRITERIA
 
@@ -23,7 +23,7 @@ def valid(sweep: object) -> bool:
 
 
 def test_the_committed_schema_is_current():
-    """Where this fails: python -m deepcuts.experiment.json_schema > sweeps/sweep.schema.json"""
+    """To update: python -m deepcuts.experiment.json_schema > sweeps/sweep.schema.json"""
     assert (SWEEPS / "sweep.schema.json").read_text() == schema_text()
     jsonschema.Draft202012Validator.check_schema(sweep_schema())
 
@@ -33,7 +33,7 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
     text = path.read_text("utf-8")
     assert text.startswith("# yaml-language-server: $schema=sweep.schema.json\n")
     jsonschema.validate(parse_yaml(text), json.loads((SWEEPS / "sweep.schema.json").read_text()))
-    assert read_sweep(path).name == path.stem
+    assert read_sweep_file(path).name == path.stem
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():

@@ -8,8 +8,9 @@ from builders.specs import SMALL, write
 
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import parse_sweep, read_sweep_file
 from deepcuts.experiment.tasks import TASKS
+from deepcuts.experiment.yaml_errors import parse_yaml
 
 TRAINING = {
     "epochs": 5,
@@ -60,7 +61,7 @@ LEAST = "datasets: [toy]\nstrategies: [LayerRandom]\ncompressions: [2]\n"
 
 
 def read(tmp_path, text, *changes):
-    return read_sweep(write(tmp_path, text), changes)
+    return read_sweep_file(write(tmp_path, text), changes)
 
 
 def problem(tmp_path, text, *changes):
@@ -128,7 +129,10 @@ def test_one_text_column_needs_no_list(tmp_path):
         ("overrides: {toy: {seeds: [1]}}", "FILE:5: overrides.toy: unknown key 'seeds'"),
         ("overrides: {tyo: {}}", "FILE:5: overrides.tyo: unknown dataset 'tyo'; did you mean 'toy'?"),
         ("overrides: {toy: {finetune: {lr: x}}}", "FILE:5: overrides.toy.finetune.lr: input should be a valid number"),
-        ("resources: {gpus: 1.5}", "FILE:5: resources.gpus: 1.5 is no share of one GPU and no whole number of them"),
+        (
+            "resources: {gpus: 1.5}",
+            "FILE:5: resources.gpus: 1.5 is neither a fraction of one GPU nor a whole num",
+        ),
         ("precision: fp16", "FILE:5: precision: input should be 'fp32' or 'bf16', not 'fp16'"),
         ("rewind: later", "FILE:5: rewind: input should be 'init' or 'none', not 'later'"),
         ("rewind: -1", "FILE:5: rewind: input should be greater than or equal to 0, not -1"),
@@ -137,16 +141,16 @@ def test_one_text_column_needs_no_list(tmp_path):
         ("seeds: [0, true]", "FILE:5: seeds.1: true is not a number"),
         ("seeds: [99999999999999999999]", "FILE:5: seeds.0: input should be less than"),
         ("sparsities: [0.5]", "FILE: give exactly one of compressions and sparsities; both are given"),
-        ("finetune:", "FILE:5: finetune: is empty; give its values, or remove the line"),
+        ("finetune:", "FILE:5: finetune: is empty; give its values, or remove the key"),
         ("overrides: {toy: }", "FILE:5: overrides.toy: is empty"),
         ("finetune: 3", "FILE:5: finetune: must be a mapping of keys to values, not 3"),
         ("finetune: {betas: 0.9}", "FILE:5: finetune.betas: must be a list, as in [a, b], not 0.9"),
-        ("name: a/b", "FILE:5: name: 'a/b' is no name"),
-        ("name: ../b", "'../b' is no name"),
-        ("name: _b", "'_b' is no name"),
-        ("name: compact-b", "'compact-b' is no name"),
+        ("name: a/b", "FILE:5: name: 'a/b' is not a valid name"),
+        ("name: ../b", "'../b' is not a valid name"),
+        ("name: _b", "'_b' is not a valid name"),
+        ("name: compact-b", "'compact-b' is not a valid name"),
         ("name: 3", "FILE:5: name: must be text (quote it), not 3"),
-        (f"name: {'a' * 65}", "is no name; allowed are 1 to 64"),
+        (f"name: {'a' * 65}", "is not a valid name; use 1 to 64"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(tmp_path, text, message):
@@ -161,12 +165,16 @@ def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(tmp_path,
         ("[toy]", "toy", "FILE:2: datasets: must be a list"),
         ("[toy]", "[toy, sst3]", "FILE:2: datasets.1: unknown dataset 'sst3'; did you mean 'sst2'? known: cola"),
         ("[toy]", "{sst3: null}", "FILE:2: datasets.sst3: unknown dataset 'sst3'"),
-        ("[toy]", "{a/b: {hub: x, text: t}}", "FILE:2: datasets.a/b: 'a/b' is no name"),
+        ("[toy]", "{a/b: {hub: x, text: t}}", "FILE:2: datasets.a/b: 'a/b' is not a valid name"),
         ("[toy]", "{a: {hub: x, train: y, text: t}}", "datasets.a: give either hub, or train and validation"),
         ("[toy]", "{a: {train: y, text: t}}", "datasets.a: give both files, train and validation"),
         ("[toy]", "{a: {hub: x}}", "FILE:2: datasets.a.text: is required and missing"),
         ("[toy]", "{a: {trian: x, text: t}}", "datasets.a: unknown key 'trian'; did you mean 'train'"),
-        ("[toy]", "{sst2: {hub: x, text: t}, SST2DATA: null}", "'SST2DATA' means 'sst2', which is here data of your"),
+        (
+            "[toy]",
+            "{sst2: {hub: x, text: t}, SST2DATA: null}",
+            "'SST2DATA' means 'sst2', which is your own data here",
+        ),
         ("[LayerMagWeight]", "[LayerMagWieght]", "FILE:3: strategies.0: unknown strategy 'LayerMagWieght'; did you me"),
         ("[LayerMagWeight]", "[LayerSNIP+shufle]", "unknown control 'shufle' of strategy 'LayerSNIP+shufle'"),
         ("[LayerMagWeight]", "LayerMagWeight", "FILE:3: strategies: must be a list, as in [a, b], not 'LayerMagW"),
@@ -208,11 +216,53 @@ def test_set_changes_one_key_and_leaves_its_neighbours(tmp_path):
         ("finetune=3", "finetune: must be a mapping"),
         (".epochs=3", "unknown key ''"),
         ("finetune.=3", "finetune: unknown key ''"),
-        ("name=../x", "'../x' is no name"),
+        ("name=../x", "'../x' is not a valid name"),
     ],
 )
 def test_a_wrong_set_is_told(tmp_path, change, message):
     assert message in problem(tmp_path, SMALL, change)
+
+
+DICT = {"model": "toy", "datasets": ["toy"], "strategies": ["LayerMagWeight"], "compressions": [2]}
+
+
+def trial_ids(file):
+    return [each.trial_id for each in SweepSpec(file, ModelSource(name="toy"), {"toy": TASKS["toy"]}, "cpu").trials()]
+
+
+def test_a_dict_gives_the_trials_of_a_file_with_the_same_keys(tmp_path):
+    text = SMALL + "finetune: {lr: 3e-5, epochs: 2}\nseeds: [0, 1]\nretrain: {epochs: 4}\n"
+    assert trial_ids(parse_sweep(parse_yaml(text))) == trial_ids(read(tmp_path, text))
+    assert (parse_sweep(DICT).name, parse_sweep(DICT | {"name": "mine"}).name) == ("sweep", "mine")
+
+
+def test_a_mapping_of_changes_is_merged_key_by_key_and_replaces_lists(tmp_path):
+    text = SMALL + "finetune: {lr: 3e-5, epochs: 2}\nseeds: [0, 1]\n"
+    changes = {"finetune": {"epochs": 7}, "seeds": [3], "overrides": {"toy": {"max_tokens": 8}}}
+    given = parse_yaml(text)
+    for file in (read_sweep_file(write(tmp_path, text), changes), parse_sweep(given, changes)):
+        assert (file.finetune.epochs, file.finetune.lr, file.seeds) == (7, 3e-5, [3])
+        assert file.for_dataset("toy").max_tokens == 8
+    assert parse_sweep(given, ("finetune.epochs=7",)).finetune.epochs == 7
+    assert given == parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "changes", "message"),
+    [
+        (DICT | {"modle": "x"}, {}, "unknown key 'modle'; did you mean 'model'? known: max_tokens"),
+        (DICT, {"finetune": {"eopchs": 3}}, "finetune: unknown key 'eopchs'; did you mean 'epochs'?"),
+        (DICT | {"overrides": {"tyo": {}}}, {}, "overrides.tyo: unknown dataset 'tyo'; did you mean 'toy'?"),
+        (DICT | {"seeds": 3, "tf32": "maybe"}, {}, "seeds: must be a list, as in [a, b], not 3\ntf32: must be true or"),
+        (DICT, {"sparsities": [0.5]}, "give exactly one of compressions and sparsities; both are given"),
+        (DICT | {1: 2}, {}, "every key must be text, not [1]"),
+        (["toy"], {}, "a sweep is a mapping of keys to values, not list"),
+    ],
+)
+def test_a_mistake_in_a_dict_is_told_by_the_path_of_its_key(raw, changes, message):
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_sweep(raw, changes)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_resolved_sweep_file_holds_the_same_trials(tmp_path):
@@ -226,7 +276,4 @@ def test_a_resolved_sweep_file_holds_the_same_trials(tmp_path):
         retraining = file.for_dataset("toy").retraining()
         assert (retraining.epochs, retraining.lr, retraining.warmup) == (4, 2e-3, 0.1)
         assert retraining.max_grad_norm is None
-    trials = [
-        SweepSpec(file, ModelSource(name="toy"), {"toy": TASKS["toy"]}, "cpu").trials() for file in (asked, again)
-    ]
-    assert [trial.trial_id for trial in trials[0]] == [trial.trial_id for trial in trials[1]]
+    assert trial_ids(asked) == trial_ids(again)

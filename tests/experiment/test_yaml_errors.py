@@ -8,7 +8,7 @@ import pytest
 import yaml
 from builders.specs import SMALL, write
 
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.experiment.yaml_errors import parse_yaml
 
 
@@ -102,10 +102,10 @@ def test_anchors_and_merge_keys_are_read():
 def test_a_trap_in_a_sweep_file(tmp_path, text, message):
     path = write(tmp_path, SMALL + text)
     if message is None:
-        assert read_sweep(path).tf32 is False
+        assert read_sweep_file(path).tf32 is False
         return
     with pytest.raises(ValueError, match=r".") as caught:
-        read_sweep(path)
+        read_sweep_file(path)
     assert f"{path}" in str(caught.value)
     assert message in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_a_trap_in_a_sweep_file(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a sweep file is a mapping of keys to values, not NoneType"),
+        (b"", "a sweep is a mapping of keys to values, not NoneType"),
         (b"# nothing\n", "not NoneType"),
         (b"- a\n- b\n", "not list"),
         (b"just words", "not str"),
@@ -125,17 +125,17 @@ def test_a_file_that_is_no_mapping_of_text_is_refused(tmp_path, content, message
     path = tmp_path / "small.yaml"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_sweep(path)
+        read_sweep_file(path)
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + SMALL.encode())
-    assert read_sweep(path).model == "toy"
+    assert read_sweep_file(path).model == "toy"
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_sweep_file_that_cannot_be_read_is_named(tmp_path, missing):
     path = tmp_path / "x.yaml" if missing else tmp_path
     with pytest.raises(ValueError, match="cannot read the sweep file .*(No such file|Is a directory)"):
-        read_sweep(path)
+        read_sweep_file(path)

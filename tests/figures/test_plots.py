@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from builders.rows import mask_rows, random_masks, trial, write_trial
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from deepcuts.analysis.curves import curves
 from deepcuts.analysis.overlap import overlap
-from deepcuts.figures.curves import _apart, plot_curves
+from deepcuts.figures.curves import plot_curves
 from deepcuts.figures.overlap import plot_layers, plot_overlap
 from deepcuts.figures.style import LOOKS, look, new_figure, save_figure
 from deepcuts.pruning.criteria import CRITERIA
@@ -104,11 +106,29 @@ def test_nothing_to_plot_is_said(trials: pd.DataFrame) -> None:
         plot_layers(empty)
 
 
-def test_labels_keep_apart_and_inside() -> None:
-    placed = _apart(np.array([0.1, 0.1, 0.12, 0.9, 0.99, 1.0]), 0.0, 1.0)
-    assert (np.diff(placed) >= 0.062 - 1e-12).all()
-    assert placed[-1] <= 1.0
-    assert _apart(np.array([0.2, 0.8]), 0.0, 1.0).tolist() == [0.2, 0.8]
+def end_labels(ends: dict[str, float]) -> tuple[Axes, list[Text]]:
+    """The names beside lines that end at these values, from the lowest to the highest."""
+    rows = [row for name, end in ends.items() for row in points(name, 0.5, 0.5, end)]
+    figure = plot_curves(curves(pd.DataFrame(rows).assign(compression=None)))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    return axes, sorted((text for text in axes.texts if text.get_text() in ends), key=lambda text: text.xyann[1])
+
+
+def test_names_at_the_ends_of_lines_keep_apart_and_inside() -> None:
+    criteria = ("MagWeight", "SNIP", "Fisher", "Wanda", "MagAct", "Random")
+    ends = {f"Layer{name}": end for name, end in zip(criteria, (0.1, 0.1, 0.12, 0.9, 0.99, 1.0), strict=True)}
+    axes, labels = end_labels(ends)
+    boxes = [Text.get_window_extent(label) for label in labels]  # an annotation's own extent has its arrow in it
+    assert len(boxes) == len(ends)
+    assert all(below.y1 < above.y0 for below, above in pairwise(boxes))
+    assert boxes[0].y0 > axes.bbox.y0 - boxes[0].height
+    assert boxes[-1].y1 < axes.bbox.y1 + boxes[-1].height
+
+
+def test_a_name_with_room_is_at_the_end_of_its_line() -> None:
+    _, labels = end_labels({"LayerSNIP": 0.2, "LayerFisher": 0.8})
+    assert [label.xyann[1] for label in labels] == [0.2, 0.8]
 
 
 # Looks

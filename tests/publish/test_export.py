@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from deepcuts.cli.main import main
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network
@@ -22,7 +22,7 @@ from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.training.train import evaluate
 from deepcuts.trial.context import Context
 from deepcuts.trial.loading import load_material
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 # One epoch on 64 examples teaches a pruned network nothing: it says the same of all of them.
 pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
@@ -56,9 +56,9 @@ def _ran(folder: Path, text: str, keep: bool) -> tuple[Store, TrialSpec]:
     lines = [f"{word} {other},{number % 6}" for number, word in enumerate(words) for other in words]
     (folder / "stars.csv").write_text("\n".join(["text,stars", *lines]) + "\n")
     (folder / "small.yaml").write_text(text.replace("DIR", str(folder)))
-    trial = prepare_sweep(read_sweep(folder / "small.yaml"), "cpu").spec.trials()[-1]
+    trial = prepare_sweep(read_sweep_file(folder / "small.yaml"), "cpu").spec.trials()[-1]
     store = Store(str(folder / "store"))
-    row = run_trial(trial, "small", Context(store, threads=1), keep)
+    row = run_stages(trial, "small", Context(store, threads=1), keep)
     assert row["status"] == "completed", row["traceback"]
     return store, trial
 

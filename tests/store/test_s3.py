@@ -18,7 +18,7 @@ from deepcuts.store.doctor import examine_store, mend_store
 from deepcuts.store.store import Store
 from deepcuts.sweep.worker import _wait_for
 from deepcuts.trial.context import Context
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 pytest.importorskip("moto.server", reason="moto is not installed")
 
@@ -158,7 +158,7 @@ def test_a_wire_that_is_cut_in_the_middle_leaves_no_half_result(uri: str, wire: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "write", cut_at_the_row)
         with pytest.raises(OSError, match=r"."):
-            run_trial(trials[1], "small", Context(store, 1))
+            run_stages(trials[1], "small", Context(store, 1))
     assert writes[-1] == "trials"
     wire.up = True
     assert store.statuses() == {}

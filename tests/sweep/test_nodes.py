@@ -85,13 +85,13 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_only_its_trials_a_retry(nodes: C
 @pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 def test_trials_on_several_nodes_give_the_bits_of_trials_run_alone(nodes: Cluster, tmp_path: Path) -> None:
     from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_trial
+    from deepcuts.trial.trial import run_stages
 
     spec = one_strategy(seeds=[0, 1])
     together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
     launch(spec, together, run_pipeline)
     for trial in spec.trials():
-        run_trial(trial, "alone", Context(alone, 1))
+        run_stages(trial, "alone", Context(alone, 1))
     assert len(together.statuses()) == 4
     assert numbers(together) == numbers(alone)
 

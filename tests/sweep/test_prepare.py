@@ -8,7 +8,7 @@ import pytest
 from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
-from deepcuts.experiment.sweepfile import read_sweep
+from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.sweep.prepare import check_cpus, choose_gpus, local_gpus, prepare_sweep
 
 COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
@@ -24,7 +24,7 @@ def _no_torch(monkeypatch, tmp_path):
 
 
 def prepare(tmp_path, text, *changes):
-    return prepare_sweep(read_sweep(write(tmp_path, text), changes), "cpu")
+    return prepare_sweep(read_sweep_file(write(tmp_path, text), changes), "cpu")
 
 
 def reviews(tmp_path, train="good,1\nbad,0\n", validation="fine,1\n", under="."):

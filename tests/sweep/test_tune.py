@@ -211,12 +211,12 @@ def test_a_signal_ends_a_launch_and_a_second_one_interrupts_an_interactive_sessi
 @pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 def test_trials_in_worker_processes_give_the_bits_of_a_trial_run_alone(four_gpus: None, tmp_path: Path) -> None:
     from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_trial
+    from deepcuts.trial.trial import run_stages
 
     spec = toy_sweep(strategies=["LayerMagWeight", "LayerGradCAM", "GlobalSmoothGrad"])
     together, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
     launch(spec, together, run_pipeline)
     assert set(together.statuses().values()) == {"completed"}
     for trial in spec.trials():
-        run_trial(trial, "alone", Context(alone, 1))
+        run_stages(trial, "alone", Context(alone, 1))
     assert numbers(together) == numbers(alone)

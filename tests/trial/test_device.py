@@ -18,7 +18,7 @@ from deepcuts.scoring.score import score
 from deepcuts.store.store import Store
 from deepcuts.training.train import evaluate
 from deepcuts.trial.loading import load_material, load_network
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 on_cuda_alone = pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)], indirect=True)
@@ -36,7 +36,7 @@ def device(request: pytest.FixtureRequest) -> Any:
 def test_a_trial_gives_the_same_bits_again(device: Any, precision: str, strategy: str, tmp_path: Path) -> None:
     spec = trial(strategy, dense(device=device, precision=precision))
     stores = [Store(str(tmp_path / name)) for name in ("first", "second")]
-    found = [run_trial(spec, "test", context(store)) for store in stores]
+    found = [run_stages(spec, "test", context(store)) for store in stores]
     assert [row["status"] for row in found] == ["completed", "completed"], found[0].get("traceback")
     assert everything(stores[0], spec) == everything(stores[1], spec)
     assert (found[0].get("peak_gpu_bytes") is not None) == (device == "cuda")

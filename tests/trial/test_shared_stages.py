@@ -21,7 +21,7 @@ from deepcuts.store.store import Store
 from deepcuts.training.step import take_step
 from deepcuts.training.train import Interrupted
 from deepcuts.trial.loading import load_material, load_network
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 pytestmark = [
     pytest.mark.usefixtures("torch_state", "few_sentences"),
@@ -60,7 +60,7 @@ def test_strategies_share_one_fine_tuning_and_one_pass_of_each_kind(store: Store
     scoring = Scoring(batches=2, smooth_batches=3, smoothing_passes=1)
     trials = [trial(strategy, scoring=scoring, retrain=SHORT) for strategy in strategies]
     shared = context(store, partners=[each.score for each in trials])
-    found = [run_trial(each, "test", shared) for each in trials]
+    found = [run_stages(each, "test", shared) for each in trials]
     assert [row["status"] for row in found] == ["completed"] * len(trials)
     assert calls == {"step": STEPS, "batch": 2 + 2 + 3}  # plain, forward, smoothed
     assert [row["dense_cached"] for row in found] == [False] + [True] * 7
@@ -74,15 +74,15 @@ def test_scores_made_for_company_are_those_made_alone(strategy: str, tmp_path: P
     kinds = ["GradCAM", "GradCAMShift", "MagGrad", "SmoothGradCAMShift", "SmoothGradCAM", "MagAct", "Wanda"]
     alone, shared = Store(str(tmp_path / "alone")), Store(str(tmp_path / "shared"))
     spec = trial(strategy, retrain=SHORT)
-    run_trial(spec, "test", context(alone))
+    run_stages(spec, "test", context(alone))
     partners = [trial(f"Global{kind}", retrain=SHORT).score for kind in kinds]
-    run_trial(spec, "test", context(shared, partners=partners))
+    run_stages(spec, "test", context(shared, partners=partners))
     assert everything(alone, spec) == everything(shared, spec)
 
 
 def test_scoring_uses_no_more_than_the_training_split(store: Store) -> None:
     spec = trial("LayerMagGrad", scoring=Scoring(batches=1000), retrain=SHORT)
-    run_trial(spec, "test", context(store))
+    run_stages(spec, "test", context(store))
     meta = store.artifact("scores", str(spec.score.score_id))
     assert meta is not None
     assert meta["batches"] == STEPS
@@ -92,12 +92,12 @@ def test_scoring_uses_no_more_than_the_training_split(store: Store) -> None:
 def test_interrupted_and_run_again_gives_the_same_bits(last: int, tmp_path: Path) -> None:
     spec = trial("GlobalMagWeight")
     undisturbed, store = Store(str(tmp_path / "undisturbed")), Store(str(tmp_path / "stopped"))
-    run_trial(spec, "test", context(undisturbed))
+    run_stages(spec, "test", context(undisturbed))
     steps = iter(range(1, 100))
     with pytest.raises(Interrupted):
-        run_trial(spec, "test", context(store, stop=lambda: next(steps) == last))
+        run_stages(spec, "test", context(store, stop=lambda: next(steps) == last))
     assert rows(store, "trials", spec) == []
-    assert run_trial(spec, "test", context(store))["status"] == "completed"
+    assert run_stages(spec, "test", context(store))["status"] == "completed"
     assert everything(store, spec) == everything(undisturbed, spec)
     assert store.names("artifacts/_checkpoints", ".safetensors") == []
 
@@ -106,18 +106,18 @@ def test_a_step_that_a_later_trial_rewinds_to_is_made_though_a_checkpoint_is_pas
     undisturbed, store = Store(str(tmp_path / "undisturbed")), Store(str(tmp_path / "stopped"))
     steps = iter(range(1, 100))
     with pytest.raises(Interrupted):
-        run_trial(trial(), "test", context(store, stop=lambda: next(steps) == 2))
+        run_stages(trial(), "test", context(store, stop=lambda: next(steps) == 2))
     late = trial(rewind=1)
     for each in (undisturbed, store):
-        assert run_trial(late, "test", context(each))["status"] == "completed"
+        assert run_stages(late, "test", context(each))["status"] == "completed"
     assert everything(store, late) == everything(undisturbed, late)
 
 
 def test_a_step_that_a_later_trial_rewinds_to_is_added_to_a_finished_network(store: Store) -> None:
-    run_trial(trial(), "test", context(store))
+    run_stages(trial(), "test", context(store))
     before = theta_1(store, trial())
-    run_trial(trial(rewind=1), "test", context(store))
-    assert run_trial(trial(rewind=2), "test", context(store))["status"] == "completed"
+    run_stages(trial(rewind=1), "test", context(store))
+    assert run_stages(trial(rewind=2), "test", context(store))["status"] == "completed"
     meta = store.artifact("dense", trial().dense.dense_id)
     assert meta is not None
     assert {"step-1.safetensors", "step-2.safetensors", "model.safetensors"} <= set(meta["files"])
@@ -125,14 +125,14 @@ def test_a_step_that_a_later_trial_rewinds_to_is_added_to_a_finished_network(sto
 
 
 def test_a_rewind_beyond_the_fine_tuning_fails_the_trial_at_once(store: Store, calls: dict[str, int]) -> None:
-    row = run_trial(trial(rewind=STEPS + 1), "test", context(store))
+    row = run_stages(trial(rewind=STEPS + 1), "test", context(store))
     assert (row["status"], row["failure"], row["error_stage"]) == ("failed", "trial", "dense")
     assert "rewind: step 4 is beyond the 3 steps of fine-tuning" in row["error"]
     assert calls["step"] == 0
 
 
 def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
-    row = run_trial(spec, "test", context(store, **fields))
+    row = run_stages(spec, "test", context(store, **fields))
     [stored] = rows(store, "trials", spec)
     assert stored == {name: row.get(name) for name in stored}
     assert (row["status"], row["failure"]) == ("failed", "trial")
@@ -165,7 +165,7 @@ def test_a_failure_leaves_one_row_that_says_what_happened(
     assert row["error"] == "RuntimeError: this is broken"
     assert 'raise RuntimeError("this is broken")' in row["traceback"]
     assert json.loads(row["spec"])["sparsity"] == 0.5
-    assert run_trial(spec, "test", context(store))["status"] == "completed"
+    assert run_stages(spec, "test", context(store))["status"] == "completed"
     [again] = rows(store, "trials", spec)
     assert (again["status"], again["failure"], again["error"], again["traceback"]) == ("completed", None, None, None)
 
@@ -185,7 +185,7 @@ def test_what_the_store_refuses_is_raised_and_not_recorded(store: Store, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(Store, method, full)
             with pytest.raises(OSError, match="no space left"):
-                run_trial(spec, "test", context(store))
+                run_stages(spec, "test", context(store))
         assert rows(store, "trials", spec) == []
 
 
@@ -203,9 +203,9 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(
         return function(*arguments)
 
     monkeypatch.setattr(where, stingy)
-    row = run_trial(trial("LayerMagGrad"), "test", context(store))
+    row = run_stages(trial("LayerMagGrad"), "test", context(store))
     assert (row["status"], row["micro_batch"]) == ("completed", 4)
-    assert run_trial(trial("LayerSNIP"), "test", context(store))["micro_batch"] == 16
+    assert run_stages(trial("LayerSNIP"), "test", context(store))["micro_batch"] == 16
 
 
 @pytest.mark.parametrize("where", ["deepcuts.scoring.score._add_group", "deepcuts.trial.trial.fit"])
@@ -223,14 +223,14 @@ def test_what_a_trial_made_before_memory_ran_out_is_its_own(
 
     monkeypatch.setattr(where, stingy)
     scoring = SCORING.model_copy(update={"batch_size": 32})  # twice that of training, which is not halved
-    row = run_trial(trial("LayerMagGrad", scoring=scoring), "test", context(store))
+    row = run_stages(trial("LayerMagGrad", scoring=scoring), "test", context(store))
     in_scoring = "scoring" in where
     assert (row["micro_batch"], row["score_micro_batch"]) == (16, 16 if in_scoring else 32)
     assert (row["dense_cached"], row["score_cached"]) == (False, False)
     assert row["finetune_seconds"] > 0
     assert row["score_seconds"] > 0
     assert row["started_at"] < row["finished_at"]
-    other = run_trial(trial("LayerMagGrad", scoring=scoring, sparsity=0.9), "test", context(store))
+    other = run_stages(trial("LayerMagGrad", scoring=scoring, sparsity=0.9), "test", context(store))
     assert (other["dense_cached"], other["score_cached"], other["finetune_seconds"]) == (True, True, 0)
     assert other["score_micro_batch"] == row["score_micro_batch"]  # of the scores that it took
 
@@ -260,7 +260,7 @@ def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkey
 
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    row = run_trial(trial(of=dense(device="cuda")), "test", context(store))
+    row = run_stages(trial(of=dense(device="cuda")), "test", context(store))
     assert row["error_stage"] == "load"
     assert "no usable CUDA device; set resources.gpus=0" in row["error"]
 

@@ -15,7 +15,7 @@ from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.training.step import take_step
 from deepcuts.trial.context import Context
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 SEVEN = ["GlobalMagWeight", "LayerMagWeight", "LayerGradCAM", "LayerSmoothGrad", "LayerSmoothGradCAM"]
 SEVEN += ["LayerGradCAMShift", "LayerSmoothGradCAMShift"]
@@ -53,6 +53,6 @@ def test_seven_strategies_and_three_compressions_take_one_fine_tuning_and_two_pa
     plan = make_plan(trials, store)
     assert (len(plan.to_run), len(plan.fine_tunes()), plan.passes()) == (22, 1, {"plain": 1, "smoothed": 1})
     for trial in plan.to_run:
-        run_trial(trial, "seven", Context(store, 1, partners=shared(trials).partners(trial)))
+        run_stages(trial, "seven", Context(store, 1, partners=shared(trials).partners(trial)))
     assert set(store.statuses().values()) == {"completed"}
     assert counted == {"fine-tuning": 2 * 4, "retraining": 21 * 4, "plain": 3, "smoothed": 2}

@@ -21,7 +21,7 @@ from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
 from deepcuts.training.train import train
 from deepcuts.trial.fitting import evaluate_stage
-from deepcuts.trial.trial import run_trial
+from deepcuts.trial.trial import run_stages
 
 pytestmark = [
     pytest.mark.usefixtures("torch_state", "few_sentences"),
@@ -58,7 +58,7 @@ def masks_of(store: Store, spec: TrialSpec) -> dict[str, Tensor]:
 
 
 def completed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
-    row = run_trial(spec, "test", context(store), **fields)
+    row = run_stages(spec, "test", context(store), **fields)
     assert row["status"] == "completed", row["traceback"]
     return row
 
