@@ -13,10 +13,7 @@ from builders.toy_sweeps import SWEEP, numbers, run_missing
 from deepcuts.cli.main import main
 from deepcuts.store.store import Store
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 
 
 def mount(folder: Path, options: str) -> None:

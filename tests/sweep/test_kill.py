@@ -17,7 +17,6 @@ from deepcuts.store.store import Store
 # A nightly run kills more often, and says where: DEEPCUTS_KILLS=20 pytest tests/sweep/test_kill.py --log-cli-level=INFO
 KILLS = int(os.environ.get("DEEPCUTS_KILLS", "3"))
 
-pytestmark = pytest.mark.xdist_group("ray")
 LOG = logging.getLogger(__name__)
 Numbers = dict[str, list[dict[str, object]]]
 

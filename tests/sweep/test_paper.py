@@ -32,14 +32,14 @@ configs:
 SAVE_MODEL = """
 import sys
 import torch, transformers
-from deepcuts.model import network
+from deepcuts.model import load
 from deepcuts.data import toy
 
-network.quiet()
+load.quiet()
 torch.manual_seed(0)
 config = transformers.BertConfig(**toy.CONFIG | {"max_position_embeddings": 128})
 transformers.BertModel(config).save_pretrained(sys.argv[1])
-network.load_tokenizer("toy", "main").save_pretrained(sys.argv[1])
+load.load_tokenizer("toy", "main").save_pretrained(sys.argv[1])
 """
 
 
