@@ -129,7 +129,7 @@ def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, u
     """Out of hours, terminated and interrupted, one after the other on one store."""
     store = sweep.parent / "stopped"
     process = start(sweep, store, "--max-hours", "0.001")
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 130, output
     assert "stopped early" in output
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
@@ -146,7 +146,7 @@ def stopped(sweep: Path, store: Path, number: signal.Signals, code: int) -> str:
     time.sleep(1)
     process.send_signal(number)
     asked = time.monotonic()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == code, output
     assert time.monotonic() - asked < 30
     return output
