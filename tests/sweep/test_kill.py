@@ -124,7 +124,7 @@ def check_whole(store: Path, undisturbed: Numbers) -> None:
     assert not list((store / "artifacts" / "_checkpoints").glob("*.safetensors"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
     """Out of hours, terminated and interrupted, one after the other on one store."""
     store = sweep.parent / "stopped"
