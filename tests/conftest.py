@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,29 @@ with suppress(ModuleNotFoundError):  # the tests on a GPU do without it
     # A slow example says that the machine is busy, and nothing about the code.
     hypothesis.settings.register_profile("patient", deadline=None)
     hypothesis.settings.load_profile("patient")
+
+
+# These start Ray, several processes each: two of them at once on two cores would run into their own limits of time.
+RAY = tuple(f"tests/sweep/test_{name}.py" for name in ("kill", "nodes", "faults", "trackers", "tune"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests with Ray to one process, and those of any other file to one, whichever is free."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes, begin with the tests that take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith((*RAY, "tests/fast/test_compile.py")))
 
 
 @pytest.fixture(autouse=True)

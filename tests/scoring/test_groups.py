@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from deepcuts.experiment.spec import ScoringPass
 from deepcuts.model.network import prunable
 from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.score import _add_group, _Group, score
+from deepcuts.scoring.score import _add_group, score
 from deepcuts.training.checkpoint import Interrupted
 
 GROUPED = [np.array(batch) for batch in ([0, 2], [6, 9], [1, 4], [3, 7], [5])]  # of 3, 6, 5, 4 and 3 words
@@ -33,7 +34,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     real = _add_group
 
     def note(*arguments: Any) -> None:
-        [group] = [each for each in arguments if isinstance(each, _Group)]
+        group = signature(real).bind(*arguments).arguments["group"]
         seen.append([batch.tolist() for batch in group.batches])
         real(*arguments)
 

@@ -22,10 +22,9 @@ from deepcuts.sweep.cluster import check_nodes, ray_options, start_ray
 from deepcuts.sweep.worker import Launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from deepcuts.sweep.trackers import Guarded, tracker_callbacks
 from deepcuts.sweep.worker import run_pipeline
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
 ]

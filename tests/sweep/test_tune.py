@@ -31,10 +31,9 @@ from deepcuts.sweep.tune import Outcome, _ending_early, _Listener, _Searcher, ru
 from deepcuts.sweep.worker import Launch, make_launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "default::DeprecationWarning", "default::FutureWarning", "default::ResourceWarning"
+)
 
 
 def stay_a_while(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
