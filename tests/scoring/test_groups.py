@@ -101,7 +101,7 @@ def test_squared_errors_that_are_summed_are_those_of_each_batch(groups: list[Any
 def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
     before: int | None, after: int | None, last: int, groups: list[Any]
 ) -> None:
-    """As a trial that ran out of memory does, and one that is resumed behind it."""
+    """As a trial that ran out of memory does, and one that is resumed after that."""
     made, data = mixing_network(), tokens()
     names, checkpoint = prunable(made.model, False), Memory()
     whole = score(made, names, ["SNIP"], data, GROUPED, SETTINGS, SEED)[0]["SNIP"]
@@ -121,7 +121,7 @@ def test_scoring_goes_on_with_another_micro_batch_and_uses_each_batch_once(
 
 @pytest.mark.parametrize("after", [1, 4, 5])
 @pytest.mark.parametrize("window", [3, 16])
-def test_scoring_that_stops_behind_a_group_goes_on_there(
+def test_scoring_that_stops_after_a_group_resumes_there(
     after: int, window: int, groups: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deepcuts.scoring.score.WINDOW", window)

@@ -78,7 +78,7 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
 
 
 def count_own_trials(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
-    """A trial that notes the how many-th it is of those that were given this very copy of the launch."""
+    """Count the trials that were given this very copy of the launch, and note the count."""
     seen: Any = given.__dict__.setdefault("seen", [])
     seen.append(trial.trial_id)
     assert given.shared.partners(trial) == ()
