@@ -30,13 +30,13 @@ LAYER_KINDS = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name that is nearest, or nothing where none is near."""
+    """Return `; did you mean 'x'?` with the nearest known name, or nothing where none is near."""
     near = get_close_matches(name, list(known), 1, 0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def find_id(prefix: str, known: Iterable[str]) -> str:
-    """The known id that equals `prefix`, or the only one that begins with it (4 characters or more).
+    """Return the known id that equals `prefix`, or the only one that begins with it (4 characters or more).
 
     Raises ValueError for an unknown id (naming the nearest) and for a prefix that is too short or not unique.
     """
@@ -49,20 +49,20 @@ def find_id(prefix: str, known: Iterable[str]) -> str:
     if len(prefix) < SHORTEST_PREFIX:
         raise ValueError(f"trial {prefix!r} is too short; give {SHORTEST_PREFIX} characters or more")
     if len(found) > 1:
-        raise ValueError(f"trial {prefix!r} may be any of {', '.join(found[:5])}; give more of its id")
+        raise ValueError(f"trial {prefix!r} may be any of {', '.join(found[:5])}; give more characters of the id")
     return found[0]
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """A key that sorts layer.2 before layer.10."""
+    """Return a sort key that puts layer.2 before layer.10."""
     parts = re.split(r"(\d+)", name)
     return tuple((int(part), "") if part.isdigit() else (1 << 62, part) for part in parts)
 
 
 def layer_kind(layer: str) -> tuple[int | None, str]:
-    """Depth and kind of a layer by its module's name; the depth is None outside the numbered layers.
+    """Return the depth and kind of a layer from its module's name; the depth is None outside the numbered layers.
 
-    `bert.encoder.layer.3.attention.self.query` is (3, 'query'). What KINDS does not know keeps its own name.
+    `bert.encoder.layer.3.attention.self.query` is (3, 'query'). A layer that LAYER_KINDS lacks keeps its own name.
     """
     numbered = re.match(r"(?:.*?\.)??(\d+)\.(.*)", layer)
     if numbered:

@@ -1,4 +1,4 @@
-"""Turns rows and frames into plain Python values, as JSON and tables want them."""
+"""Turns rows and frames into plain Python values, for JSON and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python values, undefined ones None."""
+    """Return rows as dicts of plain Python values; undefined ones are None."""
     found: Any = rows if isinstance(rows, Sequence) else rows.to_dict("records")
     return [{str(key): _plain(value) for key, value in row.items()} for row in found]
 
@@ -27,7 +27,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    if isinstance(value, Decimal):  # what DuckDB's sums are
+    if isinstance(value, Decimal):  # DuckDB's sums
         value = int(value) if value == value.to_integral_value() else float(value)
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -36,5 +36,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, date):
-        return value.isoformat() if value == value else None  # not a time: pandas' NaT
+        return value.isoformat() if value == value else None  # pandas' NaT is a date, too
     return None if str(value) in ("<NA>", "NaT") else str(value)

@@ -148,7 +148,7 @@ def _magnitude(pruned: pd.DataFrame) -> Met:
 
 
 def _magnitude_per_layer(pruned: pd.DataFrame) -> Met:
-    """LayerMagWeight keeps the same share of each layer, as do Layer and Row strategies; none is right for a Global."""
+    """LayerMagWeight keeps the same share of every layer, as Layer and Row strategies do; none matches Global."""
     names = [name for name in set(pruned["strategy"]) if "+" not in name]
     uneven = [name for name in names if name.startswith("Global") and name not in ("GlobalRandom", "GlobalMagWeight")]
     if uneven:

@@ -1,4 +1,7 @@
-"""Predictions and labels to numbers (numpy alone). All metrics are fractions, never NaN."""
+"""Computes metrics from predictions and labels, with numpy alone; none is ever NaN.
+
+N = examples, C = outputs of the head.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,21 @@ def _ratio(name: str, numerator: float, denominator: float) -> float:
 
 
 def accuracy(labels: Floats, predictions: Floats) -> float:
-    """Share of examples (N,) whose predicted class is the label."""
+    """Return the fraction of examples (N,) whose predicted class is the label."""
     return float(np.mean(labels == predictions))
 
 
 def f1(labels: Floats, predictions: Floats) -> float:
-    """2 TP / (2 TP + FP + FN) of class 1; 0.0 with a warning when class 1 never occurs."""
+    """Return 2 TP / (2 TP + FP + FN) of class 1; 0.0 with a warning when class 1 never occurs."""
     true_positives = np.sum((labels == 1) & (predictions == 1))
     return _ratio("f1", 2 * true_positives, float(np.sum(labels == 1) + np.sum(predictions == 1)))
 
 
 def matthews(labels: Floats, predictions: Floats) -> float:
-    """Matthews correlation for any number of classes (Gorodkin 2004); 0.0 when one side is constant."""
+    """Return the Matthews correlation for any number of classes; 0.0 with a warning when one side is constant.
+
+    Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
     classes = np.unique(np.concatenate([labels, predictions]))
     true = np.array([np.sum(labels == c) for c in classes], np.float64)
     predicted = np.array([np.sum(predictions == c) for c in classes], np.float64)
@@ -45,20 +51,20 @@ def matthews(labels: Floats, predictions: Floats) -> float:
 
 
 def _correlation(name: str, x: Floats, y: Floats) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:  # exact: centring a constant leaves rounding, not zeros
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # compared exactly: centring a constant leaves rounding errors, not zeros
         return _ratio(name, 0.0, 0.0)
     x, y = x - x.mean(), y - y.mean()
     value = _ratio(name, float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
-    return min(max(value, -1.0), 1.0)  # rounding can reach beyond
+    return min(max(value, -1.0), 1.0)  # rounding can exceed 1
 
 
 def pearson(labels: Floats, predictions: Floats) -> float:
-    """Linear correlation; 0.0 with a warning when one side is constant."""
+    """Return the linear correlation; 0.0 with a warning when one side is constant."""
     return _correlation("pearson", labels, predictions)
 
 
 def spearman(labels: Floats, predictions: Floats) -> float:
-    """Correlation of the ranks, ties sharing their average rank; 0.0 when one side is constant."""
+    """Return the correlation of the ranks, ties sharing their mean rank; 0.0 with a warning if a side is constant."""
     return _correlation("spearman", _ranks(labels), _ranks(predictions))
 
 
@@ -69,7 +75,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 def mse(labels: Floats, predictions: Floats) -> float:
-    """Mean squared error, in the label's units squared (the seed's measure for STS-B)."""
+    """Return the mean squared error, in squared units of the label (the seed's metric for STS-B)."""
     return float(np.mean((labels - predictions) ** 2))
 
 
@@ -84,9 +90,9 @@ FUNCTIONS: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def predictions_from(outputs: NDArray[np.float32]) -> Floats:
-    """Outputs (N, C) of the head to predictions (N,): the class of the highest, or the value when C is 1.
+    """Turn outputs (N, C) of the head into predictions (N,): the class of the highest, or the value when C is 1.
 
-    Raises ValueError where an output is not finite: the highest of NaNs would pass for a class.
+    Raises ValueError where an output is not finite: the argmax of NaNs would pass for a class.
     """
     broken = int((~np.isfinite(outputs)).any(axis=1).sum())
     if broken:
@@ -97,12 +103,12 @@ def predictions_from(outputs: NDArray[np.float32]) -> Floats:
 
 
 def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats) -> dict[str, float]:
-    """The named metrics of predictions (N,) against labels (N,).
+    """Return the named metrics of predictions (N,) against labels (N,).
 
-    Raises ValueError on an empty split or when a prediction is not finite.
+    Raises ValueError on an empty split, on different lengths, and when a prediction is not finite.
     """
     if len(labels) == 0 or labels.shape != predictions.shape:
-        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape}: need the same, not empty")
+        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape}: need the same shape, not empty")
     if not np.isfinite(predictions).all():
         raise ValueError(f"{int((~np.isfinite(predictions)).sum())} of {len(predictions)} predictions are not finite")
     return {name: FUNCTIONS[name](labels, predictions) for name in names}

@@ -1,4 +1,4 @@
-"""The tasks: which columns, labels and metric a dataset has. Add a dataset here: one row."""
+"""Lists the tasks: the columns, labels and metric of each dataset. A new dataset is one row here."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
     if len(columns) not in (1, 2):
-        raise ValueError(f"text has {len(columns)} columns {list(columns)!r}; name one, or two for pairs")
+        raise ValueError(f"text has {len(columns)} columns {list(columns)!r}; name one, or two for a pair of texts")
     return columns
 
 
 class Task(BaseModel):
-    """One dataset and how to read it. Either `hub` is set, or `files` maps splits to local paths."""
+    """One dataset and how to read it: from the Hub (`hub`), or from local files (`files` maps splits to paths)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,11 +42,11 @@ class Task(BaseModel):
         if self.kind == "classification" and self.classes is None:
             raise ValueError("classes is missing; give the number of classes (labels 0, 1, ...) or the list of labels")
         if self.kind == "regression" and self.classes is not None:
-            raise ValueError(f"classes is {self.classes!r}; a regression task has none: remove it")
+            raise ValueError(f"classes is {self.classes!r}; a regression task has no classes: remove it")
         if self.kind == "classification" and self.outputs < 2:
             raise ValueError(f"classes is {self.classes!r}; a classification task needs at least 2")
         if isinstance(self.classes, tuple) and len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes {list(self.classes)!r} name one twice; give each once")
+            raise ValueError(f"classes {list(self.classes)!r} repeats a class; name each once")
         if self.label in self.text:
             raise ValueError(f"column {self.label!r} is both text and label; they must differ")
         if self.main_metric not in METRICS[self.kind]:
@@ -57,7 +57,7 @@ class Task(BaseModel):
 
     @property
     def outputs(self) -> int:
-        """Width of the head: the number of classes, or 1 for a regression."""
+        """The width of the head: the number of classes, or 1 for a regression."""
         if self.kind == "regression":
             return 1
         return self.classes if isinstance(self.classes, int) else len(self.classes or ())
@@ -92,5 +92,5 @@ TASKS: dict[str, Task] = {
     "toy": Task(text=("sentence",), classes=2),
 }
 
-# The names by which the seed's scripts called its three tasks.
+# The names of its three tasks in the seed's scripts.
 ALIASES = {"SST2DATA": "sst2", "COLADATA": "cola", "STSBDATA": "stsb"}

@@ -1,4 +1,4 @@
-"""The network of a trial as a plain `transformers` folder: config, tokenizer, weights with their zeros, a card."""
+"""Writes a trial's network as a plain `transformers` folder: config, tokenizer, weights with their zeros, a card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export(store: Store, trial: str, folder: Path) -> Row:
     """Write the retrained network of a trial (an id, or a prefix of one) into a new or empty folder.
 
     Returns the trial's row. `from_pretrained(folder)` gives the network that the trial ended with, bit for bit.
-    Raises ValueError for an unknown trial, one whose weights were not kept, and a folder that holds something;
+    Raises ValueError for an unknown trial, a trial whose weights were not kept, and a folder that is not empty;
     OSError where the kept weights or masks are damaged.
     """
     rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
@@ -57,11 +57,11 @@ def export(store: Store, trial: str, folder: Path) -> Row:
 
 def _check_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{str(folder)!r} is there and not an empty folder; nothing is overwritten: name another")
+        raise ValueError(f"{str(folder)!r} exists and is not an empty folder; nothing is overwritten: name another")
 
 
 def _check_kept(store: Store, row: Row) -> None:
-    """Raise ValueError unless the trial's weights were kept, with the command that makes them."""
+    """Raise ValueError unless the trial's weights were kept, with the command that keeps them."""
     if row["status"] == "completed" and store.artifact("models", row["trial_id"], "kept.safetensors"):
         return
     what = f"trial {row['trial_id']!r} ({row['strategy']} on {row['dataset']}, seed {row['seed']})"
@@ -79,12 +79,12 @@ def _check_kept(store: Store, row: Row) -> None:
 
 
 def _check_source(spec: TrialSpec) -> None:
-    """Raise ValueError where the model's folder is no longer what the trial was made from."""
+    """Raise ValueError where the model's folder has changed since the trial."""
     source = spec.dense.model
     if source.digest and find_model(source.name, source.revision).digest != source.digest:
         raise ValueError(
             f"the model folder {source.name!r} has changed since the trial was made: its config and tokenizer may no"
-            " longer fit; bring the old files back"
+            " longer fit; restore the old files"
         )
 
 
@@ -99,7 +99,7 @@ def _rows_of(store: Store, table: str, trial_id: str, columns: Sequence[str] | N
 
 @torch.no_grad()
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], masked: Mapping[str, Bools]) -> None:
-    """Put the kept weights where a mask keeps them, zeros elsewhere in its tensor; tensors without a mask whole."""
+    """Fill masked tensors with the kept weights, zeros elsewhere; copy the other tensors whole."""
     parameters = dict(model.named_parameters())
     if set(parameters) != set(weights):
         raise OSError(f"the kept weights are of other parameters: {sorted(set(parameters) ^ set(weights))[:3]!r}")

@@ -1,4 +1,4 @@
-"""The frame of `stats.compare` in words: who is better where, by how much, and how sure that is."""
+"""Puts comparisons in words and bars: which strategy is better where, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WIDTH = 200
 
 
 def headlines(comparisons: pd.DataFrame) -> Markup:
-    """A card per dataset: a sentence per strategy, over all that was asked."""
+    """Make a card per dataset, with a sentence per strategy over all compressions or sparsities."""
     groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in records(comparisons):
         place = groups.setdefault((row["dataset"], row["metric"], row["baseline"]), {})
@@ -54,7 +54,7 @@ def _rank(rows: Sequence[Row]) -> int:
 
 
 def _leading(rows: Sequence[Row]) -> str:
-    """The verdict that a strategy is listed under: what is decided comes before what is not."""
+    """Return the verdict that a strategy is listed under: a decided one first, but undecided for better and worse."""
     found = {row["verdict"] for row in rows}
     if {"better", "worse"} <= found:
         return "undecided"
@@ -66,7 +66,7 @@ def _badge(verdict: str) -> Markup:
 
 
 def sentence(rows: Sequence[Row]) -> list[Child]:
-    """`LayerSNIP: better at 4x (+0.031, +0.010 to +0.052, 8 seeds); not enough seeds to tell at 2x (...)`."""
+    """Write `LayerSNIP: better at 4x (+0.031, +0.010 to +0.052, 8 seeds); not enough seeds to tell at 2x (...)`."""
     parts = []
     for verdict, words in WORDS.items():
         points = [row for row in rows if row["verdict"] == verdict]
@@ -82,7 +82,7 @@ def _asked(row: Row) -> str:
 
 
 def _between(rows: Sequence[Row]) -> str:
-    """What undecided comparisons have seen, in one go."""
+    """Sum up undecided comparisons: the range of their intervals, and the seeds that would be enough."""
     lows, highs = ([row[end] for row in rows if row[end] is not None] for end in ("low", "high"))
     needed = sorted(row["seeds_needed"] for row in rows if row["seeds_needed"] is not None)
     seeds = max(row["n"] for row in rows)
@@ -101,7 +101,7 @@ def _and(parts: Sequence[str]) -> str:
 
 def _point(row: Row) -> str:
     if not row["n"]:
-        return f"{_asked(row)} (no seed in common)"
+        return f"{_asked(row)} (no shared seed)"
     seeds = f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
     text = f"{_asked(row)} ({_signed(row['difference'])}, "
     text += seeds if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
@@ -115,7 +115,7 @@ def _signed(value: float | None) -> str:
 
 
 def all_comparisons(comparisons: pd.DataFrame) -> Markup:
-    """Every comparison with its interval drawn, on one scale per dataset."""
+    """Make the table of every comparison, with its interval drawn on one scale per dataset."""
     rows = records(comparisons)
     header = [
         "dataset",
@@ -129,7 +129,7 @@ def all_comparisons(comparisons: pd.DataFrame) -> Markup:
         "seeds needed",
     ]
     baseline = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
-    caption = f"Differences from {baseline}, paired by seed; the bar is the 95 % interval, the line is no difference"
+    caption = f"Differences from {baseline}, paired by seed. The bar is the 95 % interval, the line no difference"
     return html_table(caption, header, _cells(rows), ("difference", "n", "p (Holm)", "seeds needed"))
 
 
@@ -154,7 +154,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
 
 
 def _bar(row: Row, scale: float) -> Markup:
-    """The interval on a scale from -scale to +scale, with a dot where the difference is."""
+    """Draw the interval on an axis from -scale to +scale, with a dot at the difference."""
 
     def place(value: float) -> str:
         return f"{_WIDTH / 2 + (_WIDTH / 2 - 6) * value / (scale or 1):.1f}"

@@ -1,4 +1,4 @@
-"""The parts of the report's page, as HTML."""
+"""Makes the sections of the report's page, as HTML."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ MOST_TRACEBACK = 8000
 
 
 def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Markup:
+    """Make the head of the page, with a link to each of the `parts`: id to name."""
     completed = trials[trials["status"] == "completed"]
     line = f"{len(completed):,} of {len(trials):,} trials completed"
     if len(completed) and completed["finished_at"].notna().any():
@@ -45,7 +46,7 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
         ("strategies", f"{len(strategies):,}"),
         ("datasets", f"{trials['dataset'].nunique():,}"),
         ("seeds", f"{trials['seed'].nunique():,}"),
-        ("trial time in all", _in_all(float(trials["total_seconds"].sum()))),
+        ("total trial time", _total_time(float(trials["total_seconds"].sum()))),
     ]
     facts = {
         "Model": _listed(trials["model"]),
@@ -53,7 +54,7 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
         "Strategies": ", ".join(strategies),
         "Pruned to": _asked(trials),
         "Seeds": _listed(trials["seed"]),
-        "Levels beside": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),
+        "Unpruned networks": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),
         "Device": _listed(trials["device"]),
         "Precision": _listed(trials["precision"]),
     }
@@ -62,11 +63,13 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
     parts: list[Child] = [element("dl", *boxes, class_="tiles"), element("dl", *lines, class_="facts")]
     if damaged:
         files = (element("li", f"{path}: {reason}") for path, reason in damaged.items())
-        parts.append(element("div", element("p", "Damaged files, left out:"), element("ul", *files), class_="note"))
+        parts.append(
+            element("div", element("p", "Damaged files, not on this page:"), element("ul", *files), class_="note")
+        )
     return parts
 
 
-def _in_all(seconds: float) -> str:
+def _total_time(seconds: float) -> str:
     return duration(seconds) if seconds < 36000 else f"{seconds / 3600:,.0f} h"
 
 
@@ -102,20 +105,20 @@ def verdicts_section(comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) 
 
 def curves_section(notes: Sequence[str]) -> list[Child]:
     return [
-        element("form", id="curve-controls", class_="controls", aria_label="What the curves show"),
+        element("form", id="curve-controls", class_="controls", aria_label="Settings of the curves"),
         element("figure", element("div", id="curve-chart"), element("figcaption", id="curve-caption")),
         element("div", id="curve-legend", class_="legend", role="group", aria_label="Strategies shown"),
         element("p", id="curve-said", class_="unseen", aria_live="polite"),
         element("details", element("summary", "These numbers as a table"), element("div", id="curve-table")),
-        element("noscript", "The curves are drawn by the page's own script, which is switched off here."),
+        element("noscript", "The curves need JavaScript, which is off: the page's own script draws them."),
         _notes(notes),
     ]
 
 
 def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[Child]:
     words = (
-        "How far two masks agree. Kappa is 0 where two masks agree as two random ones of their densities would, and 1"
-        " where they are the same; the IoU of random masks depends on the sparsity, so chance stands beside it."
+        "How far two masks agree. Kappa is 0 where two masks agree as two random masks of the same densities would, and"
+        " 1 where they are equal. The IoU of random masks depends on the sparsity, so it is shown as “by chance”."
     )
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
     names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance"}
@@ -132,12 +135,12 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     )
     return [
         element("p", words),
-        html_table("Agreement of two trials that differ in one thing alone, on average", header, body, header[3:])
+        html_table("Mean agreement of two trials that differ in only one thing", header, body, header[3:])
         if shared
         else None,
-        element("form", id="overlap-controls", class_="controls", aria_label="Which masks are compared"),
+        element("form", id="overlap-controls", class_="controls", aria_label="The masks to compare"),
         element("div", element("div", id="overlap-pairs"), element("div", id="overlap-layers"), class_="split"),
-        element("noscript", "The overlap of two trials is drawn by the page's own script, which is switched off here."),
+        element("noscript", "The overlap needs JavaScript, which is off: the page's own script draws it."),
         _notes(notes),
     ]
 
@@ -147,20 +150,23 @@ def trials_section(trials: pd.DataFrame) -> list[Child]:
         element("form", id="trial-controls", class_="controls", role="search", aria_label="Search the trials"),
         element("p", id="trial-count", class_="quiet", aria_live="polite"),
         element("div", id="trial-table"),
-        element("noscript", f"The table of the {len(trials):,} trials is made by the page's own script."),
+        element(
+            "noscript",
+            f"The table of the {len(trials):,} trials needs JavaScript, which is off.",
+        ),
     ]
 
 
 def failed_section(trials: pd.DataFrame, uri: str) -> list[Child]:
-    """Failed trials, those with one error together."""
+    """List the failed trials, grouped by stage and error."""
     rows = trials[trials["status"] == "failed"].fillna({"error": "", "traceback": "", "error_stage": "unknown"})
     if rows.empty:
-        return [element("p", "None: every trial that ran was completed.", class_="good")]
+        return [element("p", "None: every trial that ran has completed.", class_="good")]
     groups = sorted(rows.groupby(["error_stage", "error"]), key=lambda group: -len(group[1]))
-    parts: list[Child] = [element("p", f"{len(rows):,} trials failed, for {len(groups):,} reasons.")]
+    parts: list[Child] = [element("p", f"{len(rows):,} trials failed, with {len(groups):,} different errors.")]
     parts += [_failure(str(stage), str(error), part, uri) for (stage, error), part in groups[:MOST_FAILURES]]
     if len(groups) > MOST_FAILURES:
-        parts.append(element("p", f"... and {len(groups) - MOST_FAILURES:,} more reasons: see the table of trials."))
+        parts.append(element("p", f"... and {len(groups) - MOST_FAILURES:,} more errors: see the table of trials."))
     return parts
 
 
@@ -171,20 +177,20 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     names = [f"{row.dataset} {row.strategy} seed {row.seed}" for row in part.head(8).itertuples()]
     more = f" and {len(part) - 8:,} more" if len(part) > 8 else ""
     count = f"{len(part):,} trial{'' if len(part) == 1 else 's'}"
-    fault = " (the infrastructure's fault: they run again)" if first["failure"] == "infrastructure" else ""
+    fault = " (of the infrastructure: the next run tries again)" if first["failure"] == "infrastructure" else ""
     return element(
         "details",
         element("summary", element("strong", f"{count}, stage {stage}{fault}: "), error[:500] or "no message"),
         element("p", ", ".join(names) + more),
         code(cut) if cut else None,
-        element("p", "Run one again, in this process:"),
+        element("p", "Run one of them again, in one process, without Ray:"),
         code(f"deepcuts run-one {shlex.quote(uri)} {first['trial_id']}"),
         class_="failure",
     )
 
 
 def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, only: Mapping[str, str]) -> list[Child]:
-    """The commands, every sweep as it was resolved, and the versions that made the numbers."""
+    """Show the commands, every sweep with all its settings, and the versions that made the numbers."""
     uri = shlex.quote(store.uri)
     names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
     runs = [f"deepcuts run {shlex.quote(f'{name}.yaml')} --store {uri}" for name in names]
@@ -196,7 +202,7 @@ def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, onl
     kinds = trials[made].fillna("–").value_counts().reset_index()
     rows = ([f"{kind['count']:,}", *(str(kind[name])[:40] for name in made)] for _, kind in kinds.iterrows())
     return [
-        element("p", "Running a sweep again runs what is missing: with everything done it only prints the results."),
+        element("p", "Running a sweep again runs only the missing trials; when none is missing it prints the results."),
         code("\n".join([*runs, *looks])),
         *_resolved(store, names),
         html_table("What made the trials", ["trials", *made], rows, ["trials"]),
@@ -212,9 +218,9 @@ def _resolved(store: Store, names: Sequence[str]) -> Iterator[Markup]:
         except OSError:
             text = None
         if text is None:
-            yield element("p", f"The store has no file of the sweep {name}.", class_="quiet")
+            yield element("p", f"The store has no file for the sweep {name}.", class_="quiet")
             continue
-        yield element("details", element("summary", f"{name}.yaml, as it was resolved"), code(text))
+        yield element("details", element("summary", f"{name}.yaml, with every setting"), code(text))
 
 
 def wrapped(key: str, title: str, children: Sequence[Child]) -> Markup:
@@ -237,6 +243,6 @@ def checklist_section(trials: pd.DataFrame) -> list[Child]:
         )
         for row in records(frame)
     )
-    words = f"{int(frame['met'].sum())} of the {len(frame)} recommendations that a store can tell of are met."
+    words = f"{int(frame['met'].sum())} of the {len(frame)} recommendations that a store can show are met."
     source = 'Blalock et al. 2020, "What is the state of neural network pruning?", arXiv 2003.03033.'
     return [element("p", words), element("ul", *lines, class_="verdicts"), element("p", source, class_="quiet")]

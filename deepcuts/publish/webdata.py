@@ -1,4 +1,4 @@
-"""What the report's script draws from: curves, overlap and trials as small JSON values."""
+"""Makes the data of the report's script: curves, overlap and trials as small JSON values."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from deepcuts.wording import STAGES
 
 Data = dict[str, Any]
 
-# All pairs of this many trials (3,160) take 3 MB of the page where they are of bert-base, and some 15 s.
+# All pairs of this many trials (3,160) take 3 MB of the page and about 15 s for bert-base.
 MOST_TRIALS = 80
-# Backgrounds that the colours of strategies are to be seen on, light and dark, as relative luminance.
+# The relative luminance of the backgrounds, light and dark, that the colours of strategies must contrast with.
 _PAPER, _NIGHT = 0.97, 0.012
 
 _TABLE = [
@@ -34,7 +34,7 @@ _TABLE = [
 
 
 def looks(strategies: Sequence[str]) -> dict[str, Data]:
-    """Colour (on light and on dark), marker and dashes of every strategy: those of the figures."""
+    """Return the colours (for light and dark), marker and dashes of every strategy, as in the figures."""
     found = {}
     for name in strategies:
         seen = look(name)
@@ -52,8 +52,10 @@ def looks(strategies: Sequence[str]) -> dict[str, Data]:
 
 
 def _readable(rgb: np.ndarray, background: float, contrast: float) -> str:
-    """The colour, mixed with black or white until it has this contrast; WCAG 2 asks 4.5 of text. Lines on paper
-    may have less, as in the figures: they are told apart by hue, marker and dashes, and named in text."""
+    """Mix the colour with black or white until it has this contrast with the background; WCAG 2 asks 4.5 of text.
+
+    Lines on paper may have less, as in the figures: hue, marker and dashes tell them apart, and text names them.
+    """
     toward = 0.0 if background > 0.5 else 1.0
     for step in range(20):
         mixed = rgb + (toward - rgb) * step / 20
@@ -66,9 +68,9 @@ def _readable(rgb: np.ndarray, background: float, contrast: float) -> str:
 
 
 def facets(trials: pd.DataFrame, metrics: pd.DataFrame, label: str) -> list[Data]:
-    """A facet per model, dataset and metric, the task's main metric first: points per stage and strategy.
+    """Return a facet per model, dataset and metric, the task's main metric first: points per stage and strategy.
 
-    Raises ValueError where settings are mixed, as `curves` does.
+    Raises ValueError where trials differ in settings alone, as `curves` does.
     """
     main = trials.dropna(subset=["metric"])[["dataset", "metric"]].drop_duplicates()
     mains = set(main.itertuples(index=False, name=None))
@@ -86,7 +88,7 @@ def facets(trials: pd.DataFrame, metrics: pd.DataFrame, label: str) -> list[Data
 
 
 def _stage(part: pd.DataFrame) -> Data:
-    """Levels and lines of one stage; a point is [sparsity, compression, n, mean, low, high, values]."""
+    """Return the levels and lines of one stage; a point is [sparsity, compression, n, mean, low, high, values]."""
     lines: dict[str, list[list[Any]]] = {}
     for row in records(part):
         lines.setdefault(row["strategy"], []).append(
@@ -111,8 +113,11 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
-    """At most `most` pruned trials to compare masks of, of one model: whole families (a dataset and how much was
-    asked) with two seeds, the most pruned first, from the datasets in turn; then further seeds."""
+    """Choose at most `most` pruned trials of one model whose masks are compared.
+
+    First two seeds of whole families (a dataset and a compression or sparsity), the sparsest first, from each dataset
+    in turn; then further seeds.
+    """
     rows = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
     rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"])
     family = ["dataset", "compression", "sparsity_asked"]
@@ -129,10 +134,10 @@ def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
 
 
 def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.DataFrame]:
-    """All pairs of the chosen trials of one model, and the frame they are from.
+    """Return all pairs of the chosen trials of one model as data, and the frame of `overlap` that it is made from.
 
-    `values` has per pair, per layer (the whole network first) and per measure a little-endian uint16 in base64:
-    (value + 1) / 2 of 65534, and 65535 where it is undefined. Raises ValueError where there are no two masks.
+    `values` has a little-endian uint16 per pair, layer (the whole network first) and measure, in base64:
+    (value + 1) / 2 of 65534, and 65535 where it is undefined. Raises ValueError for fewer than two masks.
     """
     frame = overlap(store, choose(trials))
     ids = list(dict.fromkeys([*frame["trial_a"], *frame["trial_b"]]))
@@ -156,7 +161,7 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
 
 
 def trial_rows(trials: pd.DataFrame) -> Data:
-    """The columns of the table of trials, and a list of values per trial, in order of what they are."""
+    """Return the columns of the table of trials, and a list of values per trial, sorted by model, dataset and so on."""
     order = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
     frame = trials.assign(finished_at=trials["finished_at"].dt.strftime("%Y-%m-%d %H:%M")).sort_values(order)
     frame = frame[_TABLE].sort_values("strategy", key=lambda names: names.map(natural), kind="stable")

@@ -57,7 +57,7 @@ def _merge(store: Store, table: str, names: list[str]) -> str:
     rows = 0
     schema = SCHEMAS[table]
     with store.new_file(target) as path:
-        metadata = {"deepcuts.table": table, "deepcuts.experiment.json_schema": "1"}
+        metadata = {"deepcuts.table": table, "deepcuts.schema": "1"}
         with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
             for content in _gathered(store, table, names):
                 rows += content.num_rows

@@ -102,7 +102,7 @@ def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
     content = pa.Table.from_pylist([dict(row) for row in rows], schema)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, **_lean(table)) as writer:
-        writer.add_key_value_metadata({"deepcuts.table": table, "deepcuts.experiment.json_schema": SCHEMA_VERSION})
+        writer.add_key_value_metadata({"deepcuts.table": table, "deepcuts.schema": SCHEMA_VERSION})
         writer.write_table(content, row_group_size=1 if table == "masks" else None)
     return sink.getvalue()
 

@@ -120,7 +120,7 @@ def test_the_named_metrics_are_evaluated() -> None:
 
 def test_an_empty_or_unequal_split_is_refused() -> None:
     for labels, predictions in ((np.zeros(0), np.zeros(0)), (np.zeros(2), np.zeros(3))):
-        with pytest.raises(ValueError, match="need the same, not empty"):
+        with pytest.raises(ValueError, match="need the same shape, not empty"):
             compute_metrics(("accuracy",), labels, predictions)
 
 

@@ -54,10 +54,10 @@ def test_the_names_of_the_seed_are_aliases():
     [
         ({}, "classes is missing"),
         ({"classes": 1}, "at least 2"),
-        ({"classes": 2, "kind": "regression"}, "a regression task has none"),
+        ({"classes": 2, "kind": "regression"}, "a regression task has no classes"),
         ({"classes": 3, "metric": "f1"}, "'f1' is for two classes, not 3"),
         ({"classes": 2, "metric": "pearson"}, "unknown metric 'pearson' for classification"),
-        ({"classes": ("a", "b", "a")}, "name one twice"),
+        ({"classes": ("a", "b", "a")}, "repeats a class"),
         ({"classes": 2, "label": "a"}, "both text and label"),
         ({"classes": 2, "text": ("a", "b", "c")}, "text has 3 columns"),
         ({"classes": 2, "colour": "red"}, "colour"),

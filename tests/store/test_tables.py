@@ -70,7 +70,7 @@ def test_a_table_has_exactly_its_columns_and_types_in_the_file(tmp_path, table):
     wanted = {name: kind for kind, names in COLUMNS[table].items() for name in names.split()}
     assert {field.name: str(field.type) for field in on_disk} == wanted
     assert on_disk.metadata[b"deepcuts.table"] == table.encode()
-    assert on_disk.metadata[b"deepcuts.experiment.json_schema"] == b"1"
+    assert on_disk.metadata[b"deepcuts.schema"] == b"1"
     assert set(SCHEMAS) == set(COLUMNS)
 
 

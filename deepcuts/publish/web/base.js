@@ -1,4 +1,4 @@
-// Elements are made one by one and text is only ever text: nothing here, or in the files after it, parses HTML.
+// Makes elements one by one, with text as text: neither this file nor the ones after it parse HTML.
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
 
@@ -37,7 +37,7 @@ function checkbox(label, checked, onchange) {
   return el('label', { class: 'check' }, box, label);
 }
 
-// Redraw a form's controls without losing the place of whoever is using them by keyboard.
+// Redraws a form's controls and keeps the keyboard focus where it was.
 function keepFocus(form, draw) {
   const index = [...form.querySelectorAll('select,input')].indexOf(document.activeElement);
   draw();
@@ -55,7 +55,7 @@ function showTip(x, y, ...content) {
 }
 const hideTip = () => { byId('tip').hidden = true; };
 addEventListener('keydown', (event) => { if (event.key === 'Escape') hideTip(); });
-// On paper every comparison is open; what else is folded away stays so.
+// Opens every comparison for printing; other folded parts stay folded.
 const folded = () => document.querySelectorAll('#verdicts details');
 addEventListener('beforeprint', () => { for (const each of folded()) { each.dataset.was = each.open; each.open = true; } });
 addEventListener('afterprint', () => { for (const each of folded()) each.open = each.dataset.was === 'true'; });

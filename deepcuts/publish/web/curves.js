@@ -1,4 +1,4 @@
-// Curves over seeds. A point is [sparsity, compression, n, mean, low, high, values].
+// Draws curves over seeds. A point is [sparsity, compression, n, mean, low, high, values].
 const [SPARSITY, COMPRESSION, COUNT, MEAN, LOW, HIGH, VALUES] = [0, 1, 2, 3, 4, 5, 6];
 const STAGES = [['retrained', 'retrained'], ['rewound', 'rewound, before retraining'], ['pruned', 'pruned, before the rewind']];
 const curveState = { facet: 0, stage: 'retrained', axis: null, scale: 'linear', relative: false, seeds: false, hidden: new Set(), at: null };
@@ -67,7 +67,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-// Where a value stands on a scale of 0 to 1. A logarithm of sparsity is one of the share that is kept.
+// Places a value on a scale of 0 to 1. The logarithmic scale of sparsity is that of the fraction kept.
 function warp(place) {
   if (curveState.scale === 'linear') return place;
   return axisNow() === 'sparsity' ? -Math.log10(Math.max(1 - place, 1e-9)) : Math.log10(Math.max(place, 1e-9));
@@ -82,7 +82,7 @@ function frame(lines) {
   for (const level of [stageNow().dense, stageNow().unpruned]) ys.push(level);
   const means = lines.flatMap(([, points]) => points.map((point) => point[MEAN])).concat(stageNow().dense ?? [], stageNow().unpruned ?? []);
   const spread = Math.max(...means) - Math.min(...means) || 0.02;
-  // An interval over two seeds can be wider than the metric itself: it may leave the picture, the means may not.
+  // An interval over two seeds can be wider than the metric itself: it may leave the chart, the means may not.
   const floor = Math.min(...means) - 0.2 * spread, ceiling = Math.max(...means) + 0.2 * spread;
   const kept = ys.filter((value) => value !== null && value >= floor && value <= ceiling);
   let [low, high] = [Math.min(...kept), Math.max(...kept)];
@@ -100,7 +100,7 @@ function drawChart() {
     return;
   }
   const f = frame(lines), right = f.width - f.margin.right, bottom = f.height - f.margin.bottom;
-  const label = `${facetNow().metric} against ${axisNow()}, ${lines.length} strategies. Left and right arrow keys go from point to point.`;
+  const label = `${facetNow().metric} against ${axisNow()}, ${lines.length} strategies. The left and right arrow keys move from point to point.`;
   const chart = svg('svg', { class: 'chart', viewBox: `0 0 ${f.width} ${f.height}`, height: f.height, tabindex: 0, role: 'group', 'aria-label': label,
     'aria-roledescription': 'chart', onpointermove: (event) => hover(event, f), onpointerleave: unhover, onblur: unhover, onkeydown: (event) => step(event, f) });
   chart.append(...drawAxes(f, right, bottom), ...drawLevels(f, right));
@@ -146,7 +146,7 @@ function drawLine(name, points, f) {
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
   for (const point of sorted) {
-    // Over two seeds the interval is 12.7 standard errors wide: as a band it would hide everything else.
+    // Over two seeds the interval is ± 12.7 standard errors: as a band it would hide everything else.
     if (point[COUNT] === 2) group.append(svg('line', { class: 'whisker', x1: f.x(placeOf(point)), x2: f.x(placeOf(point)), y1: f.y(point[LOW]), y2: f.y(point[HIGH]) }));
     if (curveState.seeds) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
     group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
@@ -154,7 +154,7 @@ function drawLine(name, points, f) {
   return group;
 }
 
-// Names at the ends of the lines, moved apart where they would touch.
+// Writes names at the ends of the lines, moved apart where they would touch.
 function drawNames(chart, lines, f, right) {
   const ends = lines.map(([name, points]) => ({ name, y: f.y(points.reduce((a, b) => (placeOf(b) > placeOf(a) ? b : a))[MEAN]) })).sort((a, b) => a.y - b.y);
   if (ends.length * 14 > f.height - 60) return;
@@ -222,7 +222,7 @@ function drawCurves() {
   drawLegend();
   drawChart();
   drawCurveTable();
-  byId('curve-caption').textContent = 'Mean over seeds; the band (over two seeds the upright line) is its 95 % t interval, cut off where it leaves the picture.';
+  byId('curve-caption').textContent = 'Mean over seeds. The band (with two seeds the vertical line) is its 95 % t interval, cut off at the edge of the chart.';
 }
 
 if (data.facets.length) {
@@ -234,5 +234,5 @@ if (data.facets.length) {
     drawChart();
   }).observe(byId('curve-chart'));
 } else {
-  byId('curve-controls').replaceChildren(el('p', { class: 'quiet' }, 'No curves: no pruned trial has been completed yet.'));
+  byId('curve-controls').replaceChildren(el('p', { class: 'quiet' }, 'No curves: no pruned trial has completed yet.'));
 }

@@ -1,4 +1,4 @@
-// Two masks side by side: all chosen trials as a matrix, then the layers of one pair, by depth and kind.
+// Compares masks: all chosen trials as a matrix, then the layers of one pair, by depth and kind.
 // A trial is [id, dataset, strategy, compression, sparsity asked, seed]; a layer [name, depth, kind].
 const overlapState = { set: 0, measure: 'kappa', a: 0, b: 1 };
 const MEASURE_NAMES = { kappa: 'kappa (0 = chance)', kept_iou: 'IoU of kept weights', pruned_iou: 'IoU of pruned weights' };
@@ -15,7 +15,7 @@ function overlapValues(set) {
   return decoded.get(set);
 }
 
-// The value of a measure for a pair of trials in a layer (0: the whole network); null where it is undefined.
+// Returns a measure of a pair of trials in a layer (0: the whole network); null where it is undefined.
 function measured(a, b, layer, measure) {
   const { measures, layers } = overlapNow(), { view, pairs } = overlapValues(overlapState.set);
   const pair = pairs.get(a < b ? `${a},${b}` : `${b},${a}`);
@@ -26,7 +26,7 @@ function measured(a, b, layer, measure) {
 
 const trialName = ([, dataset, strategy, compression, sparsity, seed]) => `${dataset} ${asked(compression, sparsity)} ${strategy}, seed ${seed}`;
 
-// How strong a cell is coloured: page.css mixes the colours, for light, dark and print.
+// Sets how strongly a cell is coloured; page.css mixes the colours, for light, dark and print.
 function shade(value) {
   if (value === null) return { class: 'shade', vars: { '--strength': '0%' } };
   const strength = Math.min(1, Math.abs(value)) ** 0.8;
@@ -64,11 +64,11 @@ function drawMatrix() {
   for (const [place, words] of matrixNames(trials, size)) chart.append(svg('text', { class: 'name', x: -6, y: place * size + Math.max(size / 2, 5) + 3.5, 'text-anchor': 'end' }, words));
   chart.append(...[...chart.querySelectorAll('.chosen')]);
   chart.addEventListener('pointerleave', hideTip);
-  const caption = el('p', { class: 'quiet' }, `Every pair of ${n} trials, the whole network; ordered by dataset, how much was asked, strategy and seed. Choose a cell to see its layers.`);
+  const caption = el('p', { class: 'quiet' }, `Every pair of ${n} trials, the whole network; ordered by dataset, compression or sparsity, strategy and seed. Choose a cell to see its layers.`);
   byId('overlap-pairs').replaceChildren(el('h3', {}, 'All pairs'), caption, chart, scaleBar());
 }
 
-// A name for every row where there is room, else one for each group that was asked for the same.
+// Names every row where there is room, else each group of the same dataset and compression or sparsity.
 function matrixNames(trials, size) {
   const asks = trials.map(([, dataset, , compression, sparsity]) => `${dataset} ${asked(compression, sparsity)}`);
   const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
@@ -111,4 +111,4 @@ function drawOverlap() {
 }
 
 if (data.overlaps.length) drawOverlap();
-else byId('overlap-controls').replaceChildren(el('p', { class: 'quiet' }, 'No overlap: it takes the masks of two trials.'));
+else byId('overlap-controls').replaceChildren(el('p', { class: 'quiet' }, 'No overlap: it needs the masks of two trials.'));

@@ -1,4 +1,4 @@
-// The table of trials: search, sort by any column, open a row.
+// Makes the table of trials: search it, sort it by any column, open a row.
 const COLUMN = Object.fromEntries(data.trials.columns.map((name, index) => [name, index]));
 const SHOWN = [
   ['trial', 'trial_id'], ['status', 'status'], ['dataset', 'dataset'], ['strategy', 'strategy'], ['pruned to', 'compression'], ['seed', 'seed'],
@@ -70,7 +70,7 @@ function moreRow(row, id) {
 
 function drawTrials() {
   const found = foundTrials(), shown = found.slice(0, tableState.most);
-  const caption = 'Trials; the button of a column sorts by it, the id of a trial opens it';
+  const caption = 'Trials. The button of a column sorts by it; the id of a trial shows its details';
   byId('trial-count').textContent = `${found.length.toLocaleString('en')} of ${data.trials.rows.length.toLocaleString('en')} trials${shown.length < found.length ? `, the first ${shown.length} shown` : ''}`;
   const table = el('table', {}, el('caption', {}, caption), el('thead', {}, el('tr', {}, SHOWN.map(headCell))), el('tbody', {}, shown.flatMap(bodyRows)));
   const all = el('button', { type: 'button', class: 'button', onclick: () => { tableState.most = Infinity; drawTrials(); } }, `Show all ${found.length.toLocaleString('en')}`);
@@ -78,5 +78,5 @@ function drawTrials() {
 }
 
 const search = el('input', { type: 'search', placeholder: 'failed, cola, LayerSNIP, seed 1 …', oninput: () => { Object.assign(tableState, { words: search.value, most: PAGE }); drawTrials(); } });
-byId('trial-controls').append(el('label', {}, 'Search: every word has to be found', search));
+byId('trial-controls').append(el('label', {}, 'Search: a trial must contain every word', search));
 drawTrials();
