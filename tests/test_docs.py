@@ -1,5 +1,6 @@
 """What the README and the notebook tell people to type works."""
 
+import inspect
 import json
 import os
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from builders.toy_sweeps import SWEEP, run_file
+
+import deepcuts
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +44,28 @@ def test_every_python_example_of_the_readme_runs(folder: Path, monkeypatch: pyte
     assert len(examples) == 4
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
+
+
+@pytest.mark.usefixtures("torch_state")
+def test_every_example_of_the_front_door_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an interpreter that has a store, its trials and a sweep; what changes the store comes last."""
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    store = deepcuts.Store("results")
+    sweep = deepcuts.read_sweep("sweeps/quickstart.yaml")
+    names = {"dc": deepcuts, "store": store, "sweep": sweep, "trials": deepcuts.trials(store), "Path": Path}
+    doors = [name for name in dir(deepcuts) if name != "__version__"]
+    for name in sorted(doors, key=("compact", "collect_garbage", "mend_store").__contains__):
+        examples = re.findall(r"^>>> (.*)$", inspect.getdoc(getattr(deepcuts, name)) or "", re.M)
+        assert examples, f"{name} has no example"
+        for example in examples:
+            if name == "export":  # of a sweep that kept nothing
+                with pytest.raises(ValueError, match="were not kept"):
+                    exec(compile(example, name, "exec"), dict(names))
+            else:
+                exec(compile(example, name, "exec"), names)
+        names |= {"store": store, "sweep": sweep}
+    assert {"curves.pdf", "curves.svg", "report.html"} <= {path.name for path in Path().iterdir()}
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:

@@ -29,6 +29,8 @@ def checklist(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row per recommendation: the `item`, whether it is `met`, and `why`, with what would meet it.
 
     `trials` are the rows of `trials(store)`; failed ones do not count. A store without completed trials meets none.
+
+    >>> dc.checklist(trials)
     """
     done = trials[trials["status"] == "completed"]
     pruned = done[~done["strategy"].isin(NOT_PRUNED)]

@@ -56,6 +56,8 @@ def compare(
 
     `metric` is the task's main one by default; another needs `metrics`, the rows of `metrics(store)`.
     Raises ValueError for an unknown stage, metric or baseline, a margin that is not above 0, and several models.
+
+    >>> dc.compare(trials, baseline="LayerMagWeight")[["strategy", "difference", "low", "high", "verdict"]]
     """
     rows = _rows(trials, stage, metric, metrics)
     if not margin > 0:
@@ -155,6 +157,8 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
 
     `LayerSNIP is better than LayerMagWeight on cola at 4x: matthews +0.031 (95 % interval +0.012 to +0.050, 8 seeds,
     p = 0.008 after Holm's correction).`
+
+    >>> [dc.in_words(row, margin=0.01) for row in dc.compare(trials).to_dict("records")]
     """
     place = f"{row['baseline']} on {row['dataset']} at {level(row['compression'], row['sparsity'])}"
     against, verdict = f"{row['strategy']} against {place}", row["verdict"]

@@ -72,6 +72,8 @@ def curves(
     `metrics`, the rows of `metrics(store)`. `report` is the stage's last epoch, or `best`, the seed study's best epoch
     of all stages (`best_epoch`; without `dense`). Raises ValueError for an unknown stage or metric, and where two
     trials differ in settings alone, as a mean over them has no meaning.
+
+    >>> dc.curves(trials, stage="pruned")
     """
     if report == "best":
         if metrics is None or metric is not None:
@@ -111,6 +113,8 @@ def training_curves(
     the split `train` has `loss`.
 
     Raises ValueError for a metric that the split does not have, naming the nearest.
+
+    >>> dc.training_curves(trials, dc.metrics(store))
     """
     rows = comparable(trials)
     if metric is not None:
@@ -185,6 +189,8 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     A row has the number of seeds completed (`n`) and `failed`, the mean of the metric after every stage with half its
     95 % t interval (`dense, dense_half_width, ...`), and the sparsity and compression achieved. Dense and Unpruned
     come first. Raises ValueError where two trials differ in settings alone, as `curves` does.
+
+    >>> dc.table(trials)
     """
     rows = comparable(trials)
     groups = rows.groupby(_GROUP, dropna=False)

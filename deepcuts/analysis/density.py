@@ -39,6 +39,8 @@ def density(store: Store, trial_ids: Sequence[str] | None = None, heads: int | N
     attention heads; by default that of the model's config, if the model is a folder on this machine or the toy, else
     null. Masks that are missing or damaged are left out and named in `.attrs["damaged"]` (path to reason). Raises
     ValueError for an unknown trial.
+
+    >>> dc.density(store)[["layer", "density", "dead_rows", "dead_heads"]]
     """
     masks = MaskReader(store)
     masks.find(trial_ids)

@@ -62,6 +62,8 @@ def compare_trials(
     them has right, `only_a, only_b`, and McNemar's `p_mcnemar` (all three null for a regression).
 
     Raises ValueError for an unknown trial, a failed one, one without predictions, and two that have other examples.
+
+    >>> dc.compare_trials(store, *trials.dropna(subset="retrained")["trial_id"].iloc[:2])
     """
     rows = store.read("trials", ["trial_id", "status", "metric"]).table.to_pandas()
     metric_of = rows[rows["status"] == "completed"].set_index("trial_id")["metric"]
@@ -94,6 +96,8 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
 
     They are those of `bootstrap`, over the same seeds. Tests and verdicts stay as they are, as they are about the
     seeds. Raises ValueError as `bootstrap` does.
+
+    >>> dc.with_examples(store, dc.compare(trials), trials, stage="retrained")
     """
     completed = trials[trials["status"] == "completed"]
     frame = comparisons.copy()

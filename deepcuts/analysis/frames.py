@@ -32,6 +32,8 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     seed=[0, 1])`. `sweep` filters by the trials that a sweep wants, whichever sweep ran them.
 
     Raises ValueError for an unknown column or sweep, naming the nearest known one.
+
+    >>> dc.trials(store, dataset="toy", seed=[0, 1])
     """
     sweep = filters.pop("sweep", None)
     where = _expression("trials", filters)
@@ -45,6 +47,8 @@ def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value
     """Return every measured number of the trials, a row for each stage, epoch, split and metric.
 
     Filters, columns and errors are those of `trials`, over the columns of `metrics`.
+
+    >>> dc.metrics(store, stage="retrained", metric="accuracy")
     """
     return _frame(store, "metrics", columns, _expression("metrics", filters))
 
@@ -53,6 +57,8 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
     """Return a row for each pruned tensor: `shape`, `size` and weights `kept`, without `bits` unless asked for.
 
     Filters, columns and errors are those of `trials`, over the columns of `masks`.
+
+    >>> dc.mask_counts(store, parameter="weight")
     """
     light = [name for name in SCHEMAS["masks"].names if name != "bits"]
     return _frame(store, "masks", columns or light, _expression("masks", filters))
@@ -168,7 +174,7 @@ def show(store: Store, trial: str) -> pd.DataFrame:
 
     Raises ValueError for an unknown trial, naming the nearest.
 
-    >>> dc.show(store, "3f2a").T
+    >>> dc.show(store, trials["trial_id"].iloc[0]).T
     """
     read = store.read("trials")
     rows = {row["trial_id"]: row for row in read.table.to_pylist()}
@@ -185,6 +191,8 @@ def query(store: Store, sql: str) -> pd.DataFrame:
 
     A query only reads. Raises ValueError for a mistake in the SQL, for a statement that would write, and for one
     that reaches outside the store. Example: `query(store, "SELECT dataset, avg(retrained) FROM trials GROUP BY 1")`.
+
+    >>> dc.query(store, "select strategy, avg(retrained) from trials group by 1")
     """
     import duckdb
 

@@ -43,6 +43,8 @@ def overlap(
     and named in `.attrs["damaged"]` (path to reason).
 
     Raises ValueError for an unknown trial or one without masks, fewer than two trials, and different models.
+
+    >>> dc.overlap(store)
     """
     masks = MaskReader(store)
     return _overlap(masks, masks.find(trial_ids), common, by_kind)
@@ -59,6 +61,8 @@ def overlap_and_density(
 
     Masks are counted for both when they are read, so this takes hardly longer than `overlap` alone. Arguments and
     errors are those of `overlap`; `heads` is that of `density`.
+
+    >>> pairs, kept = dc.overlap_and_density(store)
     """
     masks = MaskReader(store)
     counts = DensityCounts(masks, heads)

@@ -52,6 +52,8 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     A row has `model, dataset, relation, compression, sparsity_asked` (null if that is what differs), `layer` (null for
     the whole network; a kind of layer, if the frame is `overlap(store, by_kind=True)`), the number of `pairs` and the
     mean of each of the MEASURES. It answers whether another strategy changes a mask more than another seed does.
+
+    >>> dc.decompose(dc.overlap(store), trials)
     """
     frame = related(overlap, trials)
     for column in _ASKED:
@@ -74,6 +76,8 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
 
     The frame is `overlap(store)`, layer by layer; `masks` are the rows of `frames.mask_counts`, whose counts turn the
     IoU back into the number of weights that both keep.
+
+    >>> dc.nested(dc.overlap(store), trials, dc.mask_counts(store))
     """
     frame = related(overlap, trials)
     frame = frame[frame["relation"] == "other compression"]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from deepcuts.wording import STAGES
+
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -59,7 +61,7 @@ METRIC = argument("--metric", help="another metric than the task's main one, suc
 STAGE = argument(
     "--stage",
     default="retrained",
-    choices=["dense", "pruned", "rewound", "retrained"],
+    choices=STAGES,
     help="the network after this stage",
 )
 ONLY = argument(

@@ -1,4 +1,4 @@
-"""Records and frames to a terminal, a pipe or a program."""
+"""Prints records and frames: to a terminal, a pipe or a program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
+from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import Records, records
+from deepcuts.wording import STAGES, level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,12 +21,12 @@ DONE, INCOMPLETE = 0, 1
 
 
 def print_json(rows: Records | pd.DataFrame) -> None:
-    """A list of objects in strict JSON, null for what is undefined."""
+    """Print a list of objects in strict JSON, null for what is undefined."""
     sys.stdout.write(json.dumps(records(rows), indent=1, allow_nan=False) + "\n")
 
 
 def print_records(rows: Records | pd.DataFrame) -> None:
-    """A table: ruled on a terminal that is wide enough, else plain aligned columns; empty columns are left out."""
+    """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns; leave empty ones out."""
     found = records(rows)
     names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
     cells = [[_text(row[name]) for name in names] for row in found]
@@ -58,10 +60,12 @@ def _text(value: Any) -> str:
 
 
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
-    """The results as a person reads them: what was asked in one column, mean ± half the 95 % interval over the seeds,
-    columns that are always the same left out."""
+    """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
+
+    Columns that are the same in all rows are left out.
+    """
     frame = results.copy()
-    for stage in ("dense", "pruned", "rewound", "retrained"):
+    for stage in STAGES:
         half = frame.pop(f"{stage}_half_width")
         frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
@@ -76,9 +80,9 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
-    if strategy in ("Dense", "Unpruned"):
+    if strategy in NOT_PRUNED:
         return None
-    return f"{compression:g}x" if compression == compression else f"{sparsity:.4g}"
+    return level(compression, sparsity)
 
 
 def _with_half(mean: float, half: float) -> str | None:
@@ -88,7 +92,7 @@ def _with_half(mean: float, half: float) -> str | None:
 
 
 def say_damaged(damaged: Mapping[str, str]) -> bool:
-    """Name the files that could not be read, on stderr; true when there are any."""
+    """Name the files that could not be read on stderr; return whether there are any."""
     for path, reason in damaged.items():
         sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
     return bool(damaged)

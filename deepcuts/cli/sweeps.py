@@ -34,7 +34,8 @@ def _hours(text: str) -> float:
 
 
 def _store(args: argparse.Namespace) -> Store:
-    return deepcuts.Store(args.store or os.environ.get("DEEPCUTS_STORE") or "results")
+    default = os.environ.get("DEEPCUTS_STORE") or "results"
+    return deepcuts.Store(default if args.store is None else args.store)
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:

@@ -152,9 +152,10 @@ def curves_verb(args: argparse.Namespace) -> int:
 def iou_verb(args: argparse.Namespace) -> int:
     """Overlap of masks between trials, and layer by layer."""
     from deepcuts.names import find_id
+    from deepcuts.pruning.criteria import NOT_PRUNED
 
     store, frame = deepcuts.Store(args.store_uri), _trials(args)
-    pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(["Dense", "Unpruned"])]
+    pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
     if args.json:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)

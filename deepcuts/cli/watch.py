@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.wording import duration
+from deepcuts.wording import duration, level
 
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
@@ -169,7 +170,6 @@ def _ended(rows: Sequence[Row]) -> Table:
 def _name(row: Row | None) -> str:
     if row is None:
         return "of no sweep here"
-    levels = row["strategy"] in ("Dense", "Unpruned")
-    ratio = "" if row["compression"] is None else f" {row['compression']:g}x"
-    asked = "" if levels else ratio or f" {row['sparsity_asked']:.4g}"
+    pruned = row["strategy"] not in NOT_PRUNED
+    asked = f" {level(row['compression'], row['sparsity_asked'])}" if pruned else ""
     return f"{row['dataset']} {row['strategy']}{asked} seed {row['seed']}"

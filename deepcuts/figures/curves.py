@@ -23,6 +23,8 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     seeds), and lines for the dense and the unpruned network.
 
     Raises ValueError for an empty frame.
+
+    >>> dc.plot_curves(dc.curves(trials)).savefig("curves.pdf")
     """
     if frame.empty:
         raise ValueError("there is no curve to plot: no completed trial prunes anything")
@@ -158,6 +160,8 @@ def plot_training(frame: pd.DataFrame) -> Figure:
     A row of panels per dataset: first fine-tuning, then retraining at each compression. A line per strategy through
     the means over seeds, and a thin line per seed. Raises ValueError for an empty frame, and for more than 5
     compressions, which do not fit on a page.
+
+    >>> dc.plot_training(dc.training_curves(trials, dc.metrics(store)))
     """
     if frame.empty:
         raise ValueError("there is no training to plot: no completed trial has metrics")

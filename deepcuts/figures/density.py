@@ -37,6 +37,8 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     datasets; the dashed line is the whole network's. There is a row of panels per strategy and a column per
     compression. Strategies that keep the same share in every layer have one row together. Raises ValueError for an
     empty frame.
+
+    >>> dc.plot_density(dc.density(store), trials)
     """
     if frame.empty:
         raise ValueError("there is no density to plot: no trial has masks")
@@ -107,6 +109,8 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     known. A strategy has a dot per trial and a line through their means, against the compression or sparsity asked
     for; the dashed line is what chance takes if each tensor keeps as many weights. Raises ValueError for a frame
     without matrices.
+
+    >>> dc.plot_dead(dc.density(store), trials)
     """
     matrices = frame.dropna(subset=["rows"])
     if matrices.empty:

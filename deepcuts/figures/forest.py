@@ -21,6 +21,8 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
 
     A panel per dataset, a group of strategies per compression, the `margin` (in the metric's unit) as a band. Markers
     of decided comparisons are filled, of undecided ones hollow. Raises ValueError where no difference is known.
+
+    >>> dc.plot_forest(dc.compare(trials), margin=0.01)
     """
     if frame["difference"].notna().sum() == 0:
         raise ValueError("there is no comparison to plot: no strategy shares a seed with the baseline")

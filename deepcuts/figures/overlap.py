@@ -35,6 +35,8 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     Trials (rows of the table `trials`) are grouped by dataset and by the compression or sparsity asked for. Kappa is 0
     where masks agree as by chance at their densities, and 1 where they are the same. Raises ValueError for an empty
     frame.
+
+    >>> dc.plot_overlap(dc.overlap(store), trials)
     """
     whole = frame[frame["layer"].isna()]
     if whole.empty:
@@ -108,6 +110,8 @@ def plot_layers(frame: pd.DataFrame) -> Figure:
 
     The left panel has the IoU of the pruned places beside what chance gives, the right one kappa. Raises ValueError
     for a frame without layers.
+
+    >>> dc.plot_layers(dc.overlap(store))
     """
     layers = frame[frame["layer"].notna()]
     if layers.empty:

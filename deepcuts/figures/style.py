@@ -82,6 +82,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG (200 dpi), SVG or PDF, by the suffix; the same figure gives the same bytes.
 
     Raises ValueError for another suffix, OSError where the file cannot be written.
+
+    >>> dc.save_figure(dc.plot_curves(dc.curves(trials)), "curves.svg")
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:

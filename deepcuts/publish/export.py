@@ -30,6 +30,8 @@ def export(store: Store, trial: str, folder: Path) -> Row:
     Returns the trial's row. `from_pretrained(folder)` gives the network that the trial ended with, bit for bit.
     Raises ValueError for an unknown trial, a trial whose weights were not kept, and a folder that is not empty;
     OSError where the kept weights or masks are damaged.
+
+    >>> dc.export(store, trials["trial_id"].iloc[1], Path("pruned"))  # of a sweep with keep_models: true
     """
     rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
     row = rows[find_id(trial, rows)]

@@ -16,6 +16,7 @@ from deepcuts.analysis.compare import compare
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
 from deepcuts.names import nearest
+from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.html import Child, element, html_page, joined
 from deepcuts.publish.sections import (
     checklist_section,
@@ -76,6 +77,8 @@ def report(
 
     Raises ValueError for an empty store, an unknown sweep or column, a baseline that no trial has, and where no trial
     is left. Damaged files are left out and named on the page.
+
+    >>> dc.report(store).save("report.html")
     """
     trials = frames.trials(store, **({"sweep": sweep} if sweep else {}))
     damaged = dict(trials.attrs["damaged"])
@@ -145,7 +148,7 @@ def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str)
     gathered.overlaps.append(data)
     shared = decompose(frame[frame["layer"].isna()], trials)
     gathered.shared += records(shared.assign(dataset=shared["dataset"].fillna("all"), label=label))
-    pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(["Dense", "Unpruned"])).sum())
+    pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)).sum())
     if pruned > len(data["trials"]):
         gathered.note("overlap", label, _left_out(len(data["trials"]), pruned, store))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from deepcuts.analysis.checklist import checklist as recommendations
+from deepcuts.analysis.checklist import checklist
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
@@ -228,7 +228,7 @@ def wrapped(key: str, title: str, children: Sequence[Child]) -> Markup:
 
 
 def checklist_section(trials: pd.DataFrame) -> list[Child]:
-    frame = recommendations(trials)
+    frame = checklist(trials)
     lines = (
         element(
             "li",

@@ -20,6 +20,8 @@ def shared_stages(store: Store) -> list[Row]:
 
     A row has `kind, id, what` (dataset, seed and criterion), `bytes`, `used_by` (the number of trials that were made
     with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it.
+
+    >>> dc.shared_stages(store)
     """
     statuses = store.statuses()
     wanted = store.read("sweeps", ["trial_id", "dataset", "seed"]).table.to_pylist()
@@ -74,6 +76,8 @@ def collect_garbage(store: Store) -> list[Row]:
     """Remove the shared stages that no wanted trial needs; return their rows, as `shared_stages` gives them.
 
     The meta of an artifact is removed first: what an interrupted removal leaves is incomplete, and nobody reads it.
+
+    >>> dc.collect_garbage(store)
     """
     gone = [row for row in shared_stages(store) if not row["needed"]]
     for row in gone:

@@ -25,6 +25,8 @@ def compact(store: Store) -> list[dict[str, Any]]:
     The merged file is published before the first single one is removed, and `Store.read` gives a repeated trial
     once: a kill at any moment neither loses nor repeats a row. Raises OSError if a file of `trials` is damaged, and
     names the command that mends it.
+
+    >>> dc.compact(store)
     """
     read = store.read("trials", ["trial_id", "status"])
     if read.damaged:

@@ -30,6 +30,8 @@ def examine_store(store: Store, busy: bool) -> list[Finding]:
     """Return all that is wrong with a store.
 
     With `busy` somebody is at work on it (`live.at_work`), so working files and live state are theirs, not orphans.
+
+    >>> dc.examine_store(store, busy=False)
     """
     findings = [*_unreadable(store), *_without_rows(store), *_artifacts(store)]
     return findings if busy else [*findings, *_orphans(store)]
@@ -110,6 +112,8 @@ def mend_store(store: Store, findings: list[Finding]) -> str:
     """Delete the orphans and move the rest below `_set-aside/<time>`, which readers skip; return that folder.
 
     Raises OSError.
+
+    >>> dc.mend_store(store, dc.examine_store(store, busy=False))
     """
     aside = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     for finding in findings:

@@ -28,12 +28,11 @@ def masks(store: Store, trial_id: str) -> dict[str, Bools]:
 
     `trial_id` is an id, or 4 characters or more that only it begins with. An array has the shape of its parameter.
 
-        >>> kept = masks(store, "1f3a")
-        >>> kept["bert.encoder.layer.0.output.dense.weight"].shape
-        (768, 3072)
-
     Raises ValueError for an unknown trial and for one without masks (Dense, or failed), OSError if the masks of a
     completed trial are missing or damaged (their bits are not what was recorded).
+
+    >>> pruned = trials[trials["strategy"] == "LayerMagWeight"]["trial_id"]
+    >>> {name: mask.mean() for name, mask in dc.masks(store, pruned.iloc[0]).items()}
     """
     reader = MaskReader(store)
     [found] = reader.find([trial_id])

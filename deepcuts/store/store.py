@@ -35,7 +35,10 @@ _ALLOWED = "give a folder, or a file, s3, gs or abfs URI"
 
 
 class Store:
-    """A store at a folder or URI. Opening one writes nothing; reading an absent one finds empty tables."""
+    """A store at a folder or URI. Opening one writes nothing; reading an absent one finds empty tables.
+
+    >>> dc.Store("results").statuses()
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

@@ -58,7 +58,7 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
     wrong in it, with the line and the nearest known key.
 
     >>> sweep = dc.read_sweep("sweeps/quickstart.yaml", seeds=[0, 1, 2])
-    >>> len(sweep.trials())
+    >>> print(dc.plan(sweep, store))
     """
     if changes and keys:
         raise ValueError(f"give changes either as keywords or as key=value, not both: {keys!r} and {list(changes)!r}")
@@ -146,7 +146,7 @@ def plan(
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
     resources than there are, a compression beyond the model's ceiling, a disk that is too small.
 
-    >>> print(dc.plan(sweep, dc.Store("results")))
+    >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
     with _ray_at(address) if address else nullcontext():
         return _plan(sweep, store, only or {}, retry_failed, address)
@@ -238,7 +238,7 @@ def run(
     `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own. Raises
     ValueError, before anything is written, for all that `plan` raises it for.
 
-    >>> dc.run(dc.read_sweep("sweeps/quickstart.yaml"), dc.Store("results"))
+    >>> print(dc.run(dc.read_sweep("sweeps/quickstart.yaml"), store))
     """
     if max_hours is not None and not 0 < max_hours < 1e6:
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
@@ -354,7 +354,7 @@ def run_trial(
     Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
     store fails on the way.
 
-    >>> row = dc.run_trial(sweep.trials()[1], dc.Store("results"))
+    >>> row = dc.run_trial(sweep.trials()[1], store)
     >>> row["metric"], row["retrained"]
     """
     from deepcuts.trial.context import Context

@@ -1,9 +1,11 @@
-"""Shows a running sweep: a live board on a terminal, plain lines where the output goes elsewhere."""
+"""Shows a running sweep: a live board on a terminal or in a notebook, plain lines where the output goes elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
+from io import StringIO
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,6 +16,10 @@ from rich.text import Text
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.wording import STEPS, duration
+
+# In a notebook: how often the board is shown anew, and how many of the last results it has.
+NOTEBOOK_SECONDS = 1.0
+LAST_SHOWN = 5
 
 
 class Progress:
@@ -26,7 +32,9 @@ class Progress:
         self.failed: list[Mapping[str, Any]] = []
         self._running: dict[str, tuple[TrialSpec, str, int, int]] = {}
         self._began = time.monotonic()
+        self._last: deque[Text] = deque(maxlen=LAST_SHOWN)
         self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._board)
+        self._cell = _Cell() if console.is_jupyter else None
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -35,13 +43,22 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
+        if self._cell is not None:
+            self._cell.show(self._board())
 
     def started(self, trial: TrialSpec) -> None:
         self._running[trial.trial_id] = trial, "starting", 0, 0
+        self._refresh()
 
     def heard(self, trial_id: str, stage: str, epoch: int, step: int) -> None:
         if trial_id in self._running:
             self._running[trial_id] = self._running[trial_id][0], stage, epoch, step
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Show the board in a notebook; a terminal does so by itself, and a file gets lines alone."""
+        if self._cell is not None and self._cell.is_due():
+            self._cell.show(self._board())
 
     def ended(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Note that a trial has ended; `row` has the columns of its row in `trials`."""
@@ -54,7 +71,10 @@ class Progress:
         stage = str(row.get("error_stage"))
         text = f"failed in {STEPS.get(stage, stage)}: {row.get('error')}" if failed else _result(row)
         line = Text.assemble((count, "dim"), f" {describe(running[0])}: ", (text, "red" if failed else ""))
-        self.console.print(line, soft_wrap=True)
+        self._last.append(line)
+        if self._cell is None or failed:  # a notebook shows the last lines on its board: a thousand would fill it
+            self.console.print(line, soft_wrap=True)
+        self._refresh()
 
     def interrupted(self, trial_id: str) -> None:
         self._running.pop(trial_id, None)
@@ -74,7 +94,30 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         for trial, stage, epoch, step in list(self._running.values()):
             table.add_row(describe(trial), Text(_where(trial, stage, epoch, step), "cyan"))
-        return Group(Text(head, "bold"), table)
+        return Group(Text(head, "bold"), table, *(self._last if self._cell is not None else ()))
+
+
+class _Cell:
+    """The one output of a notebook's cell that the board is shown in, again and again."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._shown > NOTEBOOK_SECONDS
+
+    def show(self, board: Group) -> None:
+        from IPython.display import display
+
+        self._shown = time.monotonic()
+        page = Console(file=StringIO(), width=120, color_system=None, force_jupyter=False)
+        page.print(board)
+        text = {"text/plain": page.file.getvalue()}  # type: ignore[attr-defined]
+        if self._handle is None:
+            self._handle = display(text, raw=True, display_id=True)
+        else:
+            self._handle.update(text, raw=True)
 
 
 def _where(trial: TrialSpec, stage: str, epoch: int, step: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 from builders.specs import sweep
@@ -100,3 +102,33 @@ def test_time_to_go_is_at_the_pace_so_far(monkeypatch):
 )
 def test_a_duration_is_readable(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        shown.append(data["text/plain"])
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr("deepcuts.sweep.progress.NOTEBOOK_SECONDS", 0)
+    console, printed = Console(force_jupyter=True), []
+    monkeypatch.setattr(console, "print", lambda line, **options: printed.append(str(line)))
+    board, trials = Progress(console, 4, 1), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
+    with board:
+        for trial in trials[:2]:
+            board.started(trial)
+        board.heard(trials[0].trial_id, "dense", 0, 5)
+        assert "fine-tuning, epoch 1 of 5, step 5" in shown[-1]
+        board.ended(trials[0].trial_id, ROW)
+        board.ended(trials[1].trial_id, {"status": "failed", "error_stage": "dense", "error": "diverged"})
+    assert "2 of 4 done, 0 running, 1 failed" in shown[-1]
+    assert "accuracy 0.812" in shown[-1]
+    assert len(printed) == 1
+    assert "diverged" in printed[0]
