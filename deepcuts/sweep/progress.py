@@ -33,8 +33,8 @@ class Progress:
         self._running: dict[str, tuple[TrialSpec, str, int, int]] = {}
         self._began = time.monotonic()
         self._last: deque[Text] = deque(maxlen=LAST_SHOWN)
-        self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._board)
         self._cell = _Cell() if console.is_jupyter else None
+        self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._board)
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
