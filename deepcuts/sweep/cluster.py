@@ -27,6 +27,7 @@ def ray_options() -> dict[str, Any]:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     }
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # that a notebook could have more of them
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is shown, and kept, by us
     return {"logging_level": logging.ERROR}
 

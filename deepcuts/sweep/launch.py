@@ -287,8 +287,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     file, todo, store = planned.file, planned.todo, planned.store
     done = len(todo.done) - len(todo.again)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
-    say = progress.console.print
-    say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial", highlight=False)
+    progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial")
     with progress:
         outcome = run_plan(
             todo,
@@ -299,7 +298,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
             max_concurrent=file.resources.max_concurrent,
             max_failures=file.resources.max_failures,
             deadline=time.monotonic() + max_hours * 3600 if max_hours else None,
-            callbacks=tracker_callbacks(file.trackers, file.name, store, say) if file.trackers else [],
+            callbacks=tracker_callbacks(file.trackers, file.name, store, progress.say) if file.trackers else [],
         )
     return _launched(planned, outcome.signal, tuple(outcome.errors))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -46,6 +47,13 @@ class Progress:
         if self._cell is not None:
             self._cell.show(self._board())
 
+    def say(self, line: str | Text) -> None:
+        """Print a line above the board."""
+        if self._cell is None:
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+        else:
+            sys.stdout.write(f"{line}\n")
+
     def started(self, trial: TrialSpec) -> None:
         self._running[trial.trial_id] = trial, "starting", 0, 0
         self._refresh()
@@ -73,7 +81,7 @@ class Progress:
         line = Text.assemble((count, "dim"), f" {describe(running[0])}: ", (text, "red" if failed else ""))
         self._last.append(line)
         if self._cell is None or failed:  # a notebook shows the last lines on its board: a thousand would fill it
-            self.console.print(line, soft_wrap=True)
+            self.say(line)
         self._refresh()
 
     def interrupted(self, trial_id: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RayTaskError
+from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.search import Searcher
 
 from deepcuts.experiment.grid import tracker_labels
@@ -77,6 +78,7 @@ def run_plan(
             name=launch.launch_id,
             storage_path=folder,
             verbose=0,
+            progress_reporter=_Silent(),
             failure_config=tune.FailureConfig(max_failures=max_failures),
             callbacks=[listener, *callbacks],
         ),
@@ -87,6 +89,13 @@ def run_plan(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+class _Silent(ProgressReporter):
+    """Reports nothing, as `Progress` does that. Tune's own reporter for notebooks clears the output of the cell."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
 
 
 class _Unsaved:

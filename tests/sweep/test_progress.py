@@ -104,7 +104,7 @@ def test_a_duration_is_readable(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monkeypatch):
+def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monkeypatch, capsys):
     shown = []
 
     class Handle:
@@ -118,9 +118,7 @@ def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monk
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     monkeypatch.setattr("deepcuts.sweep.progress.NOTEBOOK_SECONDS", 0)
-    console, printed = Console(force_jupyter=True), []
-    monkeypatch.setattr(console, "print", lambda line, **options: printed.append(str(line)))
-    board, trials = Progress(console, 4, 1), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
+    board, trials = Progress(Console(force_jupyter=True), 4, 1), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
     with board:
         for trial in trials[:2]:
             board.started(trial)
@@ -130,5 +128,5 @@ def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monk
         board.ended(trials[1].trial_id, {"status": "failed", "error_stage": "dense", "error": "diverged"})
     assert "2 of 4 done, 0 running, 1 failed" in shown[-1]
     assert "accuracy 0.812" in shown[-1]
-    assert len(printed) == 1
-    assert "diverged" in printed[0]
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["[2/4] toy LayerSNIP 2x seed 0: failed in fine-tuning: diverged"]
