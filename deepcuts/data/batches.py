@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from deepcuts.data.cache import cache_folder, write_cache
+from deepcuts.data.user_cache import cache_folder, write_cache
 from deepcuts.seeds import derive
 
 Integers = NDArray[np.int64]

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import deepcuts
-from deepcuts.data.cache import cache_folder, write_cache
 from deepcuts.data.toy import CONFIG
+from deepcuts.data.user_cache import cache_folder, write_cache
 from deepcuts.experiment.spec import ModelSource, canonical
 from deepcuts.model.folder import folder_of
 from deepcuts.pruning.compression import Counts

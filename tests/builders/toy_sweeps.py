@@ -48,9 +48,9 @@ def run_missing(store: Store, spec: SweepSpec | None = None) -> int:
     return len(missing)
 
 
-def run_file(sweep: Path, folder: Path) -> Store:
+def run_file(sweep: str | Path, folder: str | Path) -> Store:
     """Run a sweep file into a store, which then also holds the sweep, as after a launch."""
-    spec, store = prepare_sweep(read_sweep_file(sweep), "cpu").spec, Store(str(folder))
+    spec, store = prepare_sweep(read_sweep_file(Path(sweep)), "cpu").spec, Store(str(folder))
     _write_sweep(store, spec)
     run_missing(store, spec)
     assert not make_plan(spec.trials(), store).to_run

@@ -80,6 +80,7 @@ def test_two_launches_of_one_sweep_at_once_share_the_work_and_repeat_no_row(tmp_
     sweep, store = tmp_path / "small.yaml", tmp_path / "store"
     sweep.write_text(SWEEP + "seeds: [0, 1]\n")
     command = [sys.executable, "-m", "deepcuts.cli.main", "run", str(sweep), "--store", str(store)]
+    command += ["--set", "resources.max_concurrent=1"]
     both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
     said = [process.communicate(timeout=280)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said

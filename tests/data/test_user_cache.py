@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcuts.data.cache import cache_folder, write_cache
+from deepcuts.data.user_cache import cache_folder, write_cache
 
 
 def test_the_environment_decides_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
