@@ -92,7 +92,13 @@ def test_piped_it_prints_once_and_ends(store: Store, capsys: pytest.CaptureFixtu
 def test_on_a_terminal_it_goes_on_until_ctrl_c_and_exits_0(store: Store) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "deepcuts.cli.main", "status", store.uri, "--watch"]
-    running = subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    running = subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+    )
     os.close(theirs)
     seen = b""
     while b"done" not in seen:

@@ -286,7 +286,7 @@ def test_an_own_dataset_that_is_not_a_task_says_why(tmp_path):
     path = write(examples(["a", "b"]), tmp_path / "a.csv")
     with pytest.raises(ValueError, match="^dataset 'reviews': classes is missing; give the number"):
         locate("reviews", own(path, classes=None))
-    with pytest.raises(ValueError, match="name one twice"):
+    with pytest.raises(ValueError, match="repeats a class; name each once"):
         locate("reviews", own(path, classes=["a", "a"]))
     with pytest.raises(ValueError, match="both text and label"):
         Task(text=("a",), label="a", classes=2)
