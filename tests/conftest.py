@@ -26,18 +26,24 @@ with suppress(ModuleNotFoundError):  # the tests on a GPU do without it
     hypothesis.settings.load_profile("patient")
 
 
-# These start Ray, several processes each: two of them at once on two cores would run into their own limits of time.
-RAY = tuple(f"tests/sweep/test_{name}.py" for name in ("kill", "nodes", "faults", "trackers", "tune"))
+# These start Ray, several processes each. More than two of them at once on two cores would run into their own limits
+# of time, and the files of a group share what they start.
+RAY_GROUPS = {
+    "launches": tuple(f"tests/sweep/test_{name}.py" for name in ("kill", "nodes", "faults")),
+    "one ray": tuple(f"tests/sweep/test_{name}.py" for name in ("tune", "trackers")),
+}
+RAY = tuple(file for files in RAY_GROUPS.values() for file in files)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give the tests with Ray to one process, and those of any other file to one, whichever is free."""
+    """Give each group of tests with Ray to one process, and those of any other file to one, whichever is free."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+            groups = (group for group, files in RAY_GROUPS.items() if nodeid.startswith(files))
+            return next(groups, nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
