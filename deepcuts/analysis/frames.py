@@ -172,13 +172,18 @@ def status(store: Store) -> pd.DataFrame:
 def show(store: Store, trial: str) -> pd.DataFrame:
     """Everything about one trial, an id or a unique prefix of one: its row of `trials`, values as they are stored.
 
-    Raises ValueError for an unknown trial, naming the nearest.
+    Raises ValueError for an unknown trial, naming the nearest and the files that could not be read.
 
     >>> dc.show(store, trials["trial_id"].iloc[0]).T
     """
     read = store.read("trials")
     rows = {row["trial_id"]: row for row in read.table.to_pylist()}
-    frame = pd.DataFrame([rows[find_id(trial, rows)]], dtype=object)
+    try:
+        row = rows[find_id(trial, rows)]
+    except ValueError as error:
+        damaged = "".join(f"; damaged: {path}: {reason}" for path, reason in read.damaged.items())
+        raise ValueError(f"{error}{damaged}") from None
+    frame = pd.DataFrame([row], dtype=object)
     frame.attrs["damaged"] = read.damaged
     return frame
 

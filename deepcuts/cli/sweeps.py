@@ -61,8 +61,7 @@ def run_verb(args: argparse.Namespace) -> int:
     if args.json:
         raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     sweep = deepcuts.read_sweep(args.sweep, args.set)
-    launched = deepcuts.run(sweep, _store(args), **_chosen(args), max_hours=args.max_hours)
-    _say_repeated(launched.plan)
+    launched = deepcuts.run(sweep, _store(args), **_chosen(args), max_hours=args.max_hours, on_plan=_say_repeated)
     for error in launched.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
     _print_results(launched)
@@ -128,8 +127,8 @@ def run_one_verb(args: argparse.Namespace) -> int:
         trials = _recorded(store)
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
-    print(f"{trial.trial_id}: {describe(trial)}", flush=True)
-    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=_Told(), **options)
+    told = _Told(f"{trial.trial_id}: {describe(trial)}")
+    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=told, **options)
     if row["status"] != "completed":
         print(row["traceback"], file=sys.stderr)
         return INCOMPLETE
@@ -150,12 +149,15 @@ def _recorded(store: Store) -> list[TrialSpec]:
 
 
 class _Told:
-    """Prints how far a trial is: each epoch, and every ten seconds."""
+    """Prints what a trial is, once it works, and how far it is: each epoch, and every ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, trial: str) -> None:
+        self.trial = trial
         self.last: dict[str, tuple[int, float]] = {}
 
     def __call__(self, stage: str, epoch: int, step: int) -> None:
+        if not self.last:
+            print(self.trial, flush=True)
         before = self.last.get(stage, (-1, 0.0))
         if epoch != before[0] or time.monotonic() - before[1] > 10:
             self.last[stage] = epoch, time.monotonic()

@@ -86,7 +86,7 @@ def show_verb(args: argparse.Namespace) -> int:
     for name, value in known.items():
         if name != "traceback":
             print(f"{name:<{width}}  {value}")
-    if "traceback" in known:
+    if known.get("traceback"):
         print(f"\n{known['traceback']}")
     print(f"\nrun it again: deepcuts run-one {args.store_uri} {row['trial_id']}")
     return code

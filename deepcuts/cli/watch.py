@@ -18,7 +18,7 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.wording import duration, level
+from deepcuts.wording import STEPS, duration, level
 
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
@@ -131,11 +131,11 @@ def _eta(seen: Seen, rows: Sequence[Row], left: int) -> float | None:
 def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
     table = Table("trial", "", "stage", "epoch", "step", "host", "beat", box=None, pad_edge=False, header_style="dim")
     for key, state in list(seen.running.items())[:MOST_RUNNING]:
-        alive = _alive(seen, key)
+        alive, stage = _alive(seen, key), str(state.get("stage"))
         cells = [
             key,
             _name(names.get(key)),
-            state.get("stage"),
+            STEPS.get(stage, stage),
             state.get("epoch"),
             state.get("step"),
             state.get("host"),
@@ -161,7 +161,8 @@ def _ended(rows: Sequence[Row]) -> Table:
     for row in rows:
         value = row["dense"] if row["retrained"] is None else row["retrained"]
         failed = row["status"] != "completed"
-        words = f"failed in {row['error_stage']}: {row['error']}" if failed else f"{row['metric']} {value:.3f}"
+        stage = STEPS.get(row["error_stage"], row["error_stage"])
+        words = f"failed in {stage}: {row['error']}" if failed else f"{row['metric']} {value:.3f}"
         at = row["finished_at"].strftime("%H:%M:%S UTC")
         table.add_row(Text(at, "dim"), Text(_name(row)), Text(words.splitlines()[0], "red" if failed else ""))
     return table

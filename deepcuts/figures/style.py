@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,18 @@ def look(strategy: str) -> Look:
 
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure, its size in inches, on its own canvas: pyplot's global state is not used."""
-    figure = Figure((width, height), layout="constrained")
+    figure = _Shown((width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+class _Shown(Figure):
+    """A figure that a notebook shows without pyplot and its `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        image = BytesIO()
+        self.savefig(image, dpi=100)
+        return image.getvalue()
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

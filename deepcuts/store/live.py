@@ -27,7 +27,7 @@ PERIOD_SECONDS = 3.0
 class Beat:
     """Tells the store how far a trial is, and hears whether its launch was asked to stop, while it is entered.
 
-    `stages` are the ids of the shared stages that the trial makes. `launch` names who runs it (`new_launch`).
+    `stages` are the ids of the shared stages that the trial makes. `launch` names who runs it (`new_launch_id`).
     """
 
     def __init__(self, store: Store, trial_id: str, launch: str, stages: Sequence[str]) -> None:

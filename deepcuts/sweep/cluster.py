@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -14,7 +16,7 @@ from deepcuts.store.store import Store
 
 
 def ray_options() -> dict[str, Any]:
-    """Quiet, and with the environment that Tune reads: no files of its own, no handlers for our signals.
+    """Quieten Ray, and set the environment that Tune reads: no files of its own, no handlers for our signals.
 
     Each trial runs in a thread of its own; with one arena for all (malloc's), it takes the memory of the one before.
     """
@@ -47,14 +49,26 @@ def start_ray(address: str | None) -> None:
         raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
 
 
-def is_connected() -> bool:
-    """Whether this process has a Ray already, started or connected to."""
-    return bool(ray.is_initialized())
+@contextmanager
+def use_ray(address: str | None) -> Iterator[None]:
+    """Use the Ray of this process, or one that is started (or connected to) for a while.
 
-
-def stop_ray() -> None:
-    """Stop the Ray that `start_ray` started, or disconnect from the cluster."""
-    ray.shutdown()
+    Raises ValueError for an address where the process is connected to a Ray already, and as `start_ray` does.
+    """
+    if ray.is_initialized():
+        if address:
+            raise ValueError(
+                f"--address {address!r}: this process is connected to a Ray already; call ray.shutdown() first, or give"
+                " no address to use that one"
+            )
+        ray_options()
+        yield
+        return
+    start_ray(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def gpus_of_cluster() -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from rich.console import Console
@@ -155,7 +157,7 @@ def plan(
 def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None) -> SweepPlan:
     file = sweep.file
     available: float = local_gpus()
-    if address:
+    if address or _has_ray():
         from deepcuts.sweep.cluster import gpus_of_cluster
 
         available = gpus_of_cluster()
@@ -228,6 +230,7 @@ def run(
     retry_failed: bool = False,
     address: str | None = None,
     max_hours: float | None = None,
+    on_plan: Callable[[SweepPlan], None] = lambda planned: None,
 ) -> Launched:
     """Run what is missing of a sweep on Ray, with live progress. Calling it again goes on where it stopped.
 
@@ -235,8 +238,9 @@ def run(
     notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray
     cluster; without it Ray is started here for as long as it takes, unless the process has one already.
 
-    `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own. Raises
-    ValueError, before anything is written, for all that `plan` raises it for.
+    `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own; `on_plan`
+    hears what is planned before anything is written. Raises ValueError, before anything is written, for all that `plan`
+    raises it for, and while this process is running another sweep.
 
     >>> print(dc.run(dc.read_sweep("sweeps/quickstart.yaml"), store))
     """
@@ -244,30 +248,42 @@ def run(
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
     with _ray_at(address) if address else nullcontext():
         planned = _plan(sweep, store, only or {}, retry_failed, address)
+        on_plan(planned)
         if not planned.todo.to_run:
             store.probe()
             _write_sweep(store, planned.prepared.spec)
             return _launched(planned)
-        with nullcontext() if address else _ray_at(None):
+        with _alone(), nullcontext() if address else _ray_at(None):
             cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
             store.probe()
             _write_sweep(store, planned.prepared.spec)
             return _launch(planned, cpus, max_hours)
 
 
-@contextmanager
-def _ray_at(address: str | None) -> Iterator[None]:
-    """Use the Ray of this process, or one that is started (or connected to) for a while."""
-    from deepcuts.sweep.cluster import is_connected, start_ray, stop_ray
+_RUNNING = Lock()
 
-    if is_connected():
-        yield
-        return
-    start_ray(address)
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one sweep run at a time in a process: the first to end would stop the Ray of the other."""
+    if not _RUNNING.acquire(blocking=False):
+        raise ValueError("this process is running a sweep already; wait for it, or run this one in another process")
     try:
         yield
     finally:
-        stop_ray()
+        _RUNNING.release()
+
+
+def _has_ray() -> bool:
+    """Whether this process is connected to a Ray already, found without loading it."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def _ray_at(address: str | None) -> AbstractContextManager[None]:
+    """Use a Ray for a while; loading it takes a second, which a plan for this machine does without."""
+    from deepcuts.sweep.cluster import use_ray
+
+    return use_ray(address)
 
 
 def _trial_cpus(planned: SweepPlan) -> int:

@@ -211,7 +211,8 @@ def _last_error(trial: Any) -> tuple[str, str]:
     traceback = str(error)
     if isinstance(error, RayTaskError):
         error = error.cause
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", traceback
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    return f"{name}: {lines[0]}" if lines else name, traceback
 
 
 def _noted_error(trial: Any) -> tuple[str, str]:

@@ -110,7 +110,7 @@ def _fail(account: Account, error: Exception) -> None:
 def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool) -> None:
     dense = trial.dense
     prepare_process(context.threads, dense.tf32)
-    account.row |= {"device": _device_name(device_of(dense))}
+    account.row |= {"device": _device_name(device_of(dense)), "torch": torch.__version__}  # with its CUDA
     if dense.device == "cuda":
         torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()

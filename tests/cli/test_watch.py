@@ -51,7 +51,7 @@ def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: St
     assert text.count("node7") == 2
     assert "cola LayerSNIP 4x seed 2" in text
     assert "accuracy 0.800" in text
-    assert "failed in score: ValueError: [red]nan[/red]" in text
+    assert "failed in scoring: ValueError: [red]nan[/red]" in text
     assert "second line" not in text
     assert "stop-" not in text
 

@@ -244,3 +244,7 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot write a figure as '.gif' .* choose .png, .svg, .pdf"):
         save_figure(new_figure(1, 1), tmp_path / "x.gif")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notebook_shows_a_figure_by_itself():
+    assert new_figure(2, 2)._repr_png_().startswith(b"\x89PNG")

@@ -27,7 +27,7 @@ from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
-from deepcuts.sweep.tune import Outcome, _ending_early, _Listener, _Searcher, run_plan
+from deepcuts.sweep.tune import Outcome, _ending_early, _last_error, _Listener, _Searcher, run_plan
 from deepcuts.sweep.worker import Launch, make_launch, run_pipeline
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
@@ -219,3 +219,13 @@ def test_trials_in_worker_processes_give_the_bits_of_a_trial_run_alone(four_gpus
     for trial in spec.trials():
         run_stages(trial, "alone", Context(alone, 1))
     assert numbers(together) == numbers(alone)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(TimeoutError(), "TimeoutError"), (OSError("the store is away\nfor long"), "OSError: the store is away")],
+)
+def test_an_error_without_a_word_is_said_by_its_name(error: Exception, said: str, tmp_path: Path) -> None:
+    """An exception in here would end the whole sweep."""
+    (tmp_path / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
+    assert _last_error(SimpleNamespace(pickled_error_file=str(tmp_path / "error.pkl")))[0] == said

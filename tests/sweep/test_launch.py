@@ -1,0 +1,72 @@
+"""What a launch refuses, and what it says, before anything is launched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from builders.toy_sweeps import SWEEP, run_file
+
+import deepcuts
+from deepcuts.store.store import Store
+from deepcuts.sweep.cluster import use_ray
+from deepcuts.sweep.launch import _RUNNING, Sweep, SweepPlan
+
+TWICE = SWEEP.replace("- LayerGradCAM", "- LayerMagWeight")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    return deepcuts.read_sweep(tmp_path / "small.yaml")
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has a Ray already, of two GPUs."""
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("deepcuts.sweep.cluster.gpus_of_cluster", lambda: 2.0)
+
+
+def test_a_second_sweep_at_once_in_one_process_is_refused_and_writes_nothing(sweep: Sweep, tmp_path: Path) -> None:
+    with _RUNNING, pytest.raises(ValueError, match="is running a sweep already"):
+        deepcuts.run(sweep, Store(str(tmp_path / "store")))
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_address_is_refused_where_the_process_has_a_ray(sweep: Sweep, tmp_path: Path, connected: None) -> None:
+    for launch in (deepcuts.plan, deepcuts.run):
+        with pytest.raises(ValueError, match="'auto': this process is connected to a Ray already"):
+            launch(sweep, Store(str(tmp_path / "store")), address="auto")
+    assert not (tmp_path / "store").exists()
+
+
+def test_gpus_are_those_of_the_ray_that_the_process_has(sweep: Sweep, tmp_path: Path, connected: None) -> None:
+    asking = deepcuts.read_sweep(tmp_path / "small.yaml", resources={"gpus": 2})
+    assert deepcuts.plan(asking, Store(str(tmp_path / "store"))).gpus == 2
+    assert all(trial.dense.device == "cuda" for trial in deepcuts.plan(asking, Store(str(tmp_path))).todo.wanted)
+
+
+def test_the_handlers_of_tune_stay_off_where_the_process_has_a_ray(
+    connected: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune's own handler of Ctrl-C would end a sweep without letting its trials save."""
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
+    with use_ray(None):
+        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+
+
+@pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+@pytest.mark.usefixtures("torch_state")
+def test_what_is_planned_is_heard_before_a_run(sweep: Sweep, tmp_path: Path) -> None:
+    store, heard = run_file(tmp_path / "small.yaml", tmp_path / "store"), []
+
+    def hear(planned: SweepPlan) -> None:
+        heard.append((planned.prepared.spec.repeated(), store.exists("sweeps/twice.parquet")))
+
+    (tmp_path / "twice.yaml").write_text(TWICE.replace("name: small\n", ""))
+    done = deepcuts.run(deepcuts.read_sweep(tmp_path / "twice.yaml"), store, on_plan=hear)
+    assert heard == [(["toy LayerMagWeight 50 % seed 0"], False)]
+    assert (len(done.completed), len(done.failed), len(done.left)) == (2, 0, 0)
+    assert store.exists("sweeps/twice.parquet")
