@@ -1,11 +1,20 @@
-"""The Ray that the tests of sweeps share."""
+"""The Ray that the tests of a module of sweeps share."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_is_left() -> Iterator[None]:
+    """Disconnect what a module started: a process with a Ray plans for the machines of that one."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @pytest.fixture

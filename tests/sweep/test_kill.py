@@ -37,6 +37,10 @@ resources: {gpus: 0, cpus: 1}
 """
 
 
+# A worker takes half a dozen seconds of the processor to start; trials side by side are killed, which is harder.
+ONE_WORKER = ("--set", "resources.max_concurrent=1")
+
+
 def start(sweep: Path, store: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "deepcuts.cli.main", "run", str(sweep), "--store", str(store), *more]
     return subprocess.Popen(
@@ -137,7 +141,7 @@ def check_whole(store: Path, undisturbed: Numbers) -> None:
 def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, undisturbed: Numbers) -> None:
     """Out of hours, terminated and interrupted, one after the other on one store."""
     store = sweep.parent / "stopped"
-    process = start(sweep, store, "--max-hours", "0.001")
+    process = start(sweep, store, "--max-hours", "0.001", *ONE_WORKER)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 130, output
     assert "stopped early" in output
@@ -150,7 +154,7 @@ def test_a_sweep_that_is_stopped_saves_says_how_to_go_on_and_does(sweep: Path, u
 
 def stopped(sweep: Path, store: Path, number: signal.Signals, code: int) -> str:
     """Launch, send a signal once a trial is at work, and return what the launch said."""
-    process = start(sweep, store)
+    process = start(sweep, store, *ONE_WORKER)
     wait_for_work(process, store)
     time.sleep(1)
     process.send_signal(number)
