@@ -31,8 +31,9 @@ from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import save_tensors
 from deepcuts.training.checkpoint import Interrupted
+from deepcuts.trial import fitting
 from deepcuts.trial.context import Context
-from deepcuts.trial.fitting import evaluate_stage, fit, metric_rows
+from deepcuts.trial.fitting import fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network
 from deepcuts.trial.row import failure_columns, identity_columns
 from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
@@ -277,7 +278,7 @@ def _on(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _evaluate(trial: TrialSpec, account: Account, network: Network, material: Material, stage: str) -> None:
-    values, predictions = evaluate_stage(network, material, stage)
+    values, predictions = fitting.evaluate_stage(network, material, stage)
     account.metrics += metric_rows(stage, values)
     account.predictions += predictions
     account.row[stage] = values["validation"][trial.dense.task.main_metric]

@@ -44,7 +44,6 @@ def weights_at(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Tensor]]:
         return evaluate_stage(network, material, stage)
 
     monkeypatch.setattr("deepcuts.trial.fitting.evaluate_stage", watched)
-    monkeypatch.setattr("deepcuts.trial.trial.evaluate_stage", watched)
     return seen
 
 
