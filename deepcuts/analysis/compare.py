@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepcuts.analysis.curves import comparable, with_metric
+from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
     LEVEL,
     Floats,
@@ -23,7 +23,7 @@ from deepcuts.analysis.significance import (
 )
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
-from deepcuts.wording import STAGES, Stage, level
+from deepcuts.wording import Stage, level
 
 COMPARISON_COLUMNS = [
     *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "difference", "low", "high"),
@@ -79,13 +79,7 @@ def compare(
 
 def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
     """Return the completed trials of one model, with the metric that was asked for."""
-    if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
-    if metric is not None:
-        if metrics is None:
-            raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
-        trials = with_metric(trials, metrics, metric)
-    rows = comparable(trials)
+    rows = comparable(in_metric(trials, stage, metric, metrics))
     models = sorted(rows["model"].unique())
     if len(models) > 1:
         raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one model")

@@ -81,13 +81,21 @@ def curves(
                 "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
         return _curves(best_epoch(trials, metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
+    return _curves(in_metric(trials, stage, metric, metrics), stage, x)
+
+
+def in_metric(trials: pd.DataFrame, stage: str, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the trials with the metric that was asked for, their main one by default, in the columns of the stages.
+
+    Raises ValueError for an unknown stage or metric, and for a metric without the table that it is looked up in.
+    """
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
     if metric is not None:
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
         trials = with_metric(trials, metrics, metric)
-    return _curves(trials, stage, x)
+    return trials
 
 
 def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.DataFrame:

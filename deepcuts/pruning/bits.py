@@ -42,11 +42,6 @@ def count_ones(packed: Words) -> int:
     return int(np.bitwise_count(packed).sum(dtype=np.int64))
 
 
-def count_both(a: Words, b: Words) -> int:
-    """Count the positions that are one in both, (W,) each."""
-    return count_ones(a & b)
-
-
 def count_pairs(rows: Words, others: Words | None = None) -> NDArray[np.int64]:
     """Count the ones that every row of (N, W) has in common with every row of (M, W), as (N, M).
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcuts.pruning.bits import count_both, count_ones, count_pairs, pack, unpack, words
+from deepcuts.pruning.bits import count_ones, count_pairs, pack, unpack, words
 
 
 def random_words(rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -42,9 +42,9 @@ def test_words_hold_the_bits_and_zeros_after_them(values: list[bool]) -> None:
 @pytest.mark.parametrize("width", [0, 1, 7, 8, 1023, 1024, 1025, 2500])
 def test_pairs_are_counted_as_one_by_one(width: int) -> None:
     rows, others = random_words(4, width), random_words(3, width, 1)
-    one_by_one = [[count_both(row, other) for other in others] for row in rows]
+    one_by_one = [[count_ones(row & other) for other in others] for row in rows]
     assert count_pairs(rows, others).tolist() == one_by_one
-    among = [[count_both(row, other) if j >= i else 0 for j, other in enumerate(rows)] for i, row in enumerate(rows)]
+    among = [[count_ones(row & other) if j >= i else 0 for j, other in enumerate(rows)] for i, row in enumerate(rows)]
     assert count_pairs(rows).tolist() == among
 
 
