@@ -144,7 +144,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     STORE,
     *WHICH,
     OUTPUT,
-    argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these"),
+    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare just these"),
     argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
     argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
     JSON,

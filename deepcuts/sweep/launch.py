@@ -19,6 +19,7 @@ from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
+from deepcuts.names import Selection
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
@@ -139,7 +140,7 @@ def plan(
     sweep: Sweep,
     store: Store,
     *,
-    only: Mapping[str, str] | None = None,
+    only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
 ) -> SweepPlan:
@@ -154,7 +155,7 @@ def plan(
         return _plan(sweep, store, only or {}, retry_failed, address)
 
 
-def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None) -> SweepPlan:
+def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, address: str | None) -> SweepPlan:
     file = sweep.file
     available: float = local_gpus()
     if address or _has_ray():
@@ -226,7 +227,7 @@ def run(
     sweep: Sweep,
     store: Store,
     *,
-    only: Mapping[str, str] | None = None,
+    only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
     max_hours: float | None = None,

@@ -66,6 +66,28 @@ def test_a_baseline_alone_has_nothing_to_compare(uri: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    "only",
+    [
+        ["--only", "strategy=LayerMagWeight,strategy=LayerSNIP,seed=0"],
+        ["--only", "strategy=LayerMagWeight", "--only", "seed=0", "--only", "strategy=LayerSNIP"],
+    ],
+)
+def test_values_of_one_key_mean_or_and_keys_mean_and(
+    uri: str, capsys: pytest.CaptureFixture[str], only: list[str]
+) -> None:
+    assert main(["table", uri, "--json", *only]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["strategy"], row["n"]) for row in rows} == {("LayerMagWeight", 1), ("LayerSNIP", 1)}
+
+
+def test_a_view_chooses_a_trial_by_the_beginning_of_its_id(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", uri, "--json", "--only", "trial=a0a0"]) == 0
+    assert [row["n"] for row in json.loads(capsys.readouterr().out)] == [1]
+    assert main(["table", uri, "--json", "--only", "trial=a0"]) == 2
+    assert "give 4 characters or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--baseline", "LayerMagWeigt"], "unknown baseline 'LayerMagWeigt'; did you mean 'LayerMagWeight'"),
