@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import deepcuts
 from deepcuts.wording import STAGES
+
+if TYPE_CHECKING:
+    from deepcuts.store.store import Store
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -55,6 +60,18 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Run], Verb]:
     return lambda run: Verb(name, text, arguments, run)
 
 
+def opened(uri: str | None) -> Store:
+    """Open the store at a URI, or where none is given the one at DEEPCUTS_STORE, else ./results."""
+    return deepcuts.Store(uri if uri is not None else os.environ.get("DEEPCUTS_STORE") or "results")
+
+
+def existing(uri: str | None) -> Store:
+    """Open a store that is there. Raises ValueError where there is nothing, or a folder of other things."""
+    store = opened(uri)
+    store.check_exists()
+    return store
+
+
 class _Selection(argparse.Action):
     """Gathers the KEY=VALUE pairs of every `--only`: a key that is given more than once keeps all its values."""
 
@@ -73,7 +90,12 @@ class _Selection(argparse.Action):
 
 
 SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")
-STORE = argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI")
+STORE = argument(
+    "store_uri",
+    metavar="STORE",
+    nargs="?",
+    help="a folder, or a file, s3, gs or abfs URI (default: DEEPCUTS_STORE, else ./results)",
+)
 TRIAL = argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
 JSON = argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
 OUTPUT = argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")

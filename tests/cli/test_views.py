@@ -107,8 +107,33 @@ def test_bad_input_is_named_and_exits_2(
 
 
 def test_an_empty_store_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(tmp_path / "none")]) == 2
+    assert main(["compare", str(tmp_path)]) == 2
     assert "holds no trials yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "doctor", "cache", "compact", "table", "curves", "iou", "report"])
+def test_what_is_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert main([verb, str(tmp_path / "none")]) == 2
+    assert "there is no store" in capsys.readouterr().err
+    (tmp_path / "thesis.tex").write_text("")
+    assert main([verb, str(tmp_path)]) == 2
+    assert "is not a store" in capsys.readouterr().err
+
+
+def test_the_store_of_the_environment_is_the_default(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEEPCUTS_STORE", uri)
+    assert main(["table", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert main(["show", "a0a0"]) == 0
+    assert f"run-one {uri} a0a0" in capsys.readouterr().out
+    assert main(["query", "select count(*) as n from trials", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"n": 16}]
+    monkeypatch.delenv("DEEPCUTS_STORE")
+    monkeypatch.chdir(tmp_path)
+    assert main(["table"]) == 2
+    assert "there is no store 'results'" in capsys.readouterr().err
 
 
 def test_a_damaged_part_is_named_and_exits_1(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
