@@ -49,7 +49,10 @@ def start_ray(address: str | None, source: str = "--address") -> None:
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{source} {address!r}: {_NOBODY} there: {error}; {_OWN}") from None
+            raise ValueError(
+                f"{source} {address!r}: Ray cannot connect to it: {error}; is it a cluster of this version of Ray"
+                f" ({ray.__version__}) and does it ask for a token (RAY_AUTH_MODE)? {_OWN.capitalize()}"
+            ) from None
         return
     here = this_machine().nodes[0]
     folder = temporary_folder()
