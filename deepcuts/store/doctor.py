@@ -22,6 +22,7 @@ from deepcuts.store.table_checks import Metric, TableChecks
 from deepcuts.store.tables import SCHEMAS
 
 ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
+KEPT = "; of its rows all that can be read is kept, and trials that lose some run again"
 _ARTIFACTS = ("dense", "scores", "models")
 
 
@@ -51,7 +52,10 @@ def examine_store(store: Store, busy: bool, functions: Mapping[str, Metric] | No
     >>> dc.examine_store(store, busy=False)
     """
     checks = TableChecks(store, functions or {})
-    findings = [Finding(name, problem, "set aside") for name, problem in checks.damaged.items()]
+    findings = [
+        Finding(name, problem + KEPT if COMPACTED in name else problem, "set aside")
+        for name, problem in checks.damaged.items()
+    ]
     findings += [*_of_trials(checks), *_sweeps(store, checks), *_artifacts(store)]
     if not busy:
         findings += [*_without_a_trial(checks), *_orphans(store)]

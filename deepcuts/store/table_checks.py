@@ -125,19 +125,25 @@ class TableChecks:
                     problems.append(f"its {stage} {metric} is {value!r} in metrics, {found!r} by its predictions")
 
     def incomplete(self) -> dict[str, str]:
-        """Return the completed trials that lack rows, or whose rows disagree (id to what is wrong)."""
-        wrong = {}
+        """Return the completed trials that lack rows, or whose rows disagree (id to what is wrong).
+
+        What they lack in a table with a damaged compacted file is not known before that file is mended.
+        """
+        wrong, torn = {}, self._torn()
         for key, row in self._rows.items():
             if row["status"] != "completed":
                 continue
             unmasked = ("masks",) if row["strategy"] == "Dense" else ()
-            lacking = [table for table, ids in self._there.items() if key not in ids and table not in unmasked]
+            lacking = [table for table, ids in self._there.items() if key not in ids and table not in (*unmasked, *torn)]
             problems = [f"completed, and has no rows in {', '.join(lacking)}"] if lacking else []
             problems += [*self._odd_values(key, row), *self._odd_masks(row)]
             problems += [self._problems[key]] if key in self._problems else []
             if problems:
                 wrong[key] = "; ".join(problems)
         return wrong
+
+    def _torn(self) -> set[str]:
+        return {name.partition("/")[0] for name in self.damaged if COMPACTED in name}
 
     def _odd_values(self, key: str, row: Row) -> Iterator[str]:
         for stage in _STAGES:
@@ -158,7 +164,7 @@ class TableChecks:
     def without_a_trial(self) -> Iterator[str]:
         """Yield the trials' own files in other tables whose trial is not in `trials` (path in the store)."""
         lost = {name.removeprefix("trials/").removesuffix(".parquet") for name in self.damaged}
-        for files in self._there.values():
+        for files in self._there.values() if "trials" not in self._torn() else ():
             for key, file in files.items():
                 if key not in self._rows and key not in lost and COMPACTED not in file:
                     yield file
