@@ -57,16 +57,22 @@ def publish(file: Path, target: Path, root: Path) -> None:
     """Give a file of the same disk its name: after a crash it is whole under it, or not there. Raises OSError."""
     make_folder(target.parent, root)
     _share(file, root)
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(file, target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    _flush(file)
+    patient(os.replace)(file, target)
+    _flush(target.parent)
+
+
+@patient
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
+@patient
 def make_folder(folder: Path, root: Path) -> None:
     """Make a folder, and those above it, as far as they are missing. Raises OSError."""
     missing = []
@@ -79,6 +85,7 @@ def make_folder(folder: Path, root: Path) -> None:
             _share(each, root)
 
 
+@patient
 def _share(path: Path, root: Path) -> None:
     """Give the group of a group-writable `root` the same rights to a file or folder of ours, whatever the umask.
 

@@ -304,7 +304,6 @@ class Store:
         make_folder(working, Path(self.root))
         return working
 
-    @patient
     def _publish(self, file: Path, name: str) -> None:
         if self.local:
             publish(file, Path(self.path(name)), Path(self.root))

@@ -134,7 +134,9 @@ class TableChecks:
             if row["status"] != "completed":
                 continue
             unmasked = ("masks",) if row["strategy"] == "Dense" else ()
-            lacking = [table for table, ids in self._there.items() if key not in ids and table not in (*unmasked, *torn)]
+            lacking = [
+                table for table, ids in self._there.items() if key not in ids and table not in (*unmasked, *torn)
+            ]
             problems = [f"completed, and has no rows in {', '.join(lacking)}"] if lacking else []
             problems += [*self._odd_values(key, row), *self._odd_masks(row)]
             problems += [self._problems[key]] if key in self._problems else []
