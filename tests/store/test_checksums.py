@@ -24,9 +24,8 @@ def test_no_byte_of_a_table_changes_unseen():
         changed[place] ^= 0x10
         if parquet_state(io.BytesIO(changed)) != "damaged":
             unseen.append(place)
-            with pytest.raises((OSError, pa.ArrowException)):  # what says where the checksum is: Parquet's own business
-                pq.read_table(io.BytesIO(changed))
-    assert len(unseen) < 3
+    [first, second] = unseen  # between the key and the checksum: it is not found, so the file is told as unverifiable
+    assert content[first : second + 1] == b"\x18\x10"
 
 
 @pytest.mark.parametrize("length", [0, 4, 11, 12, 100])
