@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from deepcuts.store.doctor import examine_store as examine_store
     from deepcuts.store.doctor import mend_store as mend_store
     from deepcuts.store.masks import masks as masks
+    from deepcuts.store.merging import merge_stores as merge_stores
+    from deepcuts.store.merging import rename_sweep as rename_sweep
+    from deepcuts.store.removal import plan_removal as plan_removal
+    from deepcuts.store.removal import remove as remove
     from deepcuts.store.store import Store as Store
     from deepcuts.sweep.launch import plan as plan
     from deepcuts.sweep.launch import read_sweep as read_sweep
@@ -97,6 +101,10 @@ _HOMES = {
     "examine_store": "store.doctor",
     "mend_store": "store.doctor",
     "masks": "store.masks",
+    "merge_stores": "store.merging",
+    "rename_sweep": "store.merging",
+    "plan_removal": "store.removal",
+    "remove": "store.removal",
     "Store": "store.store",
     "plan": "sweep.launch",
     "read_sweep": "sweep.launch",

@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 from deepcuts.experiment.spec import Scoring, Training
-from deepcuts.experiment.sweepfile import NAME_PATTERN, OwnData, Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import OwnData, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
+from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import CRITERIA, SCOPES
 
 # What each key means, as editors show it.

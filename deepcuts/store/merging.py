@@ -7,16 +7,15 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import yaml
 
+from deepcuts.names import valid_name
+from deepcuts.store.checksums import seal_text, unsealed_text
+from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.removal import check_sweep
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
-# As trials publish them: the row in `trials` comes last.
-TABLES = ("masks", "predictions", "metrics", "trials")
 TRIALS_AT_ONCE = 100
 ARTIFACTS = ("dense", "scores", "models")
 # What may differ between two runs of one trial: when and where it ran, and under which name it was asked for.
@@ -99,14 +98,18 @@ def _digests(store: Store, ids: Sequence[str]) -> dict[str, str]:
     digests = {key: hashlib.sha256() for key in ids}
     for table in ("trials", "metrics", "masks"):
         for key, rows in _rows(store, table, ids).items():
-            results = [{name: value for name, value in row.items() if not _CIRCUMSTANCES.fullmatch(name)} for row in rows]
-            digests[key].update("\n".join(sorted(map(repr, results))).encode())
+            results = sorted(repr(sorted(_result(row).items())) for row in rows)
+            digests[key].update("\n".join(results).encode())
     return {key: digest.hexdigest() for key, digest in digests.items()}
+
+
+def _result(row: Row) -> Row:
+    return {name: value for name, value in row.items() if not _CIRCUMSTANCES.fullmatch(name)}
 
 
 def _rows(store: Store, table: str, ids: Collection[str]) -> dict[str, list[Row]]:
     """Return the rows of trials, by id. Raises OSError where a file is damaged."""
-    read = store.read(table, where=pc.field("trial_id").isin(list(ids)))
+    read = store.read(table, where=ds.field("trial_id").isin(list(ids)))
     if read.damaged:
         path, reason = next(iter(read.damaged.items()))
         raise OSError(f"{path} is damaged: {reason}; run deepcuts doctor {store.uri} --fix first")
@@ -117,7 +120,7 @@ def _rows(store: Store, table: str, ids: Collection[str]) -> dict[str, list[Row]
 
 
 def _copy_trials(store: Store, other: Store, ids: Sequence[str]) -> None:
-    for table in TABLES:
+    for table in MERGED_TABLES:  # the row in `trials` last, as trials publish them
         for key, rows in sorted(_rows(other, table, ids).items()):
             store.write(table, key, rows)
 
@@ -139,20 +142,22 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     """Give a sweep another name, in its table, its file and the rows of its trials; return how many rows changed.
 
     The ids of trials have no part of a name, so nothing runs again. A kill at any moment leaves rows of both names,
-    and the same command completes it. Raises ValueError for an unknown sweep, and for a name that is taken.
+    and the same command completes it. Raises ValueError for an unknown sweep, and for a name
+    that is taken or that no sweep may have.
 
     >>> dc.rename_sweep(store, sweep.name, "first-try")
     """
     wanted = _wanted(store)
     check_sweep(sweep, wanted)
+    valid_name(name)
     if name in wanted and wanted[name] != wanted[sweep]:
         raise ValueError(f"the store has a sweep {name!r} already, which wants other trials; choose another name")
     rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
     store.write("sweeps", name, [row | {"sweep": name} for row in rows])
     if store.exists(f"sweeps/{sweep}.yaml"):
-        keys = yaml.safe_load(store.read_bytes(f"sweeps/{sweep}.yaml"))
-        text = yaml.safe_dump({**keys, "name": name}, sort_keys=False, allow_unicode=True)
-        store.write_bytes(f"sweeps/{name}.yaml", text.encode())
+        settings = unsealed_text(store.read_bytes(f"sweeps/{sweep}.yaml"))
+        text = re.sub(r"^name: .*$", f'name: "{name}"', settings, count=1, flags=re.MULTILINE)
+        store.write_bytes(f"sweeps/{name}.yaml", seal_text(text))
     ran = store.read("trials", where=ds.field("sweep") == sweep).table.to_pylist()
     for row in ran:
         store.write("trials", row["trial_id"], [row | {"sweep": name}])

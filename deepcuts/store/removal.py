@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from deepcuts.names import nearest
 from deepcuts.store.cache import remove_stage, stages_after
+from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.salvage import keep_readable
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-
-# The row in `trials` goes first: a trial whose removal was interrupted is one that has not run.
-TABLES = ("trials", "masks", "predictions", "metrics")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def remove(store: Store, removal: Removal) -> None:
     if removal.sweep is not None:
         for suffix in (".yaml", ".parquet"):
             store.delete(f"sweeps/{removal.sweep}{suffix}")
-    for table in TABLES:
+    for table in reversed(MERGED_TABLES):  # the row in `trials` first: a trial is then one that has not run
         _remove_rows(store, table, set(removal.trials))
     for trial_id in removal.trials:
         store.delete(f"artifacts/_checkpoints/{trial_id}.safetensors")
@@ -82,7 +80,7 @@ def _remove_rows(store: Store, table: str, ids: set[str]) -> None:
     """Remove the rows of trials: their own files, and of each compacted file that has some the others written anew."""
     own, compacted = store.files(table)
     for name in compacted:
-        there = set(store.trials_in(table, name))
+        there = set(store.read_file(table, name, ["trial_id"])["trial_id"].to_pylist())
         if there & ids:
             if there - ids:
                 keep_readable(store, f"{table}/{name}", ids)
