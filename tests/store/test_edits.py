@@ -64,7 +64,7 @@ def test_removed_trials_are_gone_from_every_table_and_the_others_stay(store: Sto
     assert ids(store) == kept
     assert contents(store) == expected
     assert len(expected["masks"]) > 0
-    assert {finding.path for finding in examine_store(store, busy=False)} == {"sweeps/first.parquet"}  # of the rows
+    assert not [each for each in examine_store(store, busy=False) if "damaged" in each.problem]
 
 
 def test_a_shared_stage_goes_with_the_last_trial_that_was_made_with_it(store: Store) -> None:
