@@ -222,7 +222,8 @@ def compare_verb(args: argparse.Namespace) -> int:
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
     print(
-        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter"
+        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
+        " p values are corrected for the number of comparisons"
     )
     for _, part in made.groupby("dataset", sort=False):
         print()
