@@ -30,6 +30,9 @@ COMPARISON_COLUMNS = [
     *("p_t", "p_signflip", "p_differs", "p_within", "verdict", "seeds_needed"),
 ]
 
+# The largest difference that does not matter, in the metric's own unit, unless another is given.
+MARGIN = 0.01
+
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
 
@@ -37,7 +40,7 @@ def compare(
     trials: pd.DataFrame,
     baseline: str = "LayerMagWeight",
     stage: Stage = "retrained",
-    margin: float = 0.01,
+    margin: float = MARGIN,
     metric: str | None = None,
     metrics: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
@@ -147,11 +150,11 @@ LOWER_IS_BETTER = ("mse", "loss")
 def short_verdict(row: Mapping[str, Any]) -> str:
     """Return the verdict of a row of `compare` in a few words.
 
-    It is the verdict itself, but for a difference that is shown and too small to matter: `higher, by less than the
-    margin` (or `lower`, in the metric's own direction).
+    It is the verdict itself, but for a difference that is shown and too small to matter: `higher by less than the
+    margin` (or `lower`; higher is a larger metric, also where less is better).
     """
     if row["verdict"] == "equivalent" and is_shown(row["p_differs"], row["n"]):
-        return f"{_direction(row)}, by less than the margin"
+        return f"{_direction(row)} by less than the margin"
     return str(row["verdict"])
 
 

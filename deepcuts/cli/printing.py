@@ -59,6 +59,14 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def print_results(results: pd.DataFrame) -> None:
+    """Print a frame of `table` for people; on a terminal, say below it what the ± are."""
+    shown = for_people(results)
+    print_records(shown)
+    if sys.stdout.isatty() and any("±" in str(value) for stage in STAGES for value in shown[stage]):
+        print("mean ± half of its 95 % interval: Student's t over the n seeds, of this row alone")
+
+
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
 

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist
+from deepcuts.analysis.compare import MARGIN
 from deepcuts.names import Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines
@@ -96,8 +97,9 @@ def verdicts_section(comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) 
         frame = pd.concat(comparisons, ignore_index=True)
         found = frame["verdict"].value_counts()
         counts = ", ".join(f"{found.get(each, 0)} {each}" for each in ("better", "worse", "equivalent", "undecided"))
+        margin = f" The margin, the largest difference that does not matter, is {MARGIN:g}."
         parts = [
-            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}."),
+            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}.{margin}"),
             headlines(frame),
             element("details", element("summary", "Every comparison, with its interval"), all_comparisons(frame)),
         ]
