@@ -1,6 +1,6 @@
 """Simulates sweeps with a known truth: how often a verdict is false, how often it is reached, what intervals hold.
 
-    python -m benchmarks.verdicts [--sweeps 20000] [--splits 500] [--part errors|power|coverage]
+    python -m benchmarks.verdicts [--sweeps 20000] [--splits 4000] [--part errors|power|coverage]
 
 The verdicts and intervals are the package's own. `docs/statistics.md` has the tables. A sweep is a family of rows
 (strategies at places), each with its differences from the baseline, one per seed; a row's spread is 1 and the margin 3,
@@ -130,7 +130,7 @@ def decided(difference: float, deviation: float, rows: int, seeds: int, sweeps: 
 SHARES = ((0.0, 0.0, 1.0), (0.0, 0.5, 0.5), (0.2, 0.4, 0.4), (0.1, 0.9, 0.0), (0.5, 0.5, 0.0), (0.9, 0.1, 0.0))
 
 
-def held(seeds: int, examples: int, shares: Sequence[float], splits: int, resamples: int = 100) -> float:
+def held(seeds: int, examples: int, shares: Sequence[float], splits: int) -> float:
     """Return how often the interval of `--examples` holds the true difference, over new seeds and new examples.
 
     The metric is the mean squared error, of which each example's part is set to what is wanted.
@@ -141,7 +141,7 @@ def held(seeds: int, examples: int, shares: Sequence[float], splits: int, resamp
     for _ in range(splits):
         parts = of_seeds * generator.normal(size=(seeds, 1)) + of_examples * generator.normal(size=examples)
         ours = np.sqrt(1e6 + parts + of_both * generator.normal(size=(seeds, examples)))
-        found = two_level(labels, ours, theirs, "mse", resamples)
+        found = two_level(labels, ours, theirs, "mse")
         inside += found.low <= 0 <= found.high
     return inside / splits
 
@@ -209,7 +209,7 @@ def print_coverage(splits: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--sweeps", type=int, default=20_000, help="simulated sweeps per number (default: 20000)")
-    parser.add_argument("--splits", type=int, default=500, help="simulated validation splits per number (default: 500)")
+    parser.add_argument("--splits", type=int, default=4000, help="simulated validation splits (default: 4000)")
     parser.add_argument("--part", choices=("errors", "power", "coverage"), help="print only this")
     args = parser.parse_args()
     parts = {"errors": print_errors, "power": print_power, "coverage": print_coverage}

@@ -227,6 +227,21 @@ def test_seeds_that_differ_widen_the_interval_with_their_few_degrees_of_freedom(
     assert found.high - found.low > 2 * 3 * found.error
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_the_variance_of_a_mean_over_the_examples_is_that_of_many_resamples(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(3)
+    ours, theirs = (answers(generator, np.array(rates)) for rates in ([0.9, 0.8, 0.9], [0.7, 0.7, 0.8]))
+    ours[:, :60] = ours[0, :60]  # the examples matter to all seeds
+    known = two_level(LABELS, ours, theirs, metric)
+    monkeypatch.setattr("deepcuts.analysis.significance._SCORES", {})
+    resampled = two_level(LABELS, ours, theirs, metric, resamples=3000)
+    assert known.difference == resampled.difference
+    assert known.error == pytest.approx(resampled.error, rel=0.03)
+    assert (known.low, known.high) == pytest.approx((resampled.low, resampled.high), abs=0.01)
+
+
 def test_the_same_predictions_differ_by_nothing() -> None:
     ours = answers(np.random.default_rng(1), np.array([0.7, 0.8]))
     found = two_level(LABELS, ours, ours, "matthews")

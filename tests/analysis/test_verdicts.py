@@ -50,7 +50,10 @@ def test_the_seeds_advised_decide_in_80_of_100_sweeps_and_one_fewer_in_less(diff
         assert decided(difference, deviation, rows, seeds - 1, SWEEPS) < POWER + 0.025
 
 
-@pytest.mark.parametrize("shares", [(0, 0, 1), (0.1, 0.9, 0), (0.4, 0.3, 0.3)])
-def test_intervals_hold_the_truth_over_new_seeds_and_new_examples(shares: tuple[float, float, float]) -> None:
-    # the pigeonhole bootstrap's held it in 100 of 100 splits of the first kind
-    assert 0.92 <= held(3, 60, shares, splits=250, resamples=40) <= 0.98
+@pytest.mark.parametrize("seeds", [3, 6])
+@pytest.mark.parametrize("shares", [(0, 0, 1), (0, 0.5, 0.5), (0.1, 0.9, 0), (0.9, 0.1, 0)])
+def test_intervals_hold_the_truth_over_new_seeds_and_new_examples(
+    shares: tuple[float, float, float], seeds: int
+) -> None:
+    # the pigeonhole bootstrap's held it in 99 to 100 of 100 splits of the first two kinds
+    assert 0.925 <= held(seeds, 100, shares, splits=1200) <= 0.967
