@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders.rows import trial
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from deepcuts.analysis.compare import COMPARISON_COLUMNS, compare, in_words, short_verdict
+from deepcuts.analysis.significance import seeds_needed
 from deepcuts.wording import level
 
 NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
@@ -119,6 +120,10 @@ def test_the_family_is_every_row() -> None:
     groups = [points(name, BASE + 0.01 + np.roll(NOISE, place)) for place, name in enumerate(names, 1)]
     found = compare(frame(*groups, points("LayerMagWeight", BASE)))
     assert found["p_differs"].tolist() == pytest.approx(np.minimum(1, 4 * found["p_t"]).tolist())
+    row = found.iloc[0]
+    spread = (row["high"] - row["difference"]) * math.sqrt(12) / t.ppf(0.975, 11)
+    assert row["seeds_needed"] == seeds_needed(row["difference"], spread, 0.01, 4)
+    assert row["seeds_needed"] != seeds_needed(row["difference"], spread, 0.01, 1)
 
 
 def test_dense_and_unpruned_are_baselines_at_every_place() -> None:
