@@ -113,7 +113,7 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
     ]
     assert len(data["overlaps"][0]["pairs"]) == 1
     page = unescape(out.read_text("utf-8"))
-    assert "only seed 1, only sparsity 0.9</h1>" in page
+    assert "only seed=1,sparsity=0.9</h1>" in page
     assert f"deepcuts report {store.uri} --only seed=1,sparsity=0.9 -o report.html" in page
     assert "are compared here" not in out.read_text("utf-8")
     assert main(["report", store.uri, "-o", str(out), "--only", "sed=1"]) == 2
