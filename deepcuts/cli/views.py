@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import deepcuts
 from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records, say_damaged
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results, say_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
+    *("majority",),
 )
 
 
@@ -97,7 +98,7 @@ def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, strategy and what was asked."""
     frame = _trials(args)
     results = deepcuts.table(frame)
-    _print(results if args.json else for_people(results), args)
+    print_json(results) if args.json else print_results(results)
     return _code(frame.attrs["damaged"])
 
 

@@ -62,14 +62,14 @@ def repository() -> dict[str, bytes]:
 
 PROGRAM = """
 import json, sys
-from deepcuts.data import splits
-from deepcuts.data import hub
+from deepcuts.data import facts, splits
 from deepcuts.experiment.sweepfile import OwnData
 
 for name, own in json.loads(sys.argv[1]):
     try:
         task = splits.locate(name, OwnData(**own) if own else None)
-        counts, train = splits.check(name, task), splits.load_split(task, "train")
+        counts = {split: each.examples for split, each in facts.check(name, task).items()}
+        train = splits.load_split(task, "train")
         found = [counts, splits.data_commit(task), train.texts[1], train.labels.tolist()]
     except ValueError as error:
         found = [type(error).__name__, str(error)]
