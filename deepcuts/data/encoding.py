@@ -16,9 +16,9 @@ _MARKS = {
 _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive, such as an Excel file",
     b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "a Parquet file",
 }
-_HEAD = 400  # bytes in which UTF-16 and UTF-32 without a mark show
+# Without a mark, the zeros among the first four bytes tell, since the name of a column begins with Latin letters.
+_ZEROS = {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}
 
 
 def read_utf8(path: Path) -> str:
@@ -48,13 +48,7 @@ def _other_encoding(content: bytes) -> str | None:
     for mark, name in _MARKS.items():
         if content.startswith(mark):
             return name
-    head = content[:_HEAD]
-    if head.count(0) > 0.6 * len(head):
-        return "UTF-32LE" if head[0] else "UTF-32BE"
-    for name, high, low in (("UTF-16LE", head[1::2], head[::2]), ("UTF-16BE", head[::2], head[1::2])):
-        if high.count(0) > len(high) / 4 and not low.count(0):
-            return name
-    return None
+    return _ZEROS.get("".join("x" if byte else "0" for byte in content[:4]))
 
 
 def _first_wrong(path: Path, content: bytes, start: int, error: UnicodeDecodeError) -> str:
@@ -65,7 +59,7 @@ def _first_wrong(path: Path, content: bytes, start: int, error: UnicodeDecodeErr
         return f"{place}, begins a character that the file's end cuts; is the file cut short?"
     before, after = content[max(0, start - 20) : start], content[start : start + 20]
     around = before.splitlines(keepends=True)[-1:] + after.splitlines()[:1]
-    words = b"".join(part for part in around if not part.endswith(b"\n")).decode("cp1252", "replace")
+    words = b"".join(part for part in around if not part.endswith((b"\r", b"\n"))).decode("cp1252", "replace")
     return (
         f"{place}, is 0x{content[start]:02X} ({error.reason}); in Windows-1252 (Latin-1) it reads {words!r}: if that is"
         f" right, {_conversion(path, 'CP1252')}"
