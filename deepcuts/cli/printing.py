@@ -99,9 +99,8 @@ def print_results(results: pd.DataFrame) -> None:
     marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
     if len(marked):
         scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
-        sys.stdout.write(
-            f"\n* in at least one seed the score of always predicting the most frequent class ({scores})\n"
-        )
+        what = "exactly the score of always predicting the most frequent class"
+        sys.stdout.write(f"\n* in at least one seed {what} ({scores})\n")
 
 
 def say_damaged(damaged: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from deepcuts.data.facts import Facts, check
 from deepcuts.data.splits import Split, content_digest, data_commit, first_of_shuffle, load_split, locate
 from deepcuts.experiment.sweepfile import OwnData
-from deepcuts.experiment.tasks import Task
+from deepcuts.experiment.tasks import TASKS, Task
 
 TRAPS = ["null", "NA", "None", "nan", "", "007", "1e5", " spaces ", "Zoë 日本 🙂"]
 QUOTED = ['a "quoted" word', '"', "a, comma", "two\nlines", "a\r\nb"]
@@ -171,6 +171,18 @@ def test_an_own_dataset_of_the_hub_comes_from_the_data_dir_too(tmp_path):
         write(examples(texts), tmp_path / "mine" / f"{split}.csv")
     task = locate("mine", OwnData(hub="someone/mine", text="body", classes=2), str(tmp_path))
     assert sizes(check("mine", task)) == {"train": 2, "validation": 2}
+
+
+def test_named_splits_of_the_hub_come_from_a_data_dir_by_their_names(tmp_path):
+    for stem, texts in (("train", ["a", "b", "c"]), ("test", ["d", "e"]), ("hard", ["f"])):
+        write(examples(texts), tmp_path / "mine" / f"{stem}.csv")
+    splits = {"train": "train", "validation": "test", "difficult": "hard"}
+    task = locate("mine", OwnData(hub="someone/mine", text="body", classes=2, splits=splits), str(tmp_path))
+    assert sizes(check("mine", task)) == {"train": 3, "validation": 2, "difficult": 1}
+    plain = OwnData(hub="someone/mine", text="body", classes=2)
+    named = plain.model_copy(update={"splits": {"validation": "validation", "train": "train"}})
+    assert locate("mine", plain) == locate("mine", named)  # and so the ids of its trials
+    assert locate("mine", plain).splits == TASKS["sst2"].splits
 
 
 def test_a_hub_dataset_is_located_without_reading_it():
