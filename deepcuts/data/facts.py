@@ -154,13 +154,13 @@ def _distribution(facts: Facts) -> str:
 def _problems(split: str, facts: Facts) -> str:
     """Say what may be wrong with a split; nothing where nothing is."""
     counts = {
-        "are empty": facts.empty,
-        "repeat an earlier one": facts.repeated,
-        "are also in train": facts.in_train,
-        "occur with another label too": facts.contradictory,
+        "empty": facts.empty,
+        "repeated": facts.repeated,
+        "also in train": facts.in_train,
+        "that also have another label": facts.contradictory,
     }
     found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    parts = [f"of {facts.examples:,} texts in {split}, {found}"] if found else []
+    parts = [f"{facts.examples:,} texts in {split}: {found}"] if found else []
     if facts.absent:
         more = f" and {len(facts.absent) - MOST_CLASSES} more" if len(facts.absent) > MOST_CLASSES else ""
         parts.append(f"{split} has no example of {', '.join(map(repr, facts.absent[:MOST_CLASSES]))}{more}")

@@ -170,7 +170,7 @@ def _page(store: Store, sweep: str | None, only: Mapping[str, str], gathered: Ga
     title += "".join(f", only {key} {value}" for key, value in only.items())
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
-        "data": ("Data", data_section(trials)),
+        "facts": ("Data", data_section(trials)),
         "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),

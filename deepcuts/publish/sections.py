@@ -88,12 +88,12 @@ def data_section(trials: pd.DataFrame) -> list[Child]:
             rows.append([str(dataset), split, f"{facts['examples']:,}", _labels(facts), *shares, baseline])
     if not rows:
         return [element("p", "These trials do not record facts of their data: an older version made them.")]
-    words = "What the trials were trained and evaluated on. A text that is also in train, or that occurs with another"
-    words += " label too, is counted each time that it occurs; cut texts are longer than max_tokens."
+    words = "The examples that the trials were trained and evaluated on. Texts that are also in train, or that have"
+    words += " another label elsewhere, are counted each time they occur; cut texts have more than max_tokens tokens."
     if varied:
-        words += " Where a dataset was not the same in all trials, this is the most frequent selection."
+        words += " Where the trials of a dataset differ in their examples, the most frequent selection is shown."
     numbers = [*header[2:3], *header[4:]]
-    return [element("p", words), html_table("The data", header, rows, numbers)]
+    return [element("p", words), html_table("Labels and texts of each split", header, rows, numbers)]
 
 
 def _share(count: int, examples: int) -> str:
@@ -107,7 +107,7 @@ def _labels(facts: Mapping[str, Any]) -> str:
         return f"{low:g} to {high:g}, mean {mean:.3g}"
     counts = sorted(facts["labels"].items(), key=lambda each: -each[1])
     absent = [name for name, count in counts if not count]
-    listed = [f"{name}: {count:,}" for name, count in counts[:MOST_LABELS] if count]
+    listed = [f"{count:,} of {name}" for name, count in counts[:MOST_LABELS] if count]
     more = [f"{len(counts) - len(absent) - len(listed)} more"] if len(counts) - len(absent) > len(listed) else []
     none = [f"none of {', '.join(absent[:MOST_LABELS])}"] if absent else []
     return ", ".join(listed + more + none)

@@ -49,8 +49,7 @@ def test_a_regression_has_a_range_and_no_classes():
     assert facts["validation"].contradictory == 1
     assert facts_in_words(facts, task) == [
         "labels in train 1 to 4 (mean 2.5); in validation 2 to 2 (mean 2)",
-        "note: of 2 texts in validation, 1 are also in train, 1 occur with another label too; every label in"
-        " validation is 2",
+        "note: 2 texts in validation: 1 also in train, 1 that also have another label; every label in validation is 2",
     ]
 
 
@@ -66,10 +65,8 @@ def test_the_words_are_one_line_for_clean_data_and_one_more_for_each_split_with_
     assert facts_in_words(facts, TASK) == [
         "labels in train 6 of bad, 2 of fine, 0 of good; in validation 4 of bad, 3 of fine, 2 of good;"
         " always predicting bad: accuracy 0.444",
-        "note: of 8 texts in train, 1 are empty, 3 repeat an earlier one, 3 occur with another label too; train has no"
-        " example of 'good'",
-        "note: of 9 texts in validation, 1 are empty, 2 repeat an earlier one, 4 are also in train, 4 occur with"
-        " another label too",
+        "note: 8 texts in train: 1 empty, 3 repeated, 3 that also have another label; train has no example of 'good'",
+        "note: 9 texts in validation: 1 empty, 2 repeated, 4 also in train, 4 that also have another label",
     ]
 
 

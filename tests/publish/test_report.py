@@ -84,15 +84,17 @@ def test_the_page_has_the_facts_of_the_data(tmp_path: Path) -> None:
     validation = train | {"examples": 40, "labels": {HOSTILE: 30, "good": 10, "other": 0}, "in_train": 4}
     facts = json.dumps({"train": train, "validation": validation})
     text = report(filled_store(Store(str(tmp_path / "one")), 1, data_facts=facts, majority=0.75)).text
-    table = re.search(r"<table><caption>The data.*?</table>", text, re.DOTALL)
+    table = re.search(r"<table><caption>Labels and texts.*?</table>", text, re.DOTALL)
     assert table
     rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table[0].split("<tr>")[2:]]
     name = str(escape(HOSTILE))
-    assert rows[0] == ["toy", "train", "1,000", f"{name}: 600, good: 400, none of other", "0", "3 (0.3%)", "–"] + [
+    assert rows[0] == ["toy", "train", "1,000", f"600 of {name}, 400 of good, none of other", "0", "3 (0.3%)", "–"] + [
         *("1 (0.1%)", "2 (0.2%)", "–")
     ]
-    assert rows[1][2:4] == ["40", f"{name}: 30, good: 10, none of other"]
+    assert rows[1][2:4] == ["40", f"30 of {name}, 10 of good, none of other"]
     assert rows[1][6:] == ["4 (10.0%)", "1 (2.5%)", "2 (5.0%)", "accuracy 0.750"]
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
     older = report(filled_store(Store(str(tmp_path / "two")), 1)).text
     assert "These trials do not record facts of their data" in older
 
