@@ -61,8 +61,9 @@ def check(
                 f"train and validation have the same examples{files}: a score on them says nothing about new texts;"
                 " give other validation data, or, if this is what you want, same_data: true"
             )
-        for seed in seeds if task.kind == "classification" else ():
-            _check_selection(splits["train"], task, max_train_examples, seed)
+        if max_train_examples is not None and task.kind == "classification":
+            for seed in seeds:
+                _check_selection(splits["train"], task, max_train_examples, seed)
         return count_facts(splits, task)
 
 
@@ -74,7 +75,7 @@ def _same_examples(one: Split, other: Split) -> bool:
     return first == second
 
 
-def _check_selection(train: Split, task: Task, limit: int | None, seed: int) -> None:
+def _check_selection(train: Split, task: Task, limit: int, seed: int) -> None:
     left = np.unique(train.labels[first_of_shuffle(len(train.texts), limit, seed)])
     if len(left) == 1:
         only = _class_names_of(task)[int(left[0])]

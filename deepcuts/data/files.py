@@ -72,7 +72,8 @@ def _jsonl(path: Path, text: str, wanted: Sequence[str]) -> dict[str, list[Any]]
         for key in row:
             if key not in there:
                 there[key] = None
-                keys |= {name: key for name in wanted if name not in there and spelling(key) == spelling(name)}
+                meant = (name for name in wanted if name not in there or name == key)
+                keys |= {name: key for name in meant if spelling(name) == spelling(key)}
         for name, column in values.items():
             column.append(row.get(keys[name]))
     if there:

@@ -56,18 +56,12 @@ def _numbers(label: str, values: Sequence[Any], wanted: str, booleans: bool) -> 
 
 def _number(value: Any) -> float | None:
     """Return a value, or a text of a number, as a float; None if it is neither."""
-    if _is_container(value):
-        return None
     try:
         return float(value)
     except OverflowError:  # an integer beyond 1e308
         return math.inf
     except (TypeError, ValueError):
         return None
-
-
-def _is_container(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str | bytes)
 
 
 def _class_numbers(label: str, values: Sequence[Any], classes: int) -> NDArray[np.float64]:
@@ -106,7 +100,7 @@ def _class_of(value: Any, place: Mapping[str, int]) -> int:
     """Return the index of a label's class, -1 if it has none; 1.0 is the class 1, and true is true, True or 1."""
     if isinstance(value, str) and value in place:
         return place[value]
-    if _is_container(value):
+    if hasattr(value, "__len__") and not isinstance(value, str | bytes):  # a list, a mapping, an array
         return -1
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     others = [text, spelling(text)]

@@ -106,10 +106,16 @@ def test_an_accent_in_a_column_s_name_may_be_composed_or_not(tmp_path, spelled):
 
 
 def test_of_two_spellings_of_a_column_the_one_that_is_meant_is_read(tmp_path):
-    path = tmp_path / "both.csv"
-    path.write_text("e\u0301,\u00e9\n1,2\n", "utf-8")
-    assert read_columns(path, ("\u00e9",)) == {"\u00e9": ["2"]}
-    assert read_columns(path, ("e\u0301",)) == {"e\u0301": ["1"]}
+    composed, decomposed = "\u00e9", "e\u0301"
+    files = {
+        "a.csv": f"{decomposed},{composed}\n1,2\n",
+        "a.jsonl": f'{{"{decomposed}": "1", "{composed}": "2"}}',
+        "b.jsonl": f'{{"{composed}": "2", "{decomposed}": "1"}}',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+        assert read_columns(tmp_path / name, (composed,)) == {composed: ["2"]}
+        assert read_columns(tmp_path / name, (decomposed,)) == {decomposed: ["1"]}
 
 
 BODY = "body,label\n"
@@ -127,6 +133,7 @@ BODY = "body,label\n"
             "line 3: a quote opens here and is never closed; write a quote inside",
         ),
         (f'{BODY}"a ""x\ny"" z","0\nb,1\n', "line 3: a quote opens here and is never closed"),
+        (f'{BODY}"a\n""x\ny,""z\n', "line 2: a quote opens here and is never closed"),
         (f'{BODY}"","""a\nb,1\n', "line 2: a quote opens here and is never closed"),
         (f'{BODY}a,0\n"b"x,1\n', "line 3: a quote closes and more text follows; write"),
         (f'{BODY}"a,0\nb,1\n"c",1\n', "line 4: a quote closes and more text follows, in a row that begins in line 2"),
