@@ -25,6 +25,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
+    *("majority",),
 )
 
 
