@@ -12,6 +12,7 @@ from statistics import median
 
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import Plan
@@ -35,6 +36,21 @@ class Cost:
     gpu_hours: float
     basis: str
     bytes: int
+
+
+def estimate_here(
+    plan: Plan,
+    file: SweepFile,
+    counts: Mapping[str, Counts],
+    examples: Mapping[str, Mapping[str, int]],
+    store: Store,
+    gpus: float,
+    available: float,
+) -> Cost:
+    """Estimate the cost of the trials that are still to run, as many at a time as this machine and the sweep allow."""
+    cpus = file.resources.cpus or min(4, os.cpu_count() or 1)
+    slots = min(file.resources.max_concurrent or 10**6, local_slots(cpus, gpus, available))
+    return estimate(plan, counts, examples, store, gpus=gpus, cpus=cpus, slots=slots, keep_models=file.keep_models)
 
 
 def estimate(

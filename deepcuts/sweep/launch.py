@@ -21,8 +21,9 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
+from deepcuts.sweep.cost import Cost, check_disk, estimate_here, recommended
 from deepcuts.sweep.plan import Plan, make_plan, only_those
+from deepcuts.sweep.preflight import check_trials
 from deepcuts.sweep.prepare import Prepared, check_cpus, choose_gpus, local_gpus, prepare_sweep
 from deepcuts.sweep.progress import Progress
 from deepcuts.wording import duration, size_text
@@ -70,13 +71,17 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state."""
+    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state.
+
+    `facts` are sentences about the model that trying it out has shown.
+    """
 
     prepared: Prepared
     store: Store
     todo: Plan
     gpus: float
     cost: Cost
+    facts: tuple[str, ...] = ()
 
     @property
     def file(self) -> SweepFile:
@@ -101,6 +106,7 @@ class SweepPlan:
                 f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
                 f" largest compression {ceiling:.4f}"
             )
+        lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(
@@ -146,15 +152,18 @@ def plan(
     """Say what `run` would do with the same arguments. Nothing is written or launched.
 
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
-    resources than there are, a compression beyond the model's ceiling, a disk that is too small.
+    resources than there are, a compression beyond the model's ceiling, a disk that is too small, a model that fails on
+    two texts. Weights that would have to be downloaded are not checked.
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
     with _ray_at(address) if address else nullcontext():
-        return _plan(sweep, store, only or {}, retry_failed, address)
+        return _plan(sweep, store, only or {}, retry_failed, address, download=False)
 
 
-def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None) -> SweepPlan:
+def _plan(
+    sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None, *, download: bool
+) -> SweepPlan:
     file = sweep.file
     available: float = local_gpus()
     if address or _has_ray():
@@ -166,26 +175,10 @@ def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: boo
     gpus = choose_gpus(file.resources.gpus, available)
     prepared = sweep.prepared("cuda" if gpus else "cpu")
     todo = make_plan(only_those(prepared.spec.trials(), only), store, retry_failed, file.keep_models)
-    cost = _cost(todo, prepared, store, gpus, available)
+    cost = estimate_here(todo, file, prepared.counts, prepared.examples, store, gpus, available)
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost)
-
-
-def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, available: float) -> Cost:
-    file = prepared.spec.file
-    cpus = file.resources.cpus or min(4, os.cpu_count() or 1)
-    slots = min(file.resources.max_concurrent or 10**6, local_slots(cpus, gpus, available))
-    return estimate(
-        todo,
-        prepared.counts,
-        prepared.examples,
-        store,
-        gpus=gpus,
-        cpus=cpus,
-        slots=slots,
-        keep_models=file.keep_models,
-    )
+    return SweepPlan(prepared, store, todo, gpus, cost, check_trials(todo.to_run, download))
 
 
 @dataclass(frozen=True)
@@ -247,7 +240,7 @@ def run(
     if max_hours is not None and not 0 < max_hours < 1e6:
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
     with _ray_at(address) if address else nullcontext():
-        planned = _plan(sweep, store, only or {}, retry_failed, address)
+        planned = _plan(sweep, store, only or {}, retry_failed, address, download=True)
         on_plan(planned)
         if not planned.todo.to_run:
             store.probe()
@@ -304,6 +297,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     done = len(todo.done) - len(todo.again)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial")
+    for fact in planned.facts:
+        progress.say(fact)
     with progress:
         outcome = run_plan(
             todo,

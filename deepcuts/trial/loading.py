@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.load import load_model, load_tokenizer
 from deepcuts.model.network import Network, compiled
+from deepcuts.model.weights import is_lasting
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ def device_of(dense: DenseSpec) -> torch.device:
     return torch.device(dense.device)
 
 
+@contextmanager
+def _reading_inputs(what: str) -> Iterator[None]:
+    """Turn an OSError of the trial's own model or data into ValueError, unless reading may go well the next time.
+
+    An OSError that is left means that the machines around the trial failed, and it runs again.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_lasting(error):
+            raise
+        raise ValueError(f"cannot read the {what}: {error}") from error
+
+
+@_reading_inputs("data or the tokenizer")
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
@@ -50,6 +68,7 @@ def load_material(dense: DenseSpec) -> Material:
     return Material(splits.pop("train").select(chosen), splits, names)
 
 
+@_reading_inputs("model")
 def load_network(dense: DenseSpec) -> Network:
     """Load theta_0, the pretrained encoder with the head that the seed draws, onto its device."""
     regression = dense.task.kind == "regression"

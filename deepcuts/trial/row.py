@@ -40,11 +40,14 @@ def identity_columns(trial: TrialSpec, sweep: str) -> Row:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this checkout; None where the package is installed without one."""
+    """Return the commit of this checkout; None where the package is installed without one, or git is not installed."""
     folder = Path(deepcuts.__file__).parent
     if not (folder.parent / ".git").exists():
         return None
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return found.stdout.strip() or None
 
 
