@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from statistics import median
 
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
-from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import Plan
@@ -36,21 +34,6 @@ class Cost:
     gpu_hours: float
     basis: str
     bytes: int
-
-
-def estimate_here(
-    plan: Plan,
-    file: SweepFile,
-    counts: Mapping[str, Counts],
-    examples: Mapping[str, Mapping[str, int]],
-    store: Store,
-    gpus: float,
-    available: float,
-) -> Cost:
-    """Estimate the cost of the trials that are still to run, as many at a time as this machine and the sweep allow."""
-    cpus = file.resources.cpus or min(4, os.cpu_count() or 1)
-    slots = min(file.resources.max_concurrent or 10**6, local_slots(cpus, gpus, available))
-    return estimate(plan, counts, examples, store, gpus=gpus, cpus=cpus, slots=slots, keep_models=file.keep_models)
 
 
 def estimate(
@@ -148,12 +131,6 @@ def check_disk(store: Store, cost: Cost) -> None:
             f"store {store.uri!r}: the sweep needs about {size_text(cost.bytes)} and {size_text(free)} are free; make"
             " room, choose another with --store, or run part of it with --only"
         )
-
-
-def local_slots(cpus: int, gpus: float, gpus_here: float) -> int:
-    """Return how many trials this machine runs at a time."""
-    by_cpu = (os.cpu_count() or 1) // max(1, cpus)
-    return max(1, min(by_cpu, int(gpus_here / gpus)) if gpus else by_cpu)
 
 
 # The share of a peak that is left free beside it, and the bytes of CUDA's own context and kernels in each process.
