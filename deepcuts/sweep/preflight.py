@@ -44,7 +44,7 @@ def _checked(trials: Sequence[TrialSpec], download: bool) -> list[str]:
         if model.name != "toy":
             told = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
             told.print(f"checking the model {model.name} on {trials[0].dense.dataset} ...")
-        from deepcuts.trial.preflight import try_out
+        from deepcuts.trial.tryout import try_out
 
         facts = try_out(trials)
         write_cache(_cache_path(trials), json.dumps(facts).encode())  # a download may have changed its key
