@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.model.folder import folder_of
+from deepcuts.model.folder import INDEX, WEIGHTS, folder_of, weight_files
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 # What the system says of a file that is missing, forbidden or not a file: it would say so again.
 LASTING = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
@@ -43,19 +42,6 @@ _UNQUANTISED = (
     "; deepcuts prunes weights of fp32, fp16 or bf16: use the model as it was before, or save it after"
     " model.dequantize()"
 )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that its weights are loaded from. Raises ValueError where there are none."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"model folder {str(folder)!r} has neither {WEIGHTS} nor {INDEX}")
-    names = _shards(folder / INDEX)
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"model folder {str(folder)!r} lacks weights that {INDEX} names: {', '.join(missing[:3])}")
-    return [folder / name for name in names]
 
 
 def _files_of_hub(model: ModelSource) -> list[Path]:
