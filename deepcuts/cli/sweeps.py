@@ -92,6 +92,8 @@ def plan_verb(args: argparse.Namespace) -> int:
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())
+        for fact in planned.facts:
+            print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
         print_records(planned.rows())
