@@ -40,7 +40,6 @@ OTHER_NAMES: dict[str, dict[str, Any]] = {
         "share_att_key": True,
         "position_buckets": 4,
     },
-    "longformer": {"attention_window": 4, "sep_token_id": 3},
     "modernbert": {"local_attention": 4, "cls_token_id": 3, "sep_token_id": 4},
     "xlnet": {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 16},
 }
