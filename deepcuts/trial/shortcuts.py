@@ -58,7 +58,7 @@ def is_tested(network: Network) -> bool:
 
 
 def prove_shortcuts(network: Network, tokens: Tokens) -> Network:
-    """Return the network without the shortcuts that change its outputs or gradients on two of the texts (N >= 2).
+    """Return the network without the shortcuts that change its outputs or gradients on two of the texts.
 
     Nothing is compared for a tested class. Weights and the random numbers to come stay as they are. Equal arguments
     give equal answers, so a trial that resumes takes the same shortcuts.
@@ -81,9 +81,9 @@ def find_unproven(network: Network, tokens: Tokens) -> frozenset[Shortcut]:
 def padding_matters(network: Network, tokens: Tokens) -> bool:
     """Return whether what a network computes for a text depends on its padding or on the other texts of the batch.
 
-    Compares two of the texts (N >= 2, best of different lengths), each alone and both in one batch, in fp32 and without
-    shortcuts. `tokens` may be on the CPU. Leaves the network and the random numbers to come as they are. False for a
-    tested class, without a comparison. Raises what the network raises.
+    Compares two of the texts, each alone and both in one batch, in fp32 and without shortcuts. Only texts of different
+    lengths show what padding does. `tokens` may be on the CPU. Leaves the network and the random numbers to come as
+    they are. False for a tested class, without a comparison. Raises what the network raises.
     """
     return not is_tested(network) and compare_paddings(network, tokens)
 
@@ -111,10 +111,13 @@ def compare_paddings(network: Network, tokens: Tokens) -> bool:
 
 
 def two_texts(tokens: Tokens) -> Tokens:
-    """Return the shortest text and the longest of at most `LONGEST` tokens; the shortest two where all are longer."""
+    """Return the shortest text and the longest of at most `LONGEST` tokens; the shortest two where all are longer.
+
+    A text that is alone comes twice.
+    """
     order = np.argsort(tokens.lengths, kind="stable")
     short = int((tokens.lengths <= LONGEST).sum())
-    return tokens.select(order[[0, max(1, short - 1)]])
+    return tokens.select(order[[0, min(max(1, short - 1), len(order) - 1)]])
 
 
 def _without(network: Network, off: frozenset[Shortcut]) -> Network:

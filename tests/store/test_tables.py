@@ -17,12 +17,13 @@ TIME = "timestamp[us, tz=UTC]"
 COLUMNS = {
     "trials": {
         "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
-        " error traceback metric dense_id score_id precision host device deepcuts torch transformers git_commit spec",
+        " error traceback metric dense_id score_id precision host device deepcuts torch transformers git_commit spec"
+        " shortcuts_off",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
         " score_micro_batch examples_truncated",
-        "bool": "dense_cached score_cached",
+        "bool": "dense_cached score_cached padding_matters",
         TIME: "started_at finished_at",
     },
     "metrics": {"string": "trial_id stage split metric", "int64": "epoch step", "double": "value seconds"},
@@ -52,6 +53,7 @@ TRIALS = (
     " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes gpu_bytes precision micro_batch"
     " score_micro_batch examples_truncated host device started_at finished_at deepcuts torch transformers git_commit"
     " spec"
+    " shortcuts_off padding_matters"
 )
 
 

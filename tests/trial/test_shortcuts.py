@@ -253,6 +253,7 @@ def test_two_short_texts_of_different_length_are_compared() -> None:
     assert lengths(512, 60, 90) == [60, 90]
     assert lengths(512, 6, 90) == [6, 90]
     assert lengths(7, 7) == [7, 7]
+    assert lengths(7) == [7, 7]
 
 
 @pytest.fixture
