@@ -58,6 +58,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec
+        string: shortcuts_off
+        bool: padding_matters
     """),
     "metrics": _schema("""
         string: trial_id stage
