@@ -19,6 +19,8 @@ from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.names import Selection
+from deepcuts.store.checksums import seal_text
+from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.cost import Cost, check_disk, estimate, recommended
@@ -356,6 +358,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
             deadline=time.monotonic() + max_hours * 3600 if max_hours else None,
             callbacks=tracker_callbacks(file.trackers, file.name, store, progress.say) if file.trackers else [],
         )
+        if outcome.signal is None:
+            compact_many(store, progress.say)
     return _launched(planned, outcome.signal, tuple(outcome.errors))
 
 
@@ -386,4 +390,4 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
     ]
     store.write("sweeps", spec.name, rows)
     text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
-    store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
+    store.write_bytes(f"sweeps/{spec.name}.yaml", seal_text(text))
