@@ -20,6 +20,7 @@ from deepcuts.model.weights import check_weights, model_commit
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 from deepcuts.trial.loading import load_network
+from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 CHARACTERS = 100  # of a text, for the shorter of the two; the longer one repeats them
 # One step on a batch of both texts. It is the last thing that is done, so its rate does not matter.
@@ -42,7 +43,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
         _check_padding(dense, tokenizer)
         tokens = _two_texts(dense, tokenizer, split)
         with _explained(dense, "loading its weights"):
-            network = load_network(dense)
+            network = prove_shortcuts(load_network(dense), tokens)
         if not here:  # they are now
             check_weights(model)
         _check_network(dense, network, tokenizer)
@@ -54,7 +55,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
         _try_passes(trials, dense, network, tokens)
         with _explained(dense, f"a step of training on two texts, of {lengths} tokens"):
             train(network, tokens, ONE_STEP.model_copy(update=_regularised(dense)), seed=dense.seed, stage="dense")
-    return _facts(network, tokenizer)
+        return _facts(network, tokenizer, tokens)
 
 
 @contextmanager
@@ -161,7 +162,7 @@ def _regularised(dense: DenseSpec) -> Mapping[str, Any]:
     return {"weight_decay": dense.finetune.weight_decay, "max_grad_norm": dense.finetune.max_grad_norm}
 
 
-def _facts(network: Network, tokenizer: Any) -> list[str]:
+def _facts(network: Network, tokenizer: Any, tokens: Tokens) -> list[str]:
     """Return what holds for the model and is no error, a sentence each: plan and run say them once."""
     facts = []
     config: Any = network.model.config
@@ -170,5 +171,14 @@ def _facts(network: Network, tokenizer: Any) -> list[str]:
         facts.append(
             f"the tokenizer pads with id {ours} and the model's config says that padding is id {expected}: where the"
             " model looks for padding by its id, it finds the wrong tokens"
+        )
+    if padding_matters(network, tokens):
+        facts.append(
+            f"what {config.model_type} gives for a text depends on how its batch is padded: numbers change a little with"
+            " the batches, and each row says so in padding_matters"
+        )
+    if network.shortcuts_off:
+        facts.append(
+            f"quicker ways that would give other numbers on this model are off: {', '.join(sorted(network.shortcuts_off))}"
         )
     return facts
