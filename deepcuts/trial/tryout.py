@@ -174,11 +174,10 @@ def _facts(network: Network, tokenizer: Any, tokens: Tokens) -> list[str]:
         )
     if padding_matters(network, tokens):
         facts.append(
-            f"what {config.model_type} gives for a text depends on how its batch is padded: numbers change a little with"
-            " the batches, and each row says so in padding_matters"
+            f"the outputs of {config.model_type} for a text depend on how its batch is padded: numbers change a little"
+            " with the batches, and each row says so in padding_matters"
         )
     if network.shortcuts_off:
-        facts.append(
-            f"quicker ways that would give other numbers on this model are off: {', '.join(sorted(network.shortcuts_off))}"
-        )
+        off = ", ".join(sorted(network.shortcuts_off))
+        facts.append(f"shortcuts that would give other numbers on this model are off: {off}")
     return facts

@@ -60,6 +60,26 @@ def test_a_model_for_a_gpu_is_tried_out_on_the_cpu(tmp_path):
     assert try_model(bert_folder(tmp_path), device="cuda", compile=True) == []
 
 
+def save(folder: Path, config: transformers.PretrainedConfig) -> Path:
+    torch.manual_seed(0)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_facts_of_a_model_are_told_in_a_sentence_each(tmp_path):
+    widths = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+    special = {"max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    fnet = transformers.FNetConfig(**widths, max_position_embeddings=32, pad_token_id=0)
+    (fact,) = try_model(save(tmp_path / "fnet", fnet))
+    assert "the outputs of fnet for a text depend on how its batch is padded" in fact
+    heads = {"num_attention_heads": 2, "initializer_range": 0.5}
+    roberta = transformers.RobertaPreLayerNormConfig(**widths, **special, **heads)
+    assert try_model(save(tmp_path / "roberta", roberta)) == [
+        "shortcuts that would give other numbers on this model are off: gelu"
+    ]
+
+
 @pytest.mark.parametrize(("text", "least"), [(("a",), 3), (("a", "b"), 5)])
 def test_a_token_of_each_text_must_have_room(tmp_path, text, least):
     bert_folder(tmp_path)
