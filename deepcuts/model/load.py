@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import transformers
@@ -22,11 +23,37 @@ def silence_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model(name: str, revision: str, outputs: int, regression: bool, seed: int) -> nn.Module:
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _refusing_code(load: Callable[Concatenate[str, _P], _T]) -> Callable[Concatenate[str, _P], _T]:
+    """Say of a model with code of its own that it cannot be used; the library would advise an option of its own."""
+
+    @wraps(load)
+    def explained(name: str, *args: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return load(name, *args, **options)
+        except (ValueError, OSError) as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"model {name!r} has code of its own, and models with code of their own are not supported; use one"
+                " whose model_type is part of transformers, or save its weights under such a type"
+            ) from None
+
+    return explained
+
+
+@_refusing_code
+def load_model(
+    name: str, revision: str, outputs: int, regression: bool, seed: int, head_rows: Sequence[int] | None = None
+) -> nn.Module:
     """Load the pretrained encoder with a classification head of `outputs`, in fp32.
 
-    The head is drawn from the seed before anything else is, unless the weights include one that fits. Raises ValueError
-    when a tensor of the encoder, except for its pooler, is missing from the weights or has another shape there.
+    The head is drawn from the seed before anything else is, whatever head the weights hold; with `head_rows` it is
+    that of the weights, and says for each output which of their rows it is. Raises ValueError when a tensor of the
+    encoder, except for its pooler, or of a head to be kept is missing from the weights or has another shape there.
     """
     silence_transformers()
     torch.manual_seed(seed)
@@ -43,18 +70,78 @@ def load_model(name: str, revision: str, outputs: int, regression: bool, seed: i
         trust_remote_code=False,
         dtype=torch.float32,
     )
-    inside = f"{model.base_model_prefix}."
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    wrong = [key for key in {*info["missing_keys"], *mismatched} if key.startswith(inside) and ".pooler." not in key]
+    absent = {*info["missing_keys"], *mismatched}
+    inside = f"{model.base_model_prefix}."
+    wrong = [key for key in absent if key.startswith(inside) and ".pooler." not in key]
     if wrong:
         raise ValueError(
             f"the weights of model {name!r} lack {len(wrong)} tensors of its encoder, such as {min(wrong)!r}:"
             " they belong to another architecture than its config.json"
         )
+    head = set(_outside_encoder(model))
+    if head_rows is None and head <= absent:
+        return model
+    labels = head_layout(name, revision, outputs)[1]
+    if head_rows is not None:
+        _keep_head(model, name, head & absent, labels, head_rows)
+    elif not labels <= info["missing_keys"]:
+        return _without(model, head | absent, seed)
     return model
 
 
-def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
+def _without(model: nn.Module, left_out: set[str], seed: int) -> nn.Module:
+    """Load the tensors of a model into a new one, but for some, which are drawn from the seed as if never stored."""
+    torch.manual_seed(seed)
+    stored = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    made, info = type(model).from_pretrained(  # type: ignore[attr-defined]
+        None, config=model.config, state_dict=stored, output_loading_info=True, dtype=torch.float32
+    )
+    assert left_out == info["missing_keys"], f"{left_out ^ info['missing_keys']!r} is not drawn from the seed"
+    drawn: nn.Module = made
+    return drawn
+
+
+@torch.no_grad()
+def _keep_head(
+    model: nn.Module, name: str, absent: Collection[str], labels: Collection[str], rows: Sequence[int]
+) -> None:
+    """Put the rows of the loaded head in the order of the outputs. Raises ValueError where it was not all loaded."""
+    if absent:
+        raise ValueError(
+            f"keep_head: {min(absent)!r} of the head is not in the weights of model {name!r}, or has another shape"
+        )
+    for key, parameter in model.named_parameters():
+        if key in labels:
+            parameter.copy_(parameter[list(rows)])
+
+
+def _outside_encoder(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter outside the encoder, by name: those of the head."""
+    inside = {id(parameter) for parameter in model.base_model.parameters()}  # type: ignore[union-attr]
+    return {key: tuple(each.shape) for key, each in model.named_parameters() if id(each) not in inside}
+
+
+@_refusing_code
+def head_layout(name: str, revision: str, outputs: int | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Return the shape of each parameter outside the encoder, and the names of those that have a row for each output.
+
+    `outputs` None means as many as the model's own config has. Only the config is read.
+    """
+
+    def shapes(outputs: int | None) -> dict[str, tuple[int, ...]]:
+        labels = {} if outputs is None else {"num_labels": outputs}
+        config = transformers.AutoConfig.from_pretrained(
+            folder_of(name) or name, revision=revision, trust_remote_code=False, **labels
+        )
+        with torch.device("meta"):
+            return _outside_encoder(transformers.AutoModelForSequenceClassification.from_config(config))
+
+    found, other = shapes(outputs), shapes(99 if outputs != 99 else 98)
+    return found, {key for key, shape in found.items() if other[key] != shape}
+
+
+def _toy(outputs: int, regression: bool, seed: int) -> transformers.BertForSequenceClassification:
     config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     config.problem_type = "regression" if regression else "single_label_classification"
     model = transformers.BertForSequenceClassification(config)
@@ -64,25 +151,29 @@ def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
     return model
 
 
+@_refusing_code
 def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     """Build the architecture that `load_model` loads for a task, in fp32 and evaluation mode, without its weights.
 
-    The caller loads weights into it. Its config has the labels of the task's classes.
+    The caller loads weights into it. Its config has the names of the task's classes, whatever head its folder holds.
     """
     silence_transformers()
+    model: transformers.PreTrainedModel
     if name == "toy":
-        return _toy(task.outputs, task.kind == "regression", 0).eval()
-    config = transformers.AutoConfig.from_pretrained(
-        folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
-    )
-    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
-    if isinstance(task.classes, tuple):
-        config.id2label = dict(enumerate(task.classes))
-        config.label2id = {label: number for number, label in config.id2label.items()}
-    model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model = _toy(task.outputs, task.kind == "regression", 0)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
+        )
+        config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+        model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    labels = dict(enumerate(task.class_names or ["LABEL_0"]))
+    model.config.id2label = labels
+    model.config.label2id = {label: number for number, label in labels.items()}
     return model.eval()
 
 
+@_refusing_code
 def load_tokenizer(name: str, revision: str) -> Any:
     """Load the fast tokenizer of a model."""
     silence_transformers()
@@ -93,17 +184,7 @@ def load_tokenizer(name: str, revision: str) -> Any:
     )
 
 
-def model_commit(name: str, revision: str) -> str | None:
-    """Return the Hub commit that a revision of a model was loaded from; None for a folder or where it is unknown."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if name == "toy" or folder_of(name) is not None:
-        return None
-    path = try_to_load_from_cache(name, "config.json", revision=revision)
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", str(path))
-    return found[1] if found else None
-
-
+@_refusing_code
 def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
     """Count parameters from the config alone, without weights. Raises ValueError when no linear layer is prunable."""
     if name == "toy":
