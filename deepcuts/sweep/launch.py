@@ -101,6 +101,7 @@ class SweepPlan:
                 f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
                 f" largest compression {ceiling:.4f}"
             )
+            lines += [f"    {note}" for note in counts.notes()]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(
