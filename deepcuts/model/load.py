@@ -93,6 +93,16 @@ def load_tokenizer(name: str, revision: str) -> Any:
     )
 
 
+def pads_left(name: str, revision: str) -> bool:
+    """Return whether padding belongs before the tokens: XLNet classifies from the last position, whatever is there."""
+    if name == "toy":
+        return False
+    config = transformers.AutoConfig.from_pretrained(
+        folder_of(name) or name, revision=revision, trust_remote_code=False
+    )
+    return bool(config.model_type == "xlnet")
+
+
 def model_commit(name: str, revision: str) -> str | None:
     """Return the Hub commit that a revision of a model was loaded from; None for a folder or where it is unknown."""
     from huggingface_hub import try_to_load_from_cache
@@ -137,8 +147,9 @@ def _found_prunable(config: Any, biases: bool) -> tuple[nn.Module, Prunable]:
             model = build(config, dtype=torch.float32)
         return model, find_prunable(model, biases)
     except Exception:  # whatever that code does with values that are not there
-        model = build(config, dtype=torch.float32)
+        pass
     try:
+        model = build(config, dtype=torch.float32)
         return model, find_prunable(model, biases)
     except Exception as error:
         raise ValueError(

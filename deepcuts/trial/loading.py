@@ -12,7 +12,7 @@ from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
-from deepcuts.model.load import load_model, load_tokenizer
+from deepcuts.model.load import load_model, load_tokenizer, pads_left
 from deepcuts.model.network import Network, compiled
 
 
@@ -39,12 +39,13 @@ def device_of(dense: DenseSpec) -> torch.device:
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
+    left = pads_left(dense.model.name, dense.model.revision)
     source = dense.model.digest or (dense.model.name, dense.model.revision)
     splits = {}
     for split in dense.task.splits:
         part = load_split(dense.task, split)
         key = cache_key(source, content_digest({split: part}))
-        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
+        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key, left)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
     return Material(splits.pop("train").select(chosen), splits, names)
