@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 
+from deepcuts.model.load import load_tokenizer
 from deepcuts.model.network import Network
 
 SHAPE: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -39,6 +41,17 @@ def architecture_config(kind: str) -> Any:
     return transformers.AutoConfig.for_model(
         kind, **{key: value for key, value in settings.items() if value is not None}
     )
+
+
+def architecture_folder(kind: str, folder: Path) -> str:
+    """Write a tiny network with the words of the toy dataset; return the folder's name."""
+    tokenizer = load_tokenizer("toy", "main")
+    config = architecture_config(kind)
+    config.vocab_size, config.pad_token_id = tokenizer.vocab_size, tokenizer.pad_token_id
+    torch.manual_seed(0)
+    transformers.AutoModelForSequenceClassification.from_config(config).base_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def architecture(kind: str) -> Network:
