@@ -92,7 +92,12 @@ def write_model(kind: str, folder: Path) -> None:
     settings = {key: value for key, value in (SHAPE | SPECIAL | KINDS[kind]).items() if value is not None}
     config = transformers.AutoConfig.for_model(kind, **settings)
     torch.manual_seed(0)
-    transformers.AutoModelForSequenceClassification.from_config(config).base_model.save_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_config(config).base_model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)  # so that every layer matters to the outputs
+    model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     ends = [("[CLS]", 1), ("[SEP]", 2)]
@@ -192,7 +197,8 @@ def try_kind(kind: str, folder: Path, data: Mapping[str, Any]) -> dict[str, str]
             raise RuntimeError(made["error"])
         row["export"] = round_trip(store, made["trial_id"], folder / "export", material)
     except Exception as error:
-        row["export"] = row["export"] or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = str(error).splitlines()[0].replace(f" {str(folder / 'model')!r}", "")
+        row["export"] = f"{type(error).__name__}: {reason}"
     return row
 
 

@@ -20,7 +20,7 @@ from deepcuts.experiment.spec import ScoringPass
 from deepcuts.model.load import pads_left
 from deepcuts.model.network import Network, prunable
 from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.activations import how_counted
+from deepcuts.scoring.activations import find_axes, how_counted, observe
 from deepcuts.scoring.score import score
 from deepcuts.seeds import derive
 
@@ -145,6 +145,14 @@ def test_random_scores_of_a_transposed_weight_are_drawn_row_by_row() -> None:
         assert found[name].is_contiguous()
         outputs = network.model.get_parameter(name).shape[::-1]
         assert torch.equal(found[name].t(), torch.empty(outputs).uniform_(generator=generator))
+
+
+def test_axes_of_one_length_are_told_apart_by_those_of_another_pass() -> None:
+    network, reference = network_and_reference("xlnet")
+    path, square = "transformer.layer.1.ff.layer_1", BATCHES[:1]  # 3 examples of up to 3 tokens
+    axes = find_axes(network, [path], tokens())
+    sums = observe(network, axes, tokens(), square, False, True)[path]
+    torch.testing.assert_close(sums.values[0].double(), reference.seen[0][path, "in"].sum(0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
