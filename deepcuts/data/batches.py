@@ -157,17 +157,6 @@ def cache_key(*parts: object) -> str:
     return json.dumps([str(part) for part in parts])
 
 
-def first_of_shuffle(examples: int, limit: int | None, seed: int) -> Integers:
-    """Return the indices of `limit` random examples in their original order; of all examples if None.
-
-    They are the first of a shuffle that the seed decides, so a smaller limit selects a subset of a larger one.
-    """
-    if limit is None or limit >= examples:
-        return np.arange(examples)
-    order = np.random.default_rng(derive(seed, "max_train_examples")).permutation(examples)
-    return np.sort(order[:limit])
-
-
 def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int) -> list[Integers]:
     """Return one epoch as batches of indices, with examples of similar length together.
 

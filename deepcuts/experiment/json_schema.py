@@ -19,6 +19,7 @@ _SETTINGS = {
     "max_tokens": "longer texts are cut to this many tokens",
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
+    "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",
@@ -77,10 +78,12 @@ _OWN = {
     "validation": "file of the validation split",
     "hub": "id of a Hub dataset, instead of files",
     "config": "configuration of the Hub dataset",
+    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: test}",
     "text": "the column of the text, or the two of a pair",
     "label": "the column of the label",
-    "classes": "the number of classes (labels 0, 1, ...) or the list of labels",
+    "classes": "the number of classes (labels 0, 1, ... or false, true) or the list of labels",
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
+    "same_data": "allow a validation split that has the same examples as the training split",
 }
 _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,

@@ -53,7 +53,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds
         int: peak_gpu_bytes gpu_bytes
         string: precision
+        string: head_from
         int: micro_batch score_micro_batch examples_truncated
+        float: majority
+        string: data_facts
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec
@@ -116,7 +119,7 @@ def _lean(table: str) -> dict[str, Any]:
     so Arrow's copy of the schema is left out; only `trial_id` has statistics, because files are skipped by it alone; a
     dictionary pays only where values repeat in many rows, and zstd only where they are long.
     """
-    long = {"error", "traceback", "spec"}
+    long = {"error", "traceback", "spec", "data_facts"}
     packed = {name: "zstd" if name in long else "none" for name in SCHEMAS[table].names}
     return {
         "compression": packed if table == "trials" else "zstd",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from deepcuts.data.facts import facts_in_words
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
@@ -112,6 +113,8 @@ class SweepPlan:
                 f" largest compression {ceiling:.4f}"
             )
             lines += [f"    {note}" for note in counts.notes()]
+            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
+            lines += [f"    {line}" for line in told]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(

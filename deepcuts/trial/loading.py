@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
-from deepcuts.data.batches import Tokens, cache_key, first_of_shuffle, tokenise
-from deepcuts.data.splits import content_digest, load_split
+from deepcuts.data.batches import Tokens, cache_key, tokenise
+from deepcuts.data.facts import Facts, count_facts
+from deepcuts.data.splits import content_digest, first_of_shuffle, load_split
 from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
-from deepcuts.model.load import load_model, load_tokenizer, pads_left
+from deepcuts.model.head import head_rows
+from deepcuts.model.load import load_model, load_tokenizer, model_commit, pads_left
 from deepcuts.model.network import Network, compiled
 
 
 @dataclass(frozen=True)
 class Material:
-    """The tokenised splits of a trial's dataset and the metrics that it records."""
+    """The tokenised splits of a trial's dataset, the metrics that it records, and the facts of the texts it uses."""
 
     train: Tokens
     evaluated: dict[str, Tokens]
     metric_names: tuple[str, ...]
+    facts: Mapping[str, Facts]
 
     @property
     def cut(self) -> int:
@@ -39,22 +43,29 @@ def device_of(dense: DenseSpec) -> torch.device:
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
-    left = pads_left(dense.model.name, dense.model.revision)
-    source = dense.model.digest or (dense.model.name, dense.model.revision)
-    splits = {}
+    model = dense.model
+    source = model.digest or (model.name, model.revision, model_commit(model.name, model.revision))
+    left = pads_left(model.name, model.revision)
+    parts, splits = {}, {}
     for split in dense.task.splits:
-        part = load_split(dense.task, split)
+        part = parts[split] = load_split(dense.task, split)
         key = cache_key(source, content_digest({split: part}))
         splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key, left)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
+    parts["train"], splits["train"] = parts["train"].select(chosen), splits["train"].select(chosen)
+    facts = {
+        split: replace(each, truncated=int(splits[split].cut.sum()))
+        for split, each in count_facts(parts, dense.task).items()
+    }
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train").select(chosen), splits, names)
+    return Material(splits.pop("train"), splits, names, facts)
 
 
 def load_network(dense: DenseSpec) -> Network:
-    """Load theta_0, the pretrained encoder with the head that the seed draws, onto its device."""
+    """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device."""
     regression = dense.task.kind == "regression"
-    model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed)
+    rows = head_rows(dense.model, dense.task) if dense.keep_head else None
+    model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed, rows)
     device = device_of(dense)
     use_quick_dropout(model)
     use_quick_attention(model)

@@ -16,7 +16,6 @@ from deepcuts.data.batches import (
     Tokens,
     by_length,
     cache_key,
-    first_of_shuffle,
     group_batches,
     micro_batches,
     shuffled,
@@ -133,15 +132,6 @@ def test_micro_batches_are_cut_in_order() -> None:
     assert [part.tolist() for part in micro_batches(batch, 2)] == [[0, 1], [2, 3], [4]]
     for size in (None, 5, 9):
         assert [part.tolist() for part in micro_batches(batch, size)] == [[0, 1, 2, 3, 4]]
-
-
-def test_smaller_selections_are_nested_and_in_their_original_order() -> None:
-    assert first_of_shuffle(5, None, 0).tolist() == first_of_shuffle(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
-    few, many = first_of_shuffle(100, 10, 3), first_of_shuffle(100, 20, 3)
-    assert len(set(few)) == 10
-    assert set(few) < set(many)
-    assert list(few) == sorted(few)
-    assert list(few) != list(first_of_shuffle(100, 10, 4))
 
 
 def test_texts_become_tokens_and_truncated_ones_are_marked(tokenizer: Any, cache: Path) -> None:
