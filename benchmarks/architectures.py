@@ -216,9 +216,10 @@ a tiny network with random weights (a real one has another share of the same lay
   column `activations_counted` of `trials` says in how many layers. A layer that is called several times has the sums of
   all calls.
 - **Criteria** that score every prunable tensor. The tests compare them with a plain loop in float64 on ten of these.
-- **Shortcuts** that deepcuts takes, which change no result but its rounding.
+- **Shortcuts** that deepcuts takes.
 - **Export**: whether transformers alone, on the exported folder, gives the outputs that the trial recorded, each text
-  by itself. Where it does not, outputs depend on how a batch was padded.
+  by itself. Where it does not, outputs depend on how a batch was padded (canine, fnet, nystromformer) or are drawn at
+  random (yoso), or a shortcut is wrong.
 
 A weight of GPT-2 and GPT is stored as (inputs, outputs): so are its mask and its scores. `Row` strategies compare over
 the inputs of an output all the same, but `density` calls its inputs rows and its outputs columns.

@@ -32,7 +32,9 @@ class Counts:
         notes, layers = [], sorted({name.rpartition(".")[0] for name in self.left_out})
         if layers:
             few = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
-            notes.append(f"not pruned, because they do not affect the outputs: {len(layers)} linear layers ({few})")
+            notes.append(
+                f"not pruned, as the outputs do not depend on them: linear layers {few} ({len(layers)} in all)"
+            )
         if self.share < LEAST_SHARE:
             notes.append(
                 f"warning: only {self.share:.0%} of the encoder without its embeddings is prunable; its other weights"
