@@ -16,7 +16,7 @@ from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.head import head_rows
-from deepcuts.model.load import load_model, load_tokenizer
+from deepcuts.model.load import load_model, load_tokenizer, pads_left
 from deepcuts.model.network import Network, compiled
 from deepcuts.model.weights import is_lasting, model_commit
 
@@ -62,11 +62,12 @@ def load_material(dense: DenseSpec) -> Material:
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
     model = dense.model
     source = model.digest or (model.name, model.revision, model_commit(model.name, model.revision))
+    left = pads_left(model.name, model.revision)
     parts, splits = {}, {}
     for split in dense.task.splits:
         part = parts[split] = load_split(dense.task, split)
         key = cache_key(source, content_digest({split: part}))
-        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
+        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key, left)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     parts["train"], splits["train"] = parts["train"].select(chosen), splits["train"].select(chosen)
     facts = {

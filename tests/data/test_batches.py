@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ def test_a_batch_is_padded_to_its_longest_example() -> None:
     assert batch["labels"].tolist() == [2.0, 0.0, 1.0]
     assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
     assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # ends where the ids end
+
+
+def test_padding_comes_first_where_that_is_asked_for() -> None:
+    left = replace(tokens([3, 1, 2, 5]), left=True)
+    for made, examples in ((left, [2, 0, 1]), (left.select(np.array([1, 2, 0])), [1, 2, 0])):
+        batch = made.batch(np.array(examples))
+        assert batch["input_ids"].tolist() == [[7, 201, 202], [1, 2, 3], [7, 7, 101]]
+        assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]
 
 
 def test_selected_examples_are_the_same_examples() -> None:
