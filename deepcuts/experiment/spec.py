@@ -104,6 +104,7 @@ class DenseSpec(Frozen):
     loss: Literal["mean", "mse_sum"] = "mean"
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
+    length_grouping: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False

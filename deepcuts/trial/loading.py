@@ -18,11 +18,12 @@ from deepcuts.model.network import Network, compiled
 
 @dataclass(frozen=True)
 class Material:
-    """The tokenised splits of a trial's dataset and the metrics that it records."""
+    """The tokenised splits of a trial's dataset, the metrics that it records, and how its batches are made."""
 
     train: Tokens
     evaluated: dict[str, Tokens]
     metric_names: tuple[str, ...]
+    length_grouping: bool = True
 
     @property
     def cut(self) -> int:
@@ -47,7 +48,7 @@ def load_material(dense: DenseSpec) -> Material:
         splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train").select(chosen), splits, names)
+    return Material(splits.pop("train").select(chosen), splits, names, dense.length_grouping)
 
 
 def load_network(dense: DenseSpec) -> Network:

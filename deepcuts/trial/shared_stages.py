@@ -201,7 +201,8 @@ def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:
     """Return the examples of each batch: at most one pass over the training split, in an order drawn from the seed."""
-    order = shuffled(material.train.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
+    lengths, dense = material.train.lengths, spec.dense
+    order = shuffled(lengths, spec.batch_size, dense.seed, f"score {spec.data}", 0, dense.length_grouping)
     return order[: spec.batches]
 
 
