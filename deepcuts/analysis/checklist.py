@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.pruning.criteria import NOT_PRUNED, is_control
 
 Met = tuple[bool, str]
 
@@ -123,7 +123,7 @@ def _same_start(pruned: pd.DataFrame) -> Met:
 
 def _side_by_side(pruned: pd.DataFrame) -> Met:
     """Shuffled controls and random masks are not methods and may be missing at some points."""
-    methods = pruned[~pruned["strategy"].str.contains(r"\+|Random$")]
+    methods = pruned[~pruned["strategy"].map(is_control)]
     asked = methods["compression"].fillna(-methods["sparsity_asked"])
     points = asked.groupby([methods["model"], methods["dataset"], methods["strategy"]]).nunique().rename("points")
     most = asked.groupby([methods["model"], methods["dataset"]]).nunique().rename("most")

@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, is_control, strategy_name
+from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
-VERSIONS = {"dense": 5, "score": 7, "trial": 5}
+# `control` is what controls draw at random: it enters the ids of their trials alone.
+VERSIONS = {"dense": 5, "score": 7, "trial": 5, "control": 1}
 
 
 def _no_bool(value: Any) -> Any:
@@ -177,6 +179,15 @@ class TrialSpec(Frozen):
         """False for Dense and Unpruned, which have no criterion."""
         return self.score.criterion is not None
 
+    @cached_property
+    def control_seed(self) -> int:
+        """The seed of what a control draws: random scores, or a permutation of the mask.
+
+        It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
+        that no two controls share random numbers. It does not follow from the level: masks stay nested.
+        """
+        return derive(self.dense.seed, "control", self.strategy, canonical(_task_identity(self.dense.task)))
+
     @property
     def level_columns(self) -> dict[str, float | None]:
         """How much was to be pruned, as every table records it: compression 1 and sparsity 0 where nothing was."""
@@ -186,6 +197,8 @@ class TrialSpec(Frozen):
     @cached_property
     def trial_id(self) -> str:
         fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
+        if is_control(self.strategy):
+            fields["control_version"] = VERSIONS["control"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
         for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities
