@@ -206,24 +206,26 @@ class TrialSpec(Frozen):
         return _digest("trial", fields)
 
 
+def scoring_keys(criterion: str) -> dict[str, str]:
+    """Map the fields of a criterion's ScoreSpec that its scores depend on to the keys of `scoring` that set them."""
+    row = CRITERIA[criterion]
+    used: list[str] = []
+    if row.data != "none":
+        used += ["batch_size", "micro_batch", "batches"]
+    if row.data in ("plain", "smoothed"):
+        used += ["dropout"]
+    if row.data == "smoothed":
+        used += ["smoothing_passes", "noise_std"]
+    if row.outputs or row.data == "forward":
+        used += ["count_padding"]
+    if row.shifted:
+        used += ["shift"]
+    return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
+
+
 def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
     """Make the spec of a criterion, with only the settings that it uses."""
-    row = CRITERIA[criterion]
-    used: dict[str, Any] = {}
-    if row.data != "none":
-        used |= {"batch_size": scoring.batch_size, "micro_batch": scoring.micro_batch, "batches": scoring.batches}
-    if row.data in ("plain", "smoothed"):
-        used |= {"dropout": scoring.dropout}
-    if row.data == "smoothed":
-        used |= {
-            "batches": scoring.smooth_batches,
-            "smoothing_passes": scoring.smoothing_passes,
-            "noise_std": scoring.noise_std,
-        }
-    if row.outputs or row.data == "forward":
-        used |= {"count_padding": scoring.count_padding}
-    if row.shifted:
-        used |= {"shift": scoring.shift}
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(criterion).items()}
     return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, **used)
 
 

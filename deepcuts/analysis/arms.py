@@ -1,0 +1,204 @@
+"""Tells the arms of an experiment apart: trials of one strategy that agree in all settings but the seed.
+
+The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
+which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.tasks import Task
+from deepcuts.pruning.criteria import CRITERIA
+
+Settings = Mapping[str, Any]
+
+_TASK = ["model", "dataset"]
+_ASKED = ["compression", "sparsity_asked"]
+# Fields of a trial's spec that its columns have.
+_COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
+# Fields of a task that its digest stands for, as in its id.
+_BY_DIGEST = {"hub", "config", "revision", "splits", "text", "label"}
+
+
+def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `trials(store)` with the columns `arm` and `settings`.
+
+    `settings` is a text that is equal for trials of one strategy that agree in all settings but the seed. `arm` is the
+    strategy, then the settings in which trials of its model and dataset differ, if they do:
+    `LayerMagWeight [retrain.epochs=12]`. Trials without a `spec`, which are made by hand, count as agreeing.
+
+    Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
+    today would not find are told apart by a setting `code`.
+
+    >>> dc.with_arms(trials)[["strategy", "arm"]]
+    """
+    specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
+    found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
+    frame = trials.assign(spec=specs, settings=pd.Series(map(canonical, found), trials.index, dtype=object))
+    for place, code in enumerate(_codes(frame)):
+        if code:
+            frame.iloc[place, frame.columns.get_loc("settings")] = canonical({**found[place], "code": code})
+    names: dict[tuple[Any, ...], str] = {}
+    for task, part in frame.groupby(_TASK, dropna=False, sort=False):
+        kinds = list(part[["strategy", "settings"]].drop_duplicates().itertuples(index=False, name=None))
+        names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
+    keys = frame[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
+    arms = frame.assign(arm=pd.Series([names.get(key, key[2]) for key in keys], frame.index, dtype=object))
+    arms.attrs = trials.attrs
+    return arms
+
+
+def of_dense(settings: str) -> str:
+    """Return those settings that decide the fine-tuned network."""
+    begins = {*DenseSpec.model_fields, "data"}
+    return canonical({name: value for name, value in _read(settings).items() if name.split(".")[0] in begins})
+
+
+def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
+    """Whether two texts of settings agree in all that both have, so that one sweep could have made both trials.
+
+    Settings below the key `apart_from` (`data`) may differ.
+    """
+    ours, theirs = _read(settings), _read(others)
+    shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]
+    return all(ours[name] == theirs[name] for name in shared)
+
+
+@lru_cache(maxsize=10_000)
+def _read(settings: str) -> Settings:
+    return dict(json.loads(settings))
+
+
+@lru_cache(maxsize=10_000)
+def _settings(spec: str) -> Settings:
+    """Return the complete settings of a spec in JSON, none if it cannot be read."""
+    try:
+        return _complete(json.loads(spec))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _complete(trial: dict[str, Any]) -> Settings:
+    """Return the complete settings of a trial's spec: what it leaves out is at its default."""
+    score = _defaults(ScoreSpec) | trial["score"]
+    dense = _defaults(DenseSpec) | score.pop("dense")
+    model, task = dense.pop("model"), _defaults(Task) | dense.pop("task")
+    sections = {
+        "model": _identity(model, {"revision"}),
+        "data": _identity(task, _BY_DIGEST),
+        "finetune": _defaults(Training) | dense.pop("finetune", {}),
+        "scoring": _scoring(score),
+    }
+    found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
+    if (retrain := trial.pop("retrain", None)) is not None:
+        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
+        sections["retrain"] = _defaults(Training) | retrain
+    return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
+
+
+@lru_cache
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the defaults of a model's fields, as in JSON, but for fields that are models themselves."""
+    given = {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+    simple = {name: value for name, value in given.items() if not isinstance(value, BaseModel)}
+    return dict(json.loads(json.dumps(simple)))
+
+
+def _without(settings: Settings, names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def _identity(source: Settings, stands_for: set[str]) -> Settings:
+    """Return what a model or dataset is: the digest of its content, or else where it comes from."""
+    return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
+
+
+def _scoring(score: Settings) -> Settings:
+    """Return what the criterion uses of the settings of `scoring`."""
+    criterion = score["criterion"]
+    if criterion is None:
+        return {}
+    if criterion not in CRITERIA:
+        return _without(score, {"criterion", "prune_biases"})
+    return {key: score[field] for field, key in scoring_keys(criterion).items()}
+
+
+# Trials of other versions of the code
+
+
+def _codes(frame: pd.DataFrame) -> Sequence[str]:
+    """Return which code made each trial, where trials agree in everything: "" for today's, `older`, `older 2`."""
+    arm = [*_TASK, "strategy", "settings"]
+    twice = frame.duplicated([*arm, *_ASKED, "seed"], keep=False)
+    codes = pd.Series("", frame.index)
+    if not twice.any():
+        return list(codes)
+    concerned = frame.merge(frame.loc[twice, arm].drop_duplicates(), on=arm).set_index("trial_id")
+    rank = pd.Series([int(not _current(*row)) for row in concerned["spec"].items()], concerned.index)
+    newest = concerned["finished_at"] if "finished_at" in concerned else pd.Series(pd.NaT, concerned.index)
+    order = concerned.assign(rank=rank, newest=newest).sort_values(["rank", "newest"], ascending=[True, False])
+    rank = order["rank"] + order.groupby([*arm, *_ASKED, "seed", "rank"], dropna=False).cumcount()
+    codes = frame["trial_id"].map(rank).fillna(0).astype(int)
+    return ["" if number == 0 else "older" if number == 1 else f"older {number}" for number in codes]
+
+
+def _current(trial_id: str, spec: str | None) -> bool:
+    """Whether the code of today gives a spec this id."""
+    if not isinstance(spec, str):
+        return True
+    try:
+        return TrialSpec.model_validate_json(spec).trial_id == trial_id
+    except ValidationError:
+        return False
+
+
+# Names
+
+
+def _names(kinds: Sequence[tuple[str, str]]) -> list[str]:
+    """Name the arms of a dataset, pairs of a strategy and its settings: the strategy, and what differs."""
+    read = [(strategy, _read(settings)) for strategy, settings in kinds]
+    known = [(strategy, some) for strategy, some in read if some]
+    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
+    names = []
+    for strategy, some in read:
+        shown = {name: some[name] for name in differing if name in some}
+        unknown = not some and any(strategy == each for each, _ in known)
+        names.append(_name(strategy, {"settings": "unknown"} if unknown else shown))
+    return names
+
+
+def _differs(name: str, arms: Sequence[tuple[str, Settings]]) -> bool:
+    """Whether a setting differs between arms that have it, or some arms of a strategy have it and others do not.
+
+    A setting of `retrain` that is that of `finetune` in every arm says nothing more.
+    """
+    having = [(strategy, some) for strategy, some in arms if name in some]
+    whole = {strategy for strategy, _ in having} & {strategy for strategy, some in arms if name not in some}
+    if not whole and len({canonical({"": some[name]}) for _, some in having}) == 1:
+        return False
+    section, _, key = name.partition(".")
+    return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
+
+
+def _name(strategy: str, settings: Settings) -> str:
+    if not settings:
+        return strategy
+    return f"{strategy} [{', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())}]"
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value[:8] if name.endswith(".digest") else value
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return json.dumps(value)
