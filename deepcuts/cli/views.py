@@ -25,6 +25,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
+    *("finished_at", "spec"),
 )
 
 
@@ -94,7 +95,7 @@ def show_verb(args: argparse.Namespace) -> int:
 
 @verb("table", "results: mean and 95 %% interval over seeds", STORE, *WHICH, JSON)
 def table_verb(args: argparse.Namespace) -> int:
-    """Mean and interval over seeds, per dataset, strategy and what was asked."""
+    """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
     results = deepcuts.table(frame)
     _print(results if args.json else for_people(results), args)
@@ -162,7 +163,7 @@ def iou_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made)}
+    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made, frame)}
     figures |= {"-density": deepcuts.plot_density(kept, frame), "-dead": deepcuts.plot_dead(kept, frame)}
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
