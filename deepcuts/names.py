@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
-SHORTEST_PREFIX = 4
+SHORTEST_PREFIX, SHORTEST_WORD = 4, 3
 
 # Begins the names of files that hold the merged rows of many trials; a sweep's name may not begin with it.
 COMPACTED = "compact-"
+
+# What `--only` selects: for each key a value, or several of which one must match.
+Selection = Mapping[str, str | Sequence[str]]
 
 # The last parts of a layer's name in the encoders of BERT, RoBERTa, ELECTRA, MiniLM, and of DistilBERT.
 LAYER_KINDS = {
@@ -31,8 +34,28 @@ LAYER_KINDS = {
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` with the nearest known name, or nothing where none is near."""
-    near = get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(name.casefold(), {each.casefold(): each for each in reversed(list(known))})
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _nearest(name: str, known: dict[str, str]) -> str | None:
+    """Find the name that is written in another case, that contains what was typed, is spelt like it, or shares a word.
+
+    `known` maps names in lower case to names; of several that would do, the one that was listed first counts.
+    """
+    listed = list(reversed(known.values()))
+    if len(name) >= SHORTEST_WORD and name not in known:
+        containing = [each for each in listed if name in each.casefold()]
+        beginning = [each for each in containing if each.casefold().startswith(name)]
+        if containing:
+            return min(beginning, key=len, default=containing[0])
+    if near := get_close_matches(name, known, 1, 0.6):
+        return known[near[0]]
+    for each in listed:  # magnitude begins with the Mag of LayerMagWeight
+        words = re.findall("[A-Z][a-z]+", each)[1:]
+        if any(len(word) >= SHORTEST_WORD and name.startswith(word.casefold()) for word in words):
+            return each
+    return None
 
 
 def find_id(prefix: str, known: Iterable[str]) -> str:
@@ -45,12 +68,46 @@ def find_id(prefix: str, known: Iterable[str]) -> str:
         return prefix
     found = [known_id for known_id in ids if known_id.startswith(prefix)]
     if not found:
-        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids)}; the store has {len(ids)} trials")
+        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids)}; there are {len(ids)} trials")
     if len(prefix) < SHORTEST_PREFIX:
         raise ValueError(f"trial {prefix!r} is too short; give {SHORTEST_PREFIX} characters or more")
     if len(found) > 1:
         raise ValueError(f"trial {prefix!r} may be any of {', '.join(found[:5])}; give more characters of the id")
     return found[0]
+
+
+def chosen_values(only: Selection) -> dict[str, tuple[str, ...]]:
+    """Return the values that each key of a selection may have, as in `{"seed": "0"}` or `{"seed": ["0", "1"]}`."""
+    return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in only.items()}
+
+
+def selection_text(only: Selection) -> str:
+    """Write a selection as `--only` takes it."""
+    return ",".join(f"{key}={value}" for key, values in chosen_values(only).items() for value in values)
+
+
+def selected(key: str, values: Sequence[str], known: Sequence[object]) -> list[bool]:
+    """Tell which of the known values of a key a selection names.
+
+    Numbers match however they are written (0.5 and .50), and an id (a key that ends in `trial` or `_id`) matches by 4
+    or more characters that only it begins with. Raises ValueError for a value that matches none, naming what there is.
+    """
+    if key in ("trial", "trial_id"):
+        ids = {find_id(value, [str(each) for each in known]) for value in values}
+        return [each in ids for each in known]
+    for value in values:
+        if not any(_same(each, value) for each in known):
+            there = sorted({str(each) for each in known if each is not None}, key=natural)
+            shown = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "")
+            raise ValueError(f"--only {key}={value}: no trial has it{nearest(value, there)}; the trials have {shown}")
+    return [any(_same(each, value) for value in values) for each in known]
+
+
+def _same(value: object, text: str) -> bool:
+    try:
+        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
+    except ValueError:
+        return False
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:

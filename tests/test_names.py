@@ -26,7 +26,24 @@ def test_other_ids_are_refused(prefix: str, message: str) -> None:
         find_id(prefix, IDS)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("magnitude", "LayerMagWeight"),
+        ("gradcam", "LayerGradCAM"),
+        ("GlobalMagWieght", "GlobalMagWeight"),
+        ("layermagweight", "LayerMagWeight"),
+        ("batch", "batches"),
+        ("data", "dataset"),
+    ],
+)
+def test_the_nearest_name_is_proposed(typed: str, meant: str) -> None:
+    known = ["LayerMagWeight", "LayerGradCAM", "GlobalMagWeight", "RowGradCAM", "RowWanda"]
+    assert nearest(typed, [*known, "batch_size", "batches", "dataset"]) == f"; did you mean {meant!r}?"
+
+
 def test_nothing_near_is_not_proposed() -> None:
+    assert nearest("magnitude", ["RowWanda"]) == ""
     assert nearest("zzzz", ["sparsity"]) == ""
 
 

@@ -5,14 +5,15 @@ Every frame names in `.attrs["damaged"]` the files that could not be read (path 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from deepcuts.names import find_id, nearest
+from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
 from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Store
 
@@ -64,7 +65,7 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
     return _frame(store, "masks", columns or light, _expression("masks", filters))
 
 
-def columns_of(only: Mapping[str, str]) -> list[str]:
+def columns_of(only: Selection) -> list[str]:
     """Return the columns of `trials` that the keys of `--only` name.
 
     Raises ValueError for an unknown one, naming the nearest known.
@@ -76,23 +77,19 @@ def columns_of(only: Mapping[str, str]) -> list[str]:
     return [_RENAMED.get(key, key) for key in only]
 
 
-def narrowed(trials: pd.DataFrame, only: Mapping[str, str]) -> pd.DataFrame:
-    """Return the trials whose columns have these values, given as text. Raises ValueError if no trial is left."""
-    frame = trials
-    for (key, value), column in zip(only.items(), columns_of(only), strict=True):
-        there = sorted({str(each) for each in frame[column].dropna()})
-        frame = frame[[_same(each, value) for each in frame[column]]]
-        if frame.empty:
-            raise ValueError(f"--only {key}={value}: no trial is left; the store has {', '.join(there[:12])}")
+def narrowed(trials: pd.DataFrame, only: Selection) -> pd.DataFrame:
+    """Return the trials whose columns have one of these values, given as text, for each key.
+
+    Raises ValueError for a value that no trial has, and if no trial is left.
+    """
+    keep = np.ones(len(trials), bool)
+    for (key, values), column in zip(chosen_values(only).items(), columns_of(only), strict=True):
+        keep &= selected(key, values, [None if each != each else each for each in trials[column]])
+    if not keep.any():
+        raise ValueError(f"--only {selection_text(only)}: no trial of the store has all of these")
+    frame = trials[keep]
     frame.attrs["damaged"] = trials.attrs.get("damaged", {})
     return frame
-
-
-def _same(value: object, text: str) -> bool:
-    try:
-        return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
-    except ValueError:
-        return False
 
 
 def _listed(value: Value | Sequence[Value]) -> list[Value]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import deepcuts
 from deepcuts.wording import STAGES
+
+if TYPE_CHECKING:
+    from deepcuts.store.store import Store
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -30,8 +35,23 @@ class Verb:
     run: Run
 
 
+class _Once(argparse.Action):
+    """Stores the value of a flag, and refuses a second one: the first would be lost without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
+            parser.error(f"argument {option}: given more than once, the second time as {values!r}; it takes one value")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 def argument(*names: str, **options: Any) -> Argument:
-    """Describe an argument as `add_argument` of argparse does."""
+    """Describe an argument as `add_argument` of argparse does; a flag that takes one value takes it once."""
+    if names[0].startswith("-") and "action" not in options:
+        options["action"] = _Once
     return Argument(names, options)
 
 
@@ -40,20 +60,42 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Run], Verb]:
     return lambda run: Verb(name, text, arguments, run)
 
 
-def _pairs(text: str) -> dict[str, str]:
-    pairs = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or not key or not value:
-            raise argparse.ArgumentTypeError(
-                f"cannot read {part!r}; write KEY=VALUE,KEY=VALUE as in dataset=stsb,seed=0"
-            )
-        pairs[key.strip()] = value.strip()
-    return pairs
+def opened(uri: str | None) -> Store:
+    """Open the store at a URI, or where none is given the one at DEEPCUTS_STORE, else ./results."""
+    return deepcuts.Store(uri if uri is not None else os.environ.get("DEEPCUTS_STORE") or "results")
+
+
+def existing(uri: str | None) -> Store:
+    """Open a store that is there. Raises ValueError where there is nothing, or a folder of other things."""
+    store = opened(uri)
+    store.check_exists()
+    return store
+
+
+class _Selection(argparse.Action):
+    """Gathers the KEY=VALUE pairs of every `--only`: a key that is given more than once keeps all its values."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        chosen: dict[str, list[str]] = {key: list(each) for key, each in getattr(namespace, self.dest).items()}
+        for part in values.split(","):
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or not key or not value:
+                parser.error(
+                    f"argument --only: cannot read {part!r}; write KEY=VALUE,KEY=VALUE as in dataset=stsb,seed=0,seed=1"
+                )
+            chosen.setdefault(key, []).append(value)
+        setattr(namespace, self.dest, chosen)
 
 
 SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")
-STORE = argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI")
+STORE = argument(
+    "store_uri",
+    metavar="STORE",
+    nargs="?",
+    help="a folder, or a file, s3, gs or abfs URI (default: DEEPCUTS_STORE, else ./results)",
+)
 TRIAL = argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
 JSON = argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
 OUTPUT = argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")
@@ -65,7 +107,11 @@ STAGE = argument(
     help="the network after this stage",
 )
 ONLY = argument(
-    "--only", type=_pairs, default={}, metavar="KEY=VALUE,...", help="just the trials with dataset=stsb,seed=0"
+    "--only",
+    action=_Selection,
+    default={},
+    metavar="KEY=VALUE,...",
+    help="just the trials with dataset=stsb,seed=0,seed=1: values of one key mean or, different keys mean and",
 )
 # Which trials of a store a verb looks at.
 WHICH = (argument("--sweep", metavar="NAME", help="just the trials that this sweep wants"), ONLY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deepcuts
-from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, verb
+from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, existing, opened, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records
 
 if TYPE_CHECKING:
@@ -31,11 +30,6 @@ def _hours(text: str) -> float:
     if not 0 < hours < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours above 0")
     return hours
-
-
-def _store(args: argparse.Namespace) -> Store:
-    default = os.environ.get("DEEPCUTS_STORE") or "results"
-    return deepcuts.Store(default if args.store is None else args.store)
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +55,7 @@ def run_verb(args: argparse.Namespace) -> int:
     if args.json:
         raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     sweep = deepcuts.read_sweep(args.sweep, args.set)
-    launched = deepcuts.run(sweep, _store(args), **_chosen(args), max_hours=args.max_hours, on_plan=_say_repeated)
+    launched = deepcuts.run(sweep, opened(args.store), **_chosen(args), max_hours=args.max_hours, on_plan=_say_repeated)
     for error in launched.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
     _print_results(launched)
@@ -94,7 +88,7 @@ def _say_repeated(planned: SweepPlan) -> None:
 )
 def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
-    planned = deepcuts.plan(deepcuts.read_sweep(args.sweep, args.set), _store(args), **_chosen(args))
+    planned = deepcuts.plan(deepcuts.read_sweep(args.sweep, args.set), opened(args.store), **_chosen(args))
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())
@@ -119,11 +113,11 @@ def run_one_verb(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {}
     if Path(args.source).suffix in (".yaml", ".yml"):
         sweep = deepcuts.read_sweep(args.source, args.set)
-        store, trials = _store(args), sweep.trials()
+        store, trials = opened(args.store), sweep.trials()
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
         options["checkpoint_minutes"] = sweep.file.checkpoint_minutes
     else:
-        store = deepcuts.Store(args.source)
+        store = existing(args.source)
         trials = _recorded(store)
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]

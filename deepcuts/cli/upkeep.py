@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import deepcuts
-from deepcuts.cli.arguments import JSON, STORE, argument, verb
+from deepcuts.cli.arguments import JSON, STORE, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records
 from deepcuts.wording import size_text
 
@@ -33,7 +33,7 @@ def _refuse_while_running(store: Store, why: str) -> None:
 )
 def cache_verb(args: argparse.Namespace) -> int:
     """List the shared stages; with `--gc` remove those that no wanted trial needs."""
-    store = deepcuts.Store(args.store_uri)
+    store = existing(args.store_uri)
     if args.gc:
         _refuse_while_running(store, "collect")
     rows = deepcuts.collect_garbage(store) if args.gc else deepcuts.shared_stages(store)
@@ -52,7 +52,7 @@ def cache_verb(args: argparse.Namespace) -> int:
 @verb("compact", "merge the rows of completed trials into one file per table", STORE, JSON)
 def compact_verb(args: argparse.Namespace) -> int:
     """Merge the rows of completed trials."""
-    store = deepcuts.Store(args.store_uri)
+    store = existing(args.store_uri)
     _refuse_while_running(store, "compact")
     rows = deepcuts.compact(store)
     if args.json:
@@ -75,7 +75,7 @@ def doctor_verb(args: argparse.Namespace) -> int:
     """Name what is broken; with `--fix` set it aside."""
     from deepcuts.store.live import at_work
 
-    store = deepcuts.Store(args.store_uri)
+    store = existing(args.store_uri)
     if args.fix:
         _refuse_while_running(store, "mend")
     findings = deepcuts.examine_store(store, busy=not args.fix and bool(at_work(store)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import deepcuts
-from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, verb
+from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, existing, opened, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records, say_damaged
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ def _trials(args: argparse.Namespace) -> pd.DataFrame:
 
     columns = list(dict.fromkeys([*NEEDED, *columns_of(args.only)]))
     sweep = {"sweep": args.sweep} if args.sweep else {}
-    frame = deepcuts.trials(deepcuts.Store(args.store_uri), columns, **sweep)
+    store = existing(args.store_uri)
+    frame = deepcuts.trials(store, columns, **sweep)
     if frame.empty:
         say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
-        raise ValueError(f"store {args.store_uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
+        raise ValueError(f"store {store.uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
     return narrowed(frame, args.only)
 
 
@@ -60,7 +61,7 @@ def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
 )
 def status_verb(args: argparse.Namespace) -> int:
     """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
-    store = deepcuts.Store(args.store_uri)
+    store = opened(args.store_uri) if args.watch else existing(args.store_uri)  # one may watch before the run begins
     if args.watch:
         from deepcuts.cli.watch import watch_store
 
@@ -77,7 +78,8 @@ def status_verb(args: argparse.Namespace) -> int:
 @verb("show", "one trial: everything, with its traceback and the command that runs it again", STORE, TRIAL, JSON)
 def show_verb(args: argparse.Namespace) -> int:
     """Everything about one trial."""
-    frame = deepcuts.show(deepcuts.Store(args.store_uri), args.trial)
+    store = existing(args.store_uri)
+    frame = deepcuts.show(store, args.trial)
     row, code = frame.iloc[0].to_dict(), _code(frame.attrs["damaged"])
     if args.json:
         print_json(frame)
@@ -89,7 +91,7 @@ def show_verb(args: argparse.Namespace) -> int:
             print(f"{name:<{width}}  {value}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
-    print(f"\nrun it again: deepcuts run-one {args.store_uri} {row['trial_id']}")
+    print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
     return code
 
 
@@ -123,7 +125,7 @@ def table_verb(args: argparse.Namespace) -> int:
 def curves_verb(args: argparse.Namespace) -> int:
     """Metric against sparsity, or against the epochs of training, a line per strategy."""
     frame, epochs = _trials(args), args.x == "epoch"
-    store = deepcuts.Store(args.store_uri)
+    store = existing(args.store_uri)
     metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
     if epochs:
         assert metrics is not None
@@ -145,7 +147,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     STORE,
     *WHICH,
     OUTPUT,
-    argument("--trials", nargs="+", default=[], metavar="TRIAL", help="compare just these"),
+    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare just these"),
     argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
     argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
     JSON,
@@ -155,7 +157,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     from deepcuts.names import find_id
     from deepcuts.pruning.criteria import NOT_PRUNED
 
-    store, frame = deepcuts.Store(args.store_uri), _trials(args)
+    store, frame = existing(args.store_uri), _trials(args)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
     if args.json:
@@ -200,7 +202,7 @@ def iou_verb(args: argparse.Namespace) -> int:
 )
 def compare_verb(args: argparse.Namespace) -> int:
     """Strategies against a baseline over seeds, or two trials over examples."""
-    store, frame = deepcuts.Store(args.store_uri), _trials(args)
+    store, frame = existing(args.store_uri), _trials(args)
     if args.trials:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
@@ -247,7 +249,7 @@ def report_verb(args: argparse.Namespace) -> int:
     out = Path(args.output)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    page = deepcuts.report(deepcuts.Store(args.store_uri), args.sweep, args.baseline, args.only)
+    page = deepcuts.report(existing(args.store_uri), args.sweep, args.baseline, args.only)
     page.save(out)
     print(f"wrote {out} ({len(page.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
     return _code(page.damaged)
@@ -263,7 +265,7 @@ def report_verb(args: argparse.Namespace) -> int:
 def export_verb(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
     try:
-        row = deepcuts.export(deepcuts.Store(args.store_uri), args.trial, Path(args.folder))
+        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder))
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE
@@ -281,7 +283,7 @@ def export_verb(args: argparse.Namespace) -> int:
 )
 def query_verb(args: argparse.Namespace) -> int:
     """SQL over the tables, read-only."""
-    frame = deepcuts.query(deepcuts.Store(args.store_uri), args.sql)
+    frame = deepcuts.query(existing(args.store_uri), args.sql)
     if args.csv and not args.json:
         frame.to_csv(sys.stdout, index=False)
     else:

@@ -15,7 +15,7 @@ from deepcuts.analysis import frames
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
-from deepcuts.names import nearest
+from deepcuts.names import Selection, nearest, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.html import Child, element, html_page, joined
 from deepcuts.publish.sections import (
@@ -66,11 +66,11 @@ class Gathered:
 
 
 def report(
-    store: Store, sweep: str | None = None, baseline: str | None = None, only: Mapping[str, str] | None = None
+    store: Store, sweep: str | None = None, baseline: str | None = None, only: Selection | None = None
 ) -> Report:
     """Make the page of a store: verdicts, curves, mask overlap, trials, failures, and how to reproduce them.
 
-    `sweep` keeps the trials of one sweep. `only` maps columns of `trials` to the value to keep, as text. `baseline` is
+    `sweep` keeps the trials of one sweep. `only` maps columns of `trials` to the values to keep, as text. `baseline` is
     the strategy that the others are compared with; by default the first of `BASELINES` that the store has.
 
         report(Store("results"), only={"dataset": "cola"}).save("cola.html")
@@ -163,10 +163,10 @@ def _left_out(shown: int, pruned: int, store: Store) -> str:
     )
 
 
-def _page(store: Store, sweep: str | None, only: Mapping[str, str], gathered: Gathered) -> str:
+def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) -> str:
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
-    title += "".join(f", only {key} {value}" for key, value in only.items())
+    title += f", only {selection_text(only)}" if only else ""
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
         "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),

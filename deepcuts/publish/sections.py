@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist
+from deepcuts.names import Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
@@ -189,14 +190,13 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     )
 
 
-def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, only: Mapping[str, str]) -> list[Child]:
+def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, only: Selection) -> list[Child]:
     """Show the commands, every sweep with all its settings, and the versions that made the numbers."""
     uri = shlex.quote(store.uri)
     names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
     runs = [f"deepcuts run {shlex.quote(f'{name}.yaml')} --store {uri}" for name in names]
     one = f" --sweep {shlex.quote(sweep)}" if sweep else ""
-    pairs = ",".join(f"{key}={value}" for key, value in only.items())
-    part = f" --only {shlex.quote(pairs)}" if pairs else ""
+    part = f" --only {shlex.quote(selection_text(only))}" if only else ""
     looks = [f"deepcuts table {uri}{one}", f"deepcuts report {uri}{one}{part} -o report.html"]
     made = ["deepcuts", "git_commit", "torch", "transformers", "device", "precision"]
     kinds = trials[made].fillna("–").value_counts().reset_index()

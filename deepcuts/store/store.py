@@ -76,6 +76,17 @@ class Store:
         if self.local and not os.access(self._nearest_folder(), os.W_OK | os.X_OK):
             raise ValueError(f"cannot write the store {self.uri!r}: no permission; choose another with --store")
 
+    def check_exists(self) -> None:
+        """Raise ValueError where there is nothing at the URI, or a folder that holds other things than a store."""
+        if self.filesystem.get_file_info(self.root).type == fs.FileType.NotFound:
+            raise ValueError(f"there is no store {self.uri!r}; name the one that `deepcuts run --store` filled")
+        entries = self.filesystem.get_file_info(fs.FileSelector(self.root))
+        if entries and not {entry.base_name for entry in entries} & {*SCHEMAS, "artifacts", "claims", "running"}:
+            raise ValueError(
+                f"{self.uri!r} is not a store: it has none of the folders {', '.join(SCHEMAS)}; name the one that"
+                " `deepcuts run --store` filled"
+            )
+
     def probe(self) -> None:
         """Write and remove a small file. Raises ValueError if the store cannot be written."""
         name = f"_probe-{secrets.token_hex(8)}"

@@ -19,6 +19,7 @@ from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
+from deepcuts.names import Selection
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
@@ -139,7 +140,7 @@ def plan(
     sweep: Sweep,
     store: Store,
     *,
-    only: Mapping[str, str] | None = None,
+    only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
 ) -> SweepPlan:
@@ -154,7 +155,7 @@ def plan(
         return _plan(sweep, store, only or {}, retry_failed, address)
 
 
-def _plan(sweep: Sweep, store: Store, only: Mapping[str, str], retry_failed: bool, address: str | None) -> SweepPlan:
+def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, address: str | None) -> SweepPlan:
     file = sweep.file
     available: float = local_gpus()
     if address or _has_ray():
@@ -226,7 +227,7 @@ def run(
     sweep: Sweep,
     store: Store,
     *,
-    only: Mapping[str, str] | None = None,
+    only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
     max_hours: float | None = None,
@@ -354,7 +355,7 @@ def run_trial(
     store: Store,
     *,
     wanted: Sequence[TrialSpec] = (),
-    sweep: str = "run-one",
+    sweep: str | None = None,
     threads: int | None = None,
     keep_model: bool = False,
     checkpoint_minutes: float = 5.0,
@@ -363,8 +364,9 @@ def run_trial(
     """Run one trial in this process, without Ray, and return its row of the table `trials`.
 
     What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
-    `sweep` is the name that its row gets, `threads` the CPU threads (default: up to 4), and `on_progress` hears the
-    stage, epoch and step. A trial that fails leaves a row with `status` failed, its `error` and `traceback`.
+    `sweep` is the name that its row gets (default: that of the row it replaces, else "run-one"), `threads` the CPU
+    threads (default: up to 4), and `on_progress` hears the stage, epoch and step. A trial that fails leaves a row with
+    `status` failed, its `error` and `traceback`.
 
     Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
     store fails on the way.
@@ -387,4 +389,10 @@ def run_trial(
         partners=together.partners(trial),
         on_progress=on_progress,
     )
-    return run_stages(trial, sweep, context, keep_model)
+    return run_stages(trial, sweep or _sweep_of(trial, store) or "run-one", context, keep_model)
+
+
+def _sweep_of(trial: TrialSpec, store: Store) -> str | None:
+    """The sweep that a trial's row in the store names; None where there is no row."""
+    rows = store.read("trials", ["trial_id", "sweep"]).table.to_pylist()
+    return next((row["sweep"] for row in rows if row["trial_id"] == trial.trial_id), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
 from deepcuts.store.store import Store
 
 
@@ -78,8 +79,11 @@ def make_plan(
     )
 
 
-def only_those(trials: Sequence[TrialSpec], only: Mapping[str, str]) -> list[TrialSpec]:
-    """Select the trials that `--only key=value,...` names. Raises ValueError for an unknown key or if none is left."""
+def only_those(trials: Sequence[TrialSpec], only: Selection) -> list[TrialSpec]:
+    """Select the trials that `--only key=value,...` names: one of the values of each key.
+
+    Raises ValueError for an unknown key, for a value that no trial of the sweep has, and if none is left.
+    """
     known: dict[str, Callable[[TrialSpec], object]] = {
         "trial": lambda trial: trial.trial_id,
         "dataset": lambda trial: trial.dense.dataset,
@@ -88,19 +92,13 @@ def only_those(trials: Sequence[TrialSpec], only: Mapping[str, str]) -> list[Tri
         "compression": lambda trial: trial.compression,
         "sparsity": lambda trial: trial.sparsity,
     }
-    left = list(trials)
-    for key, value in only.items():
+    keep = [True] * len(trials)
+    for key, values in chosen_values(only).items():
         if key not in known:
-            raise ValueError(f"--only: unknown key {key!r}; known: {', '.join(known)}")
-        there = {str(known[key](trial)) for trial in trials}
-        left = [trial for trial in left if _same(known[key](trial), value)]
-        if not left:
-            raise ValueError(f"--only {key}={value}: no trial is left; the sweep has {', '.join(sorted(there)[:12])}")
+            raise ValueError(f"--only: unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+        matches = selected(key, values, [known[key](trial) for trial in trials])
+        keep = [one and other for one, other in zip(keep, matches, strict=True)]
+    left = [trial for trial, kept in zip(trials, keep, strict=True) if kept]
+    if not left:
+        raise ValueError(f"--only {selection_text(only)}: no trial of the sweep has all of these")
     return left
-
-
-def _same(value: object, text: str) -> bool:
-    try:
-        return value == text or (isinstance(value, int | float) and float(value) == float(text))
-    except ValueError:
-        return False

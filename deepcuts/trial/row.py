@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -39,13 +41,25 @@ def identity_columns(trial: TrialSpec, sweep: str) -> Row:
     }
 
 
+@cache
 def _git_commit() -> str | None:
-    """Return the commit of this checkout; None where the package is installed without one."""
+    """Return the commit of this checkout, with `-dirty` where tracked files of the package differ from it.
+
+    None where the package is installed without a checkout. Looked up once: the code that runs is the code of then.
+    """
     folder = Path(deepcuts.__file__).parent
     if not (folder.parent / ".git").exists():
         return None
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit and commit + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None where it prints nothing, or is not installed."""
+    with suppress(OSError):
+        found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        return found.stdout.strip() or None
+    return None
 
 
 def failure_columns(failure: Literal["trial", "infrastructure"], stage: str, error: str, traceback: str) -> Row:

@@ -176,7 +176,7 @@ def test_what_ray_can_never_give_is_refused_before_anything_is_written(capsys, t
     [
         (["--set", "retrain.epoch=3"], "retrain: unknown key 'epoch'; did you mean 'epochs'?"),
         (["--set", "x"], "cannot read --set 'x'"),
-        (["--only", "dataset=sst2"], "--only dataset=sst2: no trial is left; the sweep has toy"),
+        (["--only", "dataset=sst2"], "--only dataset=sst2: no trial has it; the trials have toy"),
         (["--only", "data=toy"], "--only: unknown key 'data'"),
     ],
 )
@@ -192,6 +192,8 @@ def test_wrong_options_are_refused_and_nothing_is_written(capsys, tmp_path, word
         ["run"],
         ["run", "s.yaml", "--only", "dataset"],
         ["run", "s.yaml", "--only", "dataset="],
+        ["run", "s.yaml", "--store", "a", "--store", "b"],
+        ["table", "s", "--sweep", "a", "--sweep", "b"],
         ["run", "s.yaml", "--max-hours", "0"],
         ["run", "s.yaml", "--max-hours", "nan"],
         ["run", "s.yaml", "--max-hours", "soon"],
@@ -280,7 +282,7 @@ def test_one_trial_of_a_store_is_found_beside_rows_of_other_versions(capsys, tmp
     store.write("trials", "bbbb0000", [trial("bbbb0000", spec=None)])
     code, _, err = run(capsys, "run-one", "results", "cccc")
     assert code == BAD_INPUT
-    assert "unknown trial 'cccc'; the store has 0 trials" in err
+    assert "unknown trial 'cccc'; there are 0 trials" in err
 
 
 def test_one_trial_of_a_gpu_is_not_run_over_its_results_on_a_machine_without(capsys, tmp_path):

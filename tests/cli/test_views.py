@@ -66,6 +66,28 @@ def test_a_baseline_alone_has_nothing_to_compare(uri: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    "only",
+    [
+        ["--only", "strategy=LayerMagWeight,strategy=LayerSNIP,seed=0"],
+        ["--only", "strategy=LayerMagWeight", "--only", "seed=0", "--only", "strategy=LayerSNIP"],
+    ],
+)
+def test_values_of_one_key_mean_or_and_keys_mean_and(
+    uri: str, capsys: pytest.CaptureFixture[str], only: list[str]
+) -> None:
+    assert main(["table", uri, "--json", *only]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["strategy"], row["n"]) for row in rows} == {("LayerMagWeight", 1), ("LayerSNIP", 1)}
+
+
+def test_a_view_chooses_a_trial_by_the_beginning_of_its_id(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", uri, "--json", "--only", "trial=a0a0"]) == 0
+    assert [row["n"] for row in json.loads(capsys.readouterr().out)] == [1]
+    assert main(["table", uri, "--json", "--only", "trial=a0"]) == 2
+    assert "give 4 characters or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--baseline", "LayerMagWeigt"], "unknown baseline 'LayerMagWeigt'; did you mean 'LayerMagWeight'"),
@@ -85,8 +107,33 @@ def test_bad_input_is_named_and_exits_2(
 
 
 def test_an_empty_store_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(tmp_path / "none")]) == 2
+    assert main(["compare", str(tmp_path)]) == 2
     assert "holds no trials yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "doctor", "cache", "compact", "table", "curves", "iou", "report"])
+def test_what_is_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert main([verb, str(tmp_path / "none")]) == 2
+    assert "there is no store" in capsys.readouterr().err
+    (tmp_path / "thesis.tex").write_text("")
+    assert main([verb, str(tmp_path)]) == 2
+    assert "is not a store" in capsys.readouterr().err
+
+
+def test_the_store_of_the_environment_is_the_default(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEEPCUTS_STORE", uri)
+    assert main(["table", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert main(["show", "a0a0"]) == 0
+    assert f"run-one {uri} a0a0" in capsys.readouterr().out
+    assert main(["query", "select count(*) as n from trials", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"n": 16}]
+    monkeypatch.delenv("DEEPCUTS_STORE")
+    monkeypatch.chdir(tmp_path)
+    assert main(["table"]) == 2
+    assert "there is no store 'results'" in capsys.readouterr().err
 
 
 def test_a_damaged_part_is_named_and_exits_1(uri: str, capsys: pytest.CaptureFixture[str]) -> None:

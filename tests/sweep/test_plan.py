@@ -62,6 +62,9 @@ def test_a_plan_counts_the_shared_work_that_is_left(tmp_path):
         ({"compression": "2.0"}, 10),
         ({"compression": "1"}, 1),
         ({"strategy": "Dense"}, 2),
+        ({"strategy": ["Dense", "LayerSNIP"]}, 4),
+        ({"strategy": ["Dense", "LayerSNIP"], "seed": ["0"]}, 2),
+        ({"seed": ["0", "1"], "compression": ["2", "1.0"]}, 11),
     ],
 )
 def test_only_chooses_trials(only, count):
@@ -70,13 +73,23 @@ def test_only_chooses_trials(only, count):
     assert len(only_those(trials, only)) == count
 
 
+def test_only_chooses_a_trial_by_the_beginning_of_its_id():
+    trials = sweep(**WIDE).trials()
+    assert only_those(trials, {"trial": trials[3].trial_id[:6]}) == [trials[3]]
+
+
 @pytest.mark.parametrize(
     ("only", "message"),
     [
-        ({"data": "toy"}, "--only: unknown key 'data'; known: trial, dataset, strategy, seed, compression, sparsity"),
-        ({"seed": "7"}, "--only seed=7: no trial is left; the sweep has 0, 1"),
-        ({"seed": "x"}, "--only seed=x: no trial is left"),
-        ({"strategy": "Dense", "compression": "2"}, "--only compression=2: no trial is left"),
+        (
+            {"data": "toy"},
+            "--only: unknown key 'data'; did you mean 'dataset'.; known: trial, dataset, strategy, seed",
+        ),
+        ({"seed": "7"}, "--only seed=7: no trial has it; the trials have 0, 1"),
+        ({"seed": ["0", "x"]}, "--only seed=x: no trial has it"),
+        ({"strategy": "LayerMagWeigth"}, "no trial has it; did you mean 'LayerMagWeight'?"),
+        ({"strategy": "Dense", "compression": "2"}, "--only strategy=Dense,compression=2: no trial of the sweep has"),
+        ({"trial": "ffff"}, "unknown trial 'ffff'"),
     ],
 )
 def test_only_that_leaves_nothing_is_refused(only, message):
