@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,22 +39,29 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
     today would not find are told apart by a setting `code`.
 
+    A frame that has both columns keeps them: then all views of its parts call an arm alike.
+
     >>> dc.with_arms(trials)[["strategy", "arm"]]
     """
+    if {"arm", "settings"} <= set(trials):
+        return trials
     specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
     found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
-    frame = trials.assign(spec=specs, settings=pd.Series(map(canonical, found), trials.index, dtype=object))
-    for place, code in enumerate(_codes(frame)):
-        if code:
-            frame.iloc[place, frame.columns.get_loc("settings")] = canonical({**found[place], "code": code})
+    frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
+    coded = zip(found, _codes(frame), strict=True)
+    frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
     names: dict[tuple[Any, ...], str] = {}
     for task, part in frame.groupby(_TASK, dropna=False, sort=False):
         kinds = list(part[["strategy", "settings"]].drop_duplicates().itertuples(index=False, name=None))
         names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
     keys = frame[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
-    arms = frame.assign(arm=pd.Series([names.get(key, key[2]) for key in keys], frame.index, dtype=object))
+    arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
     arms.attrs = trials.attrs
     return arms
+
+
+def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:
+    return pd.Series(list(values), trials.index, dtype=object)
 
 
 def of_dense(settings: str) -> str:
@@ -135,20 +142,21 @@ def _scoring(score: Settings) -> Settings:
 # Trials of other versions of the code
 
 
-def _codes(frame: pd.DataFrame) -> Sequence[str]:
-    """Return which code made each trial, where trials agree in everything: "" for today's, `older`, `older 2`."""
+def _codes(frame: pd.DataFrame) -> list[str | None]:
+    """Return which code made each trial, where trials agree in everything: None for today's, `older`, `older 2`."""
     arm = [*_TASK, "strategy", "settings"]
-    twice = frame.duplicated([*arm, *_ASKED, "seed"], keep=False)
-    codes = pd.Series("", frame.index)
+    point = [*arm, *_ASKED, "seed"]
+    twice = frame.duplicated(point, keep=False)
     if not twice.any():
-        return list(codes)
-    concerned = frame.merge(frame.loc[twice, arm].drop_duplicates(), on=arm).set_index("trial_id")
-    rank = pd.Series([int(not _current(*row)) for row in concerned["spec"].items()], concerned.index)
-    newest = concerned["finished_at"] if "finished_at" in concerned else pd.Series(pd.NaT, concerned.index)
-    order = concerned.assign(rank=rank, newest=newest).sort_values(["rank", "newest"], ascending=[True, False])
-    rank = order["rank"] + order.groupby([*arm, *_ASKED, "seed", "rank"], dropna=False).cumcount()
-    codes = frame["trial_id"].map(rank).fillna(0).astype(int)
-    return ["" if number == 0 else "older" if number == 1 else f"older {number}" for number in codes]
+        return [None] * len(frame)
+    concerned = frame.merge(frame.loc[twice, arm].drop_duplicates(), on=arm)
+    old = [not _current(*each) for each in zip(concerned["trial_id"], concerned["spec"], strict=True)]
+    when = [name for name in ("finished_at",) if name in concerned]
+    order = concerned.assign(old=old).sort_values(["old", *when], ascending=[True, *(False for _ in when)])
+    ranks = order["old"].astype(int) + order.groupby([*point, "old"], dropna=False).cumcount()
+    of_trial = dict(zip(order["trial_id"], ranks, strict=True))
+    names = {0: None, 1: "older"}
+    return [names.get(rank, f"older {rank}") for rank in (of_trial.get(each, 0) for each in frame["trial_id"])]
 
 
 def _current(trial_id: str, spec: str | None) -> bool:
@@ -167,14 +175,15 @@ def _current(trial_id: str, spec: str | None) -> bool:
 def _names(kinds: Sequence[tuple[str, str]]) -> list[str]:
     """Name the arms of a dataset, pairs of a strategy and its settings: the strategy, and what differs."""
     read = [(strategy, _read(settings)) for strategy, settings in kinds]
-    known = [(strategy, some) for strategy, some in read if some]
+    specified = {strategy for strategy, some in read if set(some) - {"code"}}
+    unknown = [strategy in specified and not set(some) - {"code"} for strategy, some in read]
+    known = [arm for arm, lacks in zip(read, unknown, strict=True) if not lacks]
     differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
-    names = []
-    for strategy, some in read:
-        shown = {name: some[name] for name in differing if name in some}
-        unknown = not some and any(strategy == each for each, _ in known)
-        names.append(_name(strategy, {"settings": "unknown"} if unknown else shown))
-    return names
+    shown = [{name: some[name] for name in differing if name in some} for _, some in read]
+    return [
+        _name(strategy, {"settings": "unknown"} | some if lacks else some)
+        for (strategy, _), some, lacks in zip(read, shown, unknown, strict=True)
+    ]
 
 
 def _differs(name: str, arms: Sequence[tuple[str, Settings]]) -> bool:

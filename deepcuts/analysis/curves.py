@@ -65,9 +65,10 @@ def curves(
 ) -> pd.DataFrame:
     """Summarise completed trials over seeds, a row per model, dataset, arm and compression or sparsity asked.
 
-    An arm is a strategy in one set of settings (`with_arms`): where settings differ, `arm` says in what. `trials` are the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval
-    `low, high` (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks in
-    the same settings, `dense` and `unpruned` (null where there is no such trial).
+    An arm is a strategy in one set of settings (`with_arms`): where settings differ, `arm` says in what. `trials` are
+    the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval `low, high`
+    (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks in the same
+    settings, `dense` and `unpruned` (null where there is no such trial).
 
     `x` is the place on the `axis`: the sparsity or compression that was asked for, else the mean achieved; `auto` is
     compression where every trial asked for one. `metric` is the task's main one by default; another is looked up in
@@ -119,8 +120,8 @@ def training_curves(
     """Return the metric after every epoch of fine-tuning (stage dense, each network once) and of retraining.
 
     A row per trial, stage and epoch: `model, dataset, metric, trial_id, strategy, arm, compression, sparsity_asked,
-    seed, stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by default;
-    the split `train` has `loss`.
+    seed, stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by
+    default; the split `train` has `loss`.
 
     Raises ValueError for a metric that the split does not have, naming the nearest.
 
@@ -195,9 +196,9 @@ def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> p
 def table(trials: pd.DataFrame) -> pd.DataFrame:
     """Summarise all trials, a row per model, dataset, arm and compression or sparsity asked.
 
-    An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and `failed`, the mean of the metric after every stage with half its
-    95 % t interval (`dense, dense_half_width, ...`), and the sparsity and compression achieved. Dense and Unpruned
-    come first.
+    An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
+    `failed`, the mean of the metric after every stage with half its 95 % t interval (`dense, dense_half_width, ...`),
+    and the sparsity and compression achieved. Dense and Unpruned come first.
 
     >>> dc.table(trials)
     """

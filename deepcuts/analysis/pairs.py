@@ -90,8 +90,8 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby(keys, dropna=False, observed=True, sort=False)
     means = groups.agg(pairs=("trial_a", "size"), **{name: (name, "mean") for name in MEASURES}).reset_index()
     kinds = [_named(part, control=key[3] == "controls") for key, part in groups]
-    means.insert(means.columns.get_loc("pairs"), "arms", [len(names) for names in kinds])
-    means.insert(means.columns.get_loc("pairs"), "names", [", ".join(names) for names in kinds])
+    means.insert(len(keys), "arms", [len(names) for names in kinds])
+    means.insert(len(keys) + 1, "names", [", ".join(names) for names in kinds])
     means = means.sort_values(["model", "dataset", "relation", "of", *_ASKED], kind="stable", ignore_index=True)
     return means.astype({"relation": str, "of": str})
 

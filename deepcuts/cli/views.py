@@ -157,7 +157,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     from deepcuts.names import find_id
     from deepcuts.pruning.criteria import NOT_PRUNED
 
-    store, frame = existing(args.store_uri), _trials(args)
+    store, frame = existing(args.store_uri), deepcuts.with_arms(_trials(args))
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
     if args.json:

@@ -88,7 +88,8 @@ def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
     """Draw lines for the fine-tuned networks and the retrained unpruned ones, with their names at the right.
 
-    There are several of them where arms have other settings. Curves are low there. The limits leave room for both lines and every seed, but not for the widest band.
+    There are several of them where arms have other settings. Curves are low there. The limits leave room for all these
+    lines and every seed, but not for the widest band.
     """
     levels = part[["dense", "unpruned"]].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
     shown = [*levels["value"], *part["values"].explode().astype(float)]

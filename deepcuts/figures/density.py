@@ -36,8 +36,8 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
     A panel has the share of the weights kept against depth, a line per kind of layer, averaged over seeds and
     datasets; the dashed line is the whole network's. There is a row of panels per arm (a strategy in one set of
-    settings) and a column per compression. Arms that keep the same share in every layer have one row together. Raises ValueError for an
-    empty frame.
+    settings) and a column per compression. Arms that keep the same share in every layer have one row together. Raises
+    ValueError for an empty frame.
 
     >>> dc.plot_density(dc.density(store), trials)
     """
@@ -133,9 +133,7 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(places)), places)
         axes.set_xlabel(axis, fontsize=8.5, color=INK)
         axes.set_xlim(-0.3, len(places) - 0.7)
-    handles = [
-        Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["arm"].unique())
-    ]
+    handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["arm"].unique())]
     handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
     return figure

@@ -111,8 +111,8 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     """Draw the overlap per layer from a frame of `overlap`, averaged over its pairs, against depth.
 
     With the rows of `trials` the pairs are those of methods alone: random and shuffled masks agree as by chance by
-    construction, so pairs with such a control count only where there are no others. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa. Raises ValueError
-    for a frame without layers.
+    construction, so pairs with such a control count only where there are no others. The left panel has the IoU of the
+    pruned places beside what chance gives, the right one kappa. Raises ValueError for a frame without layers.
 
     >>> dc.plot_layers(dc.overlap(store), trials)
     """

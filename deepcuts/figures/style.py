@@ -78,7 +78,8 @@ def look(arm: str) -> Look:
         color, marker = every[place % len(every)][0], every[place // len(every) % len(every)][1]
     if settings:
         place = _number(settings)
-        color = to_hex([_SHADES[place % len(_SHADES)] * part for part in to_rgb(color)])
+        red, green, blue = (_SHADES[place % len(_SHADES)] * part for part in to_rgb(color))
+        color = to_hex((red, green, blue))
         marker = every[place // len(_SHADES) % len(every)][1]
     return Look(color, marker, _SHUFFLED if control else _DASHES[scope], bool(control))
 

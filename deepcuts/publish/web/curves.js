@@ -3,7 +3,7 @@ const [SPARSITY, COMPRESSION, COUNT, MEAN, LOW, HIGH, VALUES] = [0, 1, 2, 3, 4, 
 const STAGES = [['retrained', 'retrained'], ['rewound', 'rewound, before retraining'], ['pruned', 'pruned, before the rewind']];
 const curveState = { facet: 0, stage: 'retrained', axis: null, scale: 'linear', relative: false, seeds: false, hidden: new Set(), at: null };
 
-const facetTask = (facet) => [facet.set, facet.model, facet.dataset].filter(Boolean).join(' · ');
+const facetTask = (facet) => [facet.model, facet.dataset].filter(Boolean).join(' · ');
 const facetNow = () => data.facets[curveState.facet];
 const stageNow = () => facetNow().stages[curveState.stage];
 const axisNow = () => curveState.axis ?? facetNow().axis;
