@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from deepcuts.sweep.launch import plan as plan
     from deepcuts.sweep.launch import read_sweep as read_sweep
     from deepcuts.sweep.launch import run as run
-    from deepcuts.sweep.launch import run_trial as run_trial
+    from deepcuts.sweep.single import run_trial as run_trial
 
 __version__ = "0.1.0"
 
@@ -103,7 +103,7 @@ _HOMES = {
     "plan": "sweep.launch",
     "read_sweep": "sweep.launch",
     "run": "sweep.launch",
-    "run_trial": "sweep.launch",
+    "run_trial": "sweep.single",
 }
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 
 def cache_folder(kind: str) -> Path:
-    """Return the folder for one kind of entries: in DEEPCUTS_CACHE, else in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepcuts"
-    return Path(os.environ.get("DEEPCUTS_CACHE", default)) / kind
+    """Return the folder for one kind of entries: in DEEPCUTS_CACHE, else in the user's cache folder.
+
+    A user without a home folder, as in some containers, has it in the folder for temporary files.
+    """
+    if given := os.environ.get("DEEPCUTS_CACHE"):
+        return Path(given) / kind
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "deepcuts" / kind
+    try:
+        return Path.home() / ".cache" / "deepcuts" / kind
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"deepcuts-{os.getuid()}" / kind
 
 
 def write_cache(path: Path, content: bytes) -> None:

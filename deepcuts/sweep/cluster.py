@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.store.store import Store
+from deepcuts.sweep.machines import MOST_CPUS, Machines, this_machine
 
 
 def ray_options() -> dict[str, Any]:
@@ -34,23 +37,106 @@ def ray_options() -> dict[str, Any]:
     return {"logging_level": logging.ERROR}
 
 
-def start_ray(address: str | None) -> None:
-    """Connect to a running cluster, or start Ray on this machine. Raises ValueError where there is no cluster.
+def start_ray(address: str | None, source: str = "--address") -> None:
+    """Connect to a running cluster, or start Ray on this machine with the cores and GPUs that this process may use.
 
+    `source` says who named the address. Raises ValueError where no cluster answers there, and where Ray cannot start.
     Without an address, Ray itself would connect to the last cluster of this machine, even to one that is gone.
     """
     options = ray_options() | {"log_to_driver": False}
-    try:
-        if address:
+    if address:
+        _check_answers(address, source)
+        try:
             ray.init(address=address, **options)
-        else:
-            ray.init(address="local", include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--address {address!r}: no Ray cluster answers there: {error}") from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{source} {address!r}: Ray cannot connect to it: {error}; is it a cluster of this version of Ray"
+                f" ({ray.__version__}) and does it ask for a token (RAY_AUTH_MODE)? {_OWN.capitalize()}"
+            ) from None
+        return
+    here = this_machine().nodes[0]
+    folder = temporary_folder()
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=int(here["CPU"]),
+            num_gpus=int(here["GPU"]),
+            _temp_dir=folder,
+            **options,
+        )
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        raise ValueError(f"Ray cannot start on this machine, in {folder!r}: {error}") from None
+
+
+_NOBODY, _OWN = "no Ray cluster answers", "give --address local to start a Ray of your own, or unset RAY_ADDRESS"
+ANSWER_SECONDS = 5.0
+
+
+def _check_answers(address: str, source: str) -> None:
+    """Try to reach HOST:PORT, for Ray itself keeps trying for minutes. Raises ValueError."""
+    if address == "auto":
+        return
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{source} {address!r} is the address of a dashboard, which takes jobs; give that of the cluster, HOST:PORT"
+            f" as `ray status` prints it (6379 is its usual port); {_OWN}"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{source} {address!r} is not HOST:PORT, such as 10.0.0.1:6379, nor auto; {_OWN}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"{source} {address!r}: {_NOBODY} there: {error}; {_OWN}") from None
+
+
+# Ray's sockets lie in FOLDER/session_DATE_TIME_MICROSECONDS_PROCESS/sockets/, and Linux allows their paths 107 bytes.
+LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
+
+
+def temporary_folder() -> str:
+    """Return the folder for Ray's files: below RAY_TMPDIR, TMPDIR or /tmp, the first that is short enough and writable.
+
+    Raises ValueError where none is.
+    """
+    why = []
+    for name, parent in (
+        ("RAY_TMPDIR", os.environ.get("RAY_TMPDIR")),
+        ("TMPDIR", os.environ.get("TMPDIR")),
+        ("the default", "/tmp"),
+        ("the default", "/var/tmp"),
+    ):
+        if not parent:
+            continue
+        for folder in (os.path.join(parent, "ray"), os.path.join(parent, f"ray-{os.getuid()}")):
+            if problem := _unusable(folder):
+                why.append(f"{folder!r} ({name}) {problem}")
+            else:
+                return folder
+    raise ValueError(
+        f"Ray has nowhere to keep its files: {'; '.join(why)}; set RAY_TMPDIR to a folder of at most"
+        f" {LONGEST_FOLDER - len('/ray')} characters that you may write"
+    )
+
+
+def _unusable(folder: str) -> str | None:
+    """Say what keeps Ray from using a folder; None where nothing does. Makes the folder, open to other users."""
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        return f"is longer than the {LONGEST_FOLDER} bytes that leave room for the names of sockets"
+    try:
+        if not os.path.isdir(folder):
+            os.mkdir(folder)
+            os.chmod(folder, 0o1777)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"deepcuts")
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return None
 
 
 @contextmanager
-def use_ray(address: str | None) -> Iterator[None]:
+def use_ray(address: str | None, source: str = "--address") -> Iterator[None]:
     """Use the Ray of this process, or one that is started (or connected to) for a while.
 
     Raises ValueError for an address where the process is connected to a Ray already, and as `start_ray` does.
@@ -58,22 +144,28 @@ def use_ray(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         if address:
             raise ValueError(
-                f"--address {address!r}: this process is connected to a Ray already; call ray.shutdown() first, or give"
+                f"{source} {address!r}: this process is connected to a Ray already; call ray.shutdown() first, or give"
                 " no address to use that one"
             )
         ray_options()
         yield
         return
-    start_ray(address)
+    start_ray(address, source)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def gpus_of_cluster() -> float:
-    """Return the most GPUs that a node of the cluster has, or that one which its autoscaler may start would have."""
-    return max((resources.get("GPU", 0.0) for resources in _node_kinds()), default=0.0)
+def machines_of_cluster(cluster: str | None) -> Machines:
+    """Return the nodes of the Ray that this process is connected to, and of a kind that its autoscaler may start.
+
+    `cluster` is the address and who gave it; None where the process was connected already.
+    """
+    nodes = tuple(_node_kinds())
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    size = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
+    return Machines(f"the Ray cluster {cluster or 'of this process'}: {size}", nodes)
 
 
 def choose_cpus(asked: int | None, gpus: float) -> int:
@@ -89,7 +181,7 @@ def choose_cpus(asked: int | None, gpus: float) -> int:
             f"resources: a trial asks for {asked or 1} cpus and {gpus:g} gpus on one node, and no node can ever give"
             f" that; the cluster has nodes of {kinds or 'no resources at all'}"
         )
-    return asked if asked is not None else min(4, *cores)
+    return asked if asked is not None else min(MOST_CPUS, *cores)
 
 
 def _node_kinds() -> list[dict[str, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,12 +131,6 @@ def check_disk(store: Store, cost: Cost) -> None:
             f"store {store.uri!r}: the sweep needs about {size_text(cost.bytes)} and {size_text(free)} are free; make"
             " room, choose another with --store, or run part of it with --only"
         )
-
-
-def local_slots(cpus: int, gpus: float, gpus_here: float) -> int:
-    """Return how many trials this machine runs at a time."""
-    by_cpu = (os.cpu_count() or 1) // max(1, cpus)
-    return max(1, min(by_cpu, int(gpus_here / gpus)) if gpus else by_cpu)
 
 
 # The share of a peak that is left free beside it, and the bytes of CUDA's own context and kernels in each process.

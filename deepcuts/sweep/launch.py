@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +15,24 @@ from typing import Any, Literal
 from rich.console import Console
 
 from deepcuts.experiment.grid import SweepSpec, describe
-from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.names import Selection
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots, recommended
+from deepcuts.sweep.cost import Cost, check_disk, estimate, recommended
+from deepcuts.sweep.machines import (
+    MOST_CPUS,
+    Machines,
+    check_cpus,
+    choose_gpus,
+    local_gpus,
+    ray_address,
+    this_machine,
+    usable_cpus,
+)
 from deepcuts.sweep.plan import Plan, make_plan, only_those
-from deepcuts.sweep.prepare import Prepared, check_cpus, choose_gpus, local_gpus, prepare_sweep
+from deepcuts.sweep.prepare import Prepared, prepare_sweep
 from deepcuts.sweep.progress import Progress
 from deepcuts.wording import duration, size_text
 
@@ -78,6 +86,7 @@ class SweepPlan:
     todo: Plan
     gpus: float
     cost: Cost
+    machines: Machines
 
     @property
     def file(self) -> SweepFile:
@@ -105,8 +114,8 @@ class SweepPlan:
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(
-            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on this machine, {cost.basis};"
-            f" {size_text(cost.bytes)} of disk"
+            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on {self.machines.name},"
+            f" {cost.basis}; {size_text(cost.bytes)} of disk"
         )
         if (share := recommended(todo, self.store)) is not None:
             lines.append(f"  {share}")
@@ -151,32 +160,32 @@ def plan(
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
-    with _ray_at(address) if address else nullcontext():
-        return _plan(sweep, store, only or {}, retry_failed, address)
+    with _cluster(address) as cluster:
+        return _plan(sweep, store, only or {}, retry_failed, cluster)
 
 
-def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, address: str | None) -> SweepPlan:
+def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, cluster: str | None) -> SweepPlan:
     file = sweep.file
-    available: float = local_gpus()
-    if address or _has_ray():
-        from deepcuts.sweep.cluster import gpus_of_cluster
+    machines = this_machine()
+    if cluster or _has_ray():
+        from deepcuts.sweep.cluster import machines_of_cluster
 
-        available = gpus_of_cluster()
+        machines = machines_of_cluster(cluster)
     else:
         check_cpus(file.resources.cpus)
-    gpus = choose_gpus(file.resources.gpus, available)
+    gpus = choose_gpus(file.resources.gpus, machines.gpus)
     prepared = sweep.prepared("cuda" if gpus else "cpu")
     todo = make_plan(only_those(prepared.spec.trials(), only), store, retry_failed, file.keep_models)
-    cost = _cost(todo, prepared, store, gpus, available)
+    cost = _cost(todo, prepared, store, gpus, machines)
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost)
+    return SweepPlan(prepared, store, todo, gpus, cost, machines)
 
 
-def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, available: float) -> Cost:
+def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines) -> Cost:
     file = prepared.spec.file
-    cpus = file.resources.cpus or min(4, os.cpu_count() or 1)
-    slots = min(file.resources.max_concurrent or 10**6, local_slots(cpus, gpus, available))
+    cpus = file.resources.cpus or min(MOST_CPUS, usable_cpus())
+    slots = min(file.resources.max_concurrent or 10**6, machines.slots(cpus, gpus))
     return estimate(
         todo,
         prepared.counts,
@@ -237,7 +246,8 @@ def run(
 
     Works on the command line, in a notebook's cell, in a thread and under asyncio. An interrupt (Ctrl-C, the
     notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray
-    cluster; without it Ray is started here for as long as it takes, unless the process has one already.
+    cluster (default: RAY_ADDRESS); without one, or with `local`, Ray is started here for as long as it takes, unless
+    the process has one already.
 
     `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own; `on_plan`
     hears what is planned before anything is written. Raises ValueError, before anything is written, for all that `plan`
@@ -247,14 +257,14 @@ def run(
     """
     if max_hours is not None and not 0 < max_hours < 1e6:
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
-    with _ray_at(address) if address else nullcontext():
-        planned = _plan(sweep, store, only or {}, retry_failed, address)
+    with _cluster(address) as cluster:
+        planned = _plan(sweep, store, only or {}, retry_failed, cluster)
         on_plan(planned)
         if not planned.todo.to_run:
             store.probe()
             _write_sweep(store, planned.prepared.spec)
             return _launched(planned)
-        with _alone(), nullcontext() if address else _ray_at(None):
+        with _alone(), nullcontext() if cluster else _ray_at(None, ""):
             cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
             store.probe()
             _write_sweep(store, planned.prepared.spec)
@@ -280,11 +290,25 @@ def _has_ray() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
-def _ray_at(address: str | None) -> AbstractContextManager[None]:
+@contextmanager
+def _cluster(given: str | None) -> Iterator[str | None]:
+    """Connect to a cluster, where --address or RAY_ADDRESS names one, and yield its address.
+
+    A process that is connected to a Ray already uses that one, whatever RAY_ADDRESS says.
+    """
+    address, source = ray_address(given)
+    if address is None or (_has_ray() and not given):
+        yield None
+        return
+    with _ray_at(address, source):
+        yield f"{address} ({source})"
+
+
+def _ray_at(address: str | None, source: str) -> AbstractContextManager[None]:
     """Use a Ray for a while; loading it takes a second, which a plan for this machine does without."""
     from deepcuts.sweep.cluster import use_ray
 
-    return use_ray(address)
+    return use_ray(address, source)
 
 
 def _trial_cpus(planned: SweepPlan) -> int:
@@ -304,7 +328,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     file, todo, store = planned.file, planned.todo, planned.store
     done = len(todo.done) - len(todo.again)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
-    progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial")
+    where = planned.machines.name
+    progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
     with progress:
         outcome = run_plan(
             todo,
@@ -348,51 +373,3 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
     store.write("sweeps", spec.name, rows)
     text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
     store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
-
-
-def run_trial(
-    trial: TrialSpec,
-    store: Store,
-    *,
-    wanted: Sequence[TrialSpec] = (),
-    sweep: str | None = None,
-    threads: int | None = None,
-    keep_model: bool = False,
-    checkpoint_minutes: float = 5.0,
-    on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None,
-) -> Row:
-    """Run one trial in this process, without Ray, and return its row of the table `trials`.
-
-    What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
-    `sweep` is the name that its row gets (default: that of the row it replaces, else "run-one"), `threads` the CPU
-    threads (default: up to 4), and `on_progress` hears the stage, epoch and step. A trial that fails leaves a row with
-    `status` failed, its `error` and `traceback`.
-
-    Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
-    store fails on the way.
-
-    >>> row = dc.run_trial(sweep.trials()[1], store)
-    >>> row["metric"], row["retrained"]
-    """
-    from deepcuts.trial.context import Context
-    from deepcuts.trial.trial import run_stages
-
-    if trial.dense.device == "cuda" and not local_gpus():
-        raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
-    store.probe()
-    together = shared([trial, *wanted])
-    context = Context(
-        store,
-        threads or min(4, os.cpu_count() or 1),
-        checkpoint_minutes=checkpoint_minutes,
-        snapshots=together.snapshots(trial),
-        partners=together.partners(trial),
-        on_progress=on_progress,
-    )
-    return run_stages(trial, sweep or _sweep_of(trial, store) or "run-one", context, keep_model)
-
-
-def _sweep_of(trial: TrialSpec, store: Store) -> str | None:
-    """The sweep that a trial's row in the store names; None where there is no row."""
-    rows = store.read("trials", ["trial_id", "sweep"]).table.to_pylist()
-    return next((row["sweep"] for row in rows if row["trial_id"] == trial.trial_id), None)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from deepcuts.data.splits import check, locate
@@ -87,31 +86,3 @@ def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:
     steps = settings.finetune.epochs * math.ceil(used / settings.finetune.batch_size)
     if settings.rewind > steps:
         raise ValueError(f"rewind: step {settings.rewind!r} is beyond the {steps} steps of fine-tuning on {dataset!r}")
-
-
-def local_gpus() -> int:
-    """Count the NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES shows, without loading CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")])
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
-
-
-def choose_gpus(asked: float | None, available: float) -> float:
-    """Return the GPUs of a trial: as asked, else 1 if there are any. Raises ValueError if more are asked for."""
-    if asked is None:
-        return 1.0 if available else 0.0
-    if asked > available:
-        there = f"only {available:g}" if available else "no usable GPU"
-        raise ValueError(
-            f"resources.gpus: {asked:g} a trial are asked for and there is {there}; set resources.gpus=0 to run on the"
-            " CPU, or give --address of a cluster that has GPUs"
-        )
-    return asked
-
-
-def check_cpus(asked: int | None) -> None:
-    """Raise ValueError for more CPU cores a trial than this machine has."""
-    cores = os.cpu_count() or 1
-    if asked is not None and asked > cores:
-        raise ValueError(f"resources.cpus: {asked} a trial are asked for and this machine has {cores}")

@@ -161,9 +161,9 @@ def test_a_store_without_permission_is_refused(capsys, tmp_path, monkeypatch):
 
 def test_what_ray_can_never_give_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch):
     cluster = pytest.importorskip("deepcuts.sweep.cluster")
-    monkeypatch.setattr(cluster, "start_ray", lambda address: None)
+    monkeypatch.setattr(cluster, "start_ray", lambda address, source: None)
     monkeypatch.setattr(cluster, "_node_kinds", lambda: [{"CPU": 1.0}])
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("deepcuts.sweep.machines.usable_cpus", lambda: 64)
     path = write(tmp_path, TOY.replace("gpus: 0", "gpus: 0, cpus: 32"))
     code, _, err = run(capsys, "run", path, "--store", "results")
     assert code == BAD_INPUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,20 @@ def test_the_environment_decides_the_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder("counts") == tmp_path / ".cache/deepcuts/counts"
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("DEEPCUTS_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    folder = cache_folder("tokens")
+    assert folder.name == "tokens"
+    assert folder.parent.name == f"deepcuts-{os.getuid()}"
+    monkeypatch.setenv("DEEPCUTS_CACHE", "given")
+    assert cache_folder("tokens") == Path("given/tokens")
 
 
 def test_an_entry_replaces_the_old_one_and_nothing_else_is_left(tmp_path: Path) -> None:

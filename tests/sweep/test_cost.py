@@ -11,7 +11,7 @@ from builders.specs import sweep
 
 from deepcuts.experiment.spec import canonical
 from deepcuts.store.store import Store
-from deepcuts.sweep.cost import Cost, check_disk, estimate, local_slots
+from deepcuts.sweep.cost import Cost, check_disk, estimate
 from deepcuts.sweep.plan import make_plan
 from deepcuts.wording import size_text
 
@@ -101,11 +101,3 @@ def test_too_little_disk_is_refused_with_both_numbers(tmp_path, monkeypatch):
 )
 def test_bytes_are_readable(count, text):
     assert size_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "here", "slots"), [(1, 0, 0, 8), (4, 0, 0, 2), (16, 0, 0, 1), (1, 1, 2, 2), (4, 0.25, 2, 2)]
-)
-def test_slots_are_what_cores_and_gpus_allow(monkeypatch, cpus, gpus, here, slots):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert local_slots(cpus, gpus, here) == slots

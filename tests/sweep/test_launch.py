@@ -26,7 +26,7 @@ def sweep(tmp_path: Path) -> Sweep:
 def connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has a Ray already, of two GPUs."""
     monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("deepcuts.sweep.cluster.gpus_of_cluster", lambda: 2.0)
+    monkeypatch.setattr("deepcuts.sweep.cluster._node_kinds", lambda: [{"CPU": 4.0, "GPU": 2.0}])
 
 
 def test_a_second_sweep_at_once_in_one_process_is_refused_and_writes_nothing(sweep: Sweep, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
 from deepcuts.experiment.sweepfile import read_sweep_file
-from deepcuts.sweep.prepare import check_cpus, choose_gpus, local_gpus, prepare_sweep
+from deepcuts.sweep.prepare import prepare_sweep
 
 COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
 REVIEWS = "datasets: {reviews: {train: train.csv, validation: validation.csv, text: body, classes: 2}}"
@@ -96,30 +96,3 @@ def test_what_cannot_run_is_refused(tmp_path, changes, message):
 @pytest.mark.parametrize("changes", [["rewind=1250"], ["rewind=35", "max_train_examples=100"], ["compressions=[5]"]])
 def test_the_most_that_can_be_asked_for_is_allowed(tmp_path, changes):
     assert len(prepare(tmp_path, SMALL, *changes).spec.trials()) == 2
-
-
-@pytest.mark.parametrize(
-    ("asked", "available", "gpus"), [(None, 0, 0), (None, 2, 1), (0, 2, 0), (0.25, 1, 0.25), (2, 2, 2), (0, 0, 0)]
-)
-def test_a_trial_has_a_gpu_where_there_is_one(asked, available, gpus):
-    assert choose_gpus(asked, available) == gpus
-
-
-@pytest.mark.parametrize(("asked", "available", "there"), [(1, 0, "no usable GPU"), (0.5, 0, "no"), (4, 2, "only 2")])
-def test_gpus_that_are_not_there_are_refused_never_replaced_by_the_cpu(asked, available, there):
-    with pytest.raises(ValueError, match=f"resources.gpus: {asked} a trial are asked for and there is {there}"):
-        choose_gpus(asked, available)
-
-
-def test_more_cores_than_the_machine_has_are_refused(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    check_cpus(None)
-    check_cpus(2)
-    with pytest.raises(ValueError, match="resources.cpus: 3 a trial are asked for and this machine has 2"):
-        check_cpus(3)
-
-
-@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0", 1), ("0,3", 2)])
-def test_hidden_gpus_do_not_count(monkeypatch, visible, count):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert local_gpus() == count

@@ -23,7 +23,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.live import Watch
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import choose_cpus, gpus_of_cluster
+from deepcuts.sweep.cluster import choose_cpus, machines_of_cluster
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -74,7 +74,9 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
     with pytest.raises(ValueError, match=r"5 gpus on one node.*4 CPUs and 4 GPUs"):
         choose_cpus(None, 5)
     assert choose_cpus(None, 0.5) == 4
-    assert gpus_of_cluster() == 4
+    there = machines_of_cluster(None)
+    assert there.name == "the Ray cluster of this process: 1 node, 4 CPUs, 4 GPUs"
+    assert (there.gpus, there.slots(1, 1), there.slots(2, 1)) == (4, 4, 2)
 
 
 def count_own_trials(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:

@@ -1,0 +1,59 @@
+"""Runs one trial in this process, without Ray: for a notebook, for debugging, and where there is no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from deepcuts.experiment.sharing import shared
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus
+
+
+def run_trial(
+    trial: TrialSpec,
+    store: Store,
+    *,
+    wanted: Sequence[TrialSpec] = (),
+    sweep: str | None = None,
+    threads: int | None = None,
+    keep_model: bool = False,
+    checkpoint_minutes: float = 5.0,
+    on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None,
+) -> Row:
+    """Run one trial in this process, without Ray, and return its row of the table `trials`.
+
+    What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
+    `sweep` is the name that its row gets (default: that of the row it replaces, else "run-one"), `threads` the CPU
+    threads (default: up to 4), and `on_progress` hears the stage, epoch and step. A trial that fails leaves a row with
+    `status` failed, its `error` and `traceback`.
+
+    Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
+    store fails on the way.
+
+    >>> row = dc.run_trial(sweep.trials()[1], store)
+    >>> row["metric"], row["retrained"]
+    """
+    from deepcuts.trial.context import Context
+    from deepcuts.trial.trial import run_stages
+
+    if trial.dense.device == "cuda" and not local_gpus():
+        raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
+    store.probe()
+    together = shared([trial, *wanted])
+    context = Context(
+        store,
+        threads or min(MOST_CPUS, usable_cpus()),
+        checkpoint_minutes=checkpoint_minutes,
+        snapshots=together.snapshots(trial),
+        partners=together.partners(trial),
+        on_progress=on_progress,
+    )
+    return run_stages(trial, sweep or _sweep_of(trial, store) or "run-one", context, keep_model)
+
+
+def _sweep_of(trial: TrialSpec, store: Store) -> str | None:
+    """The sweep that a trial's row in the store names; None where there is no row."""
+    rows = store.read("trials", ["trial_id", "sweep"]).table.to_pylist()
+    return next((row["sweep"] for row in rows if row["trial_id"] == trial.trial_id), None)
