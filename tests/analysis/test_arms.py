@@ -63,9 +63,10 @@ def test_what_differs_is_named_as_in_the_sweep_file(one: Any, other: Any, names:
 def test_names_paths_seeds_and_levels_are_no_settings() -> None:
     tasks = [Task(text=("t",), classes=2, files={"train": name}, digest="d") for name in "ab"]
     sources = [ModelSource(name="toy", digest="d", revision=name) for name in "ab"]
-    made = [dense(task=task, model=model, seed=i) for i, (task, model) in enumerate(zip(tasks, sources, strict=True))]
-    assert arms(trial(of=made[0]), trial(of=made[1], compression=3.0)) == ["LayerMagWeight"] * 2
-    assert made[0].model_copy(update={"seed": 1}).dense_id == made[1].dense_id
+    given = [{"task": task, "model": model} for task, model in zip(tasks, sources, strict=True)]
+    made = [trial(of=dense(**given[0])), trial(of=dense(**given[1], seed=1), compression=3.0)]
+    assert arms(*made) == ["LayerMagWeight"] * 2
+    assert dense(**given[0]).dense_id == dense(**given[1]).dense_id
 
 
 def test_a_setting_of_retraining_that_follows_the_fine_tuning_is_not_named_twice() -> None:
