@@ -19,7 +19,7 @@ from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, 
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import CRITERIA
 
-Settings = Mapping[str, Any]
+_Settings = Mapping[str, Any]
 
 _TASK = ["model", "dataset"]
 _ASKED = ["compression", "sparsity_asked"]
@@ -81,12 +81,12 @@ def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def _read(settings: str) -> Settings:
+def _read(settings: str) -> _Settings:
     return dict(json.loads(settings))
 
 
 @lru_cache(maxsize=10_000)
-def _settings(spec: str) -> Settings:
+def _settings(spec: str) -> _Settings:
     """Return the complete settings of a spec in JSON, none if it cannot be read."""
     try:
         return _complete(json.loads(spec))
@@ -94,7 +94,7 @@ def _settings(spec: str) -> Settings:
         return {}
 
 
-def _complete(trial: dict[str, Any]) -> Settings:
+def _complete(trial: dict[str, Any]) -> _Settings:
     """Return the complete settings of a trial's spec: what it leaves out is at its default."""
     score = _defaults(ScoreSpec) | trial["score"]
     dense = _defaults(DenseSpec) | score.pop("dense")
@@ -120,16 +120,16 @@ def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(simple)))
 
 
-def _without(settings: Settings, names: Collection[str]) -> dict[str, Any]:
+def _without(settings: _Settings, names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def _identity(source: Settings, stands_for: set[str]) -> Settings:
+def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
     """Return what a model or dataset is: the digest of its content, or else where it comes from."""
     return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
 
 
-def _scoring(score: Settings) -> Settings:
+def _scoring(score: _Settings) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
     criterion = score["criterion"]
     if criterion is None:
@@ -186,7 +186,7 @@ def _names(kinds: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _differs(name: str, arms: Sequence[tuple[str, Settings]]) -> bool:
+def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
     """Whether a setting differs between arms that have it, or some arms of a strategy have it and others do not.
 
     A setting of `retrain` that is that of `finetune` in every arm says nothing more.
@@ -199,7 +199,7 @@ def _differs(name: str, arms: Sequence[tuple[str, Settings]]) -> bool:
     return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
 
 
-def _name(strategy: str, settings: Settings) -> str:
+def _name(strategy: str, settings: _Settings) -> str:
     if not settings:
         return strategy
     return f"{strategy} [{', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())}]"
