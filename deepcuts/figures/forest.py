@@ -35,7 +35,7 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
-    text = f"difference from {frame['baseline'].iloc[0]}, with its 95 % interval ({better})"
+    text = f"difference from {' or '.join(frame['baseline'].unique())}, with its 95 % interval ({better})"
     text += f"\nhollow: undecided · grey band: within ± {margin:g}, too small to matter"
     figure.supxlabel(plain(text), fontsize=8.5, color=INK)
     return figure
@@ -64,7 +64,8 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
         axes.text(-0.01, height, plain(place), transform=aside, ha="right", va="center", fontsize=8, fontweight="bold")
         for row in rows.to_dict("records"):
             height += 1
-            ticks.append((height, plain(row["strategy"])))
+            against = f"\nagainst {row['baseline']}" if part["baseline"].nunique() > 1 else ""
+            ticks.append((height, plain(row["strategy"] + against)))
             _mark(axes, {str(key): value for key, value in row.items()}, height, reach)
             axes.text(
                 1.01, height, _said(row["verdict"], row["n"]), transform=aside, va="center", fontsize=7.5, color=INK

@@ -68,6 +68,7 @@ def test_a_default_that_is_written_out_changes_no_id():
         {"max_train_examples": 100},
         {"precision": "bf16"},
         {"tf32": True},
+        {"length_grouping": False},
         {"compile": True},
         {"device": "cuda"},
         {"finetune": Training(micro_batch=4)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from builders.toy_trials import STEPS, TASK, TRAINING, context, dense, everything, rows, theta_0, theta_1, trial
 from torch import Tensor
 
+from deepcuts.data.batches import shuffled
 from deepcuts.data.splits import locate
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.spec import Training, TrialSpec
@@ -236,6 +238,23 @@ def test_controls_share_no_random_numbers_and_stay_nested(store: Store) -> None:
     for number, mask in enumerate(unrelated):
         for another in unrelated[:number]:
             assert 0.48 < (mask == another).float().mean() < 0.52  # 1 or nearly so, where they share random numbers
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_every_batch_is_drawn_as_the_setting_says(
+    grouping: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        given = signature(shuffled).bind(*arguments, **named).arguments
+        seen.add((given["purpose"], given["length_grouping"]))
+        return shuffled(*arguments, **named)
+
+    for module in ("training.train", "trial.shared_stages"):
+        monkeypatch.setattr(f"deepcuts.{module}.shuffled", watched)
+    completed(store, trial("LayerSNIP", dense(length_grouping=grouping)))
+    assert seen == {(purpose, grouping) for purpose in ("dense", "score plain", "retrained")}
 
 
 def test_every_training_is_seeded_by_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

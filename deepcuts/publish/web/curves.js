@@ -162,8 +162,7 @@ function drawNames(chart, lines, f, right) {
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
   for (const end of ends) {
-    const text = end.name.length > 25 ? `${end.name.slice(0, 24)}…` : end.name;
-    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, text)));
+    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 25))));
   }
 }
 
