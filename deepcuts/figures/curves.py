@@ -16,6 +16,10 @@ from deepcuts.figures.style import INK, line_style, look, new_figure, plain, tid
 from deepcuts.wording import level
 
 
+# How many letters a name at the end of a line may have; longer ones are in a legend.
+_LONGEST_END = 32
+
+
 def plot_curves(frame: pd.DataFrame) -> Figure:
     """Plot a metric against sparsity or compression, from a frame of `curves`.
 
@@ -32,7 +36,7 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     arms = sorted(frame["arm"].unique())
-    named = len(panels) == 1 and len(arms) <= 7
+    named = len(panels) == 1 and len(arms) <= 7 and max(map(len, arms)) <= _LONGEST_END
     figure = new_figure(6.0 if columns == 1 else 1.2 + 2.4 * columns, 2.7 * rows + (0.2 if named else 0.6))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, ((model, dataset, _), part) in zip(grid.flat, panels, strict=False):
@@ -121,7 +125,7 @@ def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
     for (_, end), height in zip(ends.iterrows(), heights, strict=True):
         style = look(end["arm"])
         axes.annotate(
-            plain(end["arm"]).replace(" [", "\n["),
+            plain(end["arm"]),
             (end["x"], end["mean"]),
             xytext=(1.05, height),
             textcoords=axes.get_yaxis_transform(),

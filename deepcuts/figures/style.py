@@ -80,7 +80,8 @@ def look(arm: str) -> Look:
         place = _number(settings)
         red, green, blue = (_SHADES[place % len(_SHADES)] * part for part in to_rgb(color))
         color = to_hex((red, green, blue))
-        marker = every[place // len(_SHADES) % len(every)][1]
+        others = sorted({each for _, each in every} - {marker})
+        marker = others[place // len(_SHADES) % len(others)]
     return Look(color, marker, _SHUFFLED if control else _DASHES[scope], bool(control))
 
 
