@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from deepcuts.figures.style import INK, line_style, look, new_figure, plain, tidy
 from deepcuts.wording import level
 
-
 # How many letters a name at the end of a line may have; longer ones are in a legend.
 _LONGEST_END = 32
 
