@@ -20,12 +20,16 @@ Rewind = Literal["init", "none"] | int
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file with the exact model, datasets and device that its names were found to mean."""
+    """A sweep file with the exact model, datasets and device that its names were found to mean.
+
+    `with_head` has the datasets that a head in the model's weights fits.
+    """
 
     file: SweepFile
     model: ModelSource
     tasks: Mapping[str, Task]
     device: Literal["cpu", "cuda"]
+    with_head: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -78,6 +82,8 @@ class SweepSpec:
             task=task,
             seed=seed,
             head=settings.head,
+            keep_head=settings.keep_head,
+            head_in_weights=dataset in self.with_head,
             loss=settings.loss,
             max_tokens=settings.max_tokens,
             max_train_examples=settings.max_train_examples,

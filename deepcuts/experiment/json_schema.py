@@ -19,6 +19,7 @@ _SETTINGS = {
     "max_tokens": "longer texts are cut to this many tokens",
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
+    "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",

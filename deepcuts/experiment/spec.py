@@ -96,13 +96,19 @@ class ModelSource(Frozen):
 
 
 class DenseSpec(Frozen):
-    """Everything that decides the fine-tuned (dense) network."""
+    """Everything that decides the fine-tuned (dense) network.
+
+    `keep_head`: begin with the head of the weights instead of one that the seed draws. `head_in_weights`: the weights
+    hold a head that fits; it is part of the id because earlier versions kept such a head unasked.
+    """
 
     model: ModelSource
     dataset: str
     task: Task
     seed: Natural
     head: Literal["linear", "sigmoid5"] = "linear"
+    keep_head: bool = False
+    head_in_weights: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None

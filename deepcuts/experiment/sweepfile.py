@@ -104,6 +104,7 @@ class Settings(Frozen):
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
     head: Literal["linear", "sigmoid5"] = "linear"
+    keep_head: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
     finetune: Training = Training()
     scoring: Scoring = Scoring()

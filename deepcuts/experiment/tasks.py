@@ -63,6 +63,13 @@ class Task(BaseModel):
         return self.classes if isinstance(self.classes, int) else len(self.classes or ())
 
     @property
+    def class_names(self) -> list[str]:
+        """The name of each class; where only their number is known, the numbers as text. Empty for a regression."""
+        if self.kind == "regression":
+            return []
+        return list(self.classes) if isinstance(self.classes, tuple) else [str(i) for i in range(self.outputs)]
+
+    @property
     def main_metric(self) -> str:
         return self.metric or ("accuracy" if self.kind == "classification" else "pearson")
 

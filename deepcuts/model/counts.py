@@ -24,7 +24,7 @@ def count_parameters(model: ModelSource, outputs: int, prune_biases: bool) -> Co
 
     Raises ValueError when the config cannot be loaded, is of an unknown kind, or has nothing to prune.
     """
-    config = _config_bytes(model)
+    config = config_bytes(model)
     path = _cache_path(config, outputs, prune_biases) if config is not None else None
     counts = _read_cache(path) if path else None
     if counts is None:
@@ -47,7 +47,7 @@ def _count(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
         ) from None
 
 
-def _config_bytes(model: ModelSource) -> bytes | None:
+def config_bytes(model: ModelSource) -> bytes | None:
     """Return the config, which decides the counts; None where it is not found.
 
     For a model of the Hub it is the current one: a revision such as `main` moves.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +23,14 @@ def silence_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model(name: str, revision: str, outputs: int, regression: bool, seed: int) -> nn.Module:
+def load_model(
+    name: str, revision: str, outputs: int, regression: bool, seed: int, head_rows: Sequence[int] | None = None
+) -> nn.Module:
     """Load the pretrained encoder with a classification head of `outputs`, in fp32.
 
-    The head is drawn from the seed before anything else is, unless the weights include one that fits. Raises ValueError
-    when a tensor of the encoder, except for its pooler, is missing from the weights or has another shape there.
+    The head is drawn from the seed before anything else is, whatever head the weights hold; with `head_rows` it is
+    that of the weights, and says for each output which of their rows it is. Raises ValueError when a tensor of the
+    encoder, except for its pooler, or of a head to be kept is missing from the weights or has another shape there.
     """
     silence_transformers()
     torch.manual_seed(seed)
@@ -43,18 +47,77 @@ def load_model(name: str, revision: str, outputs: int, regression: bool, seed: i
         trust_remote_code=False,
         dtype=torch.float32,
     )
-    inside = f"{model.base_model_prefix}."
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    wrong = [key for key in {*info["missing_keys"], *mismatched} if key.startswith(inside) and ".pooler." not in key]
+    absent = {*info["missing_keys"], *mismatched}
+    inside = f"{model.base_model_prefix}."
+    wrong = [key for key in absent if key.startswith(inside) and ".pooler." not in key]
     if wrong:
         raise ValueError(
             f"the weights of model {name!r} lack {len(wrong)} tensors of its encoder, such as {min(wrong)!r}:"
             " they belong to another architecture than its config.json"
         )
+    head = set(_outside_encoder(model))
+    if head_rows is None and head <= absent:
+        return model
+    labels = head_layout(name, revision, outputs)[1]
+    if head_rows is not None:
+        _keep_head(model, name, head & absent, labels, head_rows)
+    elif not labels <= info["missing_keys"]:
+        return _without(model, head | absent, seed)
     return model
 
 
-def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
+def _without(model: nn.Module, left_out: set[str], seed: int) -> nn.Module:
+    """Load the tensors of a model into a new one, but for some, which are drawn from the seed as if never stored."""
+    torch.manual_seed(seed)
+    stored = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    made, info = type(model).from_pretrained(  # type: ignore[attr-defined]
+        None, config=model.config, state_dict=stored, output_loading_info=True, dtype=torch.float32
+    )
+    assert left_out == info["missing_keys"], f"{left_out ^ info['missing_keys']!r} is not drawn from the seed"
+    drawn: nn.Module = made
+    return drawn
+
+
+@torch.no_grad()
+def _keep_head(
+    model: nn.Module, name: str, absent: Collection[str], labels: Collection[str], rows: Sequence[int]
+) -> None:
+    """Put the rows of the loaded head in the order of the outputs. Raises ValueError where it was not all loaded."""
+    if absent:
+        raise ValueError(
+            f"keep_head: {min(absent)!r} of the head is not in the weights of model {name!r}, or has another shape"
+        )
+    for key, parameter in model.named_parameters():
+        if key in labels:
+            parameter.copy_(parameter[list(rows)])
+
+
+def _outside_encoder(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter outside the encoder, by name: those of the head."""
+    inside = {id(parameter) for parameter in model.base_model.parameters()}  # type: ignore[union-attr]
+    return {key: tuple(each.shape) for key, each in model.named_parameters() if id(each) not in inside}
+
+
+def head_layout(name: str, revision: str, outputs: int | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Return the shape of each parameter outside the encoder, and the names of those that have a row for each output.
+
+    `outputs` None means as many as the model's own config has. Only the config is read.
+    """
+
+    def shapes(outputs: int | None) -> dict[str, tuple[int, ...]]:
+        labels = {} if outputs is None else {"num_labels": outputs}
+        config = transformers.AutoConfig.from_pretrained(
+            folder_of(name) or name, revision=revision, trust_remote_code=False, **labels
+        )
+        with torch.device("meta"):
+            return _outside_encoder(transformers.AutoModelForSequenceClassification.from_config(config))
+
+    found, other = shapes(outputs), shapes(99 if outputs != 99 else 98)
+    return found, {key for key, shape in found.items() if other[key] != shape}
+
+
+def _toy(outputs: int, regression: bool, seed: int) -> transformers.BertForSequenceClassification:
     config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     config.problem_type = "regression" if regression else "single_label_classification"
     model = transformers.BertForSequenceClassification(config)
@@ -67,19 +130,21 @@ def _toy(outputs: int, regression: bool, seed: int) -> nn.Module:
 def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     """Build the architecture that `load_model` loads for a task, in fp32 and evaluation mode, without its weights.
 
-    The caller loads weights into it. Its config has the labels of the task's classes.
+    The caller loads weights into it. Its config has the names of the task's classes, whatever head its folder holds.
     """
     silence_transformers()
+    model: transformers.PreTrainedModel
     if name == "toy":
-        return _toy(task.outputs, task.kind == "regression", 0).eval()
-    config = transformers.AutoConfig.from_pretrained(
-        folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
-    )
-    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
-    if isinstance(task.classes, tuple):
-        config.id2label = dict(enumerate(task.classes))
-        config.label2id = {label: number for number, label in config.id2label.items()}
-    model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model = _toy(task.outputs, task.kind == "regression", 0)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
+        )
+        config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+        model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    labels = dict(enumerate(task.class_names or ["LABEL_0"]))
+    model.config.id2label = labels
+    model.config.label2id = {label: number for number, label in labels.items()}
     return model.eval()
 
 

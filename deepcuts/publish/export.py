@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import tempfile
@@ -47,6 +48,7 @@ def export(store: Store, trial: str, folder: Path) -> Row:
     with tempfile.TemporaryDirectory(prefix="_export-", dir=folder.parent) as working:
         inside = Path(working) / folder.name
         model.save_pretrained(inside)  # type: ignore[operator]
+        _write_labels(inside / "config.json", model)
         tokenizer.save_pretrained(inside)
         counts = _rows_of(store, "masks", row["trial_id"], ["layer", "parameter", "shape", "size", "kept"])
         text = model_card(spec, row, _rows_of(store, "metrics", row["trial_id"]), counts)
@@ -55,6 +57,17 @@ def export(store: Store, trial: str, folder: Path) -> Row:
             folder.rmdir()
         shutil.move(inside, folder)
     return row
+
+
+def _write_labels(config: Path, model: nn.Module) -> None:
+    """Write the names of the outputs into the config, which `transformers` leaves out where they are its defaults.
+
+    Its default number of outputs is not two for every architecture: it is three for BART.
+    """
+    content = json.loads(config.read_text("utf-8"))
+    for key in ("id2label", "label2id"):
+        content[key] = getattr(model.config, key)
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _check_folder(folder: Path) -> None:

@@ -154,12 +154,13 @@ def _how(spec: TrialSpec, row: Row) -> str:
     start = {"init": "the pretrained weights", "none": "the fine-tuned weights"}.get(
         str(spec.rewind), f"the weights after {spec.rewind} steps of fine-tuning"
     )
+    head = ", with the head of its weights," if spec.dense.keep_head else ""
     scored = f"Scored every prunable weight by {spec.score.criterion}"
     if spec.score.batches:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
     steps = [
-        f"Fine-tuned {_name(spec)} on {spec.dense.dataset}: {finetune.epochs} epochs, batch {finetune.batch_size},"
-        f" {finetune.optimizer}, learning rate {finetune.lr:g}.",
+        f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {finetune.epochs} epochs,"
+        f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
         f"Kept the highest scores, scope {spec.scope}"
         + (", then shuffled the mask within each tensor (a control)." if spec.control == "shuffle" else "."),

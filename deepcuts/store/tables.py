@@ -51,6 +51,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds
         int: peak_gpu_bytes gpu_bytes
         string: precision
+        string: head_from
         int: micro_batch score_micro_batch examples_truncated
         string: host device
         time: started_at finished_at

@@ -11,10 +11,12 @@ from typing import Literal
 
 from deepcuts.data.splits import check, locate
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.spec import ModelSource
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
+from deepcuts.model.head import head_rows, weights_hold_head
 from deepcuts.pruning.compression import Counts, compression_to_fraction
 
 
@@ -45,7 +47,10 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
         _check_size(dataset, file, settings, counts[dataset])
         _check_rewind(dataset, settings, examples[dataset]["train"])
-    return Prepared(SweepSpec(file, model, tasks, device), counts, examples)
+        if settings.keep_head:
+            _check_kept_head(dataset, model, task)
+    with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
+    return Prepared(SweepSpec(file, model, tasks, device, with_head), counts, examples)
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
@@ -65,6 +70,13 @@ def _check_head(dataset: str, task: Task, settings: Settings) -> None:
                 f"{key}: {value!r} is for a regression, and {dataset!r} is a classification; set it for the regression"
                 f" alone, as in overrides: {{stsb: {{{key}: {value}}}}}"
             )
+
+
+def _check_kept_head(dataset: str, model: ModelSource, task: Task) -> None:
+    try:
+        head_rows(model, task)
+    except ValueError as error:
+        raise ValueError(f"keep_head: {dataset!r} cannot begin with the head of the weights: {error}") from None
 
 
 def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Counts) -> None:

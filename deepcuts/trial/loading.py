@@ -12,7 +12,8 @@ from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
-from deepcuts.model.load import load_model, load_tokenizer
+from deepcuts.model.head import head_rows
+from deepcuts.model.load import load_model, load_tokenizer, model_commit
 from deepcuts.model.network import Network, compiled
 
 
@@ -40,7 +41,8 @@ def device_of(dense: DenseSpec) -> torch.device:
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
-    source = dense.model.digest or (dense.model.name, dense.model.revision)
+    model = dense.model
+    source = model.digest or (model.name, model.revision, model_commit(model.name, model.revision))
     splits = {}
     for split in dense.task.splits:
         part = load_split(dense.task, split)
@@ -52,9 +54,10 @@ def load_material(dense: DenseSpec) -> Material:
 
 
 def load_network(dense: DenseSpec) -> Network:
-    """Load theta_0, the pretrained encoder with the head that the seed draws, onto its device."""
+    """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device."""
     regression = dense.task.kind == "regression"
-    model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed)
+    rows = head_rows(dense.model, dense.task) if dense.keep_head else None
+    model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed, rows)
     device = device_of(dense)
     use_quick_dropout(model)
     use_quick_attention(model)

@@ -29,6 +29,7 @@ def identity_columns(trial: TrialSpec, sweep: str) -> Row:
         **trial.level_columns,
         "rewind": None if trial.retrain is None else str(trial.rewind),
         "seed": dense.seed,
+        "head_from": "weights" if dense.keep_head else "seed",
         "metric": dense.task.main_metric,
         "dense_id": dense.dense_id,
         "score_id": trial.score.score_id,

@@ -63,6 +63,8 @@ def test_a_default_that_is_written_out_changes_no_id():
     [
         {"seed": 1},
         {"head": "sigmoid5"},
+        {"keep_head": True},
+        {"head_in_weights": True},
         {"loss": "mse_sum"},
         {"max_tokens": 64},
         {"max_train_examples": 100},

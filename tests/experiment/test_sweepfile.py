@@ -37,6 +37,7 @@ DEFAULTS = {
     "max_tokens": 128,
     "max_train_examples": None,
     "head": "linear",
+    "keep_head": False,
     "loss": "mean",
     "prune_biases": False,
     "finetune": TRAINING,

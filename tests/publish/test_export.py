@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import yaml
+from builders.tiny_models import tiny_folder
 from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deepcuts.cli.main import main
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.experiment.sweepfile import parse_sweep, read_sweep_file
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network
+from deepcuts.publish.export import export
 from deepcuts.publish.modelcard import model_card
 from deepcuts.store.store import Store
 from deepcuts.sweep.prepare import prepare_sweep
@@ -50,10 +54,12 @@ retrain: {epochs: 1}
 """
 
 
+WORDS = ["the film was good", "the plot was not bad", "the cast was awful", "the music was dull"]
+
+
 def _ran(folder: Path, text: str, keep: bool) -> tuple[Store, TrialSpec]:
     """A store with one pruned trial of a sweep, run in this process."""
-    words = ["the film was good", "the plot was not bad", "the cast was awful", "the music was dull"]
-    lines = [f"{word} {other},{number % 6}" for number, word in enumerate(words) for other in words]
+    lines = [f"{word} {other},{number % 6}" for number, word in enumerate(WORDS) for other in WORDS]
     (folder / "stars.csv").write_text("\n".join(["text,stars", *lines]) + "\n")
     (folder / "small.yaml").write_text(text.replace("DIR", str(folder)))
     trial = prepare_sweep(read_sweep_file(folder / "small.yaml"), "cpu").spec.trials()[-1]
@@ -70,8 +76,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrialSpec]:
 
 def _outputs_again(trial: TrialSpec, folder: Path) -> np.ndarray:
     """What the exported folder says about the validation split, evaluated as the trial was."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     prepare_process(1, trial.dense.tf32)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     network = Network(model, trial.dense.head, trial.dense.loss, trial.dense.precision, model.device)
@@ -97,6 +101,46 @@ def test_from_pretrained_gives_the_stored_predictions_bit_for_bit(
     assert main(["export", store.uri, trial.trial_id[:6], str(tmp_path / "new" / "model")]) == 0
     assert "new/model" in capsys.readouterr().out
     assert np.array_equal(_outputs_again(trial, tmp_path / "new" / "model"), _stored_outputs(store, trial))
+
+
+NAMES = ["LABEL_0", "LABEL_1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "labels"),
+    [
+        ("bart", 2, ["0", "1"]),
+        ("bart", NAMES, NAMES),
+        ("roberta", ["no", "yes"], ["no", "yes"]),
+        ("distilbert", 3, ["0", "1", "2"]),
+        ("modernbert", 2, ["0", "1"]),
+        ("deberta-v2", None, ["LABEL_0"]),
+    ],
+)
+def test_every_architecture_comes_back_with_its_outputs_and_their_names(
+    kind: str, classes: int | list[str] | None, labels: list[str], tmp_path: Path
+) -> None:
+    folder = tiny_folder(tmp_path / "model", kind, labels=["yes", "no"])  # names of a head that is not used
+    made = {"classes": classes} if classes else {"kind": "regression"}
+    own = {"train": f"{tmp_path}/own.jsonl", "validation": f"{tmp_path}/own.jsonl", "text": "text", **made}
+    lines = [{"text": text, "label": label if classes else 0.5} for text in WORDS for label in labels[:2]]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    raw = {"model": folder, "datasets": {"own": own}, "strategies": ["LayerMagWeight"], "sparsities": [0.5]}
+    raw |= {"max_tokens": 16, "finetune": {"epochs": 0}, "retrain": {"epochs": 0}}
+    trial = prepare_sweep(parse_sweep(raw), "cpu").spec.trials()[-1]
+    store = Store(str(tmp_path / "store"))
+    row = run_stages(trial, "some", Context(store, threads=1), keep_model=True)
+    assert row["status"] == "completed", row["traceback"]
+    export(store, trial.trial_id, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["id2label"] == {str(number): label for number, label in enumerate(labels)}
+    assert config["label2id"] == {label: number for number, label in enumerate(labels)}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == dict(enumerate(labels))
+    again = evaluate(
+        Network(model, "linear", "mean", "fp32", model.device), load_material(trial.dense).evaluated["validation"]
+    )
+    np.testing.assert_allclose(again, _stored_outputs(store, trial), rtol=1e-4, atol=1e-6)
 
 
 def test_pruned_weights_are_exactly_zero_in_the_exported_file(kept: tuple[Store, TrialSpec], tmp_path: Path) -> None:
