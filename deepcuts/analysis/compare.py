@@ -11,12 +11,12 @@ import pandas as pd
 from deepcuts.analysis.arms import agree, of_dense
 from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
-    LEVEL,
+    FEWEST_SEEDS,
     Floats,
+    corrected,
     equivalence,
-    fewest_seeds,
-    holm,
     interval,
+    is_shown,
     seeds_needed,
     sign_flip,
     spread,
@@ -28,8 +28,11 @@ from deepcuts.wording import Stage, level
 
 COMPARISON_COLUMNS = [
     *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "difference", "low", "high"),
-    *("p_t", "p_signflip", "p_holm", "verdict", "seeds_needed"),
+    *("p_t", "p_signflip", "p_differs", "p_within", "verdict", "seeds_needed"),
 ]
+
+# The largest difference that does not matter, in the metric's own unit, unless another is given.
+MARGIN = 0.01
 
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
@@ -38,7 +41,7 @@ def compare(
     trials: pd.DataFrame,
     baseline: str = "LayerMagWeight",
     stage: Stage = "retrained",
-    margin: float = 0.01,
+    margin: float = MARGIN,
     metric: str | None = None,
     metrics: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
@@ -49,14 +52,14 @@ def compare(
 
     `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per strategy and place: `difference` is
     strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
-    `low, high` (`significance.interval`). `p_holm` is `p_t` corrected for the number of rows of the frame (or
-    `p_signflip`, where all differences are equal and the t test is undefined). The verdict is
-    - equivalent: both one-sided tests, corrected over the frame, say that the difference lies within ± `margin`;
-    - better, worse: p_holm and the exact p_signflip are both at most 0.05, and the interval agrees;
-    - undecided otherwise, and always below 5 seeds: neither test can show anything then.
-    `seeds_needed` would decide with 80 % power if these were the true difference and spread (null: unknown, or above
-    10,000); its t test is at level 0.05 / number of rows. The baselines Dense (the fine-tuned network) and Unpruned
-    (the unpruned network, retrained) are compared with at every compression.
+    `low, high` (`significance.interval`). One rule gives every verdict: a t test over at least 6 seeds, with p times
+    the number of rows of the frame at most 0.05 (docs/statistics.md).
+    - equivalent: `p_within` (both one-sided tests) says that the difference lies within ± `margin`;
+    - better, worse: `p_differs` (two-sided; uncorrected `p_t`) says that there is a difference;
+    - undecided otherwise. Where both are shown, the verdict is equivalent, and `in_words` says which one is higher.
+    `p_signflip` needs no normal distribution; it is a check and no part of the rule. `seeds_needed` give a verdict in
+    80 % of all sweeps if these are the true difference and spread (null: unknown, or above 10,000). The baselines
+    Dense (the fine-tuned network) and Unpruned (the unpruned network, retrained) are compared with everywhere.
 
     `metric` is the task's main one by default; another needs `metrics`, the rows of `metrics(store)`.
     Raises ValueError for an unknown stage, metric or baseline, a margin that is not above 0, and several models.
@@ -69,15 +72,12 @@ def compare(
     pairs = _paired(rows, baseline, stage)
     arms = ["strategy", "baseline"]
     groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
-    level = LEVEL / max(1, len(groups))
-    tested = pd.DataFrame([_tested(differences, margin, level) for _, differences in groups])
+    tested = pd.DataFrame([_tested(differences, margin, len(groups)) for _, differences in groups])
     if tested.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
     frame = frame.merge(_places(pairs), on=_KEY)
-    frame["p_holm"] = holm(frame["p_t"].fillna(frame["p_signflip"]))
-    within = holm(frame.pop("p_within")) <= LEVEL
-    frame["verdict"] = [_verdict(row, same) for row, same in zip(frame.to_dict("records"), within, strict=True)]
+    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
     return frame.sort_values(["dataset", "sparsity", *arms], ignore_index=True)[COMPARISON_COLUMNS]
 
 
@@ -139,18 +139,20 @@ def _differences(part: pd.DataFrame) -> Floats:
     return (part["ours"] - part["theirs"]).dropna().to_numpy(np.float64)
 
 
-def _tested(differences: Floats, margin: float, level: float) -> dict[str, float]:
+def _tested(differences: Floats, margin: float, rows: int) -> dict[str, float]:
     mean = float(differences.mean()) if len(differences) else float("nan")
     low, high = interval(differences)
+    p = t_test(differences)
     return {
         "n": len(differences),
         "difference": mean,
-        "low": low,
-        "high": high,
-        "p_t": t_test(differences),
+        "low": float(low),
+        "high": float(high),
+        "p_t": float(p),
         "p_signflip": sign_flip(differences) if len(differences) else float("nan"),
-        "p_within": equivalence(differences, margin),
-        "seeds_needed": seeds_needed(mean, spread(differences), margin, level),
+        "p_differs": float(corrected(p, rows)),
+        "p_within": float(corrected(equivalence(differences, margin), rows)),
+        "seeds_needed": seeds_needed(mean, float(spread(differences)), margin, rows),
     }
 
 
@@ -161,11 +163,10 @@ def _places(pairs: pd.DataFrame) -> pd.DataFrame:
     return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
 
 
-def _verdict(row: Mapping[Hashable, Any], within: bool) -> str:
-    if within:
+def _verdict(row: Mapping[Hashable, Any]) -> str:
+    if is_shown(row["p_within"], row["n"]):
         return "equivalent"
-    shown = row["p_holm"] <= LEVEL and row["p_signflip"] <= LEVEL and not row["low"] <= 0 <= row["high"]
-    if not shown:
+    if not is_shown(row["p_differs"], row["n"]):
         return "undecided"
     above = row["difference"] > 0
     return "better" if above != (row["metric"] in LOWER_IS_BETTER) else "worse"
@@ -174,11 +175,26 @@ def _verdict(row: Mapping[Hashable, Any], within: bool) -> str:
 LOWER_IS_BETTER = ("mse", "loss")
 
 
+def short_verdict(row: Mapping[str, Any]) -> str:
+    """Return the verdict of a row of `compare` in a few words.
+
+    It is the verdict itself, but for a difference that is shown and too small to matter: `higher by less than the
+    margin` (or `lower`; higher is a larger metric, also where less is better).
+    """
+    if row["verdict"] == "equivalent" and is_shown(row["p_differs"], row["n"]):
+        return f"{_direction(row)} by less than the margin"
+    return str(row["verdict"])
+
+
+def _direction(row: Mapping[str, Any]) -> str:
+    return "higher" if row["difference"] > 0 else "lower"
+
+
 def in_words(row: Mapping[str, Any], margin: float) -> str:
     """Write one row of `compare` as a sentence.
 
     `LayerSNIP is better than LayerMagWeight on cola at 4x: matthews +0.031 (95 % interval +0.012 to +0.050, 8 seeds,
-    p = 0.008 after Holm's correction).`
+    corrected p = 0.008).`
 
     >>> [dc.in_words(row, margin=0.01) for row in dc.compare(trials).to_dict("records")]
     """
@@ -194,21 +210,27 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
     seen += f" ({around}{row['n']} seeds"
     if verdict == "undecided":
         return f"{against}: undecided, {seen}){_more(row)}"
-    if verdict == "equivalent":
-        return f"{row['strategy']} is no different from {place}: {seen}, within ± {margin:g})."
-    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
-    return f"{row['strategy']} is {verdict} than {place}: {seen}, {p} after Holm's correction)."
+    if verdict != "equivalent":
+        return f"{row['strategy']} is {verdict} than {place}: {seen}, {_p(row['p_differs'])})."
+    if short_verdict(row) == verdict:
+        return f"{row['strategy']} is equivalent to {place}: {seen}, within ± {margin:g}, {_p(row['p_within'])})."
+    difference = f"{_direction(row)} by {abs(row['difference']):.2g}, less than the margin of {margin:g}"
+    return f"{against}: {difference}: {seen}, {_p(row['p_differs'])})."
+
+
+def _p(corrected_p: float) -> str:
+    return "corrected p < 0.001" if corrected_p < 0.001 else f"corrected p = {corrected_p:.3f}"
 
 
 def _more(row: Mapping[str, Any]) -> str:
-    """Say how many seeds would decide."""
-    few = row["n"] < fewest_seeds(two_sided=False)
-    why = f"; {row['n']} seeds can show nothing" if few and row["n"] > 1 else ""
+    few = 1 < row["n"] < FEWEST_SEEDS
+    return (f"; {row['n']} seeds can show nothing" if few else "") + f"; {more_seeds(row)}."
+
+
+def more_seeds(row: Mapping[str, Any]) -> str:
+    """Say how many seeds would decide an undecided row of `compare`, if its difference and spread are the true ones."""
     needed = row["seeds_needed"]
     if needed is None or needed != needed:
-        enough = f"at least {fewest_seeds()} are needed" if few else "no number of seeds up to 10,000 would decide"
-    elif needed <= row["n"]:
-        enough = "as many again may decide"
-    else:
-        enough = f"about {needed:.0f} would decide"
-    return f"{why}; {enough}."
+        few = row["n"] < FEWEST_SEEDS
+        return f"at least {FEWEST_SEEDS} are needed" if few else "no number of seeds up to 10,000 would decide"
+    return "as many again may decide" if needed <= row["n"] else f"about {needed:.0f} would decide"

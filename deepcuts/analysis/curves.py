@@ -198,7 +198,9 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
 
     An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
     `failed`, the mean of the metric after every stage with half its 95 % t interval (`dense, dense_half_width, ...`),
-    and the sparsity and compression achieved. Dense and Unpruned come first.
+    and the sparsity and compression achieved. `majority` is the metric of always predicting the most frequent class
+    (null for a regression), and `at_majority` names the stages in which a seed has exactly that. Dense and Unpruned
+    come first.
 
     >>> dc.table(trials)
     """
@@ -208,6 +210,7 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
     for stage in STAGES:
         means[f"{stage}_half_width"] = half_width(groups[stage].count(), groups[stage].std())
+    means = means.join(_majority(rows))
     main = trials.groupby(["model", "dataset"], dropna=False)["metric"].transform("first")
     counted = trials.assign(
         metric=trials["metric"].fillna(main),
@@ -219,4 +222,14 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
     frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "arm"], ignore_index=True)
     stages = [name for stage in STAGES for name in (stage, f"{stage}_half_width")]
-    return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved"]]
+    return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
+
+
+def _majority(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `majority` and `at_majority` per group; older trials do not have the former."""
+    known = rows if "majority" in rows else rows.assign(majority=float("nan"))
+    at = {stage: known[stage].eq(known["majority"].astype(float)) for stage in STAGES}
+    groups = known.assign(**at).groupby(_GROUP, dropna=False)
+    hits = groups[list(STAGES)].any()
+    names = [", ".join(stage for stage in STAGES if row[stage]) or None for row in hits.to_dict("records")]
+    return groups[["majority"]].first().assign(at_majority=pd.Series(names, hits.index, object))

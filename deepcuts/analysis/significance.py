@@ -1,39 +1,49 @@
 """Computes tests and intervals for few seeds: of a mean, of paired differences, of resampled predictions.
 
 Arrays in, numbers out. S = seeds: one difference per seed, between two strategies that share everything else.
-N = validation examples, the same for all seeds.
+N = validation examples, the same for all seeds. R = resamples of these.
+
+`docs/statistics.md` explains the rule of the verdicts and `benchmarks/verdicts.py` simulates it.
 
 The distributions are scipy's. The functions of scipy.stats that wrap them are the references in the tests and not
 called here, but for the binomial test: importing scipy.stats takes 0.9 s, which every table and curve would pay, and
 per call they are many times slower, as noted beside each (`compare` makes a thousand calls for a large sweep).
-statsmodels (Holm, equivalence, power) would be a new dependency for a few lines, without the exact sign-flip forms.
+statsmodels (equivalence, power) would be a new dependency for a few lines, without the exact sign-flip forms.
 """
 
 from __future__ import annotations
 
 import warnings
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
 
 from deepcuts.experiment.metrics import FUNCTIONS, Floats, UndefinedMetric
 
 LEVEL = 0.05
 POWER = 0.8
 
-# The interval is a studentised bootstrap from this many seeds on: fewer have too few different resamples.
-BOOTSTRAP_SEEDS = 8
-_RESAMPLES = 9999
+# No verdict is given with fewer seeds: differences symmetric about 0 all have the same sign in 2 of 2^S sweeps, which
+# is more than 5 % below 6 seeds, and so few values cannot show whether a t test may be used.
+FEWEST_SEEDS = 6
 
 # Metrics are fractions of examples: a spread below this is the rounding error of their differences.
 _NO_SPREAD = 1e-12
 _EXACT_SEEDS = 20
 _FLIPS = 99_999
 _MOST_SEEDS = 10_000
+# Metrics that are the mean of a score of each example: labels (N,), predictions (S, N) -> (S, N).
+_SCORES: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "accuracy": lambda labels, predictions: np.asarray(labels == predictions, np.float64),
+    "mse": lambda labels, predictions: (labels - predictions) ** 2,
+}
+# The sample deviations over which a power is averaged: it is exact to 0.0002.
+_DEVIATIONS = 512
 
 
 def half_width(n: ArrayLike, sd: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
@@ -48,25 +58,61 @@ def half_width(n: ArrayLike, sd: ArrayLike, level: float = 0.95) -> NDArray[np.f
     return np.where(enough, width, np.nan)
 
 
-def spread(differences: Floats) -> float:
-    """Return the sample standard deviation of (S,): NaN for one difference, 0 where they differ only by rounding."""
-    if len(differences) < 2:
-        return float("nan")
-    deviation = float(np.std(differences, ddof=1))
-    return deviation if deviation > _NO_SPREAD else 0.0
+def spread(differences: Floats) -> Floats:
+    """Return the sample standard deviation over the last axis of (..., S).
+
+    NaN for one difference, 0 where they differ only by rounding.
+    """
+    if differences.shape[-1] < 2:
+        return np.full(differences.shape[:-1], np.nan)
+    deviation = np.std(differences, axis=-1, ddof=1)
+    return np.where(deviation > _NO_SPREAD, deviation, 0.0)
 
 
-def t_test(differences: Floats) -> float:
-    """Return the two-sided p of the paired t test that the mean of (S,) is 0: Student 1908, S - 1 degrees of freedom.
+def t_test(differences: Floats) -> Floats:
+    """Return the two-sided p of the paired t test that the mean over the last axis of (..., S) is 0.
 
-    NaN where the differences have no spread: fewer than two, or all of them equal.
+    Student 1908, S - 1 degrees of freedom. Differences without spread are taken as certain: p is 1 where they are 0
+    and else 0. NaN for fewer than two.
     """
     # Not scipy.stats.ttest_1samp: 0.04 ms against 1.7 ms, and it takes differences equal up to rounding for certain.
-    deviation = spread(differences)
-    if not deviation > 0:
-        return float("nan")
-    t = abs(differences.mean()) * np.sqrt(len(differences)) / deviation
-    return float(2 * stdtr(len(differences) - 1, -t))
+    return 2 * _p_above(np.abs(_mean(differences)), differences)
+
+
+def equivalence(differences: Floats, margin: float) -> Floats:
+    """Return the p of the two one-sided t tests that the mean over the last axis of (..., S) lies within ± margin.
+
+    The larger of both (Schuirmann 1987, "A comparison of the two one-sided tests procedure"). Differences without
+    spread are taken as certain: p is 0 where they are within the margin. NaN for fewer than two.
+    """
+    return _p_above(margin - np.abs(_mean(differences)), differences)
+
+
+def _mean(differences: Floats) -> Floats:
+    return np.asarray(differences.mean(axis=-1) if differences.shape[-1] else np.full(differences.shape[:-1], np.nan))
+
+
+def _p_above(mean: Floats, differences: Floats) -> Floats:
+    """Return the one-sided p of the t test that a mean with the spread of `differences` (..., S) is above 0."""
+    seeds, deviation = differences.shape[-1], spread(differences)
+    certain = np.where(mean > _NO_SPREAD, np.inf, np.where(mean < -_NO_SPREAD, -np.inf, 0.0))
+    t = np.divide(mean * np.sqrt(seeds), deviation, out=certain, where=deviation != 0)
+    return np.asarray(stdtr(max(1, seeds - 1), -t))
+
+
+def corrected(p: ArrayLike, rows: int) -> Floats:
+    """Correct p values for the number of rows that are compared: each is multiplied by it (Bonferroni).
+
+    This bounds the chance of any false verdict, of both kinds together: a row whose true difference is 0 can only be
+    wrong by showing a difference, one whose true difference is the margin or more only by showing equivalence. Holm's
+    procedure for each kind would bound only its own; both together could be wrong in up to 10 % of all sweeps.
+    """
+    return np.minimum(1.0, np.asarray(p, np.float64) * rows)
+
+
+def is_shown(p_corrected: ArrayLike, seeds: ArrayLike) -> NDArray[np.bool_]:
+    """Return where a corrected p value decides: at most 0.05, from at least 6 seeds. The rule of every verdict."""
+    return (np.asarray(p_corrected) <= LEVEL) & (np.asarray(seeds) >= FEWEST_SEEDS)
 
 
 def sign_flip(differences: Floats, two_sided: bool = True) -> float:
@@ -92,125 +138,54 @@ def sign_flip(differences: Floats, two_sided: bool = True) -> float:
     return float(as_far.mean())
 
 
-def fewest_seeds(level: float = LEVEL, two_sided: bool = True) -> int:
-    """Return the smallest number of seeds at which a sign-flip test can have p <= level: 6 at 0.05, 5 one-sided."""
-    return int(np.ceil(np.log2((2 if two_sided else 1) / level)))
+def interval(differences: Floats) -> tuple[Floats, Floats]:
+    """Return Student's 95 % interval (low, high) of the mean over the last axis of (..., S): that of the t test.
 
-
-def holm(values: ArrayLike) -> Floats:
-    """Correct the p values (N,) of a family for their number.
-
-    Holm 1979, "A simple sequentially rejective multiple test procedure": the k-th smallest is multiplied by N - k + 1,
-    and none is smaller than the one before. A NaN stays NaN and is not counted in N.
+    NaN where the differences have no spread.
     """
-    # scipy.stats.false_discovery_control has Benjamini-Hochberg and -Yekutieli, which bound another error, not Holm.
-    p = np.asarray(values, np.float64)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
-    corrected = np.full(len(p), np.nan)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return corrected
-
-
-def equivalence(differences: Floats, margin: float) -> float:
-    """Return the p of the two one-sided tests that the mean of (S,) lies within ± margin.
-
-    It is the largest p of both t tests (Schuirmann 1987, "A comparison of the two one-sided tests procedure") and of
-    both exact sign-flip tests; because of the latter, fewer than 5 seeds never show equivalence. 1 for fewer than two
-    differences.
-    """
-    if len(differences) < 2:
-        return 1.0
-    above, below = differences + margin, margin - differences
-    return max(max(_one_sided(side), sign_flip(side, two_sided=False)) for side in (above, below))
-
-
-def _one_sided(differences: Floats) -> float:
-    """Return the p of the t test that the mean is 0 against above 0; without spread, 0 or 1 by the mean's sign."""
-    mean, error = differences.mean(), spread(differences) / np.sqrt(len(differences))
-    if error == 0:
-        return 0.0 if mean > 0 else 1.0
-    return float(stdtr(len(differences) - 1, -mean / error))
-
-
-def interval(differences: Floats, level: float = 1 - LEVEL) -> tuple[float, float]:
-    """Return the confidence interval (low, high) of the mean of (S,).
-
-    Student's t interval below 8 seeds. From 8 seeds on the studentised bootstrap, which needs no normal distribution
-    (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5); the t interval again where many
-    resamples have no spread, as with few values and many ties. NaN where the differences have no spread.
-    """
-    # Not scipy.stats.bootstrap, which is not studentised: its BCa interval of 8 normal differences held the mean in
-    # 878 of 1,000 simulations, this one in 957.
-    deviation = spread(differences)
-    if not deviation > 0:
-        return float("nan"), float("nan")
-    mean = float(differences.mean())
-    if len(differences) >= BOOTSTRAP_SEEDS:
-        sample = differences[_draws(len(differences))]
-        errors = sample.std(axis=1, ddof=1)
-        if np.mean(errors <= _NO_SPREAD) < (1 - level) / 4:
-            t = (sample.mean(axis=1) - mean) / np.maximum(errors, _NO_SPREAD)
-            low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-            return mean - float(high) * deviation, mean - float(low) * deviation
-    half = float(half_width(len(differences), deviation, level))
+    deviation, mean = spread(differences), _mean(differences)
+    half = half_width(differences.shape[-1], np.where(deviation > 0, deviation, np.nan), 1 - LEVEL)
     return mean - half, mean + half
 
 
-@cache
-def _draws(seeds: int) -> NDArray[np.int64]:
-    """Draw the resamples (9999, S) of S places, always the same, for intervals that repeat exactly."""
-    return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
+def seeds_needed(difference: float, deviation: float, margin: float, rows: int = 1) -> float:
+    """Return the fewest seeds with which a row gets a verdict in at least 80 % of all sweeps.
 
-
-def seeds_needed(difference: float, deviation: float, margin: float, level: float = LEVEL) -> float:
-    """Return the fewest seeds that decide with 80 % power, if the differences have this mean and deviation.
-
-    Deciding is either showing the difference (two-sided t test at `level`) or showing that it lies within ± margin,
-    whichever takes fewer seeds. The powers are those of the noncentral t (Cohen 1988, "Statistical Power Analysis",
-    chapter 2); that of both one-sided tests together is at least the sum of their powers - 1. NaN where the deviation
-    is unknown, and where 10,000 seeds are not enough.
+    That is, if its differences are normal with this true mean and deviation, and it is one of `rows` rows; the other
+    rows do not matter, as the correction is the same whatever they show. A verdict is one of either kind, by the rule
+    of `is_shown`. NaN where the deviation is unknown, and where 10,000 seeds are not enough.
     """
-    # statsmodels' TTestPower has the first of both powers, not that of equivalence.
     if not deviation >= 0:
         return float("nan")
+    if deviation == 0:
+        return float(FEWEST_SEEDS)
+    arguments = abs(difference) / deviation, margin / deviation, rows
     counts = range(_MOST_SEEDS + 1)
-    fewest = min(
-        bisect_left(
-            counts,
-            True,
-            lo=fewest_seeds(),
-            key=lambda n: _power_of_difference(n, difference, deviation, level) >= POWER,
-        ),
-        bisect_left(
-            counts,
-            True,
-            lo=fewest_seeds(two_sided=False),
-            key=lambda n: _power_of_equivalence(n, difference, deviation, margin, level) >= POWER,
-        ),
-    )
+    fewest = bisect_left(counts, True, lo=FEWEST_SEEDS, key=lambda n: power(n, *arguments) >= POWER)
     return float(fewest) if fewest <= _MOST_SEEDS else float("nan")
 
 
-def _power_of_difference(n: int, difference: float, deviation: float, level: float) -> float:
-    if deviation == 0:
-        return float(difference != 0)
-    shift = abs(difference) * np.sqrt(n) / deviation
-    return float(_above(n, shift, stdtrit(n - 1, 1 - level / 2)))
+def power(seeds: int, difference: float, margin: float, rows: int = 1) -> float:
+    """Return how often a row gets a verdict, with `difference` and `margin` in units of the deviation.
+
+    Mean and sample deviation s of normal differences are independent. Given s, the t test shows a difference where the
+    mean is beyond a = t(1 - 0.025 / rows) s / sqrt(S), and both one-sided tests show equivalence where it is below
+    b = margin - t(1 - 0.05 / rows) s / sqrt(S). The chance of either is averaged over s: S - 1 times its square has a
+    chi-squared distribution (as Owen 1965, "A special case of a bivariate non-central t-distribution").
+    """
+    s = _deviations(seeds) / np.sqrt(seeds)
+    beyond = stdtrit(seeds - 1, 1 - LEVEL / 2 / rows) * s
+    below = np.clip(margin - stdtrit(seeds - 1, 1 - LEVEL / rows) * s, 0, beyond)
+    ends = (np.stack([beyond, -beyond, below, -below]) - difference) * np.sqrt(seeds)
+    above_a, under_a, under_b, beneath_b = ndtr(ends)
+    return float(np.mean(1 - above_a + under_a + under_b - beneath_b))
 
 
-def _power_of_equivalence(n: int, difference: float, deviation: float, margin: float, level: float) -> float:
-    if deviation == 0:
-        return float(abs(difference) < margin)
-    critical = stdtrit(n - 1, 1 - level)
-    sides = [(margin - sign * difference) * np.sqrt(n) / deviation for sign in (1, -1)]
-    return float(sum(_above(n, side, critical) for side in sides) - 1)
-
-
-def _above(n: int, shift: float, critical: float) -> float:
-    """Return P(t > critical) for noncentral t with n - 1 degrees of freedom; far from `critical`, 0 or 1."""
-    if abs(shift) > 30 + critical:
-        return float(shift > 0)
-    return float(1 - nctdtr(n - 1, shift, critical))
+@cache
+def _deviations(seeds: int) -> Floats:
+    """Return equally likely sample deviations of normal values with deviation 1: quantiles of chi (512,)."""
+    places = (np.arange(_DEVIATIONS) + 0.5) / _DEVIATIONS
+    return np.asarray(np.sqrt(gammaincinv((seeds - 1) / 2, places) * 2 / (seeds - 1)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -238,14 +213,15 @@ class Resampled:
 def two_level(
     labels: Floats, ours: Floats, theirs: Floats, metric: str, resamples: int = 1000, level: float = 0.95
 ) -> Resampled:
-    """Bootstrap metric(ours) - metric(theirs), the mean over seeds: labels (N,), predictions (S, N) of each.
+    """Estimate metric(ours) - metric(theirs), the mean over seeds: labels (N,), predictions (S, N) of each.
 
-    Each resample draws seeds, then examples; the same examples for both strategies and for all seeds, which share one
-    validation split (seeds and examples are crossed: Owen 2007, "The pigeonhole bootstrap"). Examples drawn separately
-    for each seed would average out a noise that the seeds have in common. S - 1 of the S seeds are drawn, which makes
-    the variance over few seeds unbiased (Rao and Wu 1988, "Resampling inference with complex survey data"). The
-    interval is Student's, with the degrees of freedom of Satterthwaite (1946) for the two sources of variance:
-    percentiles of so few seeds would be far too narrow. With one seed only the examples are resampled.
+    Seeds and examples are crossed, as all seeds share one validation split. The variance of the mean is that between
+    the seeds' differences over S, which holds what seeds and examples make only together, and the variance that all
+    seeds have in common because of the examples: the mean covariance of two seeds' differences, over resamples of the
+    examples, drawn for all seeds and both strategies alike. (Resampling both as in Owen 2007, "The pigeonhole
+    bootstrap", counts what they make only together three times.) The interval is Student's, with the degrees of
+    freedom of `_freedom`. With one seed it is about the examples alone. The covariance of a mean over the examples
+    (accuracy, mean squared error) is known without resampling.
 
     Raises ValueError for an unknown metric and for arrays whose shapes do not match.
     """
@@ -258,18 +234,35 @@ def two_level(
         )
     seeds, examples = ours.shape
     seen = _metric_differences(labels, ours, theirs, metric)
-    generator = np.random.default_rng(0)
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        some = generator.integers(0, seeds, max(1, seeds - 1)) if seeds > 1 else np.zeros(1, np.int64)
-        which, repeats = np.unique(some, return_counts=True)
-        places = generator.integers(0, examples, examples)
-        values = _metric_differences(labels[places], ours[which][:, places], theirs[which][:, places], metric)
-        drawn[i] = values @ repeats / repeats.sum()
-    error = float(drawn.std(ddof=1))
-    half = stdtrit(_freedom(error**2, seen, examples), (1 + level) / 2) * error
+    if metric in _SCORES:
+        score = _SCORES[metric]
+        covariances = np.atleast_2d(np.cov(score(labels, ours) - score(labels, theirs))) / examples
+    else:
+        covariances = _resampled(labels, ours, theirs, metric, resamples)
+    of_seeds = float(seen.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    of_examples = _in_common(covariances)
+    error = float(np.sqrt(of_seeds + of_examples))
+    half = stdtrit(_freedom(of_seeds, of_examples, seeds, examples), (1 + level) / 2) * error
     mean = float(seen.mean())
     return Resampled(mean, error, float(mean - half), float(mean + half))
+
+
+def _resampled(labels: Floats, ours: Floats, theirs: Floats, metric: str, resamples: int) -> Floats:
+    """Return the covariances (S, S) of the seeds' differences over resamples of the examples."""
+    generator = np.random.default_rng(0)
+    drawn = np.empty((resamples, len(ours)))  # R S
+    for row in drawn:
+        places = generator.integers(0, len(labels), len(labels))
+        row[:] = _metric_differences(labels[places], ours[:, places], theirs[:, places], metric)
+    return np.atleast_2d(np.cov(drawn, rowvar=False))
+
+
+def _in_common(covariances: Floats) -> float:
+    """Return the mean of (S, S) off its diagonal, at least 0: the variance that seeds share; of (1, 1) its value."""
+    seeds = len(covariances)
+    if seeds == 1:
+        return float(covariances[0, 0])
+    return max(0.0, float(covariances.sum() - covariances.trace()) / (seeds * (seeds - 1)))
 
 
 def _metric_differences(labels: Floats, ours: Floats, theirs: Floats, metric: str) -> Floats:
@@ -280,11 +273,14 @@ def _metric_differences(labels: Floats, ours: Floats, theirs: Floats, metric: st
         return np.array([function(labels, a) - function(labels, b) for a, b in zip(ours, theirs, strict=True)])
 
 
-def _freedom(variance: float, seen: Floats, examples: int) -> float:
-    """Return Satterthwaite's degrees of freedom of a variance: one part from the seeds, the rest from the examples."""
-    by_example = max(1.0, examples - 1.0)
-    if len(seen) < 2 or variance <= 0:
-        return by_example
-    of_seeds = min(float(seen.var(ddof=1)) / len(seen), variance)
-    rest = variance - of_seeds
-    return float(variance**2 / (of_seeds**2 / (len(seen) - 1) + rest**2 / by_example))
+def _freedom(of_seeds: float, of_examples: float, seeds: int, examples: int) -> float:
+    """Return Satterthwaite's degrees of freedom (1946) of the sum of two variances, of the seeds and of the examples.
+
+    The first is inflated by (S + 1) / (S - 1), the expectation of its square in units of the true one: few seeds
+    underestimate it more often than not, and the interval would hold the truth 92 times in 100 with 3 seeds.
+    """
+    by_example = max(1, examples - 1)
+    if of_seeds == 0:
+        return float(by_example)
+    inflated = of_seeds * (seeds + 1) / (seeds - 1)
+    return float((inflated + of_examples) ** 2 / (inflated**2 / (seeds - 1) + of_examples**2 / by_example))

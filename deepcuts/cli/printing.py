@@ -62,12 +62,14 @@ def _text(value: Any) -> str:
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
 
-    Columns that are the same in all rows are left out.
+    Columns that are the same in all rows are left out. A star marks a stage in which a seed only reaches what always
+    predicting the most frequent class does.
     """
-    frame = results.copy()
+    frame = results.drop(columns=["majority", "at_majority"])
     for stage in STAGES:
         half = frame.pop(f"{stage}_half_width")
-        frame[stage] = [_with_half(mean, width) for mean, width in zip(frame[stage], half, strict=True)]
+        marks = ["*" if stage in at.split(", ") else "" for at in results["at_majority"].fillna("")]
+        frame[stage] = [_with_half(*each) for each in zip(frame[stage], half, marks, strict=True)]
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
@@ -86,10 +88,23 @@ def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
     return level(compression, sparsity)
 
 
-def _with_half(mean: float, half: float) -> str | None:
+def _with_half(mean: float, half: float, mark: str) -> str | None:
     if mean != mean:
         return None
-    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+    return f"{mean:.3f}{mark}" if half != half else f"{mean:.3f} ± {half:.3f}{mark}"
+
+
+def print_results(results: pd.DataFrame) -> None:
+    """Print a frame of `table` as a person reads it; below it what the stars mean and, on a terminal, the ±."""
+    shown = for_people(results)
+    print_records(shown)
+    if sys.stdout.isatty() and any("±" in str(value) for stage in STAGES for value in shown[stage]):
+        print("mean ± half of its 95 % interval: Student's t over the n seeds, of this row alone")
+    marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
+    if len(marked):
+        scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
+        what = "exactly the score of always predicting the most frequent class"
+        sys.stdout.write(f"\n* in at least one seed {what} ({scores})\n")
 
 
 def say_damaged(damaged: Mapping[str, str]) -> bool:

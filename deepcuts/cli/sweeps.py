@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import deepcuts
 from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results
 
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
@@ -68,7 +68,7 @@ def run_verb(args: argparse.Namespace) -> int:
 def _print_results(launched: Launched) -> None:
     if launched.completed:
         trials = deepcuts.trials(launched.plan.store, trial_id=[trial.trial_id for trial in launched.completed])
-        print_records(for_people(deepcuts.table(trials)))
+        print_results(deepcuts.table(trials))
 
 
 def _say_repeated(planned: SweepPlan) -> None:
@@ -92,6 +92,8 @@ def plan_verb(args: argparse.Namespace) -> int:
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())
+        for fact in planned.facts:
+            print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
         print_records(planned.rows())

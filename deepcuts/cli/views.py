@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import deepcuts
 from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, for_people, print_json, print_records, say_damaged
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results, say_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
-    *("finished_at", "spec"),
+    *("majority", "finished_at", "spec"),
 )
 
 
@@ -100,7 +100,7 @@ def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
     results = deepcuts.table(frame)
-    _print(results if args.json else for_people(results), args)
+    print_json(results) if args.json else print_results(results)
     return _code(frame.attrs["damaged"])
 
 
@@ -225,7 +225,8 @@ def compare_verb(args: argparse.Namespace) -> int:
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
     print(
-        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter"
+        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
+        " p values are corrected for the number of comparisons"
     )
     for _, part in made.groupby("dataset", sort=False):
         print()

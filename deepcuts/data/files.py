@@ -12,41 +12,35 @@ Text is UTF-8, with or without a byte-order mark. No type is guessed: every valu
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepcuts.names import nearest
+from deepcuts.data.columns import find_columns, shown, spelling
+from deepcuts.data.delimited import read_delimited
+from deepcuts.data.encoding import read_utf8
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
 def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
     """Return the wanted columns of a file, with one value for each row. Raises ValueError that names the file."""
-    reader = {".parquet": _parquet, ".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl}
-    read = reader.get(path.suffix.lower())
-    if read is None:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise ValueError(f"{path}: unknown format {path.suffix!r}; known: {', '.join(FORMATS)}")
     try:
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is empty")
-        return read(path, wanted)
+        if suffix == ".parquet":
+            return _parquet(path, wanted)
+        text = read_utf8(path)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-
-
-def require(where: object, wanted: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise ValueError unless each wanted column exists exactly once; `where` begins its message."""
-    for name in wanted:
-        if name not in columns:
-            hint = nearest(name, columns) or ";"
-            raise ValueError(f"{where}: no column {name!r}{hint} it has {', '.join(map(repr, columns))}")
-        if columns.count(name) > 1:
-            raise ValueError(f"{where}: column {name!r} occurs {columns.count(name)} times; rename all but one")
+    if suffix == ".jsonl":
+        return _jsonl(path, text, wanted)
+    return read_delimited(path, text, wanted, tabs=suffix == ".tsv")
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
@@ -58,51 +52,47 @@ def _parquet(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
         except (ValueError, LookupError):  # damaged, or a column is missing; with all read, the error lists them
             frame = pandas.read_parquet(path)
     except (ValueError, OSError, LookupError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    require(path, wanted, [str(name) for name in frame.columns])
-    values = {name: frame[name].astype(object) for name in wanted}
-    return {name: column.where(column.notna(), None).tolist() for name, column in values.items()}
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a readable Parquet file: {reason}") from None
+    columns = [str(name) for name in frame.columns]
+    places = [columns.index(name) for name in find_columns(path, wanted, columns)]
+    values = [frame.iloc[:, place].astype(object) for place in places]
+    found = [column.where(column.notna(), None).tolist() for column in values]
+    return dict(zip(wanted, found, strict=True))
 
 
-def _delimited(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
-    tabs = path.suffix.lower() == ".tsv"
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"delimiter": ","}
+def _jsonl(path: Path, text: str, wanted: Sequence[str]) -> dict[str, list[Any]]:
     values: dict[str, list[Any]] = {name: [] for name in wanted}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True, **dialect)
-        try:
-            header = next(rows, [])
-            require(path, wanted, header)
-            places = [(values[name], header.index(name)) for name in wanted]
-            for row in rows:
-                if row and len(row) != len(header):
-                    why = "a tab or line end in a text? use another format" if tabs else "a comma in a text? quote it"
-                    raise ValueError(
-                        f"{path}: line {rows.line_num} has {len(row)} fields, the header {len(header)}: {why}"
-                    )
-                for column, place in places if row else ():  # no row: a blank line
-                    column.append(row[place])
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {rows.line_num}: {error}; is a quote left open?") from None
+    keys: dict[str, str] = {name: name for name in wanted}  # each wanted column, as the file spells it
+    there: dict[str, None] = {}
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if not line.strip():
+            continue
+        row = _object(path, number, line)
+        for key in row:
+            if key not in there:
+                there[key] = None
+                meant = (name for name in wanted if name not in there or name == key)
+                keys |= {name: key for name in meant if spelling(name) == spelling(key)}
+        for name, column in values.items():
+            column.append(row.get(keys[name]))
+    if there:
+        find_columns(path, wanted, list(there))
     return values
 
 
-def _jsonl(path: Path, wanted: Sequence[str]) -> dict[str, list[Any]]:
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
-    keys: dict[str, None] = {}
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON: {error.msg} at character {error.pos}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number} is {type(row).__name__}, not an object such as {{...}}")
-            keys.update(dict.fromkeys(row))
-            for name in values:
-                values[name].append(row.get(name))
-    if keys:
-        require(path, wanted, list(keys))
-    return values
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Parse one line. Raises ValueError with its number for anything but an object."""
+    advice = 'each line is one object, such as {"text": "fine", "label": 1}'
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at character {error.pos} of {shown(line.rstrip())}"
+        raise ValueError(f"{path}: line {number} is not JSON: {found}; {advice}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: line {number} is nested too deeply: {shown(line.rstrip())}; {advice}") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise ValueError(f"{path}: line {number} has a number of thousands of digits; shorten it") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}: line {number} is {type(row).__name__}, not an object; {advice}")
+    return row

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepcuts.data.files import require
+from deepcuts.data.columns import find_columns
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import nearest
 
@@ -45,13 +45,22 @@ def resolve(hub: str, revision: str) -> str:
 
 def read_hub_columns(task: Task, split: str) -> dict[str, list[Any]]:
     """Return the text and label columns of one split. Raises ValueError, and Unreachable if the Hub is."""
+    from datasets.exceptions import DatasetsError
+
     assert task.hub is not None
     with _explain_errors(task):
         commit = resolve(task.hub, task.revision)
         card = _card(_snapshot(task.hub, commit, ["README.md"]))
         files = _files(task, card)
-        folder = _snapshot(task.hub, commit, ["README.md", *(_globs(files) if files else TABLE_FILES)])
-        return _load(task, split, folder, files, card)
+        script = f"{task.hub.rpartition('/')[2]}.py"
+        wanted = _globs(files) if files else [*TABLE_FILES, script]
+        folder = _snapshot(task.hub, commit, ["README.md", *wanted])
+        try:
+            return _load(task, split, folder, files, card)
+        except (OSError, DatasetsError) as error:
+            if (folder / script).is_file():
+                raise ValueError(_about_script(task.hub, script)) from error
+            raise
 
 
 def hub_commit(task: Task) -> str:
@@ -93,14 +102,35 @@ def _files(task: Task, card: DatasetCardData) -> dict[str, list[str]] | None:
     rows: list[Any] = [listed] if isinstance(listed, str) else listed
     rows = rows if isinstance(rows[0], dict) else [{"split": "train", "path": rows}]  # as `datasets` reads it
     files = {row["split"]: [row["path"]] if isinstance(row["path"], str) else row["path"] for row in rows}
-    for name in task.splits.values():
-        _require_known("split", name, list(files))
+    _require_splits(task, list(files))
     return {name: files[name] for name in task.splits.values()}
 
 
 def _require_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}{nearest(name, known) or ';'} it has {', '.join(known)}")
+
+
+def _require_splits(task: Task, known: Sequence[str]) -> None:
+    """Raise ValueError for a split that is not there; it says how to name those that are."""
+    for name in task.splits.values():
+        if name not in known:
+            train = "train" if "train" in known else known[0]
+            others = sorted(set(known) - {train}, key=lambda each: (each not in ("validation", "dev", "test"), each))
+            advice = (
+                f"name those to use, such as splits: {{train: {train}, validation: {others[0]}}}"
+                if others
+                else "it has one split only: make two files of it, and give them as train and validation"
+            )
+            raise ValueError(f"unknown split {name!r}; it has {', '.join(known)}; {advice}")
+
+
+def _about_script(hub: str, script: str) -> str:
+    return (
+        f"its data is made by a script, {script}, and code of a repository is never run. Many such datasets have a"
+        f" Parquet copy made by the Hub: `hf download {hub} --repo-type dataset --revision refs/convert/parquet"
+        " --local-dir DIR` fetches it; then give its files as train and validation"
+    )
 
 
 def _globs(files: Mapping[str, Sequence[str]]) -> list[str]:
@@ -115,19 +145,27 @@ def _load(
 
     name, wanted = task.splits[split], [*task.text, task.label]
     info = datasets.info.DatasetInfosDict.from_dataset_card_data(card).get(task.config or "default")
-    table = datasets.load_dataset(
+    tables = datasets.load_dataset(
         str(folder),
         task.config,
         data_files={name: files[name]} if files else None,
-        split=name,
         features=info.features if info else None,  # with `data_files` it does not read them from the card
     )
-    require(f"split {name!r}", wanted, table.column_names)
-    columns = {column: list(table.with_format(None)[column]) for column in wanted}
-    feature = table.features[task.label]
-    if isinstance(feature, datasets.ClassLabel) and isinstance(task.classes, tuple):
+    if not files:
+        _require_splits(task, list(tables))
+    table = tables[name]
+    spelled = dict(zip(wanted, find_columns(f"split {name!r}", wanted, table.column_names), strict=True))
+    columns = {column: list(table.with_format(None)[spelled[column]]) for column in wanted}
+    feature = table.features[spelled[task.label]]
+    if isinstance(feature, datasets.ClassLabel) and _named(task.classes, feature.names):
         columns[task.label] = [feature.names[i] if i is not None and i >= 0 else i for i in columns[task.label]]
     return columns
+
+
+def _named(classes: int | tuple[str, ...] | None, names: Sequence[str]) -> bool:
+    """Whether `classes` are names of labels, not their numbers."""
+    numbers = {str(number) for number in range(len(names))}
+    return isinstance(classes, tuple) and (set(classes) <= set(names) or not set(classes) <= numbers)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Reads and checks the splits of a dataset: a task by its name, or the user's own files.
 
-`locate` finds a dataset, `check` reads all of it, `load_split` reads one split. `deepcuts.data.files` and
-`deepcuts.data.hub` read columns, which are checked here. N = examples.
+`locate` finds a dataset, `load_split` reads one split. `deepcuts.data.files` and `deepcuts.data.hub` read columns,
+which are checked here and in `deepcuts.data.labels`. N = examples.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from deepcuts.data.columns import shown
 from deepcuts.data.files import FORMATS, read_columns
 from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
+from deepcuts.data.labels import is_missing, read_labels
 from deepcuts.experiment.sweepfile import OwnData
 from deepcuts.experiment.tasks import ALIASES, TASKS, Task
 from deepcuts.names import nearest
+from deepcuts.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Split:
     texts: list[tuple[str, ...]]
     labels: NDArray[np.float64]
 
+    def select(self, examples: NDArray[np.int64]) -> Split:
+        """Return the given examples, in the given order."""
+        return Split([self.texts[i] for i in examples], self.labels[examples])
+
 
 def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -> Task:
     """Return the task of a dataset, with absolute paths and a digest of its content unless it is on the Hub.
@@ -42,7 +48,7 @@ def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -
     and checked now, because the digest needs them. Raises ValueError that names the dataset and the file.
     """
     name = name if own else ALIASES.get(name, name)
-    with _naming_dataset(name):
+    with naming_dataset(name):
         task = _own_task(own) if own else _known_task(name)
         if name == "toy" and own is None:
             from deepcuts.data.toy import VERSION
@@ -56,12 +62,6 @@ def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -
         return task.model_copy(
             update={"digest": content_digest({split: load_split(task, split) for split in task.splits})}
         )
-
-
-def check(name: str, task: Task) -> dict[str, int]:
-    """Read and check all splits; return the number of examples in each. Raises ValueError that names the dataset."""
-    with _naming_dataset(name):
-        return {split: len(load_split(task, split).texts) for split in task.splits}
 
 
 def load_split(task: Task, split: str) -> Split:
@@ -81,6 +81,17 @@ def load_split(task: Task, split: str) -> Split:
         columns = {task.text[0]: [text for text, _ in pairs], task.label: [label for _, label in pairs]}
     with _naming_file(where):
         return _split(columns, task, training=split == "train")
+
+
+def first_of_shuffle(examples: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """Return the indices of `limit` random examples in their original order; of all examples if None.
+
+    They are the first of a shuffle that the seed decides, so a smaller limit selects a subset of a larger one.
+    """
+    if limit is None or limit >= examples:
+        return np.arange(examples)
+    order = np.random.default_rng(derive(seed, "max_train_examples")).permutation(examples)
+    return np.sort(order[:limit])
 
 
 def content_digest(splits: Mapping[str, Split]) -> str:
@@ -113,7 +124,7 @@ def _known_task(name: str) -> Task:
 
 
 def _own_task(own: OwnData) -> Task:
-    fields = own.model_dump(exclude={"train", "validation"})
+    fields = own.model_dump(exclude={"train", "validation", "same_data", *(() if own.splits else ("splits",))})
     if own.train and own.validation:
         paths = {"train": own.train, "validation": own.validation}
         fields["files"] = {split: os.path.abspath(os.path.expanduser(path)) for split, path in paths.items()}
@@ -141,7 +152,7 @@ def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:
 
 
 @contextmanager
-def _naming_dataset(name: str) -> Iterator[None]:
+def naming_dataset(name: str) -> Iterator[None]:
     """Put the name of the dataset before the message of an error."""
     try:
         yield
@@ -172,23 +183,18 @@ def _split(columns: Mapping[str, Sequence[Any]], task: Task, training: bool) -> 
     for name in task.text:
         _check_text(name, columns[name])
     texts = list(zip(*(columns[name] for name in task.text), strict=True))
-    if task.kind == "regression":
-        labels = _numbers(task.label, columns[task.label], "a number")
-    elif isinstance(task.classes, int):
-        labels = _class_numbers(task.label, columns[task.label], task.classes)
-    else:
-        labels = _class_names(task.label, columns[task.label], task.classes or ())
+    labels = read_labels(columns[task.label], task)
     if training and task.kind == "classification" and (labels == labels[0]).all():
-        only = columns[task.label][0]
-        raise ValueError(f"every label of the training split is {only!r}: there is nothing to learn; add other classes")
+        only = shown(columns[task.label][0])
+        raise ValueError(f"every label of the training split is {only}: there is nothing to learn; add other classes")
     return Split(texts, labels)
 
 
 def _check_text(name: str, values: Sequence[Any]) -> None:
     wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
     if wrong:
-        missing = _is_missing(values[wrong[0]])
-        what = "is missing" if missing else f"is {values[wrong[0]]!r}, not text"
+        missing = is_missing(values[wrong[0]])
+        what = "is missing" if missing else f"is {shown(values[wrong[0]])}, not text"
         advice = "remove or fill such rows" if missing else "name a column of text, or write the values as text"
         raise ValueError(f"column {name!r} {what} in row {wrong[0]} (from 0), {len(wrong)} such rows; {advice}")
     try:
@@ -196,58 +202,3 @@ def _check_text(name: str, values: Sequence[Any]) -> None:
     except UnicodeEncodeError:
         row = next(row for row, text in enumerate(values) if text.encode(errors="replace").decode() != text)
         raise ValueError(f"column {name!r} has half a surrogate pair in row {row} (from 0); repair it") from None
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
-
-
-def _refuse(label: str, wrong: NDArray[np.bool_], values: Sequence[Any], what: str) -> None:
-    """Raise ValueError with the first wrong label (`wrong` is (N,)), if there is one; `what` says what is wrong."""
-    if wrong.any():
-        row = int(wrong.argmax())
-        count = f"{int(wrong.sum()):,} of {len(values):,} rows"
-        raise ValueError(f"label {values[row]!r} in row {row} (from 0) of column {label!r} {what}; {count} are wrong")
-
-
-def _numbers(label: str, values: Sequence[Any], wanted: str) -> NDArray[np.float64]:
-    _refuse(label, np.array([_is_missing(value) for value in values]), values, "is missing")
-    numbers, wrong = np.zeros(len(values)), np.zeros(len(values), bool)
-    for row, value in enumerate(values):
-        try:
-            wrong[row] = isinstance(value, bool)
-            numbers[row] = float(value)
-        except (TypeError, ValueError):
-            wrong[row] = True
-    _refuse(label, wrong, values, f"is not {wanted}")
-    _refuse(label, np.isnan(numbers), values, "is NaN")
-    _refuse(label, np.isinf(numbers), values, "is infinite")
-    return numbers
-
-
-def _class_numbers(label: str, values: Sequence[Any], classes: int) -> NDArray[np.float64]:
-    allowed = f"0 to {classes - 1}"
-    names = sorted({value for value in values if isinstance(value, str)})[:20]
-    numbers = _numbers(label, values, f"a class number, {allowed}; name the classes instead: classes: {names!r}")
-    _refuse(
-        label,
-        numbers == -1,
-        values,
-        "marks a hidden test label, as in GLUE's test splits: use a labelled split",
-    )
-    allowed += f" (they run from {numbers.min():g} to {numbers.max():g}: number them from 0 or raise classes)"
-    _refuse(label, (numbers < 0) | (numbers >= classes), values, f"is out of range; allowed are {allowed}")
-    _refuse(label, numbers != np.floor(numbers), values, f"is not a whole number, {allowed}")
-    return numbers
-
-
-def _class_names(label: str, values: Sequence[Any], classes: Sequence[str]) -> NDArray[np.float64]:
-    place = {name: index for index, name in enumerate(classes)}
-    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    numbers = np.array([place.get(str(value), -1) for value in whole], np.float64)
-    missing = np.array([_is_missing(value) and str(value) not in place for value in whole])
-    _refuse(label, missing, values, "is missing")
-    unknown = Counter(str(value) for value, number in zip(whole, numbers, strict=True) if number < 0)
-    found = ", ".join(repr(name) for name, _ in unknown.most_common(5))
-    _refuse(label, numbers < 0, values, f"is none of classes {list(classes)!r}; unknown: {found}")
-    return numbers

@@ -79,10 +79,12 @@ _OWN = {
     "validation": "file of the validation split",
     "hub": "id of a Hub dataset, instead of files",
     "config": "configuration of the Hub dataset",
+    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: test}",
     "text": "the column of the text, or the two of a pair",
     "label": "the column of the label",
-    "classes": "the number of classes (labels 0, 1, ...) or the list of labels",
+    "classes": "the number of classes (labels 0, 1, ... or false, true) or the list of labels",
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
+    "same_data": "allow a validation split that has the same examples as the training split",
 }
 _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,

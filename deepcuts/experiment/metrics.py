@@ -112,3 +112,11 @@ def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats)
     if not np.isfinite(predictions).all():
         raise ValueError(f"{int((~np.isfinite(predictions)).sum())} of {len(predictions)} predictions are not finite")
     return {name: FUNCTIONS[name](labels, predictions) for name in names}
+
+
+def majority_score(metric: str, labels: Floats) -> float:
+    """Return the metric of always predicting the most frequent class of the labels (N,), of several the lowest."""
+    classes, counts = np.unique(labels, return_counts=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetric)
+        return FUNCTIONS[metric](labels, np.full(len(labels), classes[counts.argmax()]))

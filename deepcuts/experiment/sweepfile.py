@@ -50,25 +50,46 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _class_name(value: Any) -> Any:
+    """Return the name of a class that YAML reads as a number or a boolean: 1 is "1", true is "true"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value
+
+
+def _split_name(name: str) -> str:
+    if not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise ValueError(f"{name!r} is not the name of a split; use letters, digits, _ and .")
+    return name
+
+
 Name = Annotated[str, AfterValidator(_name)]
+ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int | bool)]
+SplitName = Annotated[str, AfterValidator(_split_name)]
 Compression = Annotated[Number, Field(ge=1)]
 Sparsity = Annotated[Fraction, Field(lt=1)]
 Seed = Annotated[Natural, Field(lt=2**63)]
 
 
 class OwnData(Frozen):
-    """A dataset of the user's own: files, or a Hub id. Paths are relative to the folder that you launch from."""
+    """A dataset of the user's own: files, or a Hub id. Paths are relative to the folder that you launch from.
+
+    `splits` maps train and validation (and others, evaluated beside it) to the names of the Hub's splits. With
+    `same_data`, the two splits may have the same examples.
+    """
 
     train: str | None = None
     validation: str | None = None
     hub: str | None = None
     config: str | None = None
     revision: str = "main"
+    splits: dict[SplitName, SplitName] | None = None
     text: Annotated[list[str], BeforeValidator(_one_or_more)]
     label: str = "label"
     kind: Kind = "classification"
-    classes: Positive | list[str] | None = None
+    classes: Positive | list[ClassName] | None = None
     metric: str | None = None
+    same_data: bool = False
 
     @model_validator(mode="after")
     def _one_source(self) -> OwnData:
@@ -76,6 +97,13 @@ class OwnData(Frozen):
             raise ValueError("give either hub, or train and validation")
         if self.hub is None and (self.train is None or self.validation is None):
             raise ValueError("give both files, train and validation")
+        if self.splits is not None and self.hub is None:
+            raise ValueError("splits names the splits of a Hub dataset; with files, train and validation are enough")
+        if self.splits is not None and (missing := {"train", "validation"} - set(self.splits)):
+            raise ValueError(
+                f"splits {self.splits!r} lacks {' and '.join(sorted(missing))}; write, for example,"
+                " splits: {train: train, validation: test}"
+            )
         return self
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from deepcuts.analysis.compare import LOWER_IS_BETTER
+from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
 from deepcuts.figures.style import FAINT, GREY, INK, look, new_figure, plain, tidy
 from deepcuts.wording import level
 
@@ -36,7 +38,7 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
     text = f"difference from {' or '.join(frame['baseline'].unique())}, with its 95 % interval ({better})"
-    text += f"\nhollow: undecided · grey band: within ± {margin:g}, too small to matter"
+    text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
     figure.supxlabel(plain(text), fontsize=8.5, color=INK)
     return figure
 
@@ -66,10 +68,9 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
             height += 1
             against = f"\nagainst {row['baseline']}" if part["baseline"].nunique() > 1 else ""
             ticks.append((height, plain(row["strategy"] + against)))
-            _mark(axes, {str(key): value for key, value in row.items()}, height, reach)
-            axes.text(
-                1.01, height, _said(row["verdict"], row["n"]), transform=aside, va="center", fontsize=7.5, color=INK
-            )
+            named = {str(key): value for key, value in row.items()}
+            _mark(axes, named, height, reach)
+            axes.text(1.01, height, _said(named), transform=aside, va="center", fontsize=7.5, color=INK)
         height += 1
     axes.set_ylim(height - 0.3, -0.7)
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
@@ -84,7 +85,7 @@ def _reach(part: pd.DataFrame, margin: float) -> float:
     return 1.08 * max(seen, min(float(ends.max()) if ends.notna().any() else 0.0, _WIDEST * seen))
 
 
-def _mark(axes: Axes, row: dict[str, float | str], height: float, reach: float) -> None:
+def _mark(axes: Axes, row: dict[str, Any], height: float, reach: float) -> None:
     """Draw a difference and its interval; an arrow where the interval continues beyond the axis."""
     style = look(str(row["strategy"]))
     difference, low, high = float(row["difference"]), float(row["low"]), float(row["high"])
@@ -101,5 +102,5 @@ def _mark(axes: Axes, row: dict[str, float | str], height: float, reach: float) 
     )
 
 
-def _said(verdict: str, n: int) -> str:
-    return f"{verdict}, {n} seed{'' if n == 1 else 's'}"
+def _said(row: dict[str, Any]) -> str:
+    return f"{short_verdict(row)}, {row['n']} seed{'' if row['n'] == 1 else 's'}"

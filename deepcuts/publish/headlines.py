@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from deepcuts.analysis.compare import more_seeds, short_verdict
 from deepcuts.publish.html import Child, element, html_table
 from deepcuts.records import records
 from deepcuts.store.tables import Row
@@ -16,12 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-WORDS = {
-    "better": "better",
-    "worse": "worse",
-    "equivalent": "no different",
-    "undecided": "not enough seeds to tell",
-}
+# The verdicts, in the order in which strategies are listed by them.
+VERDICTS = ("better", "worse", "equivalent", "undecided")
 _SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
 _WIDTH = 200
 
@@ -50,7 +47,7 @@ def _card(dataset: str, metric: str, baseline: str, strategies: dict[str, list[R
 
 
 def _rank(rows: Sequence[Row]) -> int:
-    return list(WORDS).index(_leading(rows))
+    return VERDICTS.index(_leading(rows))
 
 
 def _leading(rows: Sequence[Row]) -> str:
@@ -58,7 +55,7 @@ def _leading(rows: Sequence[Row]) -> str:
     found = {row["verdict"] for row in rows}
     if {"better", "worse"} <= found:
         return "undecided"
-    return next(verdict for verdict in WORDS if verdict in found)
+    return next(verdict for verdict in VERDICTS if verdict in found)
 
 
 def _badge(verdict: str) -> Markup:
@@ -68,13 +65,19 @@ def _badge(verdict: str) -> Markup:
 def sentence(rows: Sequence[Row]) -> list[Child]:
     """Write `LayerSNIP: better at 4x (+0.031, +0.010 to +0.052, 8 seeds); not enough seeds to tell at 2x (...)`."""
     parts = []
-    for verdict, words in WORDS.items():
-        points = [row for row in rows if row["verdict"] == verdict]
-        if verdict == "undecided" and len(points) > 2:
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])):
+        groups.setdefault(_words(row), []).append(row)
+    for words, points in groups.items():
+        if points[0]["verdict"] == "undecided" and len(points) > 2:
             parts.append(f"{words} at {_and([_asked(row) for row in points])} ({_between(points)})")
-        elif points:
+        else:
             parts.append(f"{words} at {_and([_point(row) for row in points])}")
     return [element("strong", rows[0]["strategy"]), f": {'; '.join(parts)}."]
+
+
+def _words(row: Row) -> str:
+    return "not enough seeds to tell" if row["verdict"] == "undecided" else short_verdict(row)
 
 
 def _asked(row: Row) -> str:
@@ -82,16 +85,17 @@ def _asked(row: Row) -> str:
 
 
 def _between(rows: Sequence[Row]) -> str:
-    """Sum up undecided comparisons: the range of their intervals, and the seeds that would be enough."""
+    """Sum up undecided comparisons: the range of their intervals, and the seeds that would decide."""
     lows, highs = ([row[end] for row in rows if row[end] is not None] for end in ("low", "high"))
-    needed = sorted(row["seeds_needed"] for row in rows if row["seeds_needed"] is not None)
+    known = [row for row in rows if row["seeds_needed"] is not None]
+    needed = sorted(row["seeds_needed"] for row in known if row["seeds_needed"] > row["n"])
     seeds = max(row["n"] for row in rows)
     text = f"{seeds} seed{'' if seeds == 1 else 's'}"
     if lows and highs:
         text = f"intervals within {_signed(min(lows))} to {_signed(max(highs))}, {text}"
     if needed:
         span = f"{needed[0]:.0f}" if needed[0] == needed[-1] else f"{needed[0]:.0f} to {needed[-1]:.0f}"
-        text += f"; about {span} would be enough"
+        text += f"; about {span} would decide"
     return text
 
 
@@ -106,7 +110,7 @@ def _point(row: Row) -> str:
     text = f"{_asked(row)} ({_signed(row['difference'])}, "
     text += seeds if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
-        text += f"; about {row['seeds_needed']:.0f} would be enough"
+        text += f"; {more_seeds(row)}"
     return f"{text})"
 
 
@@ -125,12 +129,13 @@ def all_comparisons(comparisons: pd.DataFrame) -> Markup:
         "difference",
         "95 % interval",
         "n",
-        "p (Holm)",
+        "corrected p",
         "seeds needed",
     ]
     baseline = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
-    caption = f"Differences from {baseline}, paired by seed. The bar is the 95 % interval, the line no difference"
-    return html_table(caption, header, _cells(rows), ("difference", "n", "p (Holm)", "seeds needed"))
+    caption = f"Differences from {baseline}, paired by seed. The bar is the 95 % interval, the line no difference. The"
+    caption += " corrected p is that of the verdict: that there is a difference, or that it is less than the margin"
+    return html_table(caption, header, _cells(rows), ("difference", "n", "corrected p", "seeds needed"))
 
 
 def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
@@ -139,12 +144,13 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
         ends = [abs(row[name]) for name in ("low", "high", "difference") if row[name] is not None]
         scales[row["dataset"]] = max([scales.get(row["dataset"], 0.0), *ends])
     for row in rows:
-        p, needed = row["p_holm"], row["seeds_needed"]
+        equivalent = short_verdict(row) == "equivalent"
+        p, needed = row["p_within" if equivalent else "p_differs"], row["seeds_needed"]
         yield [
             row["dataset"],
             _asked(row),
             row["strategy"],
-            element("span", _badge(row["verdict"]), f" {WORDS[row['verdict']]}", class_="nowrap"),
+            element("span", _badge(row["verdict"]), f" {_words(row)}", class_="nowrap"),
             _signed(row["difference"]),
             _bar(row, scales[row["dataset"]]),
             str(row["n"]),

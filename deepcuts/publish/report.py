@@ -22,6 +22,7 @@ from deepcuts.publish.html import Child, element, html_page, joined
 from deepcuts.publish.sections import (
     checklist_section,
     curves_section,
+    data_section,
     failed_section,
     overlap_section,
     page_header,
@@ -157,6 +158,7 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     title += f", only {selection_text(only)}" if only else ""
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
+        "facts": ("Data", data_section(trials)),
         "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist
+from deepcuts.analysis.compare import MARGIN
 from deepcuts.names import Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines
@@ -19,6 +21,7 @@ from deepcuts.store.store import Store
 from deepcuts.wording import duration, level
 
 MOST_FAILURES = 60
+MOST_LABELS = 6
 MOST_TRACEBACK = 8000
 
 
@@ -70,6 +73,48 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
     return parts
 
 
+def data_section(trials: pd.DataFrame) -> list[Child]:
+    """Show the facts of each dataset's splits: the labels, and what may be wrong with the texts."""
+    header = ["dataset", "split", "examples", "labels", "empty", "repeated", "also in train", "with another label"]
+    header += ["cut", "always the most frequent class"]
+    rows, varied = [], False
+    for dataset, part in trials.dropna(subset=["data_facts"]).groupby("dataset"):
+        counted = part["data_facts"].value_counts()
+        varied = varied or len(counted) > 1
+        first = part[part["data_facts"] == counted.index[0]].iloc[0]
+        for split, facts in json.loads(first["data_facts"]).items():
+            level = f"{first['metric']} {first['majority']:.3f}" if first["majority"] == first["majority"] else "–"
+            counts = (facts[key] for key in ("empty", "repeated", "in_train", "contradictory", "truncated"))
+            shares = ("–" if count is None else _share(count, facts["examples"]) for count in counts)
+            baseline = level if split == "validation" else "–"
+            rows.append([str(dataset), split, f"{facts['examples']:,}", _labels(facts), *shares, baseline])
+    if not rows:
+        return [element("p", "These trials do not record facts of their data: an older version made them.")]
+    words = "The examples that the trials were trained and evaluated on. Texts that are also in train, or that have"
+    words += " another label elsewhere, are counted each time they occur; cut texts have more than max_tokens tokens."
+    if varied:
+        words += " Where the trials of a dataset differ in their examples, the most frequent selection is shown."
+    numbers = [*header[2:3], *header[4:]]
+    return [element("p", words), html_table("Labels and texts of each split", header, rows, numbers)]
+
+
+def _share(count: int, examples: int) -> str:
+    return f"{count:,} ({count / examples:.1%})" if count else "0"
+
+
+def _labels(facts: Mapping[str, Any]) -> str:
+    """Say how many examples each label has: the frequent ones by name, and the absent ones always."""
+    if facts["values"] is not None:
+        low, mean, high = facts["values"]
+        return f"{low:g} to {high:g}, mean {mean:.3g}"
+    counts = sorted(facts["labels"].items(), key=lambda each: -each[1])
+    absent = [name for name, count in counts if not count]
+    listed = [f"{count:,} of {name}" for name, count in counts[:MOST_LABELS] if count]
+    more = [f"{len(counts) - len(absent) - len(listed)} more"] if len(counts) - len(absent) > len(listed) else []
+    none = [f"none of {', '.join(absent[:MOST_LABELS])}"] if absent else []
+    return ", ".join(listed + more + none)
+
+
 def _total_time(seconds: float) -> str:
     return duration(seconds) if seconds < 36000 else f"{seconds / 3600:,.0f} h"
 
@@ -96,8 +141,9 @@ def verdicts_section(comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) 
         frame = pd.concat(comparisons, ignore_index=True)
         found = frame["verdict"].value_counts()
         counts = ", ".join(f"{found.get(each, 0)} {each}" for each in ("better", "worse", "equivalent", "undecided"))
+        margin = f" The margin, the largest difference that does not matter, is {MARGIN:g}."
         parts = [
-            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}."),
+            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}.{margin}"),
             headlines(frame),
             element("details", element("summary", "Every comparison, with its interval"), all_comparisons(frame)),
         ]

@@ -53,6 +53,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: precision
         string: head_from
         int: micro_batch score_micro_batch examples_truncated
+        float: majority
+        string: data_facts
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec
@@ -115,7 +117,7 @@ def _lean(table: str) -> dict[str, Any]:
     so Arrow's copy of the schema is left out; only `trial_id` has statistics, because files are skipped by it alone; a
     dictionary pays only where values repeat in many rows, and zstd only where they are long.
     """
-    long = {"error", "traceback", "spec"}
+    long = {"error", "traceback", "spec", "data_facts"}
     packed = {name: "zstd" if name in long else "none" for name in SCHEMAS[table].names}
     return {
         "compression": packed if table == "trials" else "zstd",

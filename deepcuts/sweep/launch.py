@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from deepcuts.data.facts import facts_in_words
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
@@ -32,6 +33,7 @@ from deepcuts.sweep.machines import (
     usable_cpus,
 )
 from deepcuts.sweep.plan import Plan, make_plan, only_those
+from deepcuts.sweep.preflight import check_trials
 from deepcuts.sweep.prepare import Prepared, prepare_sweep
 from deepcuts.sweep.progress import Progress
 from deepcuts.wording import duration, size_text
@@ -79,7 +81,10 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state."""
+    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state.
+
+    `facts` are what trying the model out has shown of it, a sentence each.
+    """
 
     prepared: Prepared
     store: Store
@@ -87,6 +92,7 @@ class SweepPlan:
     gpus: float
     cost: Cost
     machines: Machines
+    facts: tuple[str, ...] = ()
 
     @property
     def file(self) -> SweepFile:
@@ -111,6 +117,9 @@ class SweepPlan:
                 f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
                 f" largest compression {ceiling:.4f}"
             )
+            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
+            lines += [f"    {line}" for line in told]
+        lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(
@@ -156,15 +165,18 @@ def plan(
     """Say what `run` would do with the same arguments. Nothing is written or launched.
 
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
-    resources than there are, a compression beyond the model's ceiling, a disk that is too small.
+    resources than there are, a compression beyond the model's ceiling, a disk that is too small, a model that fails on
+    two texts. Weights that are still on the Hub are not downloaded for it, so they are not checked.
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
     with _cluster(address) as cluster:
-        return _plan(sweep, store, only or {}, retry_failed, cluster)
+        return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
 
 
-def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, cluster: str | None) -> SweepPlan:
+def _plan(
+    sweep: Sweep, store: Store, only: Selection, retry_failed: bool, cluster: str | None, *, download: bool
+) -> SweepPlan:
     file = sweep.file
     machines = this_machine()
     if cluster or _has_ray():
@@ -179,7 +191,7 @@ def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, clust
     cost = _cost(todo, prepared, store, gpus, machines)
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost, machines)
+    return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download))
 
 
 def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines) -> Cost:
@@ -258,7 +270,7 @@ def run(
     if max_hours is not None and not 0 < max_hours < 1e6:
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
     with _cluster(address) as cluster:
-        planned = _plan(sweep, store, only or {}, retry_failed, cluster)
+        planned = _plan(sweep, store, only or {}, retry_failed, cluster, download=True)
         on_plan(planned)
         if not planned.todo.to_run:
             store.probe()
@@ -330,6 +342,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
     where = planned.machines.name
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
+    for fact in planned.facts:
+        progress.say(fact)
     with progress:
         outcome = run_plan(
             todo,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from deepcuts.data.splits import check, locate
+from deepcuts.data.facts import Facts, check
+from deepcuts.data.splits import locate
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import ModelSource
 from deepcuts.experiment.sweepfile import Settings, SweepFile
@@ -22,11 +23,16 @@ from deepcuts.pruning.compression import Counts, compression_to_fraction
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that can be launched, with the parameters of its network and the examples of each split, by dataset."""
+    """A sweep that can be launched, with the parameters of its network and the facts of each split, by dataset."""
 
     spec: SweepSpec
     counts: Mapping[str, Counts]
-    examples: Mapping[str, Mapping[str, int]]
+    facts: Mapping[str, Mapping[str, Facts]]
+
+    @property
+    def examples(self) -> Mapping[str, Mapping[str, int]]:
+        """The examples of each split, by dataset."""
+        return {name: {split: each.examples for split, each in facts.items()} for name, facts in self.facts.items()}
 
 
 def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
@@ -37,20 +43,22 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     _check_trackers(file.trackers)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
-    tasks, examples, counts = {}, {}, {}
+    tasks, facts, counts = {}, {}, {}
     for dataset, own in file.dataset_rows().items():
         tasks[dataset] = locate(dataset, own, folder)
-        _check_head(dataset, tasks[dataset], file.for_dataset(dataset))
-        examples[dataset] = check(dataset, tasks[dataset])
+        settings = file.for_dataset(dataset)
+        _check_head(dataset, tasks[dataset], settings)
+        same = own is not None and own.same_data
+        facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
     for dataset, task in tasks.items():
         settings = file.for_dataset(dataset)
         counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
         _check_size(dataset, file, settings, counts[dataset])
-        _check_rewind(dataset, settings, examples[dataset]["train"])
+        _check_rewind(dataset, settings, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
-    return Prepared(SweepSpec(file, model, tasks, device, with_head), counts, examples)
+    return Prepared(SweepSpec(file, model, tasks, device, with_head), counts, facts)
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:

@@ -1,20 +1,34 @@
-"""Trains and evaluates a trial's network, into rows of the tables `metrics` and `predictions`."""
+"""Trains and evaluates a trial's network, into rows of `metrics` and `predictions`, and tells what the data is."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 from torch import Tensor
 
-from deepcuts.experiment.metrics import compute_metrics, predictions_from
+from deepcuts.experiment.metrics import compute_metrics, majority_score, predictions_from
 from deepcuts.experiment.spec import Training
+from deepcuts.experiment.tasks import Task
 from deepcuts.model.network import Network, weights_of
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import save_tensors
 from deepcuts.training.train import Hooks, evaluate, train
 from deepcuts.trial.context import Context
 from deepcuts.trial.loading import Material
+
+
+def data_columns(task: Task, material: Material) -> Row:
+    """Return what is known of the examples, and the metric of always predicting the most frequent class.
+
+    Of a regression there is no such class, and `majority` is None.
+    """
+    labels = material.evaluated["validation"].labels.numpy().astype(np.float64)
+    majority = majority_score(task.main_metric, labels) if task.kind == "classification" else None
+    facts = {split: asdict(each) for split, each in material.facts.items()}
+    return {"majority": majority, "data_facts": json.dumps(facts)}
 
 
 def evaluate_stage(network: Network, material: Material, stage: str) -> tuple[dict[str, dict[str, float]], list[Row]]:

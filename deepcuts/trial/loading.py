@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 
-from deepcuts.data.batches import Tokens, cache_key, first_of_shuffle, tokenise
-from deepcuts.data.splits import content_digest, load_split
+from deepcuts.data.batches import Tokens, cache_key, tokenise
+from deepcuts.data.facts import Facts, count_facts
+from deepcuts.data.splits import content_digest, first_of_shuffle, load_split
 from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.head import head_rows
-from deepcuts.model.load import load_model, load_tokenizer, model_commit
+from deepcuts.model.load import load_model, load_tokenizer
 from deepcuts.model.network import Network, compiled
+from deepcuts.model.weights import is_lasting, model_commit
 
 
 @dataclass(frozen=True)
 class Material:
-    """The tokenised splits of a trial's dataset, the metrics that it records, and how its batches are made."""
+    """The tokenised splits of a trial's dataset, its metrics, the facts of its texts, and how batches are made."""
 
     train: Tokens
     evaluated: dict[str, Tokens]
     metric_names: tuple[str, ...]
+    facts: Mapping[str, Facts]
     length_grouping: bool = True
 
     @property
@@ -38,21 +43,42 @@ def device_of(dense: DenseSpec) -> torch.device:
     return torch.device(dense.device)
 
 
+@contextmanager
+def _reading_inputs(what: str) -> Iterator[None]:
+    """Turn an OSError of the trial's own model or data into ValueError, unless reading may go well the next time.
+
+    An OSError that is left means that the machines around the trial failed, and it runs again.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_lasting(error):
+            raise
+        raise ValueError(f"cannot read the {what}: {error}") from error
+
+
+@_reading_inputs("data or the tokenizer")
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
     model = dense.model
     source = model.digest or (model.name, model.revision, model_commit(model.name, model.revision))
-    splits = {}
+    parts, splits = {}, {}
     for split in dense.task.splits:
-        part = load_split(dense.task, split)
+        part = parts[split] = load_split(dense.task, split)
         key = cache_key(source, content_digest({split: part}))
         splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
+    parts["train"], splits["train"] = parts["train"].select(chosen), splits["train"].select(chosen)
+    facts = {
+        split: replace(each, truncated=int(splits[split].cut.sum()))
+        for split, each in count_facts(parts, dense.task).items()
+    }
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train").select(chosen), splits, names, dense.length_grouping)
+    return Material(splits.pop("train"), splits, names, facts, dense.length_grouping)
 
 
+@_reading_inputs("model")
 def load_network(dense: DenseSpec) -> Network:
     """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device."""
     regression = dense.task.kind == "regression"

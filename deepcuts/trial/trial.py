@@ -33,7 +33,7 @@ from deepcuts.store.tensors import save_tensors
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
 from deepcuts.trial.context import Context
-from deepcuts.trial.fitting import fit, metric_rows
+from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network
 from deepcuts.trial.row import failure_columns, identity_columns
 from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
@@ -115,7 +115,9 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     if dense.device == "cuda":
         torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()
-    material, network = load_material(dense), load_network(dense)
+    material = load_material(dense)
+    account.row |= data_columns(dense.task, material)
+    network = load_network(dense)
     names = prunable(network.model, trial.score.prune_biases)
     account.row |= _size_columns(network, material, names, trial, context)
     theta_0 = weights_of(network)

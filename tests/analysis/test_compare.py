@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders.rows import trial
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
-from deepcuts.analysis.compare import COMPARISON_COLUMNS, compare, in_words
+from deepcuts.analysis.compare import COMPARISON_COLUMNS, compare, in_words, short_verdict
+from deepcuts.analysis.significance import seeds_needed
 from deepcuts.wording import level
 
 NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
@@ -64,9 +65,9 @@ def test_seeds_that_one_of_them_lacks_are_left_out() -> None:
 def test_three_seeds_decide_nothing_however_clear_they_look() -> None:
     rows = frame(points("LayerSNIP", [0.91, 0.9, 0.92]), points("LayerMagWeight", [0.5, 0.5, 0.5]))
     row = compare(rows).iloc[0]
-    assert row["p_t"] < 0.001
+    assert row["p_differs"] < 0.001
     assert (row["p_signflip"], row["verdict"], row["seeds_needed"]) == (0.25, "undecided", 6)
-    assert verdict([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]) == "undecided"
+    assert verdict([0.5] * 5, [0.5] * 5) == "undecided"
 
 
 def test_enough_seeds_say_better_worse_and_equivalent() -> None:
@@ -81,10 +82,30 @@ def test_a_difference_below_the_margin_is_none_even_where_it_is_certain() -> Non
     assert verdict(BASE + 0.005 + NOISE[::-1] / 20, BASE, margin=0.001) == "better"
 
 
-def test_differences_that_are_all_the_same_are_decided_by_their_signs() -> None:
-    row = compare(frame(points("LayerSNIP", BASE[:9] + 0.05), points("LayerMagWeight", BASE[:9]))).iloc[0]
-    assert np.isnan(row["p_t"])
-    assert (row["p_holm"], row["verdict"]) == (2 / 2**9, "better")
+def test_differences_that_are_all_the_same_are_certain_from_six_seeds() -> None:
+    for seeds, said in ((6, "better"), (5, "undecided")):
+        row = compare(frame(points("LayerSNIP", BASE[:seeds] + 0.05), points("LayerMagWeight", BASE[:seeds]))).iloc[0]
+        assert (row["p_differs"], row["p_within"], row["verdict"]) == (0, 1, said)
+
+
+def test_six_seeds_of_four_equal_strategies_are_equivalent() -> None:
+    around = 0.8 + np.array([0.002, -0.002, 0.001, -0.001, 0.002, -0.002])
+    names = ["LayerSNIP", "LayerFisher", "LayerWanda", "LayerMagGrad"]
+    found = compare(frame(*(points(name, around) for name in names), points("LayerMagWeight", np.full(6, 0.8))))
+    # t(5) = (0.01 - 0) sqrt(6) / 0.0018974 = 12.910, one-sided p 0.0000249
+    assert found["p_within"].tolist() == pytest.approx([4 * 0.0000249] * 4, rel=0.01)
+    assert set(found["verdict"]) == {"equivalent"}
+
+
+def test_a_verdict_depends_on_the_number_of_rows_and_not_on_what_they_show() -> None:
+    base = points("LayerMagWeight", BASE)
+    clear, close = BASE + 0.2 + NOISE[::-1] / 9, BASE + 0.03 * NOISE[::-1]
+    found = [
+        compare(frame(base, points("LayerSNIP", BASE + 0.02), points("LayerFisher", each))) for each in (clear, close)
+    ]
+    assert found[0].loc[0, "verdict"] != found[1].loc[0, "verdict"]
+    columns = ["p_t", "p_differs", "p_within", "seeds_needed"]
+    assert found[0].loc[1, columns].tolist() == found[1].loc[1, columns].tolist()
 
 
 def test_a_lower_squared_error_is_better() -> None:
@@ -98,8 +119,11 @@ def test_the_family_is_every_row() -> None:
     names = ["LayerSNIP", "LayerFisher", "LayerWanda", "LayerMagGrad"]
     groups = [points(name, BASE + 0.01 + np.roll(NOISE, place)) for place, name in enumerate(names, 1)]
     found = compare(frame(*groups, points("LayerMagWeight", BASE)))
-    assert found["p_holm"].min() == pytest.approx(4 * found["p_t"].min())
-    assert (found["p_holm"] >= found["p_t"]).all()
+    assert found["p_differs"].tolist() == pytest.approx(np.minimum(1, 4 * found["p_t"]).tolist())
+    row = found.iloc[0]
+    spread = (row["high"] - row["difference"]) * math.sqrt(12) / t.ppf(0.975, 11)
+    assert row["seeds_needed"] == seeds_needed(row["difference"], spread, 0.01, 4)
+    assert row["seeds_needed"] != seeds_needed(row["difference"], spread, 0.01, 1)
 
 
 def test_dense_and_unpruned_are_baselines_at_every_place() -> None:
@@ -161,7 +185,8 @@ ROW = {
     "difference": 0.031,
     "low": 0.012,
     "high": 0.05,
-    "p_holm": 0.008,
+    "p_differs": 0.008,
+    "p_within": 0.03,
     "seeds_needed": 9.0,
 }
 PLACE = "LayerMagWeight on cola at 4x: "
@@ -173,13 +198,19 @@ FEW = "2 seeds can show nothing; about 9 would decide."
 @pytest.mark.parametrize(
     ("verdict", "changed", "words"),
     [
-        ("better", {}, f"LayerSNIP is better than {PLACE}{SEEN}8 seeds, p = 0.008 after Holm's correction)."),
+        ("better", {}, f"LayerSNIP is better than {PLACE}{SEEN}8 seeds, corrected p = 0.008)."),
+        ("worse", {"p_differs": 1e-4}, f"LayerSNIP is worse than {PLACE}{SEEN}8 seeds, corrected p < 0.001)."),
         (
-            "worse",
-            {"p_holm": 1e-4},
-            f"LayerSNIP is worse than {PLACE}{SEEN}8 seeds, p < 0.001 after Holm's correction).",
+            "equivalent",
+            {"p_differs": 0.2},
+            f"LayerSNIP is equivalent to {PLACE}{SEEN}8 seeds, within ± 0.01, corrected p = 0.030).",
         ),
-        ("equivalent", {}, f"LayerSNIP is no different from {PLACE}{SEEN}8 seeds, within ± 0.01)."),
+        (
+            "equivalent",
+            {"difference": 0.005, "low": 0.004, "high": 0.006, "p_differs": 1e-8},
+            f"LayerSNIP against {PLACE}higher by 0.005, less than the margin of 0.01: matthews +0.005"
+            " (95 % interval +0.004 to +0.006, 8 seeds, corrected p < 0.001).",
+        ),
         ("undecided", {}, f"{PAIR}{SEEN}8 seeds); about 9 would decide."),
         ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many again may decide."),
         ("undecided", {"seeds_needed": None}, f"{PAIR}{SEEN}8 seeds); no number of seeds up to 10,000 would decide."),
@@ -195,6 +226,20 @@ FEW = "2 seeds can show nothing; about 9 would decide."
 )
 def test_every_verdict_is_said_with_its_uncertainty(verdict: str, changed: dict, words: str) -> None:
     assert in_words(ROW | changed | {"verdict": verdict}, 0.01) == words
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "better"),
+        ({"verdict": "equivalent"}, "higher by less than the margin"),
+        ({"verdict": "equivalent", "difference": -0.005}, "lower by less than the margin"),
+        ({"verdict": "equivalent", "p_differs": 0.06}, "equivalent"),
+        ({"verdict": "undecided", "n": 0, "p_differs": None}, "undecided"),
+    ],
+)
+def test_a_difference_that_is_shown_is_never_called_equivalent(changed: dict, words: str) -> None:
+    assert short_verdict(ROW | {"verdict": "better"} | changed) == words
 
 
 def test_what_was_asked_for_is_named() -> None:

@@ -147,6 +147,19 @@ def test_the_table_has_every_stage_with_its_interval_and_counts_failures() -> No
     assert math.isnan(found.iloc[0]["retrained"])
 
 
+def test_the_table_marks_stages_in_which_a_seed_is_no_better_than_the_most_frequent_class() -> None:
+    rows = [row | {"majority": 0.6} for row in THREE_SEEDS]  # every seed has 0.6 pruned
+    rows += [row | {"trial_id": f"x{seed}", "strategy": "LayerSNIP"} for seed, row in enumerate(rows)]
+    for row, pruned, retrained in zip(rows[3:], (0.5, 0.7, 0.8), (0.7, 0.6, 0.7), strict=True):
+        row |= {"pruned": pruned, "retrained": retrained}
+    rows.append(trial("y", "LayerRandom", pruned=0.6) | {"majority": None})  # of an older version
+    found = table(frame(*rows)).set_index("strategy")
+    assert found["at_majority"].to_dict() == {"LayerMagWeight": "pruned", "LayerRandom": None, "LayerSNIP": "retrained"}
+    assert found.loc["LayerSNIP", "majority"] == 0.6
+    assert math.isnan(found.loc["LayerRandom", "majority"])
+    assert table(frame(*THREE_SEEDS))["at_majority"].tolist() == [None]
+
+
 def epochs(trial_id: str, stage: str, metric: str, *values: float) -> pd.DataFrame:
     fields = {"trial_id": trial_id, "stage": stage, "split": "validation", "metric": metric}
     steps = 0 if stage == "rewound" else 10

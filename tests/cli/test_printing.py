@@ -10,8 +10,10 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from builders.rows import trial
 
-from deepcuts.cli.printing import print_json, print_records, say_damaged
+from deepcuts.analysis.curves import table
+from deepcuts.cli.printing import print_json, print_records, print_results, say_damaged
 
 
 def printed(capsys, rows):
@@ -72,6 +74,14 @@ def test_on_a_terminal_a_table_is_ruled_and_brackets_stay_text(capsys, monkeypat
     shown = capsys.readouterr().out
     assert "[red]a[/red]" in shown
     assert "─" in shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_the_interval_of_a_result_is_explained(terminal, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    rows = [trial(str(seed), "LayerSNIP", seed, compression=None) for seed in range(2)]
+    print_results(table(pd.DataFrame(rows)))
+    assert ("Student's t over the n seeds" in capsys.readouterr().out) == terminal
 
 
 def test_no_rows_are_no_error(capsys):

@@ -47,6 +47,25 @@ def test_compare_prints_just_the_columns_promised_as_json(uri: str, capsys: pyte
     assert (row["n"], row["verdict"]) == (8, "better")
 
 
+def test_the_table_marks_what_always_predicting_one_class_reaches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    for seed in range(2):
+        write_trial(store, trial(f"a{seed}" * 8, seed=seed, majority=0.509, retrained=0.509 + 0.1 * seed))
+        write_trial(store, trial(f"b{seed}" * 8, "LayerSNIP", seed=seed, majority=0.509))
+    assert main(["table", store.uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "0.559 ± 0.635*" in lines[1]
+    assert "*" not in lines[2]
+    assert "majority" not in lines[0]
+    assert lines[-1].startswith("* in at least one seed exactly the score of always predicting the most frequent class")
+    assert lines[-1].endswith("(toy accuracy 0.509)")
+    assert main(["table", store.uri, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["majority"], row["at_majority"]) for row in rows] == [(0.509, "retrained"), (0.509, None)]
+
+
 def test_compare_draws(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", uri, "-o", str(tmp_path / "forest.svg")]) == 0
     assert f"wrote {tmp_path}/forest.svg" in capsys.readouterr().out

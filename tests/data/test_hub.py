@@ -62,14 +62,14 @@ def repository() -> dict[str, bytes]:
 
 PROGRAM = """
 import json, sys
-from deepcuts.data import splits
-from deepcuts.data import hub
+from deepcuts.data import facts, splits
 from deepcuts.experiment.sweepfile import OwnData
 
 for name, own in json.loads(sys.argv[1]):
     try:
         task = splits.locate(name, OwnData(**own) if own else None)
-        counts, train = splits.check(name, task), splits.load_split(task, "train")
+        counts = {split: each.examples for split, each in facts.check(name, task).items()}
+        train = splits.load_split(task, "train")
         found = [counts, splits.data_commit(task), train.texts[1], train.labels.tolist()]
     except ValueError as error:
         found = [type(error).__name__, str(error)]
@@ -135,6 +135,37 @@ def test_a_dataset_is_read_offline_from_the_hub_s_cache(tmp_path):
         assert found[name][0] == "Unreachable"
         assert f"dataset '{name}': cannot load" in found[name][1]
         assert "set data_dir or DEEPCUTS_DATA_DIR" in found[name][1]
+
+
+def test_splits_of_the_hub_are_named_and_a_script_is_never_run(tmp_path):
+    files = repository()
+    train, test = (files[f"named/{split}.csv"] for split in ("train", "test"))
+    listed = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.csv}\n"
+    listed += b"  - {split: test, path: test.csv}\n---\n"
+    fill_cache(tmp_path, "someone/listed", {"README.md": listed, "train.csv": train, "test.csv": test})
+    fill_cache(tmp_path, "someone/plain", {"train.csv": train, "test.csv": test})
+    fill_cache(tmp_path, "someone/one", {"train.csv": train})
+    fill_cache(tmp_path, "someone/made", {"README.md": b"# Made\n", "made.py": b"raise SystemExit('was run')\n"})
+    fill_cache(tmp_path, "someone/both", {"train.csv": train, "test.csv": test, "both.py": b"raise SystemExit\n"})
+    named: dict[str, object] = {"config": None, "classes": ["bad", "good"]}
+    splits = {"splits": {"train": "train", "validation": "test"}}
+    asked = [
+        *((hub, own(hub=f"someone/{hub}", **named, **splits)) for hub in ("listed", "plain", "both", "made")),
+        *((f"{hub} alone", own(hub=f"someone/{hub}", **named)) for hub in ("listed", "plain", "one")),
+        ("swapped", own(hub="someone/plain", **named, splits={"train": "test", "validation": "train"})),
+        ("numbers", own(classes=[0, 1])),
+    ]
+    fill_cache(tmp_path, "nyu-mll/glue", files)
+    found = dict(zip([name for name, _ in asked], ask(tmp_path, *asked, HF_HUB_OFFLINE="1"), strict=True))
+    assert found["listed"] == found["plain"] == found["both"] == SST2
+    assert found["swapped"] == [{"train": 2, "validation": 4}, COMMIT, ["test 1"], [0, 1]]
+    assert found["numbers"] == SST2
+    for name in ("listed alone", "plain alone"):
+        assert "unknown split 'validation'; it has train, test; name those to use, such as" in found[name][1]
+        assert "splits: {train: train, validation: test}" in found[name][1]
+    assert "unknown split 'validation'; it has train; it has one split only: make two files" in found["one alone"][1]
+    assert "someone/made at 'main' on the Hub: its data is made by a script, made.py, and code of a" in found["made"][1]
+    assert "hf download someone/made --repo-type dataset --revision refs/convert/parquet" in found["made"][1]
 
 
 @contextmanager

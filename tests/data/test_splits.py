@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepcuts.data.splits import Split, check, content_digest, data_commit, load_split, locate
+from deepcuts.data.facts import Facts, check
+from deepcuts.data.splits import Split, content_digest, data_commit, first_of_shuffle, load_split, locate
 from deepcuts.experiment.sweepfile import OwnData
-from deepcuts.experiment.tasks import Task
+from deepcuts.experiment.tasks import TASKS, Task
 
 TRAPS = ["null", "NA", "None", "nan", "", "007", "1e5", " spaces ", "Zoë 日本 🙂"]
 QUOTED = ['a "quoted" word', '"', "a, comma", "two\nlines", "a\r\nb"]
@@ -51,6 +52,10 @@ def problem(tmp_path: Path, train: str | pd.DataFrame, suffix: str = ".csv", **f
     return str(caught.value)
 
 
+def sizes(facts: dict[str, Facts]) -> dict[str, int]:
+    return {split: each.examples for split, each in facts.items()}
+
+
 # The same content is the same dataset
 
 
@@ -63,7 +68,7 @@ def test_every_format_reads_the_same_texts_and_labels(tmp_path, suffix):
     assert split.texts == [(text,) for text in texts]
     assert split.labels.dtype == np.float64
     assert split.labels.tolist() == [row % 2 for row in range(len(texts))]
-    assert check("reviews", task) == {"train": len(texts), "validation": len(texts)}
+    assert sizes(check("reviews", task, same_data=True)) == {"train": len(texts), "validation": len(texts)}
 
 
 def test_a_digest_depends_only_on_the_content(tmp_path):
@@ -99,6 +104,15 @@ def test_a_digest_changes_with_any_text_label_or_order(tmp_path):
     digests.append(locate("reviews", own(paths[0], paths[1])).digest)
     digests.append(locate("reviews", own(paths[1], paths[0])).digest)
     assert len(set(digests)) == len(digests)
+
+
+def test_smaller_selections_are_nested_and_in_their_original_order():
+    assert first_of_shuffle(5, None, 0).tolist() == first_of_shuffle(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
+    few, many = first_of_shuffle(100, 10, 3), first_of_shuffle(100, 20, 3)
+    assert len(set(few)) == 10
+    assert set(few) < set(many)
+    assert list(few) == sorted(few)
+    assert list(few) != list(first_of_shuffle(100, 10, 4))
 
 
 def test_a_digest_is_pinned():
@@ -139,7 +153,7 @@ def test_a_data_dir_replaces_the_hub_and_only_used_splits_are_read(tmp_path):
     write(frame.iloc[:2], tmp_path / "sst2" / "validation.jsonl")
     (tmp_path / "sst2" / "test.csv").write_bytes(b"\xff\x00 not read")
     task = locate("SST2DATA", None, str(tmp_path))
-    assert check("sst2", task) == {"train": 3, "validation": 2}
+    assert sizes(check("sst2", task)) == {"train": 3, "validation": 2}
     assert (task.hub, task.config, data_commit(task)) == (None, None, None)
     assert task.digest is not None
 
@@ -149,14 +163,26 @@ def test_mnli_validates_on_matched_and_also_has_mismatched(tmp_path):
     for number, name in enumerate(["train", "validation_matched", "validation_mismatched"], 1):
         write(frame.iloc[:number] if name != "train" else frame, tmp_path / "mnli" / f"{name}.parquet")
     task = locate("mnli", None, str(tmp_path))
-    assert check("mnli", task) == {"train": 3, "validation": 2, "validation_mismatched": 3}
+    assert sizes(check("mnli", task)) == {"train": 3, "validation": 2, "validation_mismatched": 3}
 
 
 def test_an_own_dataset_of_the_hub_comes_from_the_data_dir_too(tmp_path):
-    for split in ("train", "validation"):
-        write(examples(["a", "b"]), tmp_path / "mine" / f"{split}.csv")
+    for split, texts in (("train", ["a", "b"]), ("validation", ["c", "d"])):
+        write(examples(texts), tmp_path / "mine" / f"{split}.csv")
     task = locate("mine", OwnData(hub="someone/mine", text="body", classes=2), str(tmp_path))
-    assert check("mine", task) == {"train": 2, "validation": 2}
+    assert sizes(check("mine", task)) == {"train": 2, "validation": 2}
+
+
+def test_named_splits_of_the_hub_come_from_a_data_dir_by_their_names(tmp_path):
+    for stem, texts in (("train", ["a", "b", "c"]), ("test", ["d", "e"]), ("hard", ["f"])):
+        write(examples(texts), tmp_path / "mine" / f"{stem}.csv")
+    splits = {"train": "train", "validation": "test", "difficult": "hard"}
+    task = locate("mine", OwnData(hub="someone/mine", text="body", classes=2, splits=splits), str(tmp_path))
+    assert sizes(check("mine", task)) == {"train": 3, "validation": 2, "difficult": 1}
+    plain = OwnData(hub="someone/mine", text="body", classes=2)
+    named = plain.model_copy(update={"splits": {"validation": "validation", "train": "train"}})
+    assert locate("mine", plain) == locate("mine", named)  # and so the ids of its trials
+    assert locate("mine", plain).splits == TASKS["sst2"].splits
 
 
 def test_a_hub_dataset_is_located_without_reading_it():
@@ -168,7 +194,7 @@ def test_the_toy_dataset_is_built_in(tmp_path):
     toy = pytest.importorskip("deepcuts.data.toy")
     task = locate("toy", None, str(tmp_path))
     assert task.digest == toy.VERSION
-    assert all(count > 0 for count in check("toy", task).values())
+    assert all(count > 0 for count in sizes(check("toy", task)).values())
 
 
 def test_errors_name_missing_folders_and_files(tmp_path):
@@ -241,20 +267,19 @@ def test_bad_class_numbers_are_refused(tmp_path, labels, message):
     assert message in problem(tmp_path, pd.DataFrame({"body": list("abcd"), "label": labels}))
 
 
-def test_missing_and_boolean_labels_of_typed_files_are_refused(tmp_path):
+def test_missing_labels_of_typed_files_are_refused(tmp_path):
     frame = pd.DataFrame({"body": list("abc"), "label": [0, None, 1]})
     for suffix in (".parquet", ".jsonl"):
         assert "in row 1 (from 0) of column 'label' is missing" in problem(tmp_path, frame, suffix)
     nullable = frame.assign(label=frame["label"].astype("Int64"))
     assert "label None in row 1 (from 0)" in problem(tmp_path, nullable, ".parquet")
-    assert "name the classes" in problem(tmp_path, frame.assign(label=[True, False, True]), ".parquet")
 
 
 def test_errors_name_unknown_classes(tmp_path):
     frame = pd.DataFrame({"body": list("abcd"), "label": ["yes", "no", "Yes", "maybe"]})
     message = problem(tmp_path, frame, classes=["yes", "no"])
     assert "label 'Yes' in row 2" in message
-    assert "is none of classes ['yes', 'no']; unknown: 'Yes', 'maybe'; 2 of 4 rows" in message
+    assert "is none of classes ['yes', 'no']; unknown: 'Yes', 'maybe'; did you mean 'yes'? 2 of 4 rows" in message
     frame = frame.assign(label=["yes", "no", "", "no"])
     assert "is missing" in problem(tmp_path, frame, classes=["yes", "no"])
 
@@ -269,7 +294,7 @@ def test_bad_values_of_a_regression_are_refused(tmp_path, bad, what):
 def test_one_class_is_refused_in_training_and_allowed_in_validation(tmp_path):
     both = write(examples(["a", "b"]), tmp_path / "train.csv")
     one = write(examples(["a"]), tmp_path / "validation.csv")
-    assert check("reviews", locate("reviews", own(both, one))) == {"train": 2, "validation": 1}
+    assert sizes(check("reviews", locate("reviews", own(both, one)))) == {"train": 2, "validation": 1}
     with pytest.raises(ValueError, match="nothing to learn"):
         locate("reviews", own(one, both))
 

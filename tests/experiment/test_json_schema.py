@@ -60,6 +60,12 @@ def test_every_strategy_is_known_to_it(criterion):
     [
         {"datasets": {"mine": {"train": "a.csv", "validation": "b.csv", "text": "t", "classes": 2}, "sst2": None}},
         {"datasets": {"mine": {"hub": "x", "text": ["a", "b"], "classes": ["no", "yes"]}}},
+        {
+            "datasets": {
+                "mine": {"hub": "x", "text": "t", "classes": [0, 1], "splits": {"train": "a", "validation": "b"}}
+            }
+        },
+        {"datasets": {"mine": {"hub": "x", "text": "t", "classes": [False, True], "same_data": True}}},
         {"datasets": ["STSBDATA"], "overrides": {"STSBDATA": {"finetune": {"lr": 2e-5}}}},
         {"name": "a.b-c", "rewind": 5, "seeds": [0, 1], "resources": {"gpus": 0.5}},
         {"rewind": "none", "max_train_examples": None, "finetune": {"betas": [0.9, 0.99], "micro_batch": 4}},

@@ -123,6 +123,42 @@ def test_one_text_column_needs_no_list(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ("[false, true]", ["false", "true"]),
+        ("[0, 1]", ["0", "1"]),
+        ("[no, yes]", ["no", "yes"]),
+        ("[1, '1.0']", ["1", "1.0"]),
+    ],
+)
+def test_classes_may_be_numbers_and_truth_values(tmp_path, classes, names):
+    own = f"{{mine: {{train: a.csv, validation: b.csv, text: body, classes: {classes}}}}}"
+    assert read(tmp_path, LEAST.replace("[toy]", own)).dataset_rows()["mine"].classes == names
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "hub: a/b, splits: {train: train}",
+            r"splits {'train': 'train'} lacks validation; write, for example, splits: {",
+        ),
+        ("hub: a/b, splits: {train: 'train[:9]', validation: test}", r"'train\[:9\]' is not the name of a split"),
+        ("hub: a/b, splits: {train: ../x, validation: test}", r"'\.\./x' is not the name of a split"),
+        (
+            "train: a, validation: b, splits: {train: train, validation: test}",
+            "splits names the splits of a Hub dataset",
+        ),
+        ("train: a, validation: b, same_data: maybe", "same_data: must be true or false, not 'maybe'"),
+        ("train: a, validation: b, classes: [0.5, 1]", "classes.0: must be text"),
+    ],
+)
+def test_what_is_wrong_in_ones_own_data_is_refused(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, LEAST.replace("[toy]", f"{{mine: {{text: body, {fields}}}}}"))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("modle: x", "FILE:5: unknown key 'modle'; did you mean 'model'? known: max_tokens"),

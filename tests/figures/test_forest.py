@@ -44,6 +44,11 @@ def test_every_comparison_has_its_difference_interval_and_verdict() -> None:
     )
 
 
+def test_a_difference_below_the_margin_is_said_with_its_direction() -> None:
+    figure = plot_forest(pd.DataFrame([row(verdict="equivalent", difference=-0.005, p_differs=1e-8)]), 0.01)
+    assert "lower by less than the margin, 8 seeds" in words(figure)
+
+
 def test_undecided_ones_are_hollow() -> None:
     figure = plot_forest(pd.DataFrame([row(), row("LayerFisher", verdict="undecided")]), 0.01)
     assert marks(figure, "LayerSNIP")[-1].get_markerfacecolor() == look("LayerSNIP").color

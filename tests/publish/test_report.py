@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from builders.filled_store import HOSTILE, filled_store, write_trial
 from builders.rows import LAYERS, trial
+from markupsafe import escape
 
 from deepcuts.cli.main import main
 from deepcuts.publish.html import element, html_page
@@ -77,6 +78,27 @@ def test_the_page_says_what_ran_what_failed_and_how_to_repeat_it(store: Store) -
     assert f"deepcuts run-one {store.uri} {19:016x}" in text
 
 
+def test_the_page_has_the_facts_of_the_data(tmp_path: Path) -> None:
+    counts = {"empty": 0, "repeated": 3, "in_train": None, "contradictory": 1, "truncated": 2, "values": None}
+    train = {"examples": 1000, "labels": {HOSTILE: 600, "good": 400, "other": 0}, **counts}
+    validation = train | {"examples": 40, "labels": {HOSTILE: 30, "good": 10, "other": 0}, "in_train": 4}
+    facts = json.dumps({"train": train, "validation": validation})
+    text = report(filled_store(Store(str(tmp_path / "one")), 1, data_facts=facts, majority=0.75)).text
+    table = re.search(r"<table><caption>Labels and texts.*?</table>", text, re.DOTALL)
+    assert table
+    rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table[0].split("<tr>")[2:]]
+    name = str(escape(HOSTILE))
+    assert rows[0] == ["toy", "train", "1,000", f"600 of {name}, 400 of good, none of other", "0", "3 (0.3%)", "–"] + [
+        *("1 (0.1%)", "2 (0.2%)", "–")
+    ]
+    assert rows[1][2:4] == ["40", f"30 of {name}, 10 of good, none of other"]
+    assert rows[1][6:] == ["4 (10.0%)", "1 (2.5%)", "2 (5.0%)", "accuracy 0.750"]
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    older = report(filled_store(Store(str(tmp_path / "two")), 1)).text
+    assert "These trials do not record facts of their data" in older
+
+
 def test_curves_and_overlap_of_the_page_are_those_of_the_store(store: Store) -> None:
     from deepcuts.analysis.overlap import overlap
 
@@ -113,7 +135,7 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
     ]
     assert len(data["overlaps"][0]["pairs"]) == 1
     page = unescape(out.read_text("utf-8"))
-    assert "only seed 1, only sparsity 0.9</h1>" in page
+    assert "only seed=1,sparsity=0.9</h1>" in page
     assert f"deepcuts report {store.uri} --only seed=1,sparsity=0.9 -o report.html" in page
     assert "are compared here" not in out.read_text("utf-8")
     assert main(["report", store.uri, "-o", str(out), "--only", "sed=1"]) == 2

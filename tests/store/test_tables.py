@@ -18,9 +18,9 @@ COLUMNS = {
     "trials": {
         "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
         " error traceback metric dense_id score_id precision head_from host device deepcuts torch transformers"
-        " git_commit spec",
+        " git_commit spec data_facts",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
-        " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds",
+        " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds majority",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
         " score_micro_batch examples_truncated",
         "bool": "dense_cached score_cached",
@@ -51,8 +51,8 @@ TRIALS = (
     " failure error_stage error traceback metric dense pruned rewound retrained parameters prunable kept"
     " compression_achieved sparsity flops flops_nonzero dense_id score_id dense_cached score_cached finetune_seconds"
     " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes gpu_bytes precision head_from"
-    " micro_batch score_micro_batch examples_truncated host device started_at finished_at deepcuts torch transformers"
-    " git_commit spec"
+    " micro_batch score_micro_batch examples_truncated majority data_facts host device started_at finished_at"
+    " deepcuts torch transformers git_commit spec"
 )
 
 
@@ -92,7 +92,7 @@ def test_the_file_of_a_trial_holds_little_beside_its_row(tmp_path):
     file = pq.ParquetFile(tmp_path / "trials/whole.parquet")
     columns = [file.metadata.row_group(0).column(place) for place in range(file.metadata.num_columns)]
     assert {column.path_in_schema for column in columns if column.compression == "ZSTD"} == {
-        *("error", "traceback", "spec")
+        *("error", "traceback", "spec", "data_facts")
     }
     assert {column.path_in_schema for column in columns if column.is_stats_set} == {"trial_id"}
     assert not any(column.has_dictionary_page for column in columns)

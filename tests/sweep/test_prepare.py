@@ -41,6 +41,21 @@ def test_a_sweep_that_can_run_is_prepared_with_its_counts(tmp_path):
     assert ready.spec.tasks["reviews"].files["train"] == str(tmp_path / "train.csv")
 
 
+def test_the_facts_of_the_data_are_prepared_and_what_cannot_be_learned_or_measured_is_refused(tmp_path):
+    text = reviews(tmp_path, "good,1\nbad,0\nbad,1\n", "bad,0\n")
+    facts = prepare(tmp_path, text).facts["reviews"]
+    assert facts["train"].labels == {"0": 1, "1": 2}
+    assert (facts["train"].repeated, facts["validation"].in_train, facts["validation"].contradictory) == (1, 1, 1)
+    for change in ("max_train_examples=1", "overrides.reviews.max_train_examples=1"):
+        with pytest.raises(ValueError, match="dataset 'reviews': max_train_examples: the 1 that seed 0 selects"):
+            prepare(tmp_path, text, change)
+    twice = text.replace("validation.csv", "train.csv")
+    with pytest.raises(ValueError, match="dataset 'reviews': train and validation have the same examples"):
+        prepare(tmp_path, twice)
+    said = prepare(tmp_path, twice.replace("classes: 2", "classes: 2, same_data: true"))
+    assert said.facts["reviews"]["validation"].in_train == 3
+
+
 def test_moved_data_and_a_moved_model_give_the_same_trials(tmp_path, monkeypatch):
     text = reviews(tmp_path).replace("model: toy", "model: ./m")
     model_folder(tmp_path / "m")

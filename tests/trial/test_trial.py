@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,13 @@ def test_dense_stops_after_fine_tuning(store: Store) -> None:
     assert (row["strategy"], row["sparsity"], row["compression"], row["sparsity_asked"]) == ("Dense", 0, 1, 0)
     assert row["kept"] == row["prunable"] > 0
     [stored] = rows(store, "trials", spec)
+    labels = [each["label"] for each in rows(store, "predictions", spec)]
+    assert stored["majority"] == max(labels.count(0), labels.count(1)) / len(labels)
+    facts = json.loads(stored["data_facts"])
+    assert (facts["train"]["examples"], facts["validation"]["examples"]) == (48, len(labels))
+    assert facts["validation"]["labels"] == {"0": labels.count(0), "1": labels.count(1)}
+    assert sum(facts["train"]["labels"].values()) == 48
+    assert facts["train"]["truncated"] + facts["validation"]["truncated"] == stored["examples_truncated"] == 0
     null = ["pruned", "rewound", "retrained", "rewind", "criterion", "scope", "control", "score_id", "failure", "error"]
     assert [stored[name] for name in null] == [None] * len(null)
     assert rows(store, "masks", spec) == []
@@ -201,7 +209,9 @@ def test_a_bounded_head_is_trained_by_summed_squares_on_one_s_own_file(tmp_path:
     for of in (plain, seed_s):
         spec = trial("LayerGradCAMShift", of=of)
         row = completed(store, spec)
-        assert row["metric"] == "pearson"
+        assert (row["metric"], row["majority"]) == ("pearson", None)
+        facts = json.loads(row["data_facts"])["validation"]
+        assert (facts["labels"], facts["values"][0], facts["in_train"], facts["contradictory"]) == ({}, 0, 12, 12)
         metrics = rows(store, "metrics", spec)
         assert {each["metric"] for each in metrics} == {"loss", "pearson", "spearman", "mse"}
         examples = [each for each in rows(store, "predictions", spec) if each["stage"] == "retrained"]

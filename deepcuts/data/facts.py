@@ -1,0 +1,170 @@
+"""Counts what may be wrong with the examples of a dataset, and refuses what cannot be learned or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepcuts.data.splits import Split, first_of_shuffle, load_split, naming_dataset
+from deepcuts.experiment.metrics import majority_score
+from deepcuts.experiment.tasks import Task
+
+MOST_CLASSES = 6  # that are listed one by one
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The examples of a split, counted.
+
+    `labels` has the examples of each class by its name, 0 for a class that never occurs; of a regression it is empty,
+    and `values` is the lowest, mean and highest label. `empty` examples have a blank text; `repeated` ones have the
+    text of an earlier one of the split; `in_train` ones have a text of the training split (None for that split itself);
+    `contradictory` ones have a text that has another label elsewhere in the split or in the training split; `truncated`
+    ones have more than `max_tokens` tokens (None where nothing was tokenised).
+    """
+
+    examples: int
+    labels: dict[str, int]
+    values: tuple[float, float, float] | None
+    empty: int
+    repeated: int
+    in_train: int | None
+    contradictory: int
+    truncated: int | None = None
+
+    @property
+    def absent(self) -> list[str]:
+        """The classes that never occur."""
+        return [name for name, count in self.labels.items() if not count]
+
+
+def check(
+    name: str,
+    task: Task,
+    same_data: bool = False,
+    max_train_examples: int | None = None,
+    seeds: Sequence[int] = (),
+) -> dict[str, Facts]:
+    """Read and check all splits of a dataset; return the facts of each.
+
+    Raises ValueError that names the dataset: for anything that cannot be read, for a validation split that is the
+    training split (unless `same_data`), and where `max_train_examples` leaves one class for one of the `seeds`.
+    """
+    with naming_dataset(name):
+        splits = {split: load_split(task, split) for split in task.splits}
+        if not same_data and _same_examples(splits["train"], splits["validation"]):
+            files = f" ({task.files['train']}, {task.files['validation']})" if task.files else ""
+            raise ValueError(
+                f"train and validation have the same examples{files}: a score on them says nothing about new texts;"
+                " give other validation data, or, if this is what you want, same_data: true"
+            )
+        if max_train_examples is not None and task.kind == "classification":
+            for seed in seeds:
+                _check_selection(splits["train"], task, max_train_examples, seed)
+        return count_facts(splits, task)
+
+
+def _same_examples(one: Split, other: Split) -> bool:
+    """Whether two splits have the same examples, in any order."""
+    if len(one.texts) != len(other.texts):
+        return False
+    first, second = (sorted(zip(each.texts, each.labels.tolist(), strict=True)) for each in (one, other))
+    return first == second
+
+
+def _check_selection(train: Split, task: Task, limit: int, seed: int) -> None:
+    left = np.unique(train.labels[first_of_shuffle(len(train.texts), limit, seed)])
+    if len(left) == 1:
+        only = _class_names_of(task)[int(left[0])]
+        raise ValueError(
+            f"max_train_examples: the {limit:,} that seed {seed} selects all have the label {only!r}: there is nothing"
+            " to learn; raise it"
+        )
+
+
+def _class_names_of(task: Task) -> list[str]:
+    return [str(name) for name in (task.classes if isinstance(task.classes, tuple) else range(task.outputs))]
+
+
+def count_facts(splits: Mapping[str, Split], task: Task) -> dict[str, Facts]:
+    """Count the facts of the splits of a task, one of which is `train`."""
+    train = _labels_by_text(splits["train"], {})
+    found = {}
+    for name, split in splits.items():
+        known = train if name == "train" else _labels_by_text(split, train)
+        distinct = len(set(split.texts))
+        found[name] = Facts(
+            examples=len(split.texts),
+            labels=_counts(split, task),
+            values=_range(split) if task.kind == "regression" else None,
+            empty=sum(not all(map(str.strip, text)) for text in split.texts),
+            repeated=len(split.texts) - distinct,
+            in_train=None if name == "train" else sum(text in train for text in split.texts),
+            contradictory=sum(known[text] is None for text in split.texts),
+        )
+    return found
+
+
+def _labels_by_text(split: Split, before: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], float | None]:
+    """Map each text to its label, None where it has several; begin with the labels of `before`."""
+    found = dict(before)
+    for text, label in zip(split.texts, split.labels.tolist(), strict=True):
+        if found.setdefault(text, label) != label:
+            found[text] = None
+    return found
+
+
+def _counts(split: Split, task: Task) -> dict[str, int]:
+    if task.kind == "regression":
+        return {}
+    counts = np.bincount(split.labels.astype(np.int64), minlength=task.outputs)
+    return dict(zip(_class_names_of(task), counts.tolist(), strict=True))
+
+
+def _range(split: Split) -> tuple[float, float, float]:
+    return float(split.labels.min()), float(split.labels.mean()), float(split.labels.max())
+
+
+def facts_in_words(facts: Mapping[str, Facts], task: Task) -> list[str]:
+    """Say how the labels are distributed and, a line each, what may be wrong with the examples."""
+    labels = [f"in {split} {_distribution(each)}" for split, each in facts.items()]
+    if task.kind == "classification":
+        counts = facts["validation"].labels
+        most = max(counts, key=lambda name: counts[name])
+        score = majority_score(
+            task.main_metric, np.repeat(np.arange(len(counts), dtype=np.float64), [*counts.values()])
+        )
+        labels.append(f"always predicting {most}: {task.main_metric} {score:.3f}")
+    notes = [f"note: {problems}" for split, each in facts.items() if (problems := _problems(split, each))]
+    return [f"labels {'; '.join(labels)}", *notes]
+
+
+def _distribution(facts: Facts) -> str:
+    if facts.values is not None:
+        low, mean, high = facts.values
+        return f"{low:g} to {high:g} (mean {mean:.3g})"
+    if len(facts.labels) <= MOST_CLASSES:
+        return ", ".join(f"{count:,} of {name}" for name, count in facts.labels.items())
+    counts = facts.labels.values()
+    return f"{len(facts.labels)} classes of {min(counts):,} to {max(counts):,} examples"
+
+
+def _problems(split: str, facts: Facts) -> str:
+    """Say what may be wrong with a split; nothing where nothing is."""
+    counts = {
+        "empty": facts.empty,
+        "repeated": facts.repeated,
+        "also in train": facts.in_train,
+        "that also have another label": facts.contradictory,
+    }
+    found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    parts = [f"{facts.examples:,} texts in {split}: {found}"] if found else []
+    if facts.absent:
+        more = f" and {len(facts.absent) - MOST_CLASSES} more" if len(facts.absent) > MOST_CLASSES else ""
+        parts.append(f"{split} has no example of {', '.join(map(repr, facts.absent[:MOST_CLASSES]))}{more}")
+    if facts.values is not None and facts.values[0] == facts.values[2]:
+        parts.append(f"every label in {split} is {facts.values[0]:g}")
+    return "; ".join(parts)
