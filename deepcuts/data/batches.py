@@ -170,8 +170,10 @@ def cache_key(*parts: object) -> str:
     return json.dumps([str(part) for part in parts])
 
 
-def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int) -> list[Integers]:
-    """Return one epoch as batches of indices, with examples of similar length together.
+def shuffled(
+    lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int, length_grouping: bool = True
+) -> list[Integers]:
+    """Return one epoch as batches of indices, with examples of similar length together unless they are drawn at random.
 
     Each example comes once. All batches have `batch_size` examples but the last one that is cut, which may be smaller
     and comes anywhere in the epoch. Equal arguments give equal batches.
@@ -182,7 +184,8 @@ def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch:
     batches = []
     for start in range(0, len(order), run):
         examples = order[start : start + run]
-        examples = examples[np.argsort(lengths[examples], kind="stable")]
+        if length_grouping:
+            examples = examples[np.argsort(lengths[examples], kind="stable")]
         batches += [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 

@@ -23,12 +23,13 @@ from deepcuts.model.weights import is_lasting, model_commit
 
 @dataclass(frozen=True)
 class Material:
-    """The tokenised splits of a trial's dataset, the metrics that it records, and the facts of the texts it uses."""
+    """The tokenised splits of a trial's dataset, its metrics, the facts of its texts, and how batches are made."""
 
     train: Tokens
     evaluated: dict[str, Tokens]
     metric_names: tuple[str, ...]
     facts: Mapping[str, Facts]
+    length_grouping: bool = True
 
     @property
     def cut(self) -> int:
@@ -75,7 +76,7 @@ def load_material(dense: DenseSpec) -> Material:
         for split, each in count_facts(parts, dense.task).items()
     }
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train"), splits, names, facts)
+    return Material(splits.pop("train"), splits, names, facts, dense.length_grouping)
 
 
 @_reading_inputs("model")

@@ -216,7 +216,7 @@ def _prune(
     found = Scored({}, 0, None, False, 0.0)
     if trial.prunes:
         _begin("score", account, context)
-        found = find_scores(network, material, trial.score, context, theta_0)
+        found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
         account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.criterion)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
@@ -244,7 +244,7 @@ def masks_of_trial(
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
     made = make_masks(scores, fraction, trial.scope, transposed)
-    return shuffle(made, derive(trial.dense.seed, "shuffle")) if trial.control == "shuffle" else made
+    return shuffle(made, derive(trial.control_seed, "shuffle")) if trial.control == "shuffle" else made
 
 
 def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:

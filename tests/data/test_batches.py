@@ -77,6 +77,17 @@ def test_batches_hold_examples_of_similar_length_in_random_order() -> None:
     assert any(np.ptp(batch) > 2000 for batch in equal)
 
 
+def test_without_grouping_batches_are_drawn_at_random() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 3205)
+    batches = [shuffled(lengths, 16, 0, "dense", epoch, length_grouping=False) for epoch in (0, 1)]
+    assert sorted(np.concatenate(batches[0])) == list(range(len(lengths)))
+    assert np.mean([np.ptp(lengths[batch]) for batch in batches[0]]) > 80
+    where = np.concatenate([np.full(len(batch), i) for i, batch in enumerate(batches[1])])
+    where = where[np.argsort(np.concatenate(batches[1]))]
+    again = np.mean([(where[batch][:, None] == where[batch]).sum() - len(batch) for batch in batches[0]]) / 240
+    assert again < 3 * 15 / 3204  # a sixth and more of all pairs where lengths are grouped
+
+
 def test_a_batch_is_padded_to_its_longest_example() -> None:
     batch = tokens([3, 1, 2, 5]).batch(np.array([2, 0, 1]))
     assert batch["input_ids"].tolist() == [[201, 202, 7], [1, 2, 3], [101, 7, 7]]
