@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcuts.analysis.arms import with_arms as with_arms
     from deepcuts.analysis.checklist import checklist as checklist
     from deepcuts.analysis.compare import compare as compare
     from deepcuts.analysis.compare import in_words as in_words
@@ -66,6 +67,7 @@ __version__ = "0.1.0"
 
 # Where each name of the front door is defined.
 _HOMES = {
+    "with_arms": "analysis.arms",
     "checklist": "analysis.checklist",
     "compare": "analysis.compare",
     "in_words": "analysis.compare",

@@ -40,6 +40,7 @@ _SWEEP = {
     "precision": "of all stages",
     "tf32": "faster, less exact matrix products on recent GPUs",
     "compile": "torch.compile for training: compiled once per trial, which pays for long trials",
+    "length_grouping": "batches of examples of similar length, with little padding; false: batches drawn at random",
     "prune_biases": "prune the biases too, not only the weights",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",

@@ -148,6 +148,7 @@ class SweepFile(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False
+    length_grouping: bool = True
     prune_biases: bool = False
     keep_models: bool = False
     checkpoint_minutes: Above0 = 5.0

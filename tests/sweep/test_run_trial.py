@@ -13,6 +13,7 @@ import deepcuts
 from deepcuts.store.store import Store
 
 
+@pytest.mark.usefixtures("torch_state")
 def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
     assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
