@@ -51,7 +51,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 def commands() -> list[str]:
     """Every command of ours: in blocks of the shell, one after another where && joins them, and in tables."""
-    lines = [line.split("  #")[0] for _, text in blocks("sh") for line in text.splitlines()]
+    texts = [text.replace("\\\n", " ") for _, text in blocks("sh")]
+    lines = [line.split("  #")[0] for text in texts for line in text.splitlines()]
     table = (ROOT / "docs" / "command-line.md").read_text()
     lines += [command.replace("\\|", "|") for command in re.findall(r"^\| `([^`]+)`", table, re.M)]
     parts = [part.strip() for line in lines for part in re.split(r"&&|cd deepcuts", line)]
