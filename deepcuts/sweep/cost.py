@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
+from deepcuts.sweep.pace import Pace, used_examples
 from deepcuts.sweep.plan import Plan
 from deepcuts.wording import size_text
 
@@ -22,24 +22,32 @@ GUESSED_TOKENS = 32
 FLOAT = 4
 
 
+# What a trial takes besides training and scoring, where nothing was measured: loading, evaluating, storing.
+OTHER_SECONDS = 0.5
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a plan takes: seconds of work, seconds until the end, the basis of that estimate, and bytes of disk.
 
-    `work_seconds` are those of all trials one after another, `wall_seconds` with as many at a time as fit.
+    `seconds` has the work of each stage, by the id of the fine-tuning, the scoring pass or the trial; `wall_seconds`
+    are those until the last trial ends, `slots` at a time. `left_bytes` is how much larger the store is at the end, and
+    `peak_bytes` how much larger it is at most on the way, with its checkpoints.
     """
 
-    work_seconds: float
+    seconds: Mapping[str, float]
+    slots: int
     wall_seconds: float
     gpu_hours: float
     basis: str
-    bytes: int
+    left_bytes: int
+    peak_bytes: int
 
 
 def estimate(
     plan: Plan,
     counts: Mapping[str, Counts],
-    examples: Mapping[str, Mapping[str, int]],
+    examples: Mapping[str, int],
     store: Store,
     *,
     gpus: float,
@@ -47,31 +55,31 @@ def estimate(
     slots: int,
     keep_models: bool,
 ) -> Cost:
-    """Estimate the cost of the trials that are still to run, `slots` at a time."""
+    """Estimate the cost of the trials that are still to run, `slots` at a time.
+
+    `examples` has the training examples of each dataset.
+    """
     measured = _seconds_per_example(store, plan)
-    seconds, together = 0.0, shared(plan.to_run)
-    fine_tuned, scored = set(plan.dense_there), {*plan.scores_there, None}
+    seconds: dict[str, float] = {}
     for trial in plan.to_run:
-        dense = trial.dense
-        used = min(dense.max_train_examples or math.inf, examples[dense.dataset]["train"])
+        dense, score = trial.dense, trial.score
         unit = measured.get((dense.model.name, dense.dataset, dense.device))
         if unit is None:
             speed = GUESSED_GPU * max(gpus, 0.01) if dense.device == "cuda" else GUESSED_CPU * cpus
             unit = 6 * counts[dense.dataset].prunable * min(GUESSED_TOKENS, dense.max_tokens) / speed
-        work = (trial.retrain.epochs if trial.retrain else 0) * used
-        if dense.dense_id not in fine_tuned:
-            fine_tuned.add(dense.dense_id)
-            work += dense.finetune.epochs * used
-        if trial.score.data != "none" and trial.score.score_id not in scored:
-            scored |= {score.score_id for score in together.partners(trial)}
-            repeats = trial.score.smoothing_passes if trial.score.data == "smoothed" else 1
-            work += min(used, trial.score.batches * trial.score.batch_size) * repeats
-        seconds += work * unit
+        used = used_examples(trial, examples)
+        seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
+        if dense.dense_id not in plan.dense_there:
+            seconds[dense.dense_id] = dense.finetune.epochs * used * unit
+        if score.data != "none" and score.score_id not in plan.scores_there:
+            repeats = score.smoothing_passes if score.data == "smoothed" else 1
+            seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
     kinds = {(t.dense.model.name, t.dense.dataset, t.dense.device) for t in plan.to_run}
     known = len(kinds & set(measured))
     basis = f"measured in this store for {known} of {len(kinds)} datasets" if known else "guessed from FLOPs"
-    wall = seconds / max(1, min(slots, len(plan.to_run) or 1))
-    return Cost(seconds, wall, seconds * gpus / 3600, basis, _bytes(plan, counts, keep_models, slots))
+    wall = Pace(plan.to_run, seconds, slots).seconds_left()
+    left, passing = _bytes(plan, counts, keep_models, slots)
+    return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
 
 
 def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str], float]:
@@ -101,21 +109,28 @@ def _steps_per_trial(store: Store) -> dict[str, int]:
     return {row["trial_id"]: row["step_max"] for row in last if row["stage"] == "retrained" and row["step_max"]}
 
 
-def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> int:
-    """Add up fine-tuned networks, scores, masks, kept models, and the checkpoints of `slots` trials at a time."""
-    total, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
+def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> tuple[int, int]:
+    """Return the bytes that stay, and the most that there are beside them for a while.
+
+    Fine-tuned networks (also of the steps that trials rewind to), scores, masks and kept models stay. Of each trial
+    that runs there are a checkpoint and its successor, with two numbers of Adam for each weight.
+    """
+    left, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
+    together, largest = shared(plan.to_run), 0
     for trial in plan.to_run:
         size = counts[trial.dense.dataset]
+        network = FLOAT * size.parameters
+        steps = len(together.snapshots(trial))
+        largest = max(largest, (2 * 3 + steps) * network)
         if trial.dense.dense_id not in dense:
             dense.add(trial.dense.dense_id)
-            total += FLOAT * size.parameters
+            left += (1 + steps) * network
         if trial.score.data != "none" and trial.score.score_id and trial.score.score_id not in scores:
             scores.add(trial.score.score_id)
-            total += FLOAT * size.prunable
+            left += FLOAT * size.prunable
         if trial.retrain is not None:
-            total += size.prunable // 8 + (FLOAT * size.parameters if keep_models else 0)
-    largest = max((counts[trial.dense.dataset].parameters for trial in plan.to_run), default=0)
-    return total + 2 * 3 * FLOAT * largest * min(slots, len(plan.to_run))
+            left += size.prunable // 8 + (network if keep_models else 0)
+    return left, largest * min(slots, len(plan.to_run))
 
 
 def check_disk(store: Store, cost: Cost) -> None:
@@ -126,9 +141,9 @@ def check_disk(store: Store, cost: Cost) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < cost.bytes:
+    if free < cost.peak_bytes:
         raise ValueError(
-            f"store {store.uri!r}: the sweep needs about {size_text(cost.bytes)} and {size_text(free)} are free; make"
+            f"store {store.uri!r}: the sweep needs about {size_text(cost.peak_bytes)} and {size_text(free)} are free; make"
             " room, choose another with --store, or run part of it with --only"
         )
 

@@ -32,6 +32,7 @@ from deepcuts.sweep.machines import (
     this_machine,
     usable_cpus,
 )
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import Plan, make_plan, only_those
 from deepcuts.sweep.prepare import Prepared, prepare_sweep
 from deepcuts.sweep.progress import Progress
@@ -118,7 +119,7 @@ class SweepPlan:
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
         lines.append(
             f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on {self.machines.name},"
-            f" {cost.basis}; {size_text(cost.bytes)} of disk"
+            f" {cost.basis}; {size_text(cost.left_bytes)} of disk, at most {size_text(cost.peak_bytes)} on the way"
         )
         if (share := recommended(todo, self.store)) is not None:
             lines.append(f"  {share}")
@@ -192,7 +193,7 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: M
     return estimate(
         todo,
         prepared.counts,
-        prepared.examples,
+        prepared.train_examples,
         store,
         gpus=gpus,
         cpus=cpus,
@@ -330,13 +331,14 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
 
     file, todo, store = planned.file, planned.todo, planned.store
     done = len(todo.done) - len(todo.again)
-    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
+    pace = Pace(todo.to_run, planned.cost.seconds, planned.cost.slots)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace)
     where = planned.machines.name
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
     with progress:
         outcome = run_plan(
             todo,
-            make_launch(todo, file, store, cpus, run_pipeline),
+            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples),
             store,
             progress,
             gpus=planned.gpus,

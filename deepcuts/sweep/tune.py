@@ -23,8 +23,9 @@ from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.search import Searcher
 
 from deepcuts.experiment.grid import tracker_labels
-from deepcuts.store.live import Watch, request_stop, withdraw_stop
+from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
+from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -84,7 +85,10 @@ def run_plan(
         ),
     )
     try:
-        with _ending_early(outcome, searcher, store, launch.launch_id, deadline):
+        with (
+            LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
+            _ending_early(outcome, searcher, store, launch.launch_id, deadline),
+        ):
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,7 +131,6 @@ class _Searcher(_Unsaved, Searcher):
         if trial is None:
             return None if len(self.queue) else str(Searcher.FINISHED)
         self.ids[trial_id] = trial.trial_id
-        self.progress.started(trial)
         return {"trial_id": trial.trial_id, **tracker_labels(trial)}
 
     def _look(self) -> None:
@@ -136,7 +139,10 @@ class _Searcher(_Unsaved, Searcher):
         try:
             before, busy = set(self.queue.busy), self.watch.busy()
             if before or busy:
+                waiting = {trial.trial_id for trial in self.queue.pending}
                 self.queue.learn(busy, self.store)
+                done = waiting - {trial.trial_id for trial in self.queue.pending}
+                self.progress.found(self.queue.dense_there, done)
         except OSError:  # a store that is away for a moment: look again later
             return
 
@@ -164,7 +170,12 @@ class _Listener(_Unsaved, tune.Callback):
         self.stages: dict[str, str] = {}  # the stage that each running trial was last heard to be in
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.stages.pop(trial.config["trial_id"], None)  # of an attempt before
+        trial_id = trial.config["trial_id"]
+        self.stages.pop(trial_id, None)  # of an attempt before
+        self.progress.started(self.launch.trials[trial_id])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.interrupted(trial.config["trial_id"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -174,11 +185,12 @@ class _Listener(_Unsaved, tune.Callback):
         if stage != "done":  # then Tune has not got its worker back yet
             self.queue.heard(trial_id, stage)
         if stage == "done":
-            self.progress.ended(trial_id, result["row"])
+            self.progress.ended(self.launch.trials[trial_id], result["row"])
         elif stage == "interrupted":
             self.progress.interrupted(trial_id)
         else:
-            self.progress.heard(trial_id, stage, result.get("epoch", 0), result.get("step", 0))
+            at = stage, result.get("epoch", 0), result.get("step", 0), result.get("loss")
+            self.progress.heard(trial_id, place_of(self.launch.trials[trial_id], self.launch.examples, *at))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a failure of the infrastructure once the retries have run out; the next launch runs the trial again.
@@ -190,7 +202,7 @@ class _Listener(_Unsaved, tune.Callback):
         row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
-        self.progress.ended(trial_id, row)
+        self.progress.ended(self.launch.trials[trial_id], row)
         try:
             if self.store.statuses().get(trial_id) != "completed":
                 self.store.write("trials", trial_id, [row])
