@@ -49,7 +49,7 @@ def _nearest(name: str, known: dict[str, str]) -> str | None:
         beginning = [each for each in containing if each.casefold().startswith(name)]
         if containing:
             return min(beginning, key=len, default=containing[0])
-    if near := get_close_matches(name, known, 1, 0.6):
+    if near := get_close_matches(name, known, 1, 0.6 if len(name) > SHORTEST_WORD else 0.5):
         return known[near[0]]
     for each in listed:  # magnitude begins with the Mag of LayerMagWeight
         words = re.findall("[A-Z][a-z]+", each)[1:]

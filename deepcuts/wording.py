@@ -55,7 +55,7 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def whereabouts(place: Mapping[str, Any]) -> str:
+def place_in_words(place: Mapping[str, Any]) -> str:
     """Where a trial is: `retraining, epoch 2 of 12, step 17 of 84, loss 0.412`.
 
     `place` has `stage`, `epoch` (from 0) and `step`, and where they are known `epochs`, `steps` and `loss`.

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
 from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Store
+from deepcuts.store.tables import CHECKED
 
 if TYPE_CHECKING:
     import duckdb  # at run time only a query loads it: it takes a fifth of a second
@@ -259,7 +260,7 @@ def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, d
 
 
 def _dataset(store: Store, table: str, paths: list[str]) -> ds.Dataset:
-    return ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
+    return ds.dataset(paths, SCHEMAS[table], format=CHECKED, filesystem=store.filesystem)
 
 
 def _shortened(error: Exception) -> str:

@@ -59,14 +59,6 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_results(results: pd.DataFrame) -> None:
-    """Print a frame of `table` for people; on a terminal, say below it what the ± are."""
-    shown = for_people(results)
-    print_records(shown)
-    if sys.stdout.isatty() and any("±" in str(value) for stage in STAGES for value in shown[stage]):
-        print("mean ± half of its 95 % interval: Student's t over the n seeds, of this row alone")
-
-
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
 
@@ -102,8 +94,11 @@ def _with_half(mean: float, half: float, mark: str) -> str | None:
 
 
 def print_results(results: pd.DataFrame) -> None:
-    """Print results as a person reads them, and what their stars mean."""
-    print_records(for_people(results))
+    """Print a frame of `table` as a person reads it; below it what the stars mean and, on a terminal, the ±."""
+    shown = for_people(results)
+    print_records(shown)
+    if sys.stdout.isatty() and any("±" in str(value) for stage in STAGES for value in shown[stage]):
+        print("mean ± half of its 95 % interval: Student's t over the n seeds, of this row alone")
     marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
     if len(marked):
         scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())

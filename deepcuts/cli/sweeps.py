@@ -16,7 +16,8 @@ from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, p
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
     from deepcuts.store.store import Store
-    from deepcuts.sweep.launch import Launched, SweepPlan
+    from deepcuts.sweep.launch import Launched
+    from deepcuts.sweep.planned import SweepPlan
 
 RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
 ADDRESS = argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
@@ -92,6 +93,8 @@ def plan_verb(args: argparse.Namespace) -> int:
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())
+        for fact in planned.facts:
+            print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
         print_records(planned.rows())

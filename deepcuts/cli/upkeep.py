@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import deepcuts
 from deepcuts.cli.arguments import JSON, STORE, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records
-from deepcuts.wording import size_text
+from deepcuts.names import COMPACTED
+from deepcuts.wording import duration, size_text
 
 if TYPE_CHECKING:
+    from deepcuts.store.doctor import Finding
     from deepcuts.store.store import Store
 
 
@@ -78,15 +81,46 @@ def doctor_verb(args: argparse.Namespace) -> int:
     store = existing(args.store_uri)
     if args.fix:
         _refuse_while_running(store, "mend")
-    findings = deepcuts.examine_store(store, busy=not args.fix and bool(at_work(store)))
-    rows = [asdict(finding) for finding in findings]
-    print_json(rows) if args.json else print_records(rows)
-    if not findings:
-        print(f"store {store.uri} is sound", file=sys.stderr)
+    findings, aside = _examined(store, busy=not args.fix and bool(at_work(store))), ""
+    fresh = findings
+    while args.fix and (mended := [finding for finding in fresh if finding.mend in ("set aside", "delete")]):
+        aside = deepcuts.mend_store(store, mended)
+        if not any(COMPACTED in finding.path for finding in mended):
+            break
+        fresh = [finding for finding in _examined(store, busy=False) if finding not in findings]
+        findings += fresh
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        print_records([{"path": each.path, "problem": each.problem, "mend": each.mend} for each in findings])
+    return _conclude(store, findings, args.fix, aside)
+
+
+def _examined(store: Store, busy: bool) -> list[Finding]:
+    """Examine a store, and say how much was read and how long it took."""
+    from deepcuts.experiment.metrics import FUNCTIONS
+    from deepcuts.store.doctor import bytes_of_store
+
+    files, size = bytes_of_store(store)
+    print(f"reading {size_text(size)} in {files:,} files", file=sys.stderr)
+    began = time.monotonic()
+    findings = deepcuts.examine_store(store, busy, FUNCTIONS)
+    print(f"every byte was read, in {duration(time.monotonic() - began)}", file=sys.stderr)
+    return findings
+
+
+def _conclude(store: Store, findings: list[Finding], fix: bool, aside: str) -> int:
+    """Say what is to be done now, and return the exit code."""
+    if all(finding.mend == "none" for finding in findings):
+        known = "" if not findings else ", as far as can be told of what has no checksum"
+        print(f"store {store.uri} is sound{known}", file=sys.stderr)
         return DONE
-    if args.fix:
-        aside = deepcuts.mend_store(store, findings)
-        print(f"set aside below {store.uri}/{aside}, or deleted; run the sweep again to make anew what is missing")
+    if fix:
+        moved = f"set aside below {store.uri}/{aside.partition('/')[0]}, or deleted; " if aside else ""
+        print(f"{moved}run the sweep again to make anew what is missing")
         return DONE
-    print("deepcuts doctor --fix sets these aside or deletes them, as said", file=sys.stderr)
+    if any(finding.mend in ("set aside", "delete") for finding in findings):
+        print("deepcuts doctor --fix sets these aside or deletes them, as said", file=sys.stderr)
+    else:
+        print("run the sweep again to make anew what is missing", file=sys.stderr)
     return INCOMPLETE

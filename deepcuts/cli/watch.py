@@ -18,7 +18,7 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.wording import STEPS, duration, level, whereabouts
+from deepcuts.wording import STEPS, duration, level, place_in_words
 
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
@@ -126,14 +126,15 @@ def _to_go(seen: Seen, sweep: str, working: int) -> str:
     launches = [state for state in seen.launches if state.get("sweep") == sweep]
     if not launches and not working:
         return "nobody is at work on them"
-    known = [state["to_go"] - state["still"] for state in launches if state.get("to_go") is not None]
-    return f"about {duration(max(0.0, min(known)))} to go" if known else "time to go not known"
+    if not launches:  # an older version's
+        return "time to go not known"
+    return f"about {duration(max(0.0, min(state['to_go'] - state['still'] for state in launches)))} to go"
 
 
 def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
     table = Table("trial", "", "at", "host", "beat", box=None, pad_edge=False, header_style="dim")
     for key, state in list(seen.running.items())[:MOST_RUNNING]:
-        cells = [key, _name(names.get(key)), whereabouts(state), state.get("host")]
+        cells = [key, _name(names.get(key)), place_in_words(state), state.get("host")]
         color = "green" if _alive(seen, key) else "red"
         table.add_row(*(Text(str(cell)) for cell in cells), Text(_beat(state["still"]), color))
     if len(seen.running) > MOST_RUNNING:

@@ -94,13 +94,26 @@ class Tokens:
         return batch
 
 
+def check_room(tokenizer: Any, texts: int, max_tokens: int) -> None:
+    """Raise ValueError where `max_tokens` leaves no room for a token of each of the `texts` (1, or 2 for a pair)."""
+    special = tokenizer.num_special_tokens_to_add(texts == 2)
+    if max_tokens < special + texts:
+        each = "each text of a pair" if texts == 2 else "the text"
+        raise ValueError(
+            f"max_tokens: {max_tokens!r} leaves no room for a token of {each} beside the {special} special tokens that"
+            f" the tokenizer adds; give at least {special + texts}"
+        )
+
+
 def tokenise(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: NDArray[np.float64], max_tokens: int, key: str
 ) -> Tokens:
     """Tokenise N texts or pairs of texts, truncated to `max_tokens`, or read the tokens from the cache.
 
-    `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced.
+    `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced. Raises ValueError
+    where `max_tokens` leaves no room for a token of each text.
     """
+    check_room(tokenizer, len(texts[0]), max_tokens)
     path = cache_folder("tokens") / f"{hashlib.sha256(f'{key}/{max_tokens}'.encode()).hexdigest()[:32]}.safetensors"
     arrays = _read_cache(path, len(texts))
     if arrays is None:
@@ -125,6 +138,7 @@ def _tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_tokens: int)
         whole = tokenizer(*map(list, pairs), truncation=True, max_length=max_tokens, return_attention_mask=False)
     names = [name for name in ("input_ids", "token_type_ids") if name in whole]
     lengths = [len(ids) for ids in whole["input_ids"]]
+    assert max(lengths) <= max_tokens, f"the tokenizer makes {max(lengths)} tokens, not at most {max_tokens}"
     arrays: dict[str, NDArray[Any]] = {
         f"input/{name}": np.concatenate([np.asarray(ids, np.int32) for ids in whole[name]]) for name in names
     }

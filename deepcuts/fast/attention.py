@@ -5,6 +5,9 @@ B = examples, H = heads, T = tokens of the longest example, D = size of a head.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ ATTENTION_NAME = "deepcuts"
 SHORT_TOKENS = 48
 # torch's softmax takes up to nine times as long over rows shorter than this many numbers.
 MIN_SOFTMAX_WIDTH = 16
+_any_length: ContextVar[bool] = ContextVar("any_length", default=False)
 
 
 def quick_attention(
@@ -57,7 +61,9 @@ def quick_attention(
 def _is_supported(
     module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, options: dict[str, Any]
 ) -> bool:
-    if not query.is_cpu or torch.compiler.is_compiling() or not (dropout or query.shape[-2] <= SHORT_TOKENS):
+    if not query.is_cpu or torch.compiler.is_compiling():
+        return False
+    if not (dropout or _any_length.get() or query.shape[-2] <= SHORT_TOKENS):
         return False
     if any(options.get(name) is not None for name in ("position_bias", "softcap", "is_causal")):
         return False
@@ -84,3 +90,19 @@ def use_quick_attention(model: PreTrainedModel) -> None:
         AttentionInterface.register(ATTENTION_NAME, quick_attention)
         AttentionMaskInterface.register(ATTENTION_NAME, attention_mask)
         model.set_attn_implementation(ATTENTION_NAME)
+
+
+def use_torch_attention(model: PreTrainedModel) -> None:
+    """Undo `use_quick_attention`."""
+    if model.config._attn_implementation == ATTENTION_NAME:
+        model.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def quick_at_any_length() -> Iterator[None]:
+    """Let long texts without dropout use this attention too while the context is open, so that it can be compared."""
+    before = _any_length.set(True)
+    try:
+        yield
+    finally:
+        _any_length.reset(before)

@@ -59,11 +59,17 @@ class Captured:
     later calls are replays. `state` returns the fp32 tensors that the computation changes. The very first replay must
     leave the same bits in them as the computation itself does from the same state; checking that copies the state to
     the CPU and back once. If the bits differ, or if something cannot be recorded, a warning says so and every later
-    call runs directly, with the same bits.
+    call runs directly, with the same bits; `on_failure` hears of it.
     """
 
-    def __init__(self, compute: Computation, state: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
-        self.compute, self.state, self.device = compute, state, device
+    def __init__(
+        self,
+        compute: Computation,
+        state: Callable[[], Iterable[Tensor]],
+        device: torch.device,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.compute, self.state, self.device, self.on_failure = compute, state, device, on_failure
         make_recorder = RECORDERS.get(device.type)
         self.record = make_recorder() if make_recorder else None
         self.seen_shapes: set[tuple[int, ...]] = set()
@@ -84,6 +90,7 @@ class Captured:
         except RuntimeError as error:  # includes running out of memory
             self.record = None
             self.replays.clear()
+            self.on_failure()
             cause = error.__context__ or error
             warnings.warn(f"steps are not replayed on this {self.device.type}, and take longer: {cause}", stacklevel=2)
         return self._run_directly(seed, inputs, sizes)

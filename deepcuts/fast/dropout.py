@@ -66,10 +66,13 @@ class Dropout(nn.Dropout):
 
 
 def use_quick_dropout(model: nn.Module) -> None:
-    """Replace every `nn.Dropout` of a model by this `Dropout`, with the same probability."""
+    """Replace every `nn.Dropout` of a model by this `Dropout`, with the same probability.
+
+    Subclasses, and those that change their input in place, stay.
+    """
     for parent in list(model.modules()):
         for name, module in parent.named_children():
-            if type(module) is nn.Dropout:
+            if type(module) is nn.Dropout and not module.inplace:
                 setattr(parent, name, Dropout(module.p))
 
 

@@ -20,14 +20,14 @@ AFTER_ATTENTION = dict.fromkeys(
 
 
 @contextmanager
-def first_token_alone(model: nn.Module) -> Iterator[None]:
+def first_token_alone(model: nn.Module, alone: bool = True) -> Iterator[None]:
     """Compute only the first token in the model's last layer while the context is open.
 
-    Does nothing for an architecture whose head reads other tokens, or that is not known.
+    Does nothing unless `alone`, nor for an architecture whose head reads other tokens, or that is not known.
     """
     config: Any = getattr(model, "config", None)
     path = AFTER_ATTENTION.get(getattr(config, "model_type", ""))
-    if path is None:
+    if path is None or not alone:
         yield
         return
     module = model.base_model.get_submodule(path.format(config.num_hidden_layers - 1))  # type: ignore[union-attr]

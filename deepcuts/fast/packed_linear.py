@@ -25,7 +25,11 @@ OnBackward = Callable[[nn.Module, Tensor, Tensor, bool], None]
 
 @contextmanager
 def packed_linears(
-    model: nn.Module, dtype: torch.dtype, gelu: bool = False, on_backward: OnBackward | None = None
+    model: nn.Module,
+    dtype: torch.dtype,
+    gelu: bool = False,
+    on_backward: OnBackward | None = None,
+    pack: bool = True,
 ) -> Iterator[None]:
     """Let a model's linear layers multiply in `dtype` by packed copies of their weights while the context is open.
 
@@ -33,10 +37,11 @@ def packed_linears(
     that layer see nothing. A backward pass needs `on_backward`: it receives the two factors of a layer's weight
     gradient, for each layer with a parameter that requires one, and no `.grad` is set. Without it the context is for
     forward passes only. Where torch has no oneDNN for the model's device and the type, weights are cast but not packed.
+    Without `pack`, the context changes nothing, and a backward pass sets `.grad`.
     """
     onednn = _has_onednn(next(model.parameters()).device, dtype)
     packed: dict[nn.Module, Any] = {}
-    for module in model.modules() if onednn or on_backward else ():
+    for module in model.modules() if pack and (onednn or on_backward) else ():
         if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
             packed[module] = _Packed(module, dtype, onednn, on_backward=on_backward)
         elif gelu and _ends_in_gelu(module):

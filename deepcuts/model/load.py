@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import transformers
@@ -23,6 +23,29 @@ def silence_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _refusing_code(load: Callable[Concatenate[str, _P], _T]) -> Callable[Concatenate[str, _P], _T]:
+    """Say of a model with code of its own that it cannot be used; the library would advise an option of its own."""
+
+    @wraps(load)
+    def explained(name: str, *args: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return load(name, *args, **options)
+        except (ValueError, OSError) as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"model {name!r} has code of its own, and models with code of their own are not supported; use one"
+                " whose model_type is part of transformers, or save its weights under such a type"
+            ) from None
+
+    return explained
+
+
+@_refusing_code
 def load_model(
     name: str, revision: str, outputs: int, regression: bool, seed: int, head_rows: Sequence[int] | None = None
 ) -> nn.Module:
@@ -99,6 +122,7 @@ def _outside_encoder(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(each.shape) for key, each in model.named_parameters() if id(each) not in inside}
 
 
+@_refusing_code
 def head_layout(name: str, revision: str, outputs: int | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """Return the shape of each parameter outside the encoder, and the names of those that have a row for each output.
 
@@ -127,6 +151,7 @@ def _toy(outputs: int, regression: bool, seed: int) -> transformers.BertForSeque
     return model
 
 
+@_refusing_code
 def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     """Build the architecture that `load_model` loads for a task, in fp32 and evaluation mode, without its weights.
 
@@ -148,6 +173,7 @@ def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     return model.eval()
 
 
+@_refusing_code
 def load_tokenizer(name: str, revision: str) -> Any:
     """Load the fast tokenizer of a model."""
     silence_transformers()
@@ -158,17 +184,7 @@ def load_tokenizer(name: str, revision: str) -> Any:
     )
 
 
-def model_commit(name: str, revision: str) -> str | None:
-    """Return the Hub commit that a revision of a model was loaded from; None for a folder or where it is unknown."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if name == "toy" or folder_of(name) is not None:
-        return None
-    path = try_to_load_from_cache(name, "config.json", revision=revision)
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", str(path))
-    return found[1] if found else None
-
-
+@_refusing_code
 def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
     """Count parameters from the config alone, without weights. Raises ValueError when no linear layer is prunable."""
     if name == "toy":

@@ -6,8 +6,8 @@ B = examples of a batch, T = tokens of the longest, C = outputs of the head (cla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from deepcuts.pruning.masks import bytewise
 
 ModelInputs = Mapping[str, Tensor]
+# Ways to compute the same in less time: our own attention; linear layers with packed weights, and with the GELU after
+# them in one operation; the gradients of several batches in one backward pass; the last layer for the first token
+# alone; training only the words that occur; replaying a step on a GPU.
+Shortcut = Literal["attention", "packed_weights", "gelu", "batch_gradients", "first_token", "used_words", "cuda_graphs"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Network:
 
     `head` says what its outputs mean ("linear" or "sigmoid5"), `loss` how a batch's loss is reduced ("mean" or
     "mse_sum"), `precision` the type of matrix products ("fp32" or "bf16"). Training runs `compiled`, where it is given,
-    in place of the model.
+    in place of the model. `shortcuts_off` names the shortcuts that would change what this model computes, or
+    that failed; copies share it.
     """
 
     model: nn.Module
@@ -33,6 +38,11 @@ class Network:
     precision: str
     device: torch.device
     compiled: Callable[..., Any] | None = None
+    shortcuts_off: set[Shortcut] = field(default_factory=set)
+
+    def takes(self, shortcut: Shortcut) -> bool:
+        """Return whether this network may take a shortcut."""
+        return shortcut not in self.shortcuts_off
 
     @property
     def tokens_at_once(self) -> int:

@@ -28,10 +28,12 @@ class Gradients:
     """Assembles the gradients of a model's parameters during its backward passes, and passes each on once complete.
 
     So the gradients of all parameters never exist at once, unless they need several passes. Connect `collect` to the
-    model by `packed_linears(on_backward=...)`.
+    model by `packed_linears(on_backward=...)`. Without `by_call` the gradients are those that autograd leaves in
+    `.grad`, of one batch at a time.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str], by_call: bool = True) -> None:
+        self.by_call = by_call
         self.names: dict[nn.Module, list[str]] = {}
         for name in names:
             layer = model.get_submodule(name.rpartition(".")[0])
@@ -47,12 +49,22 @@ class Gradients:
         """
         self.batches, self.backwards, self.use = batches, backwards, use
         yield
+        if not self.by_call:
+            assert batches == 1
+            self._take_from_autograd()
         for layer, names in self.names.items():
             only_called = all(parameter.grad is None for parameter in layer.parameters())
             assert only_called, f"the layer of {names[0]} is used in another way than by calling it"
         for (name, batch), gradient in self.incomplete.items():
             use(name, batch, gradient)
         self.incomplete.clear()
+
+    def _take_from_autograd(self) -> None:
+        for layer, names in self.names.items():
+            for name in names:
+                parameter = layer.get_parameter(name.rpartition(".")[2])
+                if parameter.grad is not None:
+                    self.incomplete[name, 0], parameter.grad = parameter.grad, None
 
     def collect(self, layer: nn.Module, outputs: Tensor, inputs: Tensor, last: bool) -> None:
         """Add one call of a layer, from the gradient of its outputs (K B, .., O) and its inputs (K B, .., I).

@@ -60,13 +60,13 @@ def score(
     parameters = dict(network.model.named_parameters())
     tensors = {name: parameters[name] for name in bytewise(names)}
     totals, used = _totals(rows, tensors, checkpoint if pass_ != "none" else None)
-    gradients = Gradients(network.model, list(tensors))
+    gradients = Gradients(network.model, list(tensors), by_call=network.takes("packed_weights"))
     saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
         _only_gradients_of(network.model, tensors),
-        packed_linears(network.model, network.dtype, on_backward=gradients.collect),
+        packed_linears(network.model, network.dtype, on_backward=gradients.collect, pack=gradients.by_call),
         dropout_table(),
         network.autocast(),
     ):
@@ -164,7 +164,8 @@ def _groups(
     paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
     looking = inputs or any(row.outputs for row in rows)
     assert len(order), "no batch to score"
-    together = data == "plain" and separable(network.model)
+    separate = network.takes("batch_gradients") and network.takes("packed_weights") and separable(network.model)
+    together = data == "plain" and separate
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
         seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
@@ -251,7 +252,7 @@ def _differentiate(
     total = torch.zeros((), device=network.device)
     network.model.train(settings.dropout)
     with (
-        first_token_alone(network.model),
+        first_token_alone(network.model, network.takes("first_token")),
         noisy_outputs(network.model, std, seed),
         gradients.of(len(batches), len(firsts) * len(parts), use),
     ):

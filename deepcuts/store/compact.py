@@ -1,43 +1,71 @@
-"""Merges the rows of completed trials into one file per table: the same rows, fewer files to open."""
+"""Merges the rows of completed trials into one file per table: the same rows, fewer files to open.
+
+It may go on beside launches on the same store. The merged file is published before the first single one is removed,
+readers list a table anew when a file is gone, and a file that somebody has written again meanwhile stays.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from deepcuts.names import COMPACTED
+from deepcuts.store.live import Beat, at_work, new_launch_id
 from deepcuts.store.store import Store
-from deepcuts.store.tables import SCHEMAS
+from deepcuts.store.tables import CHECKED, SCHEMAS, compaction_number, table_writer
 
 # The rows in `trials` go last: as long as one stands alone, everything of its trial can be found.
 MERGED_TABLES = ("masks", "predictions", "metrics", "trials")
 FILES_AT_ONCE = 100
+MANY_FILES = 1000
+CLAIM = "compaction"
 
 
 def compact(store: Store) -> list[dict[str, Any]]:
     """Merge the files of single trials; return a row per table with the number of `files` merged and their new `name`.
 
-    The merged file is published before the first single one is removed, and `Store.read` gives a repeated trial
-    once: a kill at any moment neither loses nor repeats a row. Raises OSError if a file of `trials` is damaged, and
+    A kill at any moment neither loses nor repeats a row. Trials that somebody is running again are left alone, and
+    nothing is merged while another process compacts the store. Raises OSError if a file of `trials` is damaged, and
     names the command that mends it.
 
     >>> dc.compact(store)
     """
-    read = store.read("trials", ["trial_id", "status"])
-    if read.damaged:
-        raise OSError(f"{next(iter(read.damaged))} is damaged; run deepcuts doctor {store.uri} --fix first")
-    completed = {row["trial_id"] for row in read.table.to_pylist() if row["status"] == "completed"}
-    merged = []
-    for table in MERGED_TABLES:
-        names = [name for name in store.files(table)[0] if name.removesuffix(".parquet") in completed]
-        if len(names) > 1:
-            merged.append({"table": table, "files": len(names), "name": _merge(store, table, names)})
-    return merged
+    if CLAIM in at_work(store):
+        return []
+    with Beat(store, None, new_launch_id(), [CLAIM]):
+        read = store.read("trials", ["trial_id", "status"])
+        if read.damaged:
+            raise OSError(f"{next(iter(read.damaged))} is damaged; run deepcuts doctor {store.uri} --fix first")
+        running = {name.removesuffix(".json") for name in store.names("running", ".json")}
+        rows = read.table.to_pylist()
+        completed = {row["trial_id"] for row in rows if row["status"] == "completed"} - running
+        number = 1 + max(compaction_number(name) for table in MERGED_TABLES for name in ["", *store.files(table)[1]])
+        merged = []
+        for table in MERGED_TABLES:
+            names = [name for name in store.files(table)[0] if name.removesuffix(".parquet") in completed]
+            if len(names) > 1:
+                merged.append({"table": table, "files": len(names), "name": _merge(store, table, names, number)})
+        return merged
+
+
+def compact_many(store: Store, say: Callable[[str], None]) -> None:
+    """Merge as `compact` does, and say so, where more than MANY_FILES trials have files of their own.
+
+    A failure costs nothing but the speed of reading: it is said, not raised.
+    """
+    try:
+        merged = compact(store) if len(store.files("trials")[0]) > MANY_FILES else []
+    except OSError as error:
+        say(f"the files of the trials could not be merged: {error}")
+        return
+    for row in merged:
+        say(f"merged {row['files']:,} files of {row['table']} into {row['name']}")
 
 
 def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
@@ -49,24 +77,33 @@ def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
     at_once = 1 if table == "masks" else FILES_AT_ONCE
     for start in range(0, len(names), at_once):
         paths = [store.path(table, name) for name in names[start : start + at_once]]
-        data = ds.dataset(paths, SCHEMAS[table], format="parquet", filesystem=store.filesystem)
+        data = ds.dataset(paths, SCHEMAS[table], format=CHECKED, filesystem=store.filesystem)
         yield data.to_table().cast(SCHEMAS[table])
 
 
-def _merge(store: Store, table: str, names: list[str]) -> str:
+def _merge(store: Store, table: str, names: list[str], number: int) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    target = f"{table}/{COMPACTED}{digest}.parquet"
+    target = f"{table}/{COMPACTED}{number:06}-{digest}.parquet"
+    before = _marks(store, table, names)
     rows = 0
-    schema = SCHEMAS[table]
     with store.new_file(target) as path:
-        metadata = {"deepcuts.table": table, "deepcuts.schema": "1"}
-        with pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd") as writer:
+        with path.open("w+b") as file, table_writer(file, table, {"compression": "zstd"}) as writer:
             for content in _gathered(store, table, names):
                 rows += content.num_rows
                 writer.write_table(content, row_group_size=1 if table == "masks" else None)
         written = pq.read_metadata(path).num_rows
         if written != rows:
             raise OSError(f"{target}: {written} rows were written of {rows}; nothing was removed")
-    for name in names:
-        store.delete(f"{table}/{name}")
+    for start in range(0, len(names), FILES_AT_ONCE):
+        some = names[start : start + FILES_AT_ONCE]
+        for name, mark in _marks(store, table, some).items():
+            if mark == before[name]:  # else a trial was run again meanwhile, and its own file is the newer
+                store.delete(f"{table}/{name}")
     return target
+
+
+def _marks(store: Store, table: str, names: list[str]) -> dict[str, tuple[int | None, int | None]]:
+    """Return what tells that a file was written again: its time and size, as the filesystem has them."""
+    infos = store.filesystem.get_file_info([store.path(table, name) for name in names])
+    there = {info.base_name: info for info in infos if info.type == fs.FileType.File}
+    return {name: (info.mtime_ns, info.size) for name, info in there.items()}

@@ -3,72 +3,125 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 from pyarrow import fs
 
+from deepcuts.names import COMPACTED
+from deepcuts.store.checksums import json_state, text_state
+from deepcuts.store.compact import MERGED_TABLES
+from deepcuts.store.disk import make_folder
+from deepcuts.store.salvage import keep_readable
 from deepcuts.store.store import Store
+from deepcuts.store.table_checks import Metric, TableChecks
 from deepcuts.store.tables import SCHEMAS
 
 ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
+KEPT = "; of its rows all that can be read is kept, and trials that lose some run again"
+_ARTIFACTS = ("dense", "scores", "models")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its path in the store, the problem, and how it is mended."""
+    """One thing that is wrong: its path in the store, the problem, and how it is mended.
+
+    `run again`: there is nothing to set aside, and the next run of the sweep makes it again. `none`: worth knowing, and
+    nothing to mend. Of a compacted file that is set aside, all is kept that can be read but for the rows of `trials`.
+    """
 
     path: str
     problem: str
-    mend: Literal["set aside", "delete"]
+    mend: Literal["set aside", "delete", "run again", "none"]
+    trials: tuple[str, ...] = ()
 
 
-def examine_store(store: Store, busy: bool) -> list[Finding]:
-    """Return all that is wrong with a store.
+def examine_store(store: Store, busy: bool, functions: Mapping[str, Metric] | None = None) -> list[Finding]:
+    """Return all that is wrong with a store. Reads every byte of its tables and artifacts.
 
-    With `busy` somebody is at work on it (`live.at_work`), so working files and live state are theirs, not orphans.
+    The kept weights of masks are compared with their bits, and metrics with the predictions where `functions` has a
+    function for them (those of `deepcuts.experiment.metrics.FUNCTIONS`, as `deepcuts doctor` does).
+
+    With `busy` somebody is at work on it (`live.at_work`), so working files, live state and what is not yet complete
+    are theirs, not orphans.
 
     >>> dc.examine_store(store, busy=False)
     """
-    findings = [*_unreadable(store), *_without_rows(store), *_artifacts(store)]
-    return findings if busy else [*findings, *_orphans(store)]
+    checks = TableChecks(store, functions or {})
+    findings = [
+        Finding(name, problem + KEPT if COMPACTED in name else problem, "set aside")
+        for name, problem in checks.damaged.items()
+    ]
+    findings += [*_of_trials(checks), *_sweeps(store, checks), *_artifacts(store)]
+    if not busy:
+        findings += [*_without_a_trial(checks), *_orphans(store)]
+    return [*findings, *_unverifiable(store, checks)]
 
 
-def _unreadable(store: Store) -> Iterator[Finding]:
-    for table in SCHEMAS:
-        for path, reason in store.read(table).damaged.items():
-            yield Finding(_inside(store, path), f"unreadable: {reason}", "set aside")
+def _unverifiable(store: Store, checks: TableChecks) -> Iterator[Finding]:
+    """Count the files that have no checksum."""
+    counts = Counter({table: count for table, count in checks.unverifiable.items() if count})
+    texts = [store.read_bytes(f"sweeps/{name}") for name in store.names("sweeps", ".yaml")]
+    counts["sweeps"] += sum(text_state(text) == "unverifiable" for text in texts)
+    metas = [store.artifact(kind, key) for kind in _ARTIFACTS for key in store.artifacts(kind)]
+    counts["artifacts"] += sum(meta is not None and json_state(meta) == "unverifiable" for meta in metas)
+    for folder, count in counts.items():
+        if count:
+            advice = "; deepcuts compact gives those of completed trials one" if folder in MERGED_TABLES else ""
+            text = f"files without a checksum, of an older version: {count}; they can be read, and a changed byte in"
+            yield Finding(folder, f"{text} them may go unseen{advice}", "none")
 
 
-def _without_rows(store: Store) -> Iterator[Finding]:
-    """Find completed trials that lack their rows in another table: they must run again."""
-    trials = store.read("trials", ["trial_id", "status", "strategy"]).table.to_pylist()
-    there = {table: _ids(store, table) for table in ("metrics", "predictions", "masks")}
-    for row in trials:
-        missing = [
-            table
-            for table, ids in there.items()
-            if row["trial_id"] not in ids and not (table == "masks" and row["strategy"] == "Dense")
-        ]
-        name = f"trials/{row['trial_id']}.parquet"
-        if row["status"] == "completed" and missing and store.exists(name):
-            yield Finding(name, f"completed, and has no rows in {', '.join(missing)}", "set aside")
+def _of_trials(checks: TableChecks) -> Iterator[Finding]:
+    """Find completed trials that lack rows in another table, or whose rows disagree: they must run again."""
+    wrong: dict[str, dict[str, str]] = {}
+    for trial_id, problem in checks.incomplete().items():
+        wrong.setdefault(checks.file_of(trial_id), {})[trial_id] = problem
+    for name, problems in wrong.items():
+        if COMPACTED in name:
+            first = next(iter(problems.items()))
+            text = f"{len(problems)} trials, such as {first[0]}: {first[1]}"
+            yield Finding(name, text, "set aside", tuple(problems))
+        else:
+            yield Finding(name, "; ".join(problems.values()), "set aside")
 
 
-def _ids(store: Store, table: str) -> set[str]:
-    column = store.read(table, ["trial_id"]).table.column("trial_id")
-    return set(pa.compute.unique(column).to_pylist())
+def _without_a_trial(checks: TableChecks) -> Iterator[Finding]:
+    """Find rows of trials that are not in `trials`: their row was lost, or a kill came before it was written."""
+    for name in checks.without_a_trial():
+        yield Finding(name, "its trial has no row in trials; a run that wants the trial makes it again", "set aside")
+
+
+def _sweeps(store: Store, checks: TableChecks) -> Iterator[Finding]:
+    """Find sweeps whose table or text is missing or damaged; the next run of the sweep writes both."""
+    texts = {name.removesuffix(".yaml"): f"sweeps/{name}" for name in store.names("sweeps", ".yaml")}
+    tables = {name.removesuffix(".parquet") for name in store.files("sweeps")[0]}
+    for sweep, name in texts.items():
+        if text_state(store.read_bytes(name)) == "damaged":
+            yield Finding(name, "damaged: it is not what was written; a run of the sweep writes it again", "set aside")
+        if sweep not in tables:
+            text = "missing: status does not know what the sweep wants; a run of the sweep writes it again"
+            yield Finding(f"sweeps/{sweep}.parquet", text, "run again")
+    for sweep in sorted(tables - set(texts)):
+        text = "missing: the settings of the sweep are lost here; a run of the sweep writes it again"
+        yield Finding(f"sweeps/{sweep}.yaml", text, "run again")
+    for sweep, count in checks.sweeps_of_trials().items():
+        if sweep not in tables | set(texts):
+            text = f"missing, though {count} trials are of this sweep; a run of the sweep writes it again"
+            yield Finding(f"sweeps/{sweep}.parquet", text, "run again")
 
 
 def _artifacts(store: Store) -> Iterator[Finding]:
-    for kind in ("dense", "scores", "models"):
+    for kind in _ARTIFACTS:
         for key in store.artifacts(kind):
             name, meta = f"artifacts/{kind}/{key}", store.artifact(kind, key)
             if meta is None:
-                yield Finding(name, "incomplete: it has no meta.json", "set aside")
+                what = "damaged" if store.exists(f"{name}/meta.json") else "missing"
+                yield Finding(name, f"incomplete: its meta.json is {what}", "set aside")
                 continue
             for file, about in meta["files"].items():
                 if problem := _checked(store, f"{name}/{file}", about["sha256"]):
@@ -108,30 +161,46 @@ def _inside(store: Store, path: str) -> str:
     return path.removeprefix(store.root.rstrip("/") + "/")
 
 
+def bytes_of_store(store: Store) -> tuple[int, int]:
+    """Return how many files `examine_store` reads, and how many bytes they have."""
+    sizes = []
+    for folder in (*SCHEMAS, "artifacts"):
+        selector = fs.FileSelector(store.path(folder), recursive=True, allow_not_found=True)
+        sizes += [info.size for info in store.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+    return len(sizes), sum(sizes)
+
+
 def mend_store(store: Store, findings: list[Finding]) -> str:
     """Delete the orphans and move the rest below `_set-aside/<time>`, which readers skip; return that folder.
 
-    Raises OSError.
+    What can be read of a compacted file is written anew before it is set aside. Trials that then lack rows are found
+    by the next `examine_store`. Raises OSError.
 
     >>> dc.mend_store(store, dc.examine_store(store, busy=False))
     """
-    aside = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    aside = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     for finding in findings:
         source = store.path(finding.path)
         info = store.filesystem.get_file_info(source)
-        if info.type == fs.FileType.NotFound:
+        if info.type == fs.FileType.NotFound or finding.mend not in ("delete", "set aside"):
             continue
         if finding.mend == "delete":
             folder = info.type == fs.FileType.Directory
             store.filesystem.delete_dir(source) if folder else store.filesystem.delete_file(source)
             continue
-        target = store.path(aside, finding.path)
-        store.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        if info.type == fs.FileType.Directory and not store.local:
-            _move_files(store, source, target)
-        else:
-            store.filesystem.move(source, target)
+        if COMPACTED in finding.path:
+            keep_readable(store, finding.path, finding.trials)
+        _move(store, source, store.path(aside, finding.path), info.type == fs.FileType.Directory)
     return aside
+
+
+def _move(store: Store, source: str, target: str, folder: bool) -> None:
+    if store.local:
+        make_folder(Path(target).parent, Path(store.root))
+    if folder and not store.local:
+        _move_files(store, source, target)
+    else:
+        store.filesystem.move(source, target)
 
 
 def _move_files(store: Store, source: str, target: str) -> None:

@@ -2,7 +2,8 @@
 
 All of it is advice: losing it costs repeated work, never a result. A beat is a number that its owner raises every
 PERIOD_SECONDS. Whoever watches it takes the owner for dead when it has not moved for STALE_SECONDS of the watcher's
-own clock, so clocks of different machines are never compared.
+own clock, so clocks of different machines are never compared. An owner whose process is seen to be gone is dead at
+once: that takes the same machine, boot and pid namespace.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,9 +35,9 @@ class _Pulse:
     def __init__(self, store: Store, launch: str, names: Sequence[str]) -> None:
         self._store = store
         self._names = names
-        self._state: dict[str, Any] = {"launch": launch, "host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+        self._state: dict[str, Any] = {"launch": launch, **whereabouts(), "beat": 0}
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name=f"beat-{names[0]}")
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"beat-{launch}")
 
     def __enter__(self) -> Self:
         self._beat()
@@ -67,11 +69,13 @@ class _Pulse:
 class Beat(_Pulse):
     """Tells the store how far a trial is, and hears whether its launch was asked to stop, while it is entered.
 
-    `stages` are the ids of the shared stages that the trial makes. `launch` names who runs it (`new_launch_id`).
+    `stages` are the ids of the shared stages that the trial makes, or of what is claimed without a trial (None).
+    `launch` names who runs it (`new_launch_id`).
     """
 
-    def __init__(self, store: Store, trial_id: str, launch: str, stages: Sequence[str]) -> None:
-        super().__init__(store, launch, [f"running/{trial_id}.json", *(f"claims/{stage}.json" for stage in stages)])
+    def __init__(self, store: Store, trial_id: str | None, launch: str, stages: Sequence[str]) -> None:
+        own = [f"running/{trial_id}.json"] if trial_id else []
+        super().__init__(store, launch, own + [f"claims/{stage}.json" for stage in stages])
         self._state |= {"stage": "load", "epoch": 0, "epochs": None, "step": 0, "steps": None, "loss": None}
         self._stop_name = f"running/{_STOP}{launch}.json"
         self._stopping = threading.Event()
@@ -94,10 +98,10 @@ class Beat(_Pulse):
 class LaunchBeat(_Pulse):
     """Tells the store that a launch is at work on a sweep, and the seconds that it has to go, while it is entered.
 
-    `to_go` returns those seconds, or None where they are not known; it is called in a thread of its own.
+    `to_go` returns those seconds; it is called in a thread of its own.
     """
 
-    def __init__(self, store: Store, launch: str, sweep: str, to_go: Callable[[], float | None]) -> None:
+    def __init__(self, store: Store, launch: str, sweep: str, to_go: Callable[[], float]) -> None:
         super().__init__(store, launch, [f"running/{_LAUNCH}{launch}.json"])
         self._state["sweep"] = sweep
         self._to_go = to_go
@@ -195,9 +199,36 @@ def _id_of(key: str) -> str:
     return key.rpartition("/")[2].removesuffix(".json")
 
 
+def whereabouts() -> dict[str, Any]:
+    """Return what identifies this process: its host and pid, the boot of the machine and the namespace of the pid.
+
+    The last two are null where there is no /proc. Containers on one machine may share a host's name, and each counts
+    its processes from 1: a pid means something only to a process of the same boot and namespace.
+    """
+    return {"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(), "namespace": _namespace()}
+
+
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _namespace() -> str | None:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def _died_here(state: dict[str, Any]) -> bool:
-    """Whether the owner of a beat was a process of this machine that is gone, so nobody needs to wait for it."""
-    if state.get("host") != socket.gethostname():
+    """Whether the owner of a beat was a process that we could see and that is gone, so nobody needs to wait for it.
+
+    Where it ran in another boot or namespace, or did not say so (an older version), its beat alone tells.
+    """
+    here = whereabouts()
+    if any(name not in state or state[name] != here[name] for name in ("host", "boot", "namespace")):
         return False
     try:
         os.kill(int(state["pid"]), 0)

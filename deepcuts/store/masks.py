@@ -109,18 +109,22 @@ class MaskReader:
         """Fill `places` from the trials' own files, then from the compacted ones; return the trials in none of them."""
         missing = set(wanted)
         own, compacted = self.store.files("masks")
+        gone = False
         for name in [*(name for name in own if name.removesuffix(".parquet") in missing), *compacted]:
             if not missing:
                 break
             path = self.store.path("masks", name)
             try:
                 found = _index(self.store, path)
+            except FileNotFoundError:  # merged by a compaction since it was listed
+                gone = True
+                continue
             except (pa.ArrowException, OSError) as error:
                 self.damaged[path] = str(error).splitlines()[0]
                 continue
             self.places |= {trial_id: places for trial_id, places in found.items() if trial_id in missing}
             missing -= set(found)
-        return missing
+        return self._locate(missing) if gone and missing else missing
 
     def check_masked(self, trial_id: str) -> None:
         """Raise ValueError for a trial that `find` found to have no masks: Dense or failed."""
@@ -132,13 +136,24 @@ class MaskReader:
     @contextmanager
     def opened(self, trials: Iterable[str]) -> Iterator[dict[str, pq.ParquetFile]]:
         """Open the files that hold the masks of these trials, by path, and close them when the block ends."""
-        paths = {place.path for trial_id in trials for place in self.places[trial_id].values()}
-        files = {path: _open(self.store, path) for path in sorted(paths)}
+        files: dict[str, pq.ParquetFile] = {}
         try:
+            for trial_id in trials:
+                for path in self._paths(trial_id) - set(files):
+                    files[path] = _open(self.store, path)
             yield files
         finally:
             for file in files.values():
                 file.close()
+
+    def _paths(self, trial_id: str) -> set[str]:
+        """Return the files that hold the masks of a trial, found anew if a compaction has merged its own since."""
+        paths = {place.path for place in self.places[trial_id].values()}
+        own = self.store.path("masks", f"{trial_id}.parquet")
+        if own in paths and not self.store.exists(f"masks/{trial_id}.parquet"):
+            self._locate([trial_id])
+            return {place.path for place in self.places[trial_id].values()}
+        return paths
 
     def load(self, tensor: PrunedTensor, trials: Sequence[str], files: Mapping[str, pq.ParquetFile]) -> Words:
         """Read one tensor's bits of each trial as (T, W).
@@ -162,7 +177,7 @@ def _should_have_masks(row: Row) -> bool:
 
 
 def _open(store: Store, path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store.filesystem.open_input_file(path))
+    return pq.ParquetFile(store.filesystem.open_input_file(path), page_checksum_verification=True)
 
 
 def _index(store: Store, path: str) -> dict[str, dict[PrunedTensor, BitsPlace]]:

@@ -5,7 +5,10 @@ and one explicit schema. A file appears whole or not at all: on a local disk it 
 with `_`, which readers skip, synced and renamed; on an object store it is one upload. The `trials` row comes last.
 
 Compaction merges the files of many trials into one (`COMPACTED` begins its name), so a trial may be there more than
-once: after a compaction that was killed, or when a compacted trial ran again. Reads give it once (`Store.superseded`).
+once: after a compaction that was killed, or when a compacted trial ran again. Reads give it once (`Store.superseded`),
+also while a compaction goes on: a file that is gone between the listing and the reading was merged into another.
+
+In a local store whose folder the group may write, so may it what is written below, whatever the umask.
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from deepcuts.names import COMPACTED
-from deepcuts.store.tables import SCHEMAS, Read, decode, encode
+from deepcuts.store.checksums import json_state, seal_json
+from deepcuts.store.disk import make_folder, patient, publish, write_whole
+from deepcuts.store.tables import CHECKED, SCHEMAS, Read, compaction_number, decode, encode
 
 __all__ = ["SCHEMAS", "Read", "Store", "decode", "encode"]
 
 _ALLOWED = "give a folder, or a file, s3, gs or abfs URI"
+_FOLDERS = (*SCHEMAS, "running", "claims", "artifacts", "artifacts/*")  # where trials write
+_LISTINGS = 5  # how often a table is listed anew because files of it were gone when they were to be read
 
 
 class Store:
@@ -72,9 +79,20 @@ class Store:
     # Files
 
     def check_writable(self) -> None:
-        """Raise ValueError for a local store that this user has no permission to write. Writes nothing."""
+        """Raise ValueError for a local store in which this user may not write every folder. Writes nothing."""
         if self.local and not os.access(self._nearest_folder(), os.W_OK | os.X_OK):
             raise ValueError(f"cannot write the store {self.uri!r}: no permission; choose another with --store")
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        there = (path for name in _FOLDERS for path in Path(self.root).glob(name)) if self.local else ()
+        for folder in sorted(there):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise ValueError(
+                    f"cannot write the store {self.uri!r}: no permission in {str(folder)!r}; let its owner run"
+                    f" `chmod -R g+rwX {self.root}` and `chmod g+s {self.root}` to share it with the group, or choose"
+                    " another with --store"
+                )
 
     def check_exists(self) -> None:
         """Raise ValueError where there is nothing at the URI, or a folder that holds other things than a store."""
@@ -88,7 +106,8 @@ class Store:
             )
 
     def probe(self) -> None:
-        """Write and remove a small file. Raises ValueError if the store cannot be written."""
+        """Write and remove a small file. Raises ValueError if the store, or a folder of it, cannot be written."""
+        self._check_folders()
         name = f"_probe-{secrets.token_hex(8)}"
         try:
             self.write_bytes(name, b"deepcuts")
@@ -96,37 +115,22 @@ class Store:
         except OSError as error:
             raise ValueError(f"cannot write the store {self.uri!r}: {error}; choose another with --store") from None
 
+    @patient
     def write_bytes(self, name: str, content: bytes | pa.Buffer) -> None:
         """Publish a file atomically: it is whole under its name, or it is not there. Raises OSError."""
-        if not self.local:
-            with self.filesystem.open_output_stream(self.path(name)) as stream:
-                stream.write(content)
+        if self.local:
+            write_whole(Path(self.path(name)), content, Path(self.root))
             return
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        working = target.with_name(f"_{target.name}.{secrets.token_hex(4)}")
-        try:
-            with working.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            self._rename(working, target)
-        finally:
-            working.unlink(missing_ok=True)
+        with self.filesystem.open_output_stream(self.path(name)) as stream:
+            stream.write(content)
 
-    def _rename(self, working: Path, target: Path) -> None:
-        os.replace(working, target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
+    @patient
     def read_bytes(self, name: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError, or OSError if it cannot be read."""
         with self.filesystem.open_input_file(self.path(name)) as stream:
             return bytes(stream.read())
 
+    @patient
     def delete(self, name: str) -> None:
         """Remove a file. Does nothing if it is already gone."""
         try:
@@ -134,10 +138,12 @@ class Store:
         except FileNotFoundError:
             return
 
+    @patient
     def exists(self, name: str) -> bool:
         """Whether a file of this name is there (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
+    @patient
     def names(self, folder: str, suffix: str) -> list[str]:
         """Return the sorted names of the finished files in a folder of the store; none if the folder is absent."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
@@ -165,36 +171,56 @@ class Store:
         self.write_bytes(f"{table}/{key}.parquet", content)
 
     def files(self, table: str) -> tuple[list[str], list[str]]:
-        """Return the sorted names of a table's files: those of one trial (or sweep) each, and the compacted ones."""
+        """Return the names of a table's files: those of one trial (or sweep) each, sorted, and the compacted ones.
+
+        The newest compaction comes first (`compaction_number`), those of one number in the order of their names.
+        """
         names = self.names(table, ".parquet")
-        return [n for n in names if not n.startswith(COMPACTED)], [n for n in names if n.startswith(COMPACTED)]
+        compacted = [name for name in names if name.startswith(COMPACTED)]
+        own = [name for name in names if not name.startswith(COMPACTED)]
+        return own, sorted(compacted, key=lambda name: -compaction_number(name))
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> Read:
         """Return a table's rows, each trial's once, with columns and filter pushed down to the files.
 
         Files that are damaged are left out, and named with the reason. Of a trial that is there more than once the
-        rows in its own file count, else those in the first compacted file that has it; `where` has no say in this,
+        rows in its own file count, else those of the newest compaction that has it; `where` has no say in this,
         so a filter never brings back an older copy of a trial.
         """
-        own, compacted = self.files(table)
+        for _ in range(_LISTINGS):
+            own, compacted = self.files(table)
+            read = self._read_listed(table, own, compacted, columns, where)
+            if not read.gone:
+                return read
+        raise OSError(f"{self.path(table)}: files are gone again and again between listing and reading them")
+
+    def _read_listed(
+        self,
+        table: str,
+        own: Sequence[str],
+        compacted: Sequence[str],
+        columns: Sequence[str] | None,
+        where: ds.Expression | None,
+    ) -> Read:
         read = self._read_files(table, [self.path(table, name) for name in own], columns, where)
-        if not compacted:
+        if not compacted or read.gone:
             return read
-        parts, damaged = [read.table], read.damaged
+        parts, damaged, gone = [read.table], read.damaged, False
         for path, ids in self.superseded(table, own, compacted, damaged).items():
             there = self._read_files(table, [path], [*(columns or SCHEMAS[table].names), "trial_id"], where)
             repeated = pc.is_in(there.table["trial_id"], pa.array(ids, pa.string()))
             parts.append(there.table.filter(pc.invert(repeated)).select(read.table.schema.names))
             damaged |= there.damaged
-        return Read(pa.concat_tables(parts), damaged)
+            gone |= there.gone
+        return Read(pa.concat_tables(parts), damaged, gone)
 
     def superseded(
         self, table: str, own: Sequence[str], compacted: Sequence[str], damaged: Collection[str]
     ) -> dict[str, set[str]]:
         """Return the path of each compacted file, with the trials whose rows in it do not count.
 
-        A trial counts by its own file, else by the first compacted file that has it. The names are those of `files`;
-        files whose path is in `damaged` hide nothing.
+        A trial counts by its own file, else by the first of the compacted files that has it. The names are those of
+        `files`; files whose path is in `damaged` hide nothing.
         """
         taken = {name.removesuffix(".parquet") for name in own if self.path(table, name) not in damaged}
         hidden = {}
@@ -212,8 +238,13 @@ class Store:
         """Scan files all at once; one by one where that fails, to leave out and name the damaged ones."""
         try:
             return Read(self._scan(table, paths, columns, where))
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, FileNotFoundError) and not all(map(self._there, paths)):
+                return Read(self._scan(table, [], columns, None), gone=True)
             return self._read_one_by_one(table, paths, columns, where)
+
+    def _there(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
 
     def _scan(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
@@ -222,7 +253,7 @@ class Store:
         read = list(dict.fromkeys([*names, "trial_id"]))
         if where is None:  # each file is matched with every field of the schema
             schema = pa.schema([field for field in schema if field.name in read])
-        content = ds.dataset(paths, schema, format="parquet", filesystem=self.filesystem).to_table(read, where)
+        content = ds.dataset(paths, schema, format=CHECKED, filesystem=self.filesystem).to_table(read, where)
         if content["trial_id"].null_count:
             raise pa.ArrowInvalid(f"rows without a trial_id: this is not a file of the table {table}")
         return content.select(names)
@@ -265,13 +296,15 @@ class Store:
         working = self._working_folder(f"artifacts/{kind}", key)
         try:
             yield working
-            before = (self.read_json(f"{target}/meta.json") or {}).get("files", {})
+            before = (self.artifact(kind, key) or {}).get("files", {})
             files = {path.name: _describe(path) for path in sorted(working.iterdir())}
-            if before:  # while files are being replaced the old meta would be wrong: incomplete until the end
+            if self.exists(
+                f"{target}/meta.json"
+            ):  # while files are being replaced the old meta would be wrong: incomplete until the end
                 self.delete(f"{target}/meta.json")
             for name in files:
                 self._publish(working / name, f"{target}/{name}")
-            self.write_json(f"{target}/meta.json", {**meta, "files": {**before, **files}})
+            self.write_json(f"{target}/meta.json", seal_json({**meta, "files": {**before, **files}}))
         finally:
             shutil.rmtree(working, ignore_errors=True)
 
@@ -279,24 +312,25 @@ class Store:
         if not self.local:
             return Path(tempfile.mkdtemp(prefix="deepcuts-"))
         working = Path(self.path(folder, f"_{key}.{secrets.token_hex(4)}"))
-        working.mkdir(parents=True)
+        make_folder(working, Path(self.root))
         return working
 
     def _publish(self, file: Path, name: str) -> None:
         if self.local:
-            target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-            self._rename(file, target)
+            publish(file, Path(self.path(name)), Path(self.root))
             return
         with file.open("rb") as source, self.filesystem.open_output_stream(self.path(name)) as stream:
             shutil.copyfileobj(source, stream, 1 << 24)
 
     def artifact(self, kind: str, key: str, file: str | None = None) -> dict[str, Any] | None:
-        """Return the meta of a complete artifact (one that holds `file`, if given); None if there is none."""
+        """Return the meta of a complete artifact (one that holds `file`, if given); None if there is none.
+
+        A meta that is damaged (not what its checksum says) counts as none, so that the artifact is made again.
+        """
         meta = self.read_json(f"artifacts/{kind}/{key}/meta.json")
-        return meta if meta and (file is None or file in meta.get("files", {})) else None
+        if not meta or json_state(meta) == "damaged":
+            return None
+        return meta if file is None or file in meta.get("files", {}) else None
 
     def artifacts(self, kind: str) -> list[str]:
         """Return the sorted keys of the artifacts of a kind, complete or not."""

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from deepcuts.names import COMPACTED
+from deepcuts.store.checksums import CHECKSUM, PLACEHOLDER, seal_parquet
+
 SCHEMA_VERSION = "1"
+
+# How the tables are read: the checksum of each page is checked. Measured on 1,000 small files, it costs nothing.
+CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 # A row of a table: its columns by name.
 Row = dict[str, Any]
@@ -58,6 +70,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec
+        string: shortcuts_off
+        bool: padding_matters
     """),
     "metrics": _schema("""
         string: trial_id stage
@@ -87,10 +101,14 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 @dataclass
 class Read:
-    """The rows that were read of a table, and the files that could not be read (path to reason)."""
+    """The rows that were read of a table, and the files that could not be read (path to reason).
+
+    `gone`: a file that was listed was not there any more, so rows may be missing.
+    """
 
     table: pa.Table
     damaged: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
 
 
 def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
@@ -103,11 +121,20 @@ def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
         if unknown := set(row) - set(schema.names):
             raise KeyError(f"{table} has no columns {sorted(unknown)!r}; it has {schema.names!r}")
     content = pa.Table.from_pylist([dict(row) for row in rows], schema)
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, **_lean(table)) as writer:
-        writer.add_key_value_metadata({"deepcuts.table": table, "deepcuts.schema": SCHEMA_VERSION})
+    sink = io.BytesIO()
+    with table_writer(sink, table, _lean(table)) as writer:
         writer.write_table(content, row_group_size=1 if table == "masks" else None)
-    return sink.getvalue()
+    return pa.py_buffer(sink.getvalue())
+
+
+@contextmanager
+def table_writer(file: BinaryIO, table: str, settings: Mapping[str, Any]) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file of a table, with a checksum of each page and, when the block ends, of the whole file."""
+    about = {"deepcuts.table": table, "deepcuts.schema": SCHEMA_VERSION, CHECKSUM: PLACEHOLDER}
+    with pq.ParquetWriter(file, SCHEMAS[table], write_page_checksum=True, **settings) as writer:
+        writer.add_key_value_metadata(about)
+        yield writer
+    seal_parquet(file)
 
 
 def _lean(table: str) -> dict[str, Any]:
@@ -129,6 +156,12 @@ def _lean(table: str) -> dict[str, Any]:
 
 def decode(table: str, path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file that `encode` made, without the columns that are null in all of them."""
-    content = pq.read_table(path, schema=SCHEMAS[table])
+    content = pq.read_table(path, schema=SCHEMAS[table], page_checksum_verification=True)
     given = [name for name in content.schema.names if content[name].null_count < len(content)]
     return list(content.select(given).to_pylist())
+
+
+def compaction_number(name: str) -> int:
+    """Return which compaction of its store wrote a file; 0 for one of a version that did not number them."""
+    numbered = re.match(rf"{COMPACTED}(\d{{6,}})-", name)
+    return int(numbered[1]) if numbered else 0

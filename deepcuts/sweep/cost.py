@@ -143,8 +143,8 @@ def check_disk(store: Store, cost: Cost) -> None:
     free = shutil.disk_usage(folder).free
     if free < cost.peak_bytes:
         raise ValueError(
-            f"store {store.uri!r}: the sweep needs about {size_text(cost.peak_bytes)} and {size_text(free)} are free; make"
-            " room, choose another with --store, or run part of it with --only"
+            f"store {store.uri!r}: the sweep needs about {size_text(cost.peak_bytes)} and {size_text(free)} are free;"
+            " make room, choose another with --store, or run part of it with --only"
         )
 
 

@@ -7,21 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 from rich.console import Console
 
-from deepcuts.data.facts import facts_in_words
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.names import Selection
+from deepcuts.store.checksums import seal_text
+from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
-from deepcuts.store.tables import Row
-from deepcuts.sweep.cost import Cost, check_disk, estimate, recommended
+from deepcuts.sweep.cost import Cost, check_disk, estimate
 from deepcuts.sweep.machines import (
     MOST_CPUS,
     Machines,
@@ -34,9 +33,10 @@ from deepcuts.sweep.machines import (
 )
 from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import Plan, make_plan, only_those
+from deepcuts.sweep.planned import SweepPlan
+from deepcuts.sweep.preflight import check_trials
 from deepcuts.sweep.prepare import Prepared, prepare_sweep
 from deepcuts.sweep.progress import Progress
-from deepcuts.wording import duration, size_text
 
 
 @dataclass(frozen=True)
@@ -79,76 +79,6 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
     return Sweep(parse_sweep(source, wanted) if isinstance(source, Mapping) else read_sweep_file(Path(source), wanted))
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state."""
-
-    prepared: Prepared
-    store: Store
-    todo: Plan
-    gpus: float
-    cost: Cost
-    machines: Machines
-
-    @property
-    def file(self) -> SweepFile:
-        return self.prepared.spec.file
-
-    @cached_property
-    def counts(self) -> str:
-        """How many trials are wanted, done and to run."""
-        todo = self.todo
-        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
-        if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
-            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
-        return text
-
-    def __str__(self) -> str:
-        todo, cost = self.todo, self.cost
-        lines = [f"sweep {self.file.name}, model {self.file.model}, store {self.store.uri}", f"  {self.counts}"]
-        for dataset, counts in self.prepared.counts.items():
-            ceiling = counts.parameters / (counts.parameters - counts.prunable)
-            splits = ", ".join(f"{count:,} {split}" for split, count in self.prepared.examples[dataset].items())
-            lines.append(
-                f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
-                f" largest compression {ceiling:.4f}"
-            )
-            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
-            lines += [f"    {line}" for line in told]
-        passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
-        lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
-        lines.append(
-            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on {self.machines.name},"
-            f" {cost.basis}; {size_text(cost.left_bytes)} of disk, at most {size_text(cost.peak_bytes)} on the way"
-        )
-        if (share := recommended(todo, self.store)) is not None:
-            lines.append(f"  {share}")
-        return "\n".join(lines)
-
-    def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
-        running = {trial.trial_id for trial in self.todo.to_run}
-        return [
-            {
-                "trial_id": trial.trial_id,
-                "dataset": trial.dense.dataset,
-                "strategy": trial.strategy,
-                "compression": trial.compression,
-                "sparsity": trial.sparsity,
-                "seed": trial.dense.seed,
-                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
-            }
-            for trial in self.todo.wanted
-        ]
-
-
-def _state(status: str | None, to_run: bool) -> str:
-    if status in ("completed", "failed") and to_run:
-        return "to run again"
-    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
-    return before.get(status or "", "to run")
-
-
 def plan(
     sweep: Sweep,
     store: Store,
@@ -160,15 +90,18 @@ def plan(
     """Say what `run` would do with the same arguments. Nothing is written or launched.
 
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
-    resources than there are, a compression beyond the model's ceiling, a disk that is too small.
+    resources than there are, a compression beyond the model's ceiling, a disk that is too small, a model that fails on
+    two texts. Weights that are still on the Hub are not downloaded for it, so they are not checked.
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
     with _cluster(address) as cluster:
-        return _plan(sweep, store, only or {}, retry_failed, cluster)
+        return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
 
 
-def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, cluster: str | None) -> SweepPlan:
+def _plan(
+    sweep: Sweep, store: Store, only: Selection, retry_failed: bool, cluster: str | None, *, download: bool
+) -> SweepPlan:
     file = sweep.file
     machines = this_machine()
     if cluster or _has_ray():
@@ -183,7 +116,7 @@ def _plan(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, clust
     cost = _cost(todo, prepared, store, gpus, machines)
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost, machines)
+    return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download))
 
 
 def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines) -> Cost:
@@ -262,7 +195,7 @@ def run(
     if max_hours is not None and not 0 < max_hours < 1e6:
         raise ValueError(f"max_hours {max_hours!r} must be a number of hours above 0")
     with _cluster(address) as cluster:
-        planned = _plan(sweep, store, only or {}, retry_failed, cluster)
+        planned = _plan(sweep, store, only or {}, retry_failed, cluster, download=True)
         on_plan(planned)
         if not planned.todo.to_run:
             store.probe()
@@ -335,6 +268,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace)
     where = planned.machines.name
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
+    for fact in planned.facts:
+        progress.say(fact)
     with progress:
         outcome = run_plan(
             todo,
@@ -347,6 +282,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
             deadline=time.monotonic() + max_hours * 3600 if max_hours else None,
             callbacks=tracker_callbacks(file.trackers, file.name, store, progress.say) if file.trackers else [],
         )
+        if outcome.signal is None:
+            compact_many(store, progress.say)
     return _launched(planned, outcome.signal, tuple(outcome.errors))
 
 
@@ -377,4 +314,4 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
     ]
     store.write("sweeps", spec.name, rows)
     text = yaml.safe_dump(spec.file.resolved(), sort_keys=False, allow_unicode=True)
-    store.write_bytes(f"sweeps/{spec.name}.yaml", text.encode())
+    store.write_bytes(f"sweeps/{spec.name}.yaml", seal_text(text))

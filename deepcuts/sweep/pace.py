@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from deepcuts.experiment.spec import TrialSpec
@@ -128,16 +129,17 @@ class Pace:
         free = [self._chain(trial, made, 0.0) for trial in self._running.values()]
         free += [0.0] * (self._slots - len(free))
         heapq.heapify(free)
-        makers, others = _makers(self._waiting.values(), made, self._left)
-        for trial in (*makers, *others):
+        for trial in _makers_first(self._waiting.values(), made, self._left):
             heapq.heapreplace(free, self._chain(trial, made, free[0]))
         return max(free)
 
     def _chain(self, trial: TrialSpec, made: dict[str, float], now: float) -> float:
         """Return when a trial that begins `now` ends, and note in `made` when the stages that it makes are there."""
         for _, key in _stages(trial):
-            now = made[key] if key in made and made[key] > now else now + (0 if key in made else self._left.get(key, 0))
-            made.setdefault(key, now)
+            if key in made:
+                now = max(now, made[key])
+            else:
+                now = made[key] = now + self._left.get(key, 0.0)
         return now
 
 
@@ -147,13 +149,14 @@ def _stages(trial: TrialSpec) -> Sequence[tuple[str, str]]:
     return [("dense", trial.dense.dense_id), *passes, ("retrained", trial.trial_id)]
 
 
-def _makers(
+def _makers_first(
     trials: Iterable[TrialSpec], made: Mapping[str, float], left: Mapping[str, float]
-) -> tuple[list[TrialSpec], list[TrialSpec]]:
-    """Split trials into the first of each shared stage that is still to make, and the others."""
-    known, makers, others = set(made), [], []
+) -> Iterator[TrialSpec]:
+    """Return the trials that make a fine-tuning, then those that only make a scoring pass, then the others."""
+    known = set(made)
+    order: tuple[list[TrialSpec], ...] = ([], [], [])
     for trial in trials:
-        new = {key for _, key in _stages(trial)[:-1] if left.get(key)} - known
-        known |= new
-        (makers if new else others).append(trial)
-    return makers, others
+        new = [key not in known and bool(left.get(key)) for _, key in _stages(trial)[:-1]]
+        known |= {key for _, key in _stages(trial)[:-1]}
+        order[new.index(True) if any(new) else 2].append(trial)
+    return chain(*order)

@@ -17,7 +17,7 @@ from rich.text import Text
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.sweep.pace import Pace
-from deepcuts.wording import STEPS, duration, whereabouts
+from deepcuts.wording import STEPS, duration, place_in_words
 
 # In a notebook: how often the board is shown anew, and how many of the last results it has.
 NOTEBOOK_SECONDS = 1.0
@@ -29,16 +29,16 @@ ESTIMATE_SECONDS = 1.0
 class Progress:
     """Counts the trials of a launch and shows where the running ones are. Nothing in here may fail a sweep."""
 
-    def __init__(self, console: Console, total: int, already_done: int, pace: Pace | None = None) -> None:
+    def __init__(self, console: Console, total: int, already_done: int, pace: Pace) -> None:
         self.console = console
         self.total, self.already_done = total, already_done
         self.completed: list[Mapping[str, Any]] = []
         self.failed: list[Mapping[str, Any]] = []
-        self._pace = pace or Pace((), {})
+        self._pace = pace
         self._running: dict[str, tuple[TrialSpec, Mapping[str, Any] | None]] = {}
         self._through: set[str] = set()
         self._began = time.monotonic()
-        self._estimated = self._began, self._pace.seconds_left() if pace else None
+        self._estimated = self._began, pace.seconds_left()
         self._next_estimate = 0.0
         self._last: deque[Text] = deque(maxlen=LAST_SHOWN)
         self._cell = _Cell() if console.is_jupyter else None
@@ -111,21 +111,20 @@ class Progress:
         self.already_done += len(trials)
         self._pace.found(stages, trials)
 
-    def seconds_left(self) -> float | None:
-        """Return the seconds to go, as last estimated and counted down since; None where they are not known."""
+    def seconds_left(self) -> float:
+        """Return the seconds to go, as last estimated and counted down since."""
         at, estimated = self._estimated
-        return None if estimated is None else max(0.0, estimated - (time.monotonic() - at))
+        return max(0.0, estimated - (time.monotonic() - at))
 
     def _board(self) -> Group:
-        running, to_go = list(self._running.values()), self.seconds_left()
+        running = list(self._running.values())
         done = self.already_done + len(self.completed)
         waiting = self.total - done - len(self.failed) - len(running)
         head = f"{done} of {self.total} done, {len(running)} running, {len(self.failed)} failed, {waiting} waiting, "
-        head += f"{duration(time.monotonic() - self._began)} so far, "
-        head += f"about {duration(to_go)} to go" if to_go is not None else "time to go not known yet"
+        head += f"{duration(time.monotonic() - self._began)} so far, about {duration(self.seconds_left())} to go"
         table = Table.grid(padding=(0, 2))
         for trial, place in running:
-            table.add_row(describe(trial), Text("starting" if place is None else whereabouts(place), "cyan"))
+            table.add_row(describe(trial), Text("starting" if place is None else place_in_words(place), "cyan"))
         return Group(Text(head, "bold"), table, *(self._last if self._cell is not None else ()))
 
 

@@ -141,8 +141,9 @@ class _Searcher(_Unsaved, Searcher):
             if before or busy:
                 waiting = {trial.trial_id for trial in self.queue.pending}
                 self.queue.learn(busy, self.store)
-                done = waiting - {trial.trial_id for trial in self.queue.pending}
-                self.progress.found(self.queue.dense_there, done)
+                left = self.queue.pending
+                passes = {t.score.pass_id for t in left if t.score.score_id in self.queue.scores_there}
+                self.progress.found(self.queue.dense_there | passes, waiting - {trial.trial_id for trial in left})
         except OSError:  # a store that is away for a moment: look again later
             return
 

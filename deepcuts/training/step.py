@@ -35,7 +35,8 @@ def make_step(
     `masked` pairs parameters with their masks. On a device that records, the step is recorded and replayed.
     """
     compute = partial(take_step, network, tokens, settings, optimiser, masked)
-    captured = Captured(compute, partial(_state, network.model, optimiser), network.device)
+    on_failure = partial(network.shortcuts_off.add, "cuda_graphs")
+    captured = Captured(compute, partial(_state, network.model, optimiser), network.device, on_failure)
     lengths, longest = tokens.lengths, int(tokens.lengths.max())
 
     def step(seed: int, batch: Integers) -> Tensor:

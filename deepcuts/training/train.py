@@ -86,8 +86,8 @@ def train(
     zero_weights(network.model, masks)
     checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
     tokens = tokens.to(network.device)
-    with first_token_alone(network.model):
-        if not can_narrow(network.model, settings.weight_decay):
+    with first_token_alone(network.model, network.takes("first_token")):
+        if not (network.takes("used_words") and can_narrow(network.model, settings.weight_decay)):
             return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
         words = UsedWords(network.model, tokens)
         with words.narrowed() as narrowed:
@@ -271,8 +271,8 @@ def evaluate(network: Network, tokens: Tokens) -> NDArray[np.float32]:
     # no_grad and not inference_mode, which would cast the weights again for every batch
     with (
         torch.no_grad(),
-        first_token_alone(model),
-        packed_linears(model, network.dtype, gelu=True),
+        first_token_alone(model, network.takes("first_token")),
+        packed_linears(model, network.dtype, gelu=network.takes("gelu"), pack=network.takes("packed_weights")),
         network.autocast(),
     ):
         rows = torch.cat([network.outputs(tokens.batch(examples)) for examples in order]).cpu().numpy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,8 +16,9 @@ from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.head import head_rows
-from deepcuts.model.load import load_model, load_tokenizer, model_commit
+from deepcuts.model.load import load_model, load_tokenizer
 from deepcuts.model.network import Network, compiled
+from deepcuts.model.weights import is_lasting, model_commit
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ def device_of(dense: DenseSpec) -> torch.device:
     return torch.device(dense.device)
 
 
+@contextmanager
+def _reading_inputs(what: str) -> Iterator[None]:
+    """Turn an OSError of the trial's own model or data into ValueError, unless reading may go well the next time.
+
+    An OSError that is left means that the machines around the trial failed, and it runs again.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_lasting(error):
+            raise
+        raise ValueError(f"cannot read the {what}: {error}") from error
+
+
+@_reading_inputs("data or the tokenizer")
 def load_material(dense: DenseSpec) -> Material:
     """Read and tokenise every split of the dataset; splits that were tokenised before come from the cache."""
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
@@ -60,6 +77,7 @@ def load_material(dense: DenseSpec) -> Material:
     return Material(splits.pop("train"), splits, names, facts)
 
 
+@_reading_inputs("model")
 def load_network(dense: DenseSpec) -> Network:
     """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device."""
     regression = dense.task.kind == "regression"

@@ -14,8 +14,8 @@ from torch import Tensor
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
-from deepcuts.model.load import model_commit
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
+from deepcuts.model.weights import model_commit
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.score import score
 from deepcuts.store.store import Store, decode, encode

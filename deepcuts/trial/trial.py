@@ -37,6 +37,7 @@ from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network
 from deepcuts.trial.row import failure_columns, identity_columns
 from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
+from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 
 @dataclass
@@ -117,7 +118,8 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         torch.cuda.reset_peak_memory_stats()
     material = load_material(dense)
     account.row |= data_columns(dense.task, material)
-    network = load_network(dense)
+    network = prove_shortcuts(load_network(dense), material.train)
+    account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
     names = prunable(network.model, trial.score.prune_biases)
     account.row |= _size_columns(network, material, names, trial, context)
     theta_0 = weights_of(network)
@@ -142,13 +144,17 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
             _keep_weights(trial, context, network, kept)
     if dense.device == "cuda":
         account.row |= _gpu_memory()
-    account.row["status"] = "completed"
+    account.row |= {"status": "completed", **_shortcuts_column(network)}
 
 
 def _begin(step: str, account: Account, context: Context) -> None:
     """Note that the trial comes to a step of `wording.STEPS`, and say so: it is the stage of any failure from here."""
     account.stage = step
     context.on_progress(step, 0, 0)
+
+
+def _shortcuts_column(network: Network) -> Row:
+    return {"shortcuts_off": ", ".join(sorted(network.shortcuts_off)) or None}
 
 
 def _device_name(device: torch.device) -> str:

@@ -22,10 +22,26 @@ SHAPE: dict[str, Any] = {
     "intermediate_size": 16,
     "max_position_embeddings": 16,
 }
-# Where a kind calls a size by another name, or needs one more.
-OTHER_NAMES: dict[str, dict[str, int]] = {
+# Where a kind calls a size by another name, or needs other settings.
+OTHER_NAMES: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": WIDTH},
     "distilbert": {"dim": WIDTH, "n_heads": 2, "n_layers": LAYERS, "hidden_dim": 16},
+    "albert": {"embedding_size": 4},
+    "bart": {
+        "d_model": WIDTH,
+        **{f"{part}_{size}": 2 for part in ("encoder", "decoder") for size in ("layers", "attention_heads")},
+        **{f"{part}_ffn_dim": 16 for part in ("encoder", "decoder")},
+    },
+    "convbert": {"embedding_size": WIDTH},
+    "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": WIDTH},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "position_buckets": 4,
+    },
+    "modernbert": {"local_attention": 4, "cls_token_id": 3, "sep_token_id": 4},
+    "xlnet": {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 16},
 }
 
 
@@ -46,6 +62,8 @@ def mixing_network(kind: str = "bert", dropout: bool = False) -> Network:
     torch.manual_seed(0)
     words = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     settings = {**SHAPE, **words, "num_hidden_layers": LAYERS, **OTHER_NAMES.get(kind, {})}
+    if kind == "xlnet":  # it refuses a limit to its positions
+        del settings["max_position_embeddings"]
     model = transformers.AutoModelForSequenceClassification.from_config(
         transformers.AutoConfig.for_model(kind, **settings, num_labels=2)
     )

@@ -147,6 +147,7 @@ def test_the_cache_returns_the_same_tokens_without_calling_the_tokenizer(tokeniz
     class NotCallable:
         pad_token_id = tokenizer.pad_token_id
         pad_token_type_id = tokenizer.pad_token_type_id
+        num_special_tokens_to_add = tokenizer.num_special_tokens_to_add
 
     again = tokenise(NotCallable(), TEXTS, LABELS, 6, "k")
     for i in range(3):
@@ -200,3 +201,25 @@ def test_writing_the_cache_leaves_no_working_files(tokenizer: Any, cache: Path) 
 def test_cache_keys_of_different_parts_differ() -> None:
     keys = [cache_key("a", "b"), cache_key("ab"), cache_key("a", "b", ""), cache_key("a", ("b",)), cache_key('a", "b')]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(("texts", "special"), [(1, 2), (2, 3)])
+def test_no_example_is_longer_than_max_tokens_and_each_text_keeps_a_token(
+    tokenizer: Any, cache: Path, texts: int, special: int
+) -> None:
+    long = " ".join(text for (text,) in TEXTS)
+    examples = [(long, "good")[:texts], ("good", long)[:texts], (long, long)[:texts]]
+    for room in range(special + texts, special + texts + 9):
+        made = tokenise(tokenizer, examples, LABELS, room, "some texts")
+        assert max(made.lengths) <= room
+        assert min(made.lengths) >= special + texts
+        for start, end in zip(made.starts, made.starts[1:], strict=False):
+            ids, second = made.inputs["input_ids"][start:end], made.inputs["token_type_ids"][start:end].bool()
+            of_text = [int(((ids > 4) & (second == bool(text))).sum()) for text in range(texts)]
+            assert min(of_text) >= 1
+    for room in range(1, special + texts):
+        least = special + texts
+        with pytest.raises(
+            ValueError, match=f"max_tokens: {room} leaves no room .* {special} special .* least {least}"
+        ):
+            tokenise(tokenizer, examples, LABELS, room, "some texts")

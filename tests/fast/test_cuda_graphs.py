@@ -163,9 +163,11 @@ def test_a_step_that_depends_on_python_state_is_noticed(
     """The loss is multiplied by the number of the call; a recording keeps that of the call that it recorded."""
     loss, numbers = Network.batch_loss, iter(range(1, 1000))
     monkeypatch.setattr(Network, "batch_loss", lambda self, *arguments: loss(self, *arguments) * next(numbers))
+    net = fast_network(device)
     with pytest.warns(UserWarning, match="a replay left other bits than the step itself"):
-        trained(device, SETTINGS["adam"])
+        train(net, tokens(), SETTINGS["adam"], seed=5, stage="dense")
     assert (calls.recorded, calls.replayed) == (1, 1)
+    assert net.shortcuts_off == {"cuda_graphs"}
 
 
 @pytest.mark.parametrize(("records", "expected"), [(True, {4, 6}), (False, {3, 5, 6})])

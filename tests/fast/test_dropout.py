@@ -118,10 +118,12 @@ def test_a_p_of_0_or_1_and_evaluation_mode_are_exact(p: float, training: bool, e
 
 
 def test_every_dropout_of_a_model_is_replaced_and_keeps_its_p() -> None:
-    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)), nn.Dropout1d(0.4))
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3))
+    model = nn.Sequential(nn.Dropout(0.2), inner, nn.Dropout1d(0.4), nn.Dropout(0.5, inplace=True))
     use_quick_dropout(model)
     assert [(type(m), m.p) for m in model.modules() if hasattr(m, "p")] == [
         (Dropout, 0.2),
         (Dropout, 0.3),
         (nn.Dropout1d, 0.4),
+        (nn.Dropout, 0.5),
     ]

@@ -90,6 +90,19 @@ def test_training_evaluation_and_scoring_use_it_and_leave_no_hook(dropout: bool)
     assert not any(module._forward_pre_hooks for module in net.model.modules())
 
 
+def test_a_network_without_it_computes_all_tokens() -> None:
+    net, data = mixing_network("bert"), tokens(PADDING)
+    net.shortcuts_off.add("first_token")
+    last = "bert.encoder.layer.2.output.dense"
+    seen = widths(net)
+    evaluate(net, data)
+    assert seen.pop(last) > 1
+    train(net, data, Training(epochs=1, batch_size=4), seed=0, stage="dense")
+    assert seen.pop(last) > 1
+    score(net, [f"{last}.weight"], ["MagGrad"], data, [np.arange(4)], ScoringPass(), 0)
+    assert seen.pop(last) > 1
+
+
 @pytest.mark.parametrize("criterion", ["GradCAM", "SmoothGradCAM", "Wanda", "MagAct"])
 def test_scores_average_over_the_outputs_of_all_tokens(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the last layer, where only the first token has a gradient."""

@@ -190,6 +190,36 @@ def test_evaluation_and_scoring_use_packed_weights_and_find_the_same(
     assert products == []
 
 
+@pytest.mark.parametrize("criterion", ["SNIP", "SmoothGradCAM"])
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_a_network_without_them_is_evaluated_and_scored_by_torch(
+    products: list[str], bert: nn.Module, criterion: str, micro_batch: int | None
+) -> None:
+    torch.nn.init.ones_(bert.get_parameter("bert.pooler.dense.bias"))
+    network = Network(bert, "linear", "mean", "fp32", torch.device("cpu"))
+    texts, order = toy_texts(), [np.arange(4), np.arange(4, 8)]
+    names = ["bert.encoder.layer.0.output.dense.weight", "bert.pooler.dense.bias"]
+    settings = ScoringPass(dropout=False, noise_std=0.0, smoothing_passes=3, micro_batch=micro_batch)
+
+    def found() -> tuple[Tensor, dict[str, Tensor]]:
+        scores, _ = score(network, names, [criterion], texts, order, settings, 0)
+        return torch.from_numpy(evaluate(network, texts)), scores[criterion]
+
+    outputs, scores = found()
+    assert "gelu" in products
+    network.shortcuts_off.add("gelu")
+    assert torch.allclose(found()[0], outputs, atol=1e-4)
+    products.clear()
+    network.shortcuts_off.add("packed_weights")
+    plain_outputs, plain_scores = found()
+    assert products == []
+    torch.testing.assert_close(outputs, plain_outputs, atol=1e-4, rtol=1e-4)
+    for name in names:
+        scale = plain_scores[name].max()
+        torch.testing.assert_close(scores[name] / scale, plain_scores[name] / scale, atol=1e-4, rtol=0)
+    assert all(each.grad is None for each in bert.parameters())
+
+
 def test_nothing_is_packed_when_no_pass_runs(monkeypatch: pytest.MonkeyPatch, bert: nn.Module) -> None:
     monkeypatch.delattr("deepcuts.fast.packed_linear._pack")
     network = Network(bert, "linear", "mean", "fp32", torch.device("cpu"))

@@ -44,6 +44,15 @@ def test_the_bits_are_those_of_training_all_words(kind: str, optimizer: Any, mon
     assert changed == [7, 23, 58]
 
 
+def test_a_network_without_it_trains_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("deepcuts.training.train.UsedWords")
+    net = network()
+    with pytest.raises(NameError):
+        train(net, tokens(), SETTINGS, seed=1, stage="dense")
+    net.shortcuts_off.add("used_words")
+    train(net, tokens(), SETTINGS, seed=1, stage="dense")
+
+
 def test_with_clipping_to_a_norm_the_weights_agree_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SETTINGS.model_copy(update={"max_grad_norm": 0.01})
     fewer, all_words = network(), network()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from deepcuts.store.live import Beat, Watch, at_work, request_stop, withdraw_stop
+from deepcuts.store.live import Beat, Watch, at_work, request_stop, whereabouts, withdraw_stop
 from deepcuts.store.store import Store
 
 
@@ -39,7 +40,8 @@ def test_a_beat_tells_where_a_trial_is_and_what_it_makes_and_takes_all_back(tmp_
     with Beat(store, "t", "mine", ["stage1", "stage2"]) as beat:
         first = store.read_json("running/t.json")
         assert (first["launch"], first["stage"], first["epoch"], first["beat"]) == ("mine", "load", 0, 1)
-        assert set(first) == {"launch", "host", "pid", "beat", "stage", "epoch", "epochs", "step", "steps", "loss"}
+        known = {"launch", "host", "pid", "boot", "namespace", "beat"}
+        assert set(first) == known | {"stage", "epoch", "epochs", "step", "steps", "loss"}
         assert store.names("claims", ".json") == ["stage1.json", "stage2.json"]
         beat.tell({"stage": "score", "step": 7})
         waited = threading.Event()
@@ -126,8 +128,9 @@ def test_ones_own_beats_stop_requests_and_broken_files_are_no_work_of_others(tmp
     assert Watch(Store(str(tmp_path / "none")), "mine").busy() == set()
 
 
-def leftover(store: Store, name: str, host: str, pid: int) -> None:
-    state = {"launch": "lost", "beat": 7, "host": host, "pid": pid}
+def leftover(store: Store, name: str, **of_owner: Any) -> None:
+    """The beat of a process that is gone, and of which its claim says this (else what is true here)."""
+    state = {"launch": "lost", "beat": 7, **whereabouts(), "pid": a_process_that_is_gone()} | of_owner
     store.write_json(f"running/{name}.json", state)
 
 
@@ -140,8 +143,8 @@ def a_process_that_is_gone() -> int:
 def test_at_work_are_those_whose_beats_move_and_no_leftovers(tmp_path, monkeypatch):
     monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
     store = Store(str(tmp_path))
-    leftover(store, "elsewhere", "another-host", 1)
-    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    leftover(store, "elsewhere", host="another-host")
+    leftover(store, "here")
     with Beat(store, "live", "other", ["stage"]):
         assert at_work(store) == {"live", "stage"}
     assert at_work(store) == set()
@@ -150,7 +153,7 @@ def test_at_work_are_those_whose_beats_move_and_no_leftovers(tmp_path, monkeypat
 def test_who_is_at_work_is_known_at_once_where_all_are_gone_and_after_one_beat_where_all_live(tmp_path, monkeypatch):
     monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.6)
     store = Store(str(tmp_path))
-    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    leftover(store, "here")
     began = time.monotonic()
     assert at_work(store) == set()
     assert time.monotonic() - began < 0.5
@@ -163,7 +166,7 @@ def test_who_is_at_work_is_known_at_once_where_all_are_gone_and_after_one_beat_w
 def test_a_trial_that_ends_while_we_look_was_at_work(tmp_path, monkeypatch):
     monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.6)
     store = Store(str(tmp_path))
-    leftover(store, "t", "another-host", 1)
+    leftover(store, "t", host="another-host")
     ending = threading.Timer(0.2, store.delete, ["running/t.json"])
     ending.start()
     assert at_work(store) == {"t"}
@@ -172,8 +175,8 @@ def test_a_trial_that_ends_while_we_look_was_at_work(tmp_path, monkeypatch):
 
 def test_a_look_tells_for_how_long_each_beat_has_not_moved(tmp_path, clock):
     store = Store(str(tmp_path))
-    leftover(store, "elsewhere", "another-host", 1)
-    leftover(store, "here", socket.gethostname(), a_process_that_is_gone())
+    leftover(store, "elsewhere", host="another-host")
+    leftover(store, "here")
     watch = Watch(store, "")
     watch.look()
     clock.now += 7
@@ -183,3 +186,38 @@ def test_a_look_tells_for_how_long_each_beat_has_not_moved(tmp_path, clock):
         "running/here.json": float("inf"),
     }
     assert beats["running/elsewhere.json"]["host"] == "another-host"
+
+
+@pytest.mark.parametrize("of_owner", [{"boot": "another"}, {"namespace": "pid:[1]"}, {"host": "another"}])
+def test_an_owner_in_another_boot_or_pid_namespace_is_judged_by_its_beat_alone(tmp_path, clock, of_owner):
+    store, watch = Store(str(tmp_path)), Watch(Store(str(tmp_path)), "mine")
+    leftover(store, "t", **of_owner)  # its pid is free here, and may be that of a live process there
+    assert watch.busy() == {"t"}
+    clock.now += 59
+    assert watch.busy() == {"t"}
+    clock.now += 2
+    assert watch.busy() == set()
+
+
+def test_a_claim_of_an_older_version_which_tells_no_namespace_is_judged_by_its_beat_alone(tmp_path, clock):
+    store, watch = Store(str(tmp_path)), Watch(Store(str(tmp_path)), "mine")
+    old = {"launch": "lost", "beat": 7, "host": whereabouts()["host"], "pid": a_process_that_is_gone()}
+    store.write_json("claims/stage.json", old)
+    assert watch.busy() == {"stage"}
+    clock.now += 61
+    assert watch.busy() == set()
+
+
+def test_clocks_that_differ_by_90_seconds_make_no_live_owner_dead_and_no_dead_one_live(tmp_path, clock, monkeypatch):
+    """A beat holds no time, and a watcher has the seconds of its own clock alone: in this test there is no other."""
+    store = Store(str(tmp_path))
+    with Beat(store, "t", "other", []):
+        assert not [value for value in store.read_json("running/t.json").values() if isinstance(value, float)]
+        os.utime(tmp_path / "running/t.json", (0, 0))  # the clock of the server is wrong as well
+        watch = Watch(store, "mine")
+        assert watch.busy() == {"t"}
+    running(store, "other", 1)
+    os.utime(tmp_path / "running/t.json", (2**32, 2**32))
+    watch.busy()
+    clock.now += 61
+    assert watch.busy() == set()

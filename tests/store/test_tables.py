@@ -18,12 +18,12 @@ COLUMNS = {
     "trials": {
         "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
         " error traceback metric dense_id score_id precision head_from host device deepcuts torch transformers"
-        " git_commit spec data_facts",
+        " git_commit spec data_facts shortcuts_off",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds majority",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
         " score_micro_batch examples_truncated",
-        "bool": "dense_cached score_cached",
+        "bool": "dense_cached score_cached padding_matters",
         TIME: "started_at finished_at",
     },
     "metrics": {"string": "trial_id stage split metric", "int64": "epoch step", "double": "value seconds"},
@@ -53,6 +53,7 @@ TRIALS = (
     " score_seconds prune_seconds retrain_seconds total_seconds peak_gpu_bytes gpu_bytes precision head_from"
     " micro_batch score_micro_batch examples_truncated majority data_facts host device started_at finished_at"
     " deepcuts torch transformers git_commit spec"
+    " shortcuts_off padding_matters"
 )
 
 

@@ -78,10 +78,40 @@ def put_a_foreign_file(store: Path) -> str:
     return "trials/notes.parquet"
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [spoil_the_masks, spoil_the_network, forget_the_meta, lose_the_metrics, leave_a_working_file, put_a_foreign_file],
-)
+def change_a_byte(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def change_a_byte_of_the_masks(store: Path) -> str:
+    path = sorted((store / "masks").glob("*.parquet"))[0]
+    change_a_byte(path, path.stat().st_size // 3)
+    return f"masks/{path.name}"
+
+
+def change_a_setting_of_the_sweep(store: Path) -> str:
+    change_a_byte(store / "sweeps/small.yaml", 60)
+    return "sweeps/small.yaml"
+
+
+def lose_a_trial(store: Path) -> str:
+    path = sorted((store / "trials").glob("*.parquet"))[0]
+    path.unlink()
+    return f"metrics/{path.name}"
+
+
+def lose_the_table_of_the_sweep(store: Path) -> str:
+    (store / "sweeps/small.parquet").unlink()
+    return "sweeps/small.parquet"
+
+
+HARMS = [spoil_the_masks, spoil_the_network, forget_the_meta, lose_the_metrics, leave_a_working_file]
+HARMS += [put_a_foreign_file, change_a_byte_of_the_masks, change_a_setting_of_the_sweep, lose_a_trial]
+HARMS += [lose_the_table_of_the_sweep]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_doctor_names_what_is_broken_and_after_fix_the_same_run_completes(
     harm: object, copy: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

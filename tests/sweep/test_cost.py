@@ -11,17 +11,21 @@ from builders.specs import sweep
 
 from deepcuts.experiment.spec import canonical
 from deepcuts.store.store import Store
-from deepcuts.sweep.cost import Cost, check_disk, estimate
+from deepcuts.sweep.cost import OTHER_SECONDS, Cost, check_disk, estimate
 from deepcuts.sweep.plan import make_plan
 from deepcuts.wording import size_text
 
 COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
-EXAMPLES = {"toy": {"train": 100, "validation": 10}}
+EXAMPLES = {"toy": 100}
 
 
 def cost(store, trials, **fields):
     given = {"gpus": 0, "cpus": 1, "slots": 1, "keep_models": False} | fields
     return estimate(make_plan(trials, store), COUNTS, EXAMPLES, store, **given)
+
+
+def work(made):
+    return sum(made.seconds.values())
 
 
 def finish(store, trial, seconds):
@@ -37,17 +41,26 @@ def test_bytes_are_the_shared_networks_scores_masks_and_checkpoints(tmp_path):
     checkpoints = 2 * 3 * 4 * 1000
     shared, masks = 2 * 4 * 1000 + 2 * 4 * 800, 6 * 100
     store = Store(str(tmp_path))
-    assert cost(store, trials).bytes == shared + masks + checkpoints
-    assert cost(store, trials, slots=3).bytes == shared + masks + 3 * checkpoints
-    assert cost(store, trials, keep_models=True).bytes == shared + masks + checkpoints + 6 * 4 * 1000
+    made = cost(store, trials)
+    assert (made.left_bytes, made.peak_bytes) == (shared + masks, shared + masks + checkpoints)
+    assert cost(store, trials, slots=3).peak_bytes == shared + masks + 3 * checkpoints
+    assert cost(store, trials, keep_models=True).left_bytes == shared + masks + 6 * 4 * 1000
+
+
+def test_the_weights_of_each_step_that_trials_rewind_to_are_counted(tmp_path):
+    store = Store(str(tmp_path))
+    none, one = (cost(store, sweep(rewind=rewind).trials()) for rewind in ("init", 3))
+    assert one.left_bytes - none.left_bytes == 4 * 1000
+    assert one.peak_bytes - none.peak_bytes == 2 * 4 * 1000  # the fine-tuning keeps its own copy until it is published
 
 
 def test_shared_work_is_counted_once(tmp_path):
     store = Store(str(tmp_path))
     few = cost(store, sweep(strategies=["LayerSNIP"]).trials())
     more = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP", "LayerGradCAM"]).trials())
-    unit = few.work_seconds / (5 + 12 + 1)  # fine-tuning, retraining and one pass over 100 examples
-    assert more.work_seconds == pytest.approx(unit * (5 + 3 * 12 + 1))
+    # Fine-tuning, retraining and one pass over 100 examples.
+    unit = (work(few) - 2 * OTHER_SECONDS) / (5 + 12 + 1)
+    assert work(more) == pytest.approx(unit * (5 + 3 * 12 + 1) + 4 * OTHER_SECONDS)
     assert few.basis == "guessed from FLOPs"
 
 
@@ -57,9 +70,9 @@ def test_what_was_measured_in_the_store_is_believed(tmp_path):
     finish(store, trials[1], seconds=12 * 7 * 16 * 0.5)
     made = cost(store, trials)
     assert made.basis == "measured in this store for 1 of 1 datasets"
-    assert made.work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+    assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
     other = sweep(strategies=["LayerRandom"]).trials()[1:]
-    assert cost(store, other).work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+    assert work(cost(store, other)) == pytest.approx(0.5 * 100 * (5 + 12) + OTHER_SECONDS)
 
 
 @pytest.mark.parametrize("spec", [None, "", "{}", '{"score": 3}', "half {"])
@@ -72,10 +85,11 @@ def test_rows_of_another_version_stop_no_plan(tmp_path, spec):
 
 
 def test_side_by_side_takes_less_time_and_the_same_gpu_hours(tmp_path):
-    trials = sweep(compressions=[2, 3, 4]).trials()
+    trials = sweep(compressions=[2, 3, 4], seeds=[0, 1, 2, 3]).trials()
     one, four = (cost(Store(str(tmp_path)), trials, slots=slots, gpus=1) for slots in (1, 4))
     assert four.wall_seconds == pytest.approx(one.wall_seconds / 4)
-    assert four.gpu_hours == one.gpu_hours == pytest.approx(one.work_seconds / 3600)
+    assert one.wall_seconds == pytest.approx(work(one))
+    assert four.gpu_hours == one.gpu_hours == pytest.approx(work(one) / 3600)
 
 
 def test_nothing_left_costs_nothing(tmp_path):
@@ -83,17 +97,17 @@ def test_nothing_left_costs_nothing(tmp_path):
     for trial in sweep().trials():
         finish(store, trial, 1.0)
     made = cost(store, sweep().trials())
-    assert (made.work_seconds, made.wall_seconds, made.bytes) == (0, 0, 0)
+    assert (made.seconds, made.wall_seconds, made.left_bytes, made.peak_bytes) == ({}, 0, 0, 0)
 
 
 def test_too_little_disk_is_refused_with_both_numbers(tmp_path, monkeypatch):
     store = Store(str(tmp_path / "not" / "there"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
-    check_disk(store, Cost(0, 0, 0, "", 10**9))
+    check_disk(store, Cost({}, 1, 0, 0, "", 0, 10**9))
     with pytest.raises(ValueError, match="needs about 2.5 GB and 1.0 GB are free; make room"):
-        check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+        check_disk(store, Cost({}, 1, 0, 0, "", 0, 2_500_000_000))
     store.local = False
-    check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+    check_disk(store, Cost({}, 1, 0, 0, "", 0, 2_500_000_000))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from builders.toy_sweeps import SWEEP, run_file
 import deepcuts
 from deepcuts.store.store import Store
 from deepcuts.sweep.cluster import use_ray
-from deepcuts.sweep.launch import _RUNNING, Sweep, SweepPlan
+from deepcuts.sweep.launch import _RUNNING, Sweep
+from deepcuts.sweep.planned import SweepPlan
 
 TWICE = SWEEP.replace("- LayerGradCAM", "- LayerMagWeight")
 

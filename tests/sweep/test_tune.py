@@ -24,6 +24,7 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.live import Watch
 from deepcuts.store.store import Store
 from deepcuts.sweep.cluster import choose_cpus, machines_of_cluster
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -57,7 +58,7 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
     store = Store(str(tmp_path))
     plan = make_plan(dense, store)
     given = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
-    run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0), gpus=1)
+    run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0, Pace(dense, {})), gpus=1)
     notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
     assert len(notes) == 8
     assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
@@ -101,7 +102,7 @@ def test_a_worker_unpacks_its_launch_once_for_all_its_trials(four_gpus: None, tm
 def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back(tmp_path: Path) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
     [dense, pruned] = spec.trials()
-    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0)
+    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0, Pace((), {}))
     given = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
     searcher = _Searcher(queue, Watch(store, given.launch_id), store, progress)
     listener = _Listener(queue, given, store, progress, Outcome())

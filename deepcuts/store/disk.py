@@ -1,0 +1,102 @@
+"""Writes files on a local or shared disk: whole or not at all, open to the store's group, and patient with NFS."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pyarrow as pa
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+WAITS_FOR_HANDLE = (0.1, 1.0)
+
+
+def patient(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Make a function try again, at most twice, where it finds a stale handle (ESTALE).
+
+    A server of NFS answers so when a file was replaced, or the server restarted, after the file was looked up.
+    """
+
+    @wraps(function)
+    def tries(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for seconds in WAITS_FOR_HANDLE:
+            try:
+                return function(*args, **kwargs)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                time.sleep(seconds)
+        return function(*args, **kwargs)
+
+    return tries
+
+
+def write_whole(target: Path, content: bytes | pa.Buffer, root: Path) -> None:
+    """Write a file under a name that readers skip, and publish it below `root`. Raises OSError."""
+    make_folder(target.parent, root)
+    working = target.with_name(f"_{target.name}.{secrets.token_hex(4)}")
+    try:
+        with working.open("wb") as file:
+            file.write(content)
+        publish(working, target, root)
+    finally:
+        working.unlink(missing_ok=True)
+
+
+def publish(file: Path, target: Path, root: Path) -> None:
+    """Give a file of the same disk its name: after a crash it is whole under it, or not there. Raises OSError."""
+    make_folder(target.parent, root)
+    _share(file, root)
+    _flush(file)
+    patient(os.replace)(file, target)
+    _flush(target.parent)
+
+
+@patient
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@patient
+def make_folder(folder: Path, root: Path) -> None:
+    """Make a folder, and those above it, as far as they are missing. Raises OSError."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        if root in each.parents:
+            _share(each, root)
+
+
+@patient
+def _share(path: Path, root: Path) -> None:
+    """Give the group of a group-writable `root` the same rights to a file or folder of ours, whatever the umask.
+
+    Where the file cannot be given to that group, or another process made it, it stays as it is.
+    """
+    store = root.stat()
+    if not store.st_mode & stat.S_IWGRP:
+        return
+    made = path.stat()
+    with suppress(PermissionError):
+        if made.st_gid != store.st_gid:
+            os.chown(path, -1, store.st_gid)
+        rights = stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(made.st_mode) else stat.S_IRGRP | stat.S_IWGRP
+        path.chmod(stat.S_IMODE(made.st_mode) | (store.st_mode & rights))

@@ -1,0 +1,85 @@
+"""Checks, before anything is launched, that a sweep's model can do what its trials need.
+
+Trying it out loads torch and the weights, which takes seconds, so what passed is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+import deepcuts
+from deepcuts.data.user_cache import cache_folder, write_cache
+from deepcuts.experiment.spec import TrialSpec, canonical
+from deepcuts.model.weights import check_weights, model_commit
+
+
+def check_trials(trials: Sequence[TrialSpec], download: bool) -> tuple[str, ...]:
+    """Try out each kind of trial on two texts; return the facts that this shows of the model, a sentence each.
+
+    Weights that are not on this machine are only checked with `download`, which fetches them; else that is one of the
+    facts. Raises ValueError with the cause where the trials could not run.
+    """
+    kinds: dict[str, list[TrialSpec]] = {}
+    for trial in trials:
+        kinds.setdefault(canonical(_kind(trial)), []).append(trial)
+    facts: dict[str, None] = {}
+    for alike in kinds.values():
+        facts |= dict.fromkeys(_checked(alike, download))
+    return tuple(facts)
+
+
+def _checked(trials: Sequence[TrialSpec], download: bool) -> list[str]:
+    model = trials[0].dense.model
+    if not check_weights(model) and not download:
+        return [f"the weights of {model.name} are not on this machine: `run` downloads them, and checks them then"]
+    path = _cache_path(trials)
+    facts = _read_cache(path)
+    if facts is None:
+        if model.name != "toy":
+            told = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+            told.print(f"checking the model {model.name} on {trials[0].dense.dataset} ...")
+        from deepcuts.trial.tryout import try_out
+
+        facts = try_out(trials)
+        write_cache(_cache_path(trials), json.dumps(facts).encode())  # a download may have changed its key
+    return facts
+
+
+def _kind(trial: TrialSpec) -> dict[str, object]:
+    """Return what decides whether a trial can run, besides the model and the criterion: not which texts it has."""
+    dense, task = trial.dense, trial.dense.task
+    settings = dense.model_dump(mode="json", exclude=_NO_MATTER)
+    decayed = dense.finetune.weight_decay > 0
+    return {**settings, "decayed": decayed, "kind": task.kind, "outputs": task.outputs, "texts": len(task.text)}
+
+
+_NO_MATTER = {"model", "dataset", "task", "seed", "max_train_examples", "tf32", "compile", "device", "finetune"}
+
+
+def _cache_path(trials: Sequence[TrialSpec]) -> Path:
+    model = trials[0].dense.model
+    scores = [trial.score for trial in trials]
+    needs = {(str(spec.criterion), spec.dropout, spec.count_padding, spec.prune_biases) for spec in scores}
+    key = {
+        "model": model.digest or [model.name, model_commit(model.name, model.revision)],
+        "kind": _kind(trials[0]),
+        "scores": sorted(map(list, needs)),
+        "versions": [deepcuts.__version__, *map(version, ("transformers", "torch", "tokenizers"))],
+    }
+    name = hashlib.sha256(canonical(key).encode()).hexdigest()[:32]
+    return cache_folder("preflight") / f"{name}.json"
+
+
+def _read_cache(path: Path) -> list[str] | None:
+    """Return the facts in a file; None where it is missing or damaged."""
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, list) and all(isinstance(fact, str) for fact in facts) else None
