@@ -154,8 +154,8 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_step(micro_batch: int | N
 @pytest.mark.parametrize(
     ("limit", "advice"),
     [
-        (None, r"lower the learning rate \(lr is 0.01\), or set max_grad_norm$"),
-        (0.5, r"lower the learning rate \(lr is 0.01\) or max_grad_norm \(it is 0.5\)$"),
+        (None, r"lower the learning rate \(lr is 0.05\), or set max_grad_norm$"),
+        (0.5, r"lower the learning rate \(lr is 0.05\) or max_grad_norm \(it is 0.5\)$"),
     ],
 )
 def test_the_advice_for_a_loss_that_is_not_finite_proposes_nothing_that_is_set(
