@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcuts.analysis.arms import with_arms as with_arms
     from deepcuts.analysis.checklist import checklist as checklist
     from deepcuts.analysis.compare import compare as compare
     from deepcuts.analysis.compare import in_words as in_words
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
     from deepcuts.store.doctor import examine_store as examine_store
     from deepcuts.store.doctor import mend_store as mend_store
     from deepcuts.store.masks import masks as masks
+    from deepcuts.store.merging import merge_stores as merge_stores
+    from deepcuts.store.merging import rename_sweep as rename_sweep
+    from deepcuts.store.removal import plan_removal as plan_removal
+    from deepcuts.store.removal import remove as remove
     from deepcuts.store.store import Store as Store
     from deepcuts.sweep.launch import plan as plan
     from deepcuts.sweep.launch import read_sweep as read_sweep
@@ -62,6 +67,7 @@ __version__ = "0.1.0"
 
 # Where each name of the front door is defined.
 _HOMES = {
+    "with_arms": "analysis.arms",
     "checklist": "analysis.checklist",
     "compare": "analysis.compare",
     "in_words": "analysis.compare",
@@ -97,6 +103,10 @@ _HOMES = {
     "examine_store": "store.doctor",
     "mend_store": "store.doctor",
     "masks": "store.masks",
+    "merge_stores": "store.merging",
+    "rename_sweep": "store.merging",
+    "plan_removal": "store.removal",
+    "remove": "store.removal",
     "Store": "store.store",
     "plan": "sweep.launch",
     "read_sweep": "sweep.launch",

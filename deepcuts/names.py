@@ -11,6 +11,20 @@ SHORTEST_PREFIX, SHORTEST_WORD = 4, 3
 # Begins the names of files that hold the merged rows of many trials; a sweep's name may not begin with it.
 COMPACTED = "compact-"
 
+# Readers of the store skip names that begin with . or _, and take those that begin with COMPACTED for merged rows.
+NAME_PATTERN = re.compile(rf"(?!{COMPACTED})[A-Za-z0-9-][A-Za-z0-9._-]{{0,63}}")
+
+
+def valid_name(name: str) -> str:
+    """Return the name of a sweep or dataset. Raises ValueError for one that no file can have."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a valid name; use 1 to 64 of A-Z a-z 0-9 . _ -, and do not begin with . or _ or"
+            f" {COMPACTED}"
+        )
+    return name
+
+
 # What `--only` selects: for each key a value, or several of which one must match.
 Selection = Mapping[str, str | Sequence[str]]
 

@@ -42,7 +42,7 @@ MAY_IMPORT = {
 OWNERS = {
     "ray": "sweep",
     "torch": "pruning fast model training scoring trial data.batches store.tensors publish.export",
-    "transformers": "model.load fast.attention",
+    "transformers": "model.load model.network fast.attention",
     "datasets": "data.hub",
     "huggingface_hub": "data.hub model publish.modelcard",
     "safetensors": "data.batches store.tensors",

@@ -1,18 +1,24 @@
-"""What the README and the notebook tell people to type works."""
+"""What the README, the docs and the notebook tell people to type works."""
 
 import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from builders.toy_sweeps import SWEEP, run_file
 
 import deepcuts
+from deepcuts.cli.main import VERBS, _parser, main
+from deepcuts.experiment.sweepfile import parse_sweep
+from deepcuts.store.tables import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
 
@@ -37,13 +43,80 @@ def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(names["trials"]) == 3  # type: ignore[arg-type]
 
 
+def blocks(language: str) -> list[tuple[str, str]]:
+    """The page and the text of every block of code in the README and the docs."""
+    found = re.compile(rf"^```{language}\n(.*?)^```", re.S | re.M)
+    return [(page.name, text) for page in PAGES for text in found.findall(page.read_text())]
+
+
+def commands() -> list[str]:
+    """Every command of ours: in blocks of the shell, one after another where && joins them, and in tables."""
+    texts = [text.replace("\\\n", " ") for _, text in blocks("sh")]
+    lines = [line.split("  #")[0] for text in texts for line in text.splitlines()]
+    table = (ROOT / "docs" / "command-line.md").read_text()
+    lines += [command.replace("\\|", "|") for command in re.findall(r"^\| `([^`]+)`", table, re.M)]
+    parts = [part.strip() for line in lines for part in re.split(r"&&|cd deepcuts", line)]
+    return [part.rstrip("'") for part in parts if part.startswith(("deepcuts ", "python run_sweep.py "))]
+
+
 @pytest.mark.usefixtures("torch_state")
-def test_every_python_example_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len(examples) == 4
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+def test_every_python_example_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    examples = blocks("python")
+    assert len(examples) >= 4
+    for page, example in examples:
+        exec(compile(example, page, "exec"), {})
+
+
+def test_every_command_is_one_that_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = commands()
+    assert len(found) > 25
+    verbs = set()
+    for command in found:
+        words = [os.path.expandvars(word) for word in shlex.split(command)]
+        words = ["run", *words[2:]] if words[0] == "python" else words[1:]
+        verbs.add(_parser().parse_args(words).verb)
+    assert verbs == set(VERBS)
+
+
+def test_the_views_of_the_readme_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPCUTS_STORE", raising=False)
+    block = next(text for page, text in blocks("sh") if page == "README.md" and "deepcuts table" in text)
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert len(lines) == 5
+    assert [main(words[1:]) for words in lines] == [0] * len(lines)
+    assert {"curves.svg", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_every_sweep_of_the_pages_can_be_read() -> None:
+    read = 0
+    for page, text in blocks("yaml"):
+        keys = yaml.safe_load(text)
+        sweep = parse_sweep(
+            {"name": "some", "strategies": ["LayerMagWeight"], "sparsities": [0.5], **keys}
+            if "strategies" not in keys
+            else {"name": "some", **keys},
+            [],
+        )
+        assert sweep.datasets, page
+        read += 1
+    assert read >= 3
+
+
+def test_every_key_of_a_sweep_file_is_explained() -> None:
+    text = (ROOT / "docs" / "sweep-file.md").read_text()
+    schema = json.loads((ROOT / "sweeps" / "sweep.schema.json").read_text())
+    keys = {key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})}
+    assert len(keys) > 40
+    assert sorted(key for key in keys if not re.search(rf"\b{key}\b", text)) == []
+
+
+def test_every_table_of_a_store_is_explained() -> None:
+    text = (ROOT / "docs" / "store.md").read_text()
+    assert [name for name in SCHEMAS if f"`{name}/<" not in text] == []
 
 
 @pytest.mark.usefixtures("torch_state")
@@ -68,8 +141,13 @@ def test_every_example_of_the_front_door_runs(folder: Path, tmp_path: Path, monk
     assert {"curves.pdf", "curves.svg", "report.html"} <= {path.name for path in Path().iterdir()}
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"`((?:sweeps|docs|tests|deepcuts|benchmarks)/[\w./-]*\w)`", text))
-    assert len(named) > 5
-    assert [name for name in sorted(named) if not os.path.exists(ROOT / name)] == []
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        named = set(re.findall(r"`((?:sweeps|docs|tests|deepcuts|benchmarks)/[\w./-]*\w)`", text))
+        named |= set(re.findall(r"\]\((docs/[\w./-]+)\)", text))
+        assert [name for name in sorted(named) if not os.path.exists(ROOT / name)] == [], page.name
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9000

@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.analysis.arms import with_arms
+from deepcuts.pruning.criteria import NOT_PRUNED, is_control
 
 Met = tuple[bool, str]
 
@@ -123,14 +124,14 @@ def _same_start(pruned: pd.DataFrame) -> Met:
 
 def _side_by_side(pruned: pd.DataFrame) -> Met:
     """Shuffled controls and random masks are not methods and may be missing at some points."""
-    methods = pruned[~pruned["strategy"].str.contains(r"\+|Random$")]
+    methods = with_arms(pruned[~pruned["strategy"].map(is_control)])
     asked = methods["compression"].fillna(-methods["sparsity_asked"])
-    points = asked.groupby([methods["model"], methods["dataset"], methods["strategy"]]).nunique().rename("points")
+    points = asked.groupby([methods["model"], methods["dataset"], methods["arm"]]).nunique().rename("points")
     most = asked.groupby([methods["model"], methods["dataset"]]).nunique().rename("most")
     short = points.to_frame().join(most).query("points < most")
     if len(short):
-        (_, dataset, strategy), row = short.index[0], short.iloc[0]
-        return False, f"{strategy} has {row['points']} of {row['most']} points on {dataset} ({len(short)} such curves)"
+        (_, dataset, arm), row = short.index[0], short.iloc[0]
+        return False, f"{arm} has {row['points']} of {row['most']} points on {dataset} ({len(short)} such curves)"
     return points.groupby(
         ["model", "dataset"]
     ).size().min() > 1, f"{len(points)} curves with all points of their dataset"
@@ -189,8 +190,8 @@ def _recent(pruned: pd.DataFrame) -> Met:
 
 
 def _seeds(pruned: pd.DataFrame) -> Met:
-    keys = ["model", "dataset", "strategy", "compression", "sparsity_asked"]
-    counts = pruned.groupby(keys, dropna=False)["seed"].nunique()
+    keys = ["model", "dataset", "arm", "compression", "sparsity_asked"]
+    counts = with_arms(pruned).groupby(keys, dropna=False)["seed"].nunique()
     few = int((counts < 2).sum())
     if few:
         return False, f"{few} of {len(counts)} points have one seed, and so no spread"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepcuts.analysis.arms import agree, of_dense
 from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
     FEWEST_SEEDS,
@@ -46,6 +47,9 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every strategy with the baseline, paired by seed, per dataset and compression or sparsity asked.
 
+    A pair agrees in all settings that both have. Where trials of a dataset differ in settings, `strategy` and
+    `baseline` say in what, as the `arm` of `with_arms` does, and each arm has rows of its own.
+
     `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per strategy and place: `difference` is
     strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
     `low, high` (`significance.interval`). One rule gives every verdict: a t test over at least 6 seeds, with p times
@@ -66,15 +70,15 @@ def compare(
     if not margin > 0:
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
     pairs = _paired(rows, baseline, stage)
-    groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, "strategy"], dropna=False)]
+    arms = ["strategy", "baseline"]
+    groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
     tested = pd.DataFrame([_tested(differences, margin, len(groups)) for _, differences in groups])
     if tested.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
-    keys = pd.DataFrame([key for key, _ in groups], columns=[*_KEY, "strategy"])
-    frame = pd.concat([keys, tested], axis=1).assign(baseline=baseline)
+    frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
     frame = frame.merge(_places(pairs), on=_KEY)
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    return frame.sort_values(["dataset", "sparsity", "strategy"], ignore_index=True)[COMPARISON_COLUMNS]
+    return frame.sort_values(["dataset", "sparsity", *arms], ignore_index=True)[COMPARISON_COLUMNS]
 
 
 def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
@@ -94,16 +98,40 @@ def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
             f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known) or 'no trials'}"
         )
     pruned = rows[~rows["strategy"].isin((*NOT_PRUNED, baseline))].assign(ours=lambda each: each[stage])
+    place, column, those = _KEY, stage, rows[rows["strategy"] == baseline]
     if baseline in NOT_PRUNED:
-        key, column = ["dataset", "metric", "seed"], "dense" if baseline == "Dense" else stage
-        those = rows if baseline == "Dense" else rows[rows["strategy"] == baseline]
-    else:
-        key, column = [*_KEY, "metric", "seed"], stage
-        those = rows[rows["strategy"] == baseline]
-    theirs = those.dropna(subset=[column]).drop_duplicates(key).rename(columns={column: "theirs"})
-    return pruned[[*_KEY, "sparsity", "metric", "strategy", "seed", "ours"]].merge(
-        theirs[[*key, "theirs"]], on=key, how="left"
-    )
+        place = ["dataset"]
+    if baseline == "Dense":
+        column, those = "dense", _dense(rows)
+    key = [*place, "metric", "settings_b", "seed"]
+    those = those.rename(columns={"settings": "settings_b", "arm": "baseline", column: "theirs"})
+    theirs = those.dropna(subset=["theirs"]).drop_duplicates(key)
+    pairs = pruned.drop(columns="strategy").rename(columns={"arm": "strategy"})
+    pairs = pairs.merge(_partners(pairs, theirs, baseline), on=["dataset", "settings"])
+    columns = [*_KEY, "sparsity", "metric", "strategy", "baseline", "seed", "ours", "theirs"]
+    return pairs.merge(theirs[[*key, "theirs"]], on=key, how="left")[columns]
+
+
+def _dense(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows as those of the fine-tuned networks that they began with, named as Dense is in these settings."""
+    settings = rows["settings"].map(of_dense)
+    alone = rows["strategy"] == "Dense"
+    names = dict(zip(settings[alone], rows.loc[alone, "arm"], strict=True))
+    return rows.assign(settings=settings, arm=[names.get(each, "Dense") for each in settings])
+
+
+def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return the arms of the baseline (`baseline, settings_b`) that each `settings` of a dataset may be compared with.
+
+    Where there are none, the baseline is named, without settings that would match.
+    """
+    of_dataset = dict(list(theirs[["dataset", "settings_b", "baseline"]].drop_duplicates().groupby("dataset")))
+    found = []
+    for dataset, settings in pairs[["dataset", "settings"]].drop_duplicates().itertuples(index=False, name=None):
+        there = of_dataset.get(dataset, theirs.head(0))
+        alike = [row for row in zip(there["settings_b"], there["baseline"], strict=True) if agree(settings, row[0])]
+        found += [(dataset, settings, *row) for row in alike or [(None, baseline)]]
+    return pd.DataFrame(found, columns=["dataset", "settings", "settings_b", "baseline"], dtype=object)
 
 
 def _differences(part: pd.DataFrame) -> Floats:
@@ -173,7 +201,7 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
     place = f"{row['baseline']} on {row['dataset']} at {level(row['compression'], row['sparsity'])}"
     against, verdict = f"{row['strategy']} against {place}", row["verdict"]
     if row["n"] == 0:
-        return f"{against}: undecided, they share no seed; run both with the same seeds."
+        return f"{against}: undecided, they share no seed in the same settings; run both alike, with the same seeds."
     seen = f"{row['metric']} {row['difference']:+.3f}"
     if row["n"] == 1:
         return f"{against}: undecided, {seen} with one seed, which says nothing about the spread{_more(row)}"

@@ -1,14 +1,16 @@
 """Summarises trials over seeds: curves against sparsity, and the table of results (frames in, frames out).
 
-Trials are grouped by the compression or sparsity that was asked for, never by the one achieved.
+Trials are grouped by the compression or sparsity that was asked for, never by the one achieved, and by arm
+(`arms.with_arms`): a mean is over trials that agree in all settings but the seed.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
+from deepcuts.analysis.arms import agree, of_dense, with_arms
 from deepcuts.analysis.significance import half_width
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
@@ -20,7 +22,7 @@ Axis = Literal["sparsity", "compression"]
 
 _TASK = ["model", "dataset", "metric"]
 _ASKED = ["compression", "sparsity_asked"]
-_GROUP = [*_TASK, "strategy", *_ASKED]
+_GROUP = [*_TASK, "strategy", "arm", *_ASKED]
 
 
 def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split: str = "validation") -> pd.DataFrame:
@@ -61,17 +63,17 @@ def curves(
     metrics: pd.DataFrame | None = None,
     report: Reported = "last",
 ) -> pd.DataFrame:
-    """Summarise completed trials over seeds, a row per model, dataset, strategy and compression or sparsity asked.
+    """Summarise completed trials over seeds, a row per model, dataset, arm and compression or sparsity asked.
 
-    `trials` are the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval
-    `low, high` (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks,
-    `dense` and `unpruned` (null where there is no such trial).
+    An arm is a strategy in one set of settings (`with_arms`): where settings differ, `arm` says in what. `trials` are
+    the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval `low, high`
+    (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks in the same
+    settings, `dense` and `unpruned` (null where there is no such trial).
 
     `x` is the place on the `axis`: the sparsity or compression that was asked for, else the mean achieved; `auto` is
     compression where every trial asked for one. `metric` is the task's main one by default; another is looked up in
     `metrics`, the rows of `metrics(store)`. `report` is the stage's last epoch, or `best`, the seed study's best epoch
-    of all stages (`best_epoch`; without `dense`). Raises ValueError for an unknown stage or metric, and where two
-    trials differ in settings alone, as a mean over them has no meaning.
+    of all stages (`best_epoch`; without `dense`). Raises ValueError for an unknown stage or metric.
 
     >>> dc.curves(trials, stage="pruned")
     """
@@ -104,11 +106,12 @@ def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.D
     axis = _axis(pruned) if x == "auto" else x
     frame = _over_seeds(pruned.assign(x=_places(pruned, axis)), stage)
     frame = frame.assign(stage=stage, axis=axis)
-    frame = _beside(frame, "dense", rows.drop_duplicates([*_TASK, "dense_id", "seed"]), "dense")
+    dense = rows.drop_duplicates([*_TASK, "dense_id", "seed"])
+    frame = _beside(frame, "dense", dense.assign(settings=dense["settings"].map(of_dense)), "dense")
     frame = _beside(frame, "unpruned", rows[rows["strategy"] == "Unpruned"], stage)
-    order = [*_TASK, "stage", "strategy", *_ASKED, "axis", "x", "n", "mean", "sd", "low", "high"]
+    order = [*_TASK, "stage", "strategy", "arm", *_ASKED, "axis", "x", "n", "mean", "sd", "low", "high"]
     order += ["dense", "unpruned", "sparsity", "compression_achieved", "seeds", "values"]
-    return frame[order].sort_values([*_TASK, "strategy", "x"], ignore_index=True)
+    return frame[order].sort_values([*_TASK, "arm", "x"], ignore_index=True)
 
 
 def training_curves(
@@ -116,9 +119,9 @@ def training_curves(
 ) -> pd.DataFrame:
     """Return the metric after every epoch of fine-tuning (stage dense, each network once) and of retraining.
 
-    A row per trial, stage and epoch: `model, dataset, metric, trial_id, strategy, compression, sparsity_asked, seed,
-    stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by default;
-    the split `train` has `loss`.
+    A row per trial, stage and epoch: `model, dataset, metric, trial_id, strategy, arm, compression, sparsity_asked,
+    seed, stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by
+    default; the split `train` has `loss`.
 
     Raises ValueError for a metric that the split does not have, naming the nearest.
 
@@ -137,13 +140,13 @@ def training_curves(
     frame = frame[~(dense & frame.duplicated([*_TASK, "dense_id", "seed", "stage", "epoch", "step"]))]
     fields = {"epochs": frame["epoch"] + (frame["step"] > 0), "stage": frame["stage"].replace("rewound", "retrained")}
     frame = frame.assign(**fields).drop_duplicates(["trial_id", "stage", "epochs"], keep="last")
-    order = [*_TASK, "trial_id", "strategy", *_ASKED, "seed", "stage", "epochs", "value"]
-    return frame[order].sort_values([*_TASK, "stage", *_ASKED, "strategy", "seed", "epochs"], ignore_index=True)
+    order = [*_TASK, "trial_id", "strategy", "arm", *_ASKED, "seed", "stage", "epochs", "value"]
+    return frame[order].sort_values([*_TASK, "stage", *_ASKED, "arm", "seed", "epochs"], ignore_index=True)
 
 
 def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     frame = (
-        rows.groupby(_GROUP, dropna=False)
+        rows.groupby([*_GROUP, "settings"], dropna=False)
         .agg(
             x=("x", "first"),
             n=(stage, "size"),
@@ -161,17 +164,9 @@ def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the completed trials. Raises ValueError where two have the same strategy, place and seed."""
-    rows = trials[trials["status"] == "completed"]
-    twice = rows[rows.duplicated([*_GROUP, "seed"], keep=False)].sort_values([*_GROUP, "seed"])
-    if len(twice):
-        one, other = twice.iloc[0], twice.iloc[1]
-        raise ValueError(
-            f"trials {one['trial_id']!r} (sweep {one['sweep']!r}) and {other['trial_id']!r} (sweep"
-            f" {other['sweep']!r}) are both {one['strategy']} on {one['dataset']} with seed {one['seed']}, in"
-            " different settings: a mean over them has no meaning; choose one sweep, or filter by what differs"
-        )
-    return rows
+    """Return the completed trials, with the columns of `with_arms`."""
+    rows = with_arms(trials)
+    return rows[rows["status"] == "completed"]
 
 
 def _axis(rows: pd.DataFrame) -> Axis:
@@ -186,23 +181,31 @@ def _places(rows: pd.DataFrame, axis: Axis) -> pd.Series:
 
 
 def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Add the column `name` to the frame: the mean of the rows' stage per task."""
-    level = rows.groupby(_TASK, dropna=False)[stage].mean().rename(name).reset_index()
-    return frame.merge(level, on=_TASK, how="left")
+    """Add the column `name` to the frame: the mean of the stage over the task's rows in the settings of the arm."""
+    of_task = dict(list(rows.groupby(_TASK, dropna=False)))
+    values: dict[tuple[Any, ...], float] = {}
+    for key in frame[[*_TASK, "settings"]].drop_duplicates().itertuples(index=False, name=None):
+        some = of_task.get(key[:-1])
+        if some is not None:
+            same = [each for each in some["settings"].unique() if agree(key[-1], each)]
+            values[key] = float(some.loc[some["settings"].isin(same), stage].mean())
+    keys = frame[[*_TASK, "settings"]].itertuples(index=False, name=None)
+    return frame.assign(**{name: [values.get(key, float("nan")) for key in keys]})
 
 
 def table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Summarise all trials, a row per model, dataset, strategy and compression or sparsity asked.
+    """Summarise all trials, a row per model, dataset, arm and compression or sparsity asked.
 
-    A row has the number of seeds completed (`n`) and `failed`, the mean of the metric after every stage with half its
-    95 % t interval (`dense, dense_half_width, ...`), and the sparsity and compression achieved. `majority` is the
-    metric of always predicting the most frequent class (null for a regression), and `at_majority` names the stages in
-    which a seed has exactly that. Dense and Unpruned come first. Raises ValueError where two trials differ in settings
-    alone, as `curves` does.
+    An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
+    `failed`, the mean of the metric after every stage with half its 95 % t interval (`dense, dense_half_width, ...`),
+    and the sparsity and compression achieved. `majority` is the metric of always predicting the most frequent class
+    (null for a regression), and `at_majority` names the stages in which a seed has exactly that. Dense and Unpruned
+    come first.
 
     >>> dc.table(trials)
     """
-    rows = comparable(trials)
+    trials = with_arms(trials)
+    rows = trials[trials["status"] == "completed"]
     groups = rows.groupby(_GROUP, dropna=False)
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
     for stage in STAGES:
@@ -217,7 +220,7 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     counts = counted.groupby(_GROUP, dropna=False)[["n", "failed"]].sum()
     frame = counts.reset_index().merge(means.reset_index(), on=_GROUP, how="left")
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
-    frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "strategy"], ignore_index=True)
+    frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "arm"], ignore_index=True)
     stages = [name for stage in STAGES for name in (stage, f"{stage}_half_width")]
     return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
+from deepcuts.analysis.curves import comparable
 from deepcuts.analysis.significance import Floats, Resampled, mcnemar, two_level
 from deepcuts.experiment.metrics import FUNCTIONS
 from deepcuts.names import find_id, nearest
@@ -99,13 +100,13 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
 
     >>> dc.with_examples(store, dc.compare(trials), trials, stage="retrained")
     """
-    completed = trials[trials["status"] == "completed"]
+    completed = comparable(trials)
     frame = comparisons.copy()
     for place, row in enumerate(comparisons.to_dict("records")):
         ours = _by_seed(completed, row, str(row["strategy"]), stage)
         theirs = (
             {seed: (trial_id, "dense") for seed, (trial_id, _) in ours.items()}
-            if row["baseline"] == "Dense"
+            if str(row["baseline"]).startswith("Dense")
             else _by_seed(completed, row, str(row["baseline"]), stage)
         )
         seeds = sorted(set(ours) & set(theirs))
@@ -115,12 +116,13 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
     return frame
 
 
-def _by_seed(trials: pd.DataFrame, row: Mapping[Hashable, Any], strategy: str, stage: str) -> dict[int, Made]:
-    """Map seeds to the trials of a strategy at the place of a comparison's row (of Unpruned at any place)."""
-    chosen = trials[(trials["strategy"] == strategy) & (trials["dataset"] == row["dataset"])]
-    if strategy != "Unpruned" and row["compression"] == row["compression"]:
+def _by_seed(trials: pd.DataFrame, row: Mapping[Hashable, Any], arm: str, stage: str) -> dict[int, Made]:
+    """Map seeds to the trials of an arm at the place of a comparison's row (of Unpruned at any place)."""
+    chosen = trials[(trials["arm"] == arm) & (trials["dataset"] == row["dataset"])]
+    anywhere = chosen["strategy"].eq("Unpruned").all()
+    if not anywhere and row["compression"] == row["compression"]:
         chosen = chosen[chosen["compression"] == row["compression"]]
-    elif strategy != "Unpruned":
+    elif not anywhere:
         chosen = chosen[chosen["compression"].isna() & (chosen["sparsity_asked"] == row["sparsity"])]
     chosen = chosen.dropna(subset=[stage])
     return {seed: (trial_id, stage) for seed, trial_id in zip(chosen["seed"], chosen["trial_id"], strict=True)}

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from deepcuts.analysis.arms import agree, with_arms
 from deepcuts.analysis.overlap import MEASURES
+from deepcuts.pruning.criteria import is_control
 
 # A pair that differs in one of these and in nothing else shows the effect of that one on the mask.
 RELATIONS = ("other seed", "other strategy", "other compression", "other dataset")
 
+_OF = ("methods", "controls")
 _ASKED = ["compression", "sparsity_asked"]
 
 
@@ -18,10 +21,13 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a frame of `overlap` whose two trials differ in one thing alone.
 
     Columns are added: that `relation` (one of RELATIONS); from the rows of `trials` what the first trial is, `model,
-    dataset, strategy, compression, sparsity_asked, seed`; and the same of the second one, but for the model, with `_b`.
+    dataset, strategy, arm, compression, sparsity_asked, seed`; and the same of the second one, but for the model, with
+    `_b`. Trials that differ in a setting that both have (`arms.agree`) are no relatives; of two strategies, those are
+    compared that both use, and of two datasets all but what the datasets are.
     """
-    columns = ["trial_id", "model", "dataset", "strategy", *_ASKED, "seed"]
-    known = trials[columns].set_index("trial_id")
+    columns = ["model", "dataset", "strategy", "arm", *_ASKED, "seed"]
+    named = with_arms(trials).set_index("trial_id")
+    known = named[columns]
     asked = known["compression"].fillna(-known["sparsity_asked"])  # one number: no compression is negative
     pairs = overlap[["trial_a", "trial_b"]].drop_duplicates()
     differs = pd.DataFrame(
@@ -35,9 +41,23 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     )
     alone = (differs.sum(axis=1) == 1) & ~_differ(known["model"], pairs)
     chosen = pairs[alone].assign(relation=differs[alone].idxmax(axis=1))
+    chosen = chosen[_alike(chosen, named["settings"])]
     frame = overlap.merge(chosen, on=["trial_a", "trial_b"]).join(known, on="trial_a")
-    other = known[["dataset", "strategy", *_ASKED, "seed"]].add_suffix("_b")
+    other = known[["dataset", "strategy", "arm", *_ASKED, "seed"]].add_suffix("_b")
     return frame.join(other, on="trial_b")
+
+
+def _alike(pairs: pd.DataFrame, settings: pd.Series) -> pd.Series:
+    """Tell for each related pair whether its two trials agree in their settings."""
+    kinds = list(zip(pairs["trial_a"].map(settings), pairs["trial_b"].map(settings), pairs["relation"], strict=True))
+    found = {kind: _is_alike(*kind) for kind in set(kinds)}
+    return pd.Series([found[kind] for kind in kinds], pairs.index, dtype=bool)
+
+
+def _is_alike(ours: str, theirs: str, relation: str) -> bool:
+    if relation == "other strategy":
+        return agree(ours, theirs)
+    return agree(ours, theirs, apart_from="data") if relation == "other dataset" else ours == theirs
 
 
 def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
@@ -49,9 +69,13 @@ def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
 def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """Average how far masks agree, by the one thing in which their trials differ.
 
-    A row has `model, dataset, relation, compression, sparsity_asked` (null if that is what differs), `layer` (null for
-    the whole network; a kind of layer, if the frame is `overlap(store, by_kind=True)`), the number of `pairs` and the
-    mean of each of the MEASURES. It answers whether another strategy changes a mask more than another seed does.
+    A row has `model, dataset, relation, of, compression, sparsity_asked` (null if that is what differs), `layer` (null
+    for the whole network; a kind of layer, if the frame is `overlap(store, by_kind=True)`), the number of `pairs` and
+    the mean of each of the MEASURES. It answers whether another strategy changes a mask more than another seed does.
+
+    Rows `of` methods are over pairs of methods alone. Random and shuffled masks agree as by chance by construction: the
+    pairs with such a control have rows of their own, `of` controls. `arms` and `names` say which methods or controls
+    they are, and how many.
 
     >>> dc.decompose(dc.overlap(store), trials)
     """
@@ -59,12 +83,24 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     for column in _ASKED:
         frame[column] = frame[column].where(frame["relation"] != "other compression")
     frame["dataset"] = frame["dataset"].where(frame["relation"] != "other dataset")
-    keys = ["model", "dataset", "relation", *_ASKED, "layer"]
+    controls = pd.DataFrame({side: frame[side].map(is_control) for side in ("strategy", "strategy_b")})
+    frame["of"] = pd.Categorical(np.where(controls.any(axis=1), *_OF[::-1]), _OF)
+    keys = ["model", "dataset", "relation", "of", *_ASKED, "layer"]
     frame["relation"] = pd.Categorical(frame["relation"], RELATIONS)
     groups = frame.groupby(keys, dropna=False, observed=True, sort=False)
     means = groups.agg(pairs=("trial_a", "size"), **{name: (name, "mean") for name in MEASURES}).reset_index()
-    means = means.sort_values(["model", "dataset", "relation", *_ASKED], kind="stable", ignore_index=True)
-    return means.assign(relation=means["relation"].astype(str))
+    kinds = [_named(part, control=key[3] == "controls") for key, part in groups]
+    means.insert(len(keys), "arms", [len(names) for names in kinds])
+    means.insert(len(keys) + 1, "names", [", ".join(names) for names in kinds])
+    means = means.sort_values(["model", "dataset", "relation", "of", *_ASKED], kind="stable", ignore_index=True)
+    return means.astype({"relation": str, "of": str})
+
+
+def _named(pairs: pd.DataFrame, control: bool) -> list[str]:
+    """Return the arms of the pairs that are controls, or those that are not."""
+    sides = ((pairs["strategy"], pairs["arm"]), (pairs["strategy_b"], pairs["arm_b"]))
+    arms = {arm for strategies, arms in sides for arm in arms[strategies.map(is_control) == control]}
+    return sorted(arms)
 
 
 def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:

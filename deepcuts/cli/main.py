@@ -8,13 +8,16 @@ import sys
 from collections.abc import Sequence
 
 import deepcuts
-from deepcuts.cli import sweeps, upkeep, views
+from deepcuts.cli import edits, sweeps, upkeep, views
 from deepcuts.cli.arguments import Verb
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 VERBS = {
-    each.name: each for module in (sweeps, views, upkeep) for each in vars(module).values() if isinstance(each, Verb)
+    each.name: each
+    for module in (sweeps, views, upkeep, edits)
+    for each in vars(module).values()
+    if isinstance(each, Verb)
 }
 
 _EPILOG = """\

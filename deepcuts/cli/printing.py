@@ -73,8 +73,9 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
-    asked = zip(frame["strategy"], frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
+    asked = zip(frame.pop("strategy"), frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
     frame.insert(list(frame).index("n"), "asked", [_asked(*each) for each in asked])
+    frame = frame.rename(columns={"arm": "strategy"})
     frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
     if results["compression"].notna().all():  # it was asked for, and reached to the weight
         frame = frame.drop(columns="compression_achieved")

@@ -16,7 +16,7 @@ from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, p
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
     from deepcuts.store.store import Store
-    from deepcuts.sweep.launch import Launched
+    from deepcuts.sweep.launched import Launched
     from deepcuts.sweep.planned import SweepPlan
 
 RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")

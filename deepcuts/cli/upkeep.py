@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from deepcuts.store.store import Store
 
 
-def _refuse_while_running(store: Store, why: str) -> None:
-    """Raises ValueError while somebody is at work on the store."""
+def refuse_while_running(store: Store, why: str) -> None:
+    """Raise ValueError while somebody is at work on the store."""
     from deepcuts.store.live import at_work
 
     if busy := at_work(store):
@@ -38,7 +38,7 @@ def cache_verb(args: argparse.Namespace) -> int:
     """List the shared stages; with `--gc` remove those that no wanted trial needs."""
     store = existing(args.store_uri)
     if args.gc:
-        _refuse_while_running(store, "collect")
+        refuse_while_running(store, "collect")
     rows = deepcuts.collect_garbage(store) if args.gc else deepcuts.shared_stages(store)
     if args.json:
         print_json(rows)
@@ -56,7 +56,7 @@ def cache_verb(args: argparse.Namespace) -> int:
 def compact_verb(args: argparse.Namespace) -> int:
     """Merge the rows of completed trials."""
     store = existing(args.store_uri)
-    _refuse_while_running(store, "compact")
+    refuse_while_running(store, "compact")
     rows = deepcuts.compact(store)
     if args.json:
         print_json(rows)
@@ -80,7 +80,7 @@ def doctor_verb(args: argparse.Namespace) -> int:
 
     store = existing(args.store_uri)
     if args.fix:
-        _refuse_while_running(store, "mend")
+        refuse_while_running(store, "mend")
     findings, aside = _examined(store, busy=not args.fix and bool(at_work(store))), ""
     fresh = findings
     while args.fix and (mended := [finding for finding in fresh if finding.mend in ("set aside", "delete")]):

@@ -25,7 +25,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
-    *("majority",),
+    *("majority", "finished_at", "spec"),
 )
 
 
@@ -97,7 +97,7 @@ def show_verb(args: argparse.Namespace) -> int:
 
 @verb("table", "results: mean and 95 %% interval over seeds", STORE, *WHICH, JSON)
 def table_verb(args: argparse.Namespace) -> int:
-    """Mean and interval over seeds, per dataset, strategy and what was asked."""
+    """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
     results = deepcuts.table(frame)
     print_json(results) if args.json else print_results(results)
@@ -157,7 +157,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     from deepcuts.names import find_id
     from deepcuts.pruning.criteria import NOT_PRUNED
 
-    store, frame = existing(args.store_uri), _trials(args)
+    store, frame = existing(args.store_uri), deepcuts.with_arms(_trials(args))
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
     if args.json:
@@ -165,7 +165,7 @@ def iou_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made)}
+    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made, frame)}
     figures |= {"-density": deepcuts.plot_density(kept, frame), "-dead": deepcuts.plot_dead(kept, frame)}
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]

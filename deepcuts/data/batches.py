@@ -33,7 +33,8 @@ class Tokens:
 
     `inputs` has the ids of all examples, one example after the other, for each input of the model; `starts` (N + 1,)
     says where each example begins, and where the last one ends; `labels` (N,) are class numbers or values; `padding`
-    is the padding id of each input; `cut` (N,) says which texts were truncated to `max_tokens`.
+    is the padding id of each input; `cut` (N,) says which texts were truncated to `max_tokens`. Padding comes after the
+    tokens, or with `left` before them.
     """
 
     inputs: dict[str, Tensor]
@@ -41,6 +42,7 @@ class Tokens:
     labels: Tensor
     padding: dict[str, int]
     cut: NDArray[np.bool_]
+    left: bool = False
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -56,7 +58,7 @@ class Tokens:
         starts = np.concatenate([[0], np.cumsum(self.lengths[examples])])
         chosen = {name: ids[torch.from_numpy(where)] for name, ids in self.inputs.items()}
         labels = self.labels[torch.from_numpy(examples)]
-        return Tokens(chosen, starts, labels, self.padding, self.cut[examples])
+        return replace(self, inputs=chosen, starts=starts, labels=labels, cut=self.cut[examples])
 
     def digest(self) -> str:
         """Return 16 hex digits of the SHA-256 of all ids and labels."""
@@ -86,8 +88,8 @@ class Tokens:
         Only tensor operations on the device: it can be recorded as a CUDA graph.
         """
         examples, starts, ends = places
-        positions = starts[:, None] + torch.arange(longest, device=places.device)
-        real = positions < ends[:, None]
+        positions = (ends - longest if self.left else starts)[:, None] + torch.arange(longest, device=places.device)
+        real = (positions >= starts[:, None]) if self.left else (positions < ends[:, None])
         batch = {"attention_mask": real.long(), "labels": self.labels[examples]}
         for name, ids in self.inputs.items():
             batch[name] = ids[positions * real].long().masked_fill_(~real, self.padding[name])
@@ -106,12 +108,17 @@ def check_room(tokenizer: Any, texts: int, max_tokens: int) -> None:
 
 
 def tokenise(
-    tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: NDArray[np.float64], max_tokens: int, key: str
+    tokenizer: Any,
+    texts: Sequence[tuple[str, ...]],
+    labels: NDArray[np.float64],
+    max_tokens: int,
+    key: str,
+    left: bool = False,
 ) -> Tokens:
     """Tokenise N texts or pairs of texts, truncated to `max_tokens`, or read the tokens from the cache.
 
-    `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced. Raises ValueError
-    where `max_tokens` leaves no room for a token of each text.
+    `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced. With `left`, batches
+    are padded before their tokens. Raises ValueError where `max_tokens` leaves no room for a token of each text.
     """
     check_room(tokenizer, len(texts[0]), max_tokens)
     path = cache_folder("tokens") / f"{hashlib.sha256(f'{key}/{max_tokens}'.encode()).hexdigest()[:32]}.safetensors"
@@ -127,6 +134,7 @@ def tokenise(
         torch.from_numpy(labels.astype(np.float32)),
         {name: padding[name] for name in names},
         arrays["cut"],
+        left,
     )
 
 
@@ -162,8 +170,10 @@ def cache_key(*parts: object) -> str:
     return json.dumps([str(part) for part in parts])
 
 
-def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int) -> list[Integers]:
-    """Return one epoch as batches of indices, with examples of similar length together.
+def shuffled(
+    lengths: Integers, batch_size: int, seed: int, purpose: str, epoch: int, length_grouping: bool = True
+) -> list[Integers]:
+    """Return one epoch as batches of indices, with examples of similar length together unless they are drawn at random.
 
     Each example comes once. All batches have `batch_size` examples but the last one that is cut, which may be smaller
     and comes anywhere in the epoch. Equal arguments give equal batches.
@@ -174,7 +184,8 @@ def shuffled(lengths: Integers, batch_size: int, seed: int, purpose: str, epoch:
     batches = []
     for start in range(0, len(order), run):
         examples = order[start : start + run]
-        examples = examples[np.argsort(lengths[examples], kind="stable")]
+        if length_grouping:
+            examples = examples[np.argsort(lengths[examples], kind="stable")]
         batches += [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 

@@ -87,6 +87,7 @@ class SweepSpec:
             loss=settings.loss,
             max_tokens=settings.max_tokens,
             max_train_examples=settings.max_train_examples,
+            length_grouping=self.file.length_grouping,
             precision=self.file.precision,
             tf32=self.file.tf32,
             compile=self.file.compile,

@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 from deepcuts.experiment.spec import Scoring, Training
-from deepcuts.experiment.sweepfile import NAME_PATTERN, OwnData, Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import OwnData, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
+from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import CRITERIA, SCOPES
 
 # What each key means, as editors show it.
@@ -39,6 +40,7 @@ _SWEEP = {
     "precision": "of all stages",
     "tf32": "faster, less exact matrix products on recent GPUs",
     "compile": "torch.compile for training: compiled once per trial, which pays for long trials",
+    "length_grouping": "batches of examples of similar length, with little padding; false: batches drawn at random",
     "prune_biases": "prune the biases too, not only the weights",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",

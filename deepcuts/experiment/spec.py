@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, is_control, strategy_name
+from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
-VERSIONS = {"dense": 5, "score": 7, "trial": 5}
+# `control` is what controls draw at random: it enters the ids of their trials alone.
+VERSIONS = {"dense": 5, "score": 7, "trial": 5, "control": 1}
 
 
 def _no_bool(value: Any) -> Any:
@@ -110,6 +112,7 @@ class DenseSpec(Frozen):
     loss: Literal["mean", "mse_sum"] = "mean"
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
+    length_grouping: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False
@@ -182,6 +185,15 @@ class TrialSpec(Frozen):
         """False for Dense and Unpruned, which have no criterion."""
         return self.score.criterion is not None
 
+    @cached_property
+    def control_seed(self) -> int:
+        """The seed of what a control draws: random scores, or a permutation of the mask.
+
+        It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
+        that no two controls share random numbers. It does not follow from the level: masks stay nested.
+        """
+        return derive(self.dense.seed, "control", self.strategy, canonical(_task_identity(self.dense.task)))
+
     @property
     def level_columns(self) -> dict[str, float | None]:
         """How much was to be pruned, as every table records it: compression 1 and sparsity 0 where nothing was."""
@@ -191,6 +203,8 @@ class TrialSpec(Frozen):
     @cached_property
     def trial_id(self) -> str:
         fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
+        if is_control(self.strategy):
+            fields["control_version"] = VERSIONS["control"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
         for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities
@@ -198,24 +212,26 @@ class TrialSpec(Frozen):
         return _digest("trial", fields)
 
 
+def scoring_keys(criterion: str) -> dict[str, str]:
+    """Map the fields of a criterion's ScoreSpec that its scores depend on to the keys of `scoring` that set them."""
+    row = CRITERIA[criterion]
+    used: list[str] = []
+    if row.data != "none":
+        used += ["batch_size", "micro_batch", "batches"]
+    if row.data in ("plain", "smoothed"):
+        used += ["dropout"]
+    if row.data == "smoothed":
+        used += ["smoothing_passes", "noise_std"]
+    if row.outputs or row.data == "forward":
+        used += ["count_padding"]
+    if row.shifted:
+        used += ["shift"]
+    return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
+
+
 def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
     """Make the spec of a criterion, with only the settings that it uses."""
-    row = CRITERIA[criterion]
-    used: dict[str, Any] = {}
-    if row.data != "none":
-        used |= {"batch_size": scoring.batch_size, "micro_batch": scoring.micro_batch, "batches": scoring.batches}
-    if row.data in ("plain", "smoothed"):
-        used |= {"dropout": scoring.dropout}
-    if row.data == "smoothed":
-        used |= {
-            "batches": scoring.smooth_batches,
-            "smoothing_passes": scoring.smoothing_passes,
-            "noise_std": scoring.noise_std,
-        }
-    if row.outputs or row.data == "forward":
-        used |= {"count_padding": scoring.count_padding}
-    if row.shifted:
-        used |= {"shift": scoring.shift}
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(criterion).items()}
     return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, **used)
 
 

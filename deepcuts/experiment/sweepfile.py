@@ -18,25 +18,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 from deepcuts.experiment.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
 from deepcuts.experiment.tasks import ALIASES, TASKS, Kind
 from deepcuts.experiment.yaml_errors import compose_yaml, explained, misplaced, parse_yaml, unknown
-from deepcuts.names import COMPACTED
+from deepcuts.names import valid_name
 from deepcuts.pruning.criteria import parse_strategy
-
-# Readers of the store skip names that begin with . or _, and take those that begin with COMPACTED for merged rows.
-NAME_PATTERN = re.compile(rf"(?!{COMPACTED})[A-Za-z0-9-][A-Za-z0-9._-]{{0,63}}")
-
-
-def _name(name: str) -> str:
-    if not NAME_PATTERN.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a valid name; use 1 to 64 of A-Z a-z 0-9 . _ -, and do not begin with . or _ or"
-            f" {COMPACTED}"
-        )
-    return name
 
 
 def _own_name(name: str, place: tuple[str | int, ...]) -> None:
     try:
-        _name(name)
+        valid_name(name)
     except ValueError as error:
         raise misplaced(place, str(error)) from None
 
@@ -63,7 +51,7 @@ def _split_name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(valid_name)]
 ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int | bool)]
 SplitName = Annotated[str, AfterValidator(_split_name)]
 Compression = Annotated[Number, Field(ge=1)]
@@ -160,6 +148,7 @@ class SweepFile(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
     compile: bool = False
+    length_grouping: bool = True
     prune_biases: bool = False
     keep_models: bool = False
     checkpoint_minutes: Above0 = 5.0

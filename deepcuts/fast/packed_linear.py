@@ -112,7 +112,10 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, packed: _Packed) -> Tensor:
         ctx.packed = packed
         ctx.save_for_backward(inputs)
-        return _product(inputs, packed.weight, packed.bias)
+        rows = _product(inputs.flatten(0, -2), packed.weight, packed.bias)
+        # Not a view of the rows, because a model may not change that in place, as DeBERTa does.
+        output: Tensor = torch.ops.aten._unsafe_view(rows, (*inputs.shape[:-1], rows.shape[-1]))
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:

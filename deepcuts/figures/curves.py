@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from deepcuts.figures.style import INK, line_style, look, new_figure, plain, tidy
 from deepcuts.wording import level
 
+# How many letters a name at the end of a line may have; longer ones are in a legend.
+_LONGEST_END = 32
+
 
 def plot_curves(frame: pd.DataFrame) -> Figure:
     """Plot a metric against sparsity or compression, from a frame of `curves`.
 
-    A panel per dataset, a line per strategy through the means, a dot per seed, a band for the 95 % t interval (from 3
-    seeds), and lines for the dense and the unpruned network.
+    A panel per dataset, a line per arm (a strategy in one set of settings) through the means, a dot per seed, a band
+    for the 95 % t interval (from 3 seeds), and lines for the dense and the unpruned networks.
 
     Raises ValueError for an empty frame.
 
@@ -31,8 +34,8 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    strategies = sorted(frame["strategy"].unique())
-    named = len(panels) == 1 and len(strategies) <= 7
+    arms = sorted(frame["arm"].unique())
+    named = len(panels) == 1 and len(arms) <= 7 and max(map(len, arms)) <= _LONGEST_END
     figure = new_figure(6.0 if columns == 1 else 1.2 + 2.4 * columns, 2.7 * rows + (0.2 if named else 0.6))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, ((model, dataset, _), part) in zip(grid.flat, panels, strict=False):
@@ -44,20 +47,20 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if not named:
-        handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in strategies]
+        handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in arms]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8, frameon=False)
     return figure
 
 
 def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
     tidy(axes)
-    for strategy, line in part.sort_values("x").groupby("strategy"):
-        style = look(str(strategy))
+    for arm, line in part.sort_values("x").groupby("arm"):
+        style = look(str(arm))
         band = line[line["n"] >= 3]
         axes.fill_between(band["x"], band["low"], band["high"], color=style.color, alpha=0.11, linewidth=0)
         seeds = line.explode("values")
         axes.scatter(seeds["x"], seeds["values"].astype(float), 5, style.color, alpha=0.45, linewidths=0, zorder=2)
-        axes.plot(line["x"], line["mean"], label=str(strategy), zorder=3, **line_style(style))
+        axes.plot(line["x"], line["mean"], label=str(arm), zorder=3, **line_style(style))
     _place_ticks(axes, part)
     _levels(axes, part)
     axes.set_ylabel(plain(f"{part['metric'].iloc[0]}, {part['stage'].iloc[0]}"), fontsize=8.5, color=INK)
@@ -86,21 +89,22 @@ def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
-    """Draw lines for the fine-tuned network and the retrained unpruned one, with their names at the right.
+    """Draw lines for the fine-tuned networks and the retrained unpruned ones, with their names at the right.
 
-    Curves are low there. The limits leave room for both lines and every seed, but not for the widest band.
+    There are several of them where arms have other settings. Curves are low there. The limits leave room for all these
+    lines and every seed, but not for the widest band.
     """
-    levels = part[["dense", "unpruned"]].iloc[0].dropna().sort_values()
-    shown = [*levels, *part["values"].explode().astype(float)]
+    levels = part[["dense", "unpruned"]].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    shown = [*levels["value"], *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
     room = (high - low) or 0.1
     axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
-    names = [f"{name} {value:.3f}" for name, value in levels.items()]
-    for name, value in levels.items():
+    names = [f"{name} {value:.3f}" for name, value in levels.itertuples(index=False)]
+    for name, value in levels.itertuples(index=False):
         axes.axhline(value, color=INK, linewidth=0.9, linestyle="--" if name == "dense" else ":", zorder=1)
-    if len(levels) == 2 and np.ptp(levels) < 0.08 * room:
+    if len(levels) == 2 and np.ptp(levels["value"]) < 0.08 * room:
         names = ["", " · ".join(reversed(names))]
-    for name, value in zip(names, levels, strict=True):
+    for name, value in zip(names, levels["value"], strict=True):
         axes.annotate(
             name,
             (1, value),
@@ -114,13 +118,13 @@ def _levels(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
-    """Write each strategy's name beside the end of its line, moved apart where ends are close."""
-    ends = part.sort_values("x").groupby("strategy").tail(1).sort_values("mean")
+    """Write each arm's name beside the end of its line, moved apart where ends are close."""
+    ends = part.sort_values("x").groupby("arm").tail(1).sort_values("mean")
     heights = _apart(ends["mean"].to_numpy(np.float64), *axes.get_ylim())
     for (_, end), height in zip(ends.iterrows(), heights, strict=True):
-        style = look(end["strategy"])
+        style = look(end["arm"])
         axes.annotate(
-            plain(end["strategy"]),
+            plain(end["arm"]),
             (end["x"], end["mean"]),
             xytext=(1.05, height),
             textcoords=axes.get_yaxis_transform(),
@@ -157,7 +161,7 @@ _MOST_COLUMNS = 6
 def plot_training(frame: pd.DataFrame) -> Figure:
     """Plot a metric against epochs, from a frame of `training_curves`.
 
-    A row of panels per dataset: first fine-tuning, then retraining at each compression. A line per strategy through
+    A row of panels per dataset: first fine-tuning, then retraining at each compression. A line per arm through
     the means over seeds, and a thin line per seed. Raises ValueError for an empty frame, and for more than 5
     compressions, which do not fit on a page.
 
@@ -182,7 +186,7 @@ def plot_training(frame: pd.DataFrame) -> Figure:
         for axes in row[len(parts) :]:
             axes.remove()
     figure.supxlabel("epochs done", fontsize=8.5, color=INK)
-    names = sorted(set(frame.loc[frame["stage"] != "dense", "strategy"]))
+    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]))
     handles = [Line2D([], [], label=plain(name), **_training_line(name)) for name in names]
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, columns), fontsize=8, frameon=False)
@@ -198,8 +202,8 @@ def _training_places(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return list(zip(names, [lines for _, lines in groups], strict=True))
 
 
-def _training_line(strategy: str) -> dict[str, Any]:
-    style = look(strategy)
+def _training_line(arm: str) -> dict[str, Any]:
+    style = look(arm)
     return {"color": style.color, "linestyle": style.dashes, "linewidth": 1.6}
 
 
@@ -209,12 +213,12 @@ def _training_panel(axes: Axes, lines: pd.DataFrame) -> None:
     if lines["stage"].eq("dense").all():
         _drawn(axes, lines, {"color": INK, "linewidth": 1.6})
         return
-    for strategy, some in lines.groupby("strategy"):
-        _drawn(axes, some, _training_line(str(strategy)))
+    for arm, some in lines.groupby("arm"):
+        _drawn(axes, some, _training_line(str(arm)))
 
 
 def _drawn(axes: Axes, lines: pd.DataFrame, style: dict[str, Any]) -> None:
     for _, one in lines.groupby(["trial_id", "seed"]):
         axes.plot(one["epochs"], one["value"], **style | {"linewidth": 0.6, "alpha": 0.45})
     mean = lines.groupby("epochs")["value"].mean()
-    axes.plot(mean.index, mean, label=str(lines["strategy"].iloc[0]), **style)
+    axes.plot(mean.index, mean, label=str(lines["arm"].iloc[0]), **style)

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from deepcuts.analysis.arms import with_arms
 from deepcuts.figures.style import (
     GREY,
     INK,
@@ -34,15 +35,15 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw where the kept weights are, from a frame of `density` and the rows of its trials.
 
     A panel has the share of the weights kept against depth, a line per kind of layer, averaged over seeds and
-    datasets; the dashed line is the whole network's. There is a row of panels per strategy and a column per
-    compression. Strategies that keep the same share in every layer have one row together. Raises ValueError for an
-    empty frame.
+    datasets; the dashed line is the whole network's. There is a row of panels per arm (a strategy in one set of
+    settings) and a column per compression. Arms that keep the same share in every layer have one row together. Raises
+    ValueError for an empty frame.
 
     >>> dc.plot_density(dc.density(store), trials)
     """
     if frame.empty:
         raise ValueError("there is no density to plot: no trial has masks")
-    known = trials[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    known = with_arms(trials)[["trial_id", "arm", "compression", "sparsity_asked"]]
     counts = frame.groupby(["trial_id", "layer"], sort=False)[["size", "kept"]].sum().reset_index().merge(known)
     names = placed_layers(counts["layer"])
     counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
@@ -50,8 +51,8 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     places, rows = list(counts["asked"].unique()), _density_rows(counts)
     figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
     grid = figure.subplots(len(rows), len(places), squeeze=False, sharex=True, sharey="col")
-    for (i, (title, strategies)), (j, place) in product(enumerate(rows), enumerate(places)):
-        some = counts[counts["strategy"].isin(strategies) & (counts["asked"] == place)]
+    for (i, (title, arms)), (j, place) in product(enumerate(rows), enumerate(places)):
+        some = counts[counts["arm"].isin(arms) & (counts["asked"] == place)]
         _density_panel(grid[i, j], some, names)
         words = [title if j == 0 else "", place if i == 0 else ""]
         grid[i, j].set_title(plain("\n".join(filter(None, words))), fontsize=8.5, loc="left", color=INK)
@@ -66,14 +67,14 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
 
 def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return a title and the strategies of each row: one for each whose layers differ, one for all others."""
-    shares = (counts["kept"] / counts["size"]).groupby([counts["strategy"], counts["trial_id"]]).agg(["min", "max"])
-    even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("strategy").all()
-    rows = [(str(strategy), [str(strategy)]) for strategy in even.index[~even]]
-    alike = [str(strategy) for strategy in even.index[even]]
+    """Return a title and the arms of each row: one for each whose layers differ, one for all others."""
+    shares = (counts["kept"] / counts["size"]).groupby([counts["arm"], counts["trial_id"]]).agg(["min", "max"])
+    even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("arm").all()
+    rows = [(str(arm), [str(arm)]) for arm in even.index[~even]]
+    alike = [str(arm) for arm in even.index[even]]
     if len(alike) > 1:
         return [*rows, (f"{len(alike)} strategies, the same share in every layer", alike)]
-    return [*rows, *((f"{strategy}, the same share in every layer", [strategy]) for strategy in alike)]
+    return [*rows, *((f"{arm}, the same share in every layer", [arm]) for arm in alike)]
 
 
 def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
@@ -106,7 +107,7 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw the share of rows, columns and heads without a weight left, over all matrices of a frame of `density`.
 
     Heads are counted in each of query, key, value and attention output, and have a panel only if their number is
-    known. A strategy has a dot per trial and a line through their means, against the compression or sparsity asked
+    known. An arm has a dot per trial and a line through their means, against the compression or sparsity asked
     for; the dashed line is what chance takes if each tensor keeps as many weights. Raises ValueError for a frame
     without matrices.
 
@@ -116,7 +117,7 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     if matrices.empty:
         raise ValueError("there are no rows and columns to plot: no trial has the mask of a matrix")
     shares = _shares(matrices)
-    known = trials[["trial_id", "strategy", "compression", "sparsity_asked"]]
+    known = with_arms(trials)[["trial_id", "arm", "compression", "sparsity_asked"]]
     points = shares.reset_index().merge(known).sort_values(["compression", "sparsity_asked"])
     points["asked"] = [level(c, s) for c, s in zip(points["compression"], points["sparsity_asked"], strict=True)]
     places = list(points["asked"].unique())
@@ -132,9 +133,7 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(places)), places)
         axes.set_xlabel(axis, fontsize=8.5, color=INK)
         axes.set_xlim(-0.3, len(places) - 0.7)
-    handles = [
-        Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["strategy"].unique())
-    ]
+    handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["arm"].unique())]
     handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
     return figure
@@ -162,12 +161,12 @@ def _shares(matrices: pd.DataFrame) -> pd.DataFrame:
 
 def _panel(axes: Axes, points: pd.DataFrame, name: str) -> None:
     tidy(axes)
-    for strategy, some in points.dropna(subset=[name]).groupby("strategy"):
+    for arm, some in points.dropna(subset=[name]).groupby("arm"):
         means = some.groupby("place")[[name, f"{name}_chance"]].mean()
-        color = look(str(strategy)).color
+        color = look(str(arm)).color
         axes.scatter(some["place"], some[name], 5, color, alpha=0.45, linewidths=0, zorder=2)
         axes.plot(means.index, means[f"{name}_chance"], color=color, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes.plot(means.index, means[name], zorder=3, clip_on=False, **line_style(look(str(strategy))))
+        axes.plot(means.index, means[name], zorder=3, clip_on=False, **line_style(look(str(arm))))
     axes.set_ylim(0, max(0.01, 1.08 * float(points[[name, f"{name}_chance"]].max().max())))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     axes.yaxis.set_major_locator(MaxNLocator(5))

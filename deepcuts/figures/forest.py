@@ -37,7 +37,7 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
-    text = f"difference from {frame['baseline'].iloc[0]}, with its 95 % interval ({better})"
+    text = f"difference from {' or '.join(frame['baseline'].unique())}, with its 95 % interval ({better})"
     text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
     figure.supxlabel(plain(text), fontsize=8.5, color=INK)
     return figure
@@ -66,7 +66,8 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
         axes.text(-0.01, height, plain(place), transform=aside, ha="right", va="center", fontsize=8, fontweight="bold")
         for row in rows.to_dict("records"):
             height += 1
-            ticks.append((height, plain(row["strategy"])))
+            against = f"\nagainst {row['baseline']}" if part["baseline"].nunique() > 1 else ""
+            ticks.append((height, plain(row["strategy"] + against)))
             named = {str(key): value for key, value in row.items()}
             _mark(axes, named, height, reach)
             axes.text(1.01, height, _said(named), transform=aside, va="center", fontsize=7.5, color=INK)

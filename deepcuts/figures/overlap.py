@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.overlap import MEASURES
 from deepcuts.figures.style import (
     FAINT,
@@ -23,6 +24,7 @@ from deepcuts.figures.style import (
     plain,
     tidy,
 )
+from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
 # From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
@@ -42,14 +44,14 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     if whole.empty:
         raise ValueError("there is no overlap to plot: no two trials have masks")
     ids = set(whole["trial_a"]) | set(whole["trial_b"])
-    rows = trials[trials["trial_id"].isin(ids)]
-    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"], ignore_index=True)
+    rows = with_arms(trials[trials["trial_id"].isin(ids)])
+    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "arm", "seed"], ignore_index=True)
     place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
     kappa = np.full((len(rows), len(rows)), np.nan)
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
     kappa[a, b] = kappa[b, a] = whole["kappa"]
     size = min(9.0, 2.2 + 0.28 * len(rows))
-    figure = new_figure(size + 1.3 + 0.075 * rows["strategy"].str.len().max(), size + 0.6)
+    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].str.len().max(), size + 0.6)
     axes = figure.subplots()
     _heatmap(figure, axes, kappa)
     _trial_labels(axes, rows)
@@ -76,14 +78,14 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
-    """Write each strategy's name beside its trials and a heading above each group, with lines between."""
+    """Write each arm's name beside its trials and a heading above each group, with lines between."""
     seeds = sorted(rows["seed"].unique())
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
         axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize=8, color=GREY)
     placed = rows.assign(group=_group(rows), place=range(len(rows)))
-    spans = placed.groupby(["group", "strategy"], sort=False)["place"].agg(["first", "last"])
-    names = [plain(strategy) for _, strategy in spans.index]
+    spans = placed.groupby(["group", "arm"], sort=False)["place"].agg(["first", "last"])
+    names = [plain(arm) for _, arm in spans.index]
     small = min(8.0, 400 / len(spans))
     axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
     groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
@@ -105,31 +107,45 @@ def _group(rows: pd.DataFrame) -> list[str]:
 # Layers
 
 
-def plot_layers(frame: pd.DataFrame) -> Figure:
+def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figure:
     """Draw the overlap per layer from a frame of `overlap`, averaged over its pairs, against depth.
 
-    The left panel has the IoU of the pruned places beside what chance gives, the right one kappa. Raises ValueError
-    for a frame without layers.
+    With the rows of `trials` the pairs are those of methods alone: random and shuffled masks agree as by chance by
+    construction, so pairs with such a control count only where there are no others. The left panel has the IoU of the
+    pruned places beside what chance gives, the right one kappa. Raises ValueError for a frame without layers.
 
-    >>> dc.plot_layers(dc.overlap(store))
+    >>> dc.plot_layers(dc.overlap(store), trials)
     """
     layers = frame[frame["layer"].notna()]
+    names, layers = _methods(layers, trials) if trials is not None else ([], layers)
     if layers.empty:
         raise ValueError("there is no overlap per layer to plot: no two trials have masks")
-    names = placed_layers(layers["layer"])
-    points = layers.merge(names[["layer", "kind", "place"]], on="layer")
+    placed = placed_layers(layers["layer"])
+    points = layers.merge(placed[["layer", "kind", "place"]], on="layer")
     figure = new_figure(7.2, 3.3)
     left, right = figure.subplots(1, 2)
-    _layers_panel(left, points, names, "pruned_iou", "IoU of pruned places")
-    _layers_panel(right, points, names, "kappa", "Cohen's kappa (0: as by chance)")
+    _layers_panel(left, points, placed, "pruned_iou", "IoU of pruned places")
+    _layers_panel(right, points, placed, "kappa", "Cohen's kappa (0: as by chance)")
     pairs = layers.drop_duplicates(["trial_a", "trial_b"])
     title = "Mask overlap per layer" + (f", mean of {len(pairs)} pairs" if len(pairs) > 1 else "")
-    left.set_title(title, fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    if names:
+        title += f", of {', '.join(names)}" if len(names) < 4 else f", of {len(names)} methods"
+    left.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
     handles, labels = left.get_legend_handles_labels()
     handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1))
     columns = min(4, len(handles))
     figure.legend(handles, [*labels, "by chance"], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure
+
+
+def _methods(layers: pd.DataFrame, trials: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """Return the pairs of methods, or all of them where there are none, and the names of their arms."""
+    known = with_arms(trials).set_index("trial_id")
+    sides = [layers["trial_a"], layers["trial_b"]]
+    controls = pd.concat([side.map(known["strategy"].map(is_control)) for side in sides], axis=1).any(axis=1)
+    kept = layers if controls.all() else layers[~controls]
+    ids = set(kept["trial_a"]) | set(kept["trial_b"])
+    return sorted(set(known["arm"].reindex(sorted(ids)).dropna())), kept
 
 
 def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure: str, label: str) -> None:

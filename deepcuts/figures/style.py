@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from deepcuts.names import layer_kind, natural
@@ -42,11 +42,16 @@ LOOKS = {
 }
 _DASHES: dict[str, Dashes] = {"Layer": (0, ()), "Global": (0, (5, 1.5)), "Row": (0, (6, 1.5, 1, 1.5))}
 _SHUFFLED: Dashes = (0, (1, 1.2))
+# How bright the colour of an arm with settings of its own is.
+_SHADES = (0.45, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
 class Look:
-    """The look of a strategy: colour and marker by criterion, dashes by scope; a control is dotted and hollow."""
+    """The look of an arm: colour and marker by criterion, dashes by scope; a control is dotted and hollow.
+
+    Settings in its name change marker and brightness, so that arms of one strategy can be told apart.
+    """
 
     color: str
     marker: str
@@ -59,17 +64,29 @@ class Look:
         return tuple(0.72 * part for part in to_rgb(self.color))
 
 
-def look(strategy: str) -> Look:
-    """Return the look of a strategy, from its name alone: it is the same whatever else a figure shows."""
+def look(arm: str) -> Look:
+    """Return the look of an arm, from its name alone: it is the same whatever else a figure shows."""
+    strategy, _, settings = arm.partition(" [")
     base, _, control = strategy.partition("+")
     scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
     criterion = base.removeprefix(scope)
+    every = list(LOOKS.values())
     if criterion in LOOKS:
         color, marker = LOOKS[criterion]
     else:
-        place, every = int(hashlib.sha256(criterion.encode()).hexdigest(), 16), list(LOOKS.values())
+        place = _number(criterion)
         color, marker = every[place % len(every)][0], every[place // len(every) % len(every)][1]
+    if settings:
+        place = _number(settings)
+        red, green, blue = (_SHADES[place % len(_SHADES)] * part for part in to_rgb(color))
+        color = to_hex((red, green, blue))
+        others = sorted({each for _, each in every} - {marker})
+        marker = others[place // len(_SHADES) % len(others)]
     return Look(color, marker, _SHUFFLED if control else _DASHES[scope], bool(control))
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -94,10 +94,13 @@ def _cache_path(config: bytes, outputs: int, prune_biases: bool) -> Path:
 
 
 def _read_cache(path: Path) -> Counts | None:
-    """Return the counts in a file; None where it is missing or damaged."""
+    """Return the counts in a file; None where it is missing or damaged, or an older version wrote it."""
     try:
-        counts = Counts(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = json.loads(path.read_text("utf-8"))
+        counts = Counts(**content | {"left_out": tuple(content["left_out"])})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    valid = all(isinstance(number, int) and number > 0 for number in (counts.parameters, counts.prunable))
+    numbers = (counts.parameters, counts.prunable, counts.encoder)
+    valid = all(isinstance(number, int) and number > 0 for number in numbers)
+    valid = valid and all(isinstance(name, str) for name in counts.left_out)
     return counts if valid and isinstance(counts.positions, int | None) else None

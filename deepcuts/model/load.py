@@ -14,7 +14,7 @@ from deepcuts.data.hub import hub_away
 from deepcuts.data.toy import CONFIG, VOCABULARY
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.folder import folder_of
-from deepcuts.model.network import prunable
+from deepcuts.model.network import SAMPLE_TOKENS, Prunable, find_prunable
 from deepcuts.pruning.compression import Counts
 
 
@@ -189,21 +189,52 @@ def load_tokenizer(name: str, revision: str) -> Any:
 
 
 @_refusing_code
+def pads_left(name: str, revision: str) -> bool:
+    """Return whether padding belongs before the tokens: XLNet classifies from the last position, whatever is there."""
+    if name == "toy":
+        return False
+    config = transformers.AutoConfig.from_pretrained(**_source(name, revision))
+    return bool(config.model_type == "xlnet")
+
+
+@_refusing_code
 def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool) -> Counts:
     """Count parameters from the config alone, without weights. Raises ValueError when no linear layer is prunable."""
     if name == "toy":
         config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     else:
         config = transformers.AutoConfig.from_pretrained(**_source(name, revision), num_labels=outputs)
-    with torch.device("meta"):
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    model, found = _found_prunable(config, prune_biases)
     sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
-    names = prunable(model, prune_biases)
-    if not names:
-        raise ValueError(f"model {name!r} ({config.model_type}) has no nn.Linear in its encoder: nothing to prune")
+    if not found.names:
+        raise ValueError(
+            f"model {name!r} ({config.model_type}) has no linear layer in its encoder that a text passes: nothing to"
+            " prune; linear are nn.Linear, and Conv1D of GPT-2"
+        )
     positions = getattr(config, "max_position_embeddings", None)
     embedding = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(embedding, "padding_idx", None)
     if positions and padding is not None:  # as in RoBERTa, whose positions begin after the padding index
         positions -= padding + 1
-    return Counts(sum(sizes.values()), sum(sizes[key] for key in names), positions)
+    prunable = sum(sizes[key] for key in found.names)
+    limit = positions if positions is not None and positions > 0 else None  # XLNet says -1: it has no limit
+    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out))
+
+
+def _found_prunable(config: Any, biases: bool) -> tuple[nn.Module, Prunable]:
+    """Build a model without weights and find what is prunable; with random ones where its code looks at values."""
+    build = transformers.AutoModelForSequenceClassification.from_config
+    try:
+        with torch.device("meta"):
+            model = build(config, dtype=torch.float32)
+        return model, find_prunable(model, biases)
+    except Exception:  # whatever that code does with values that are not there
+        pass
+    try:
+        model = build(config, dtype=torch.float32)
+        return model, find_prunable(model, biases)
+    except Exception as error:
+        raise ValueError(
+            f"a text of {SAMPLE_TOKENS} tokens does not pass a model of the kind {config.model_type!r}, forward and"
+            f" back: {type(error).__name__}: {error}; deepcuts prunes models that need a text alone"
+        ) from error

@@ -1,17 +1,21 @@
 """Runs a model: its outputs and loss, which of its tensors are prunable, and what a forward pass costs.
 
-B = examples of a batch, T = tokens of the longest, C = outputs of the head (classes, or 1 for a regression).
+B = examples of a batch, T = tokens of the longest, C = outputs of the head (classes, or 1 for a regression),
+O = outputs of a linear layer, I = its inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from deepcuts.pruning.masks import bytewise
 
@@ -20,6 +24,10 @@ ModelInputs = Mapping[str, Tensor]
 # them in one operation; the gradients of several batches in one backward pass; the last layer for the first token
 # alone; training only the words that occur; replaying a step on a GPU.
 Shortcut = Literal["attention", "packed_weights", "gelu", "batch_gradients", "first_token", "used_words", "cuda_graphs"]
+# The linear layers. The weight of `Conv1D` (GPT-2) is (I, O), that of `nn.Linear` (O, I).
+LINEAR = (nn.Linear, Conv1D)
+# Tokens of the text that shows which layers a model uses.
+SAMPLE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -92,40 +100,131 @@ def compiled(model: nn.Module) -> Callable[..., Any]:
     return run
 
 
-def prunable(model: nn.Module, biases: bool) -> list[str]:
-    """Return the names of the prunable parameters in bytewise order.
+@dataclass(frozen=True)
+class Prunable:
+    """The prunable parameters of a model, in bytewise order, and what else its linear layers say.
 
-    These are the weights, and with `biases` also the biases, of every nn.Linear of the encoder but of its embeddings.
+    `left_out` are parameters of linear layers of the encoder that a forward pass does not use, or whose outputs the
+    loss does not depend on. `encoder` counts the parameters of the encoder but those of its embeddings.
     """
+
+    names: list[str]
+    left_out: list[str]
+    encoder: int
+
+
+def prunable(model: nn.Module, biases: bool) -> list[str]:
+    """Return the names of the prunable parameters in bytewise order; see `find_prunable`."""
+    return find_prunable(model, biases).names
+
+
+def find_prunable(model: nn.Module, biases: bool) -> Prunable:
+    """Find the prunable parameters: the weights, and with `biases` also the biases, of the encoder's linear layers.
+
+    Left out are those of its embeddings, and those without an effect, which a short pass shows, forward and back. On
+    the meta device that works for some architectures only, and raises what transformers and torch raise.
+    """
+    layers = linear_layers(model)
     encoder: nn.Module = model.base_model  # type: ignore[assignment]
-    linear = {
-        id(module)
-        for path, module in encoder.named_modules()
-        if isinstance(module, nn.Linear) and "embeddings" not in path.split(".")
-    }
-    names = []
-    for path, module in model.named_modules():
-        if id(module) in linear:
-            names.append(f"{path}.weight")
-            if biases and module.bias is not None:
-                names.append(f"{path}.bias")
-    return bytewise(names)
+    inside = {id(m) for path, m in encoder.named_modules() if "embeddings" not in path.split(".")}
+    candidates = {path: layer for path, layer in layers.items() if id(layer) in inside}
+    effective = _effective(model, candidates)
+    names: list[str] = []
+    left_out: list[str] = []
+    for path, layer in candidates.items():
+        own = [f"{path}.weight"] + ([f"{path}.bias"] if biases and layer.bias is not None else [])
+        (names if path in effective else left_out).extend(own)
+    return Prunable(bytewise(names), bytewise(left_out), _size_without_embeddings(encoder))
 
 
+def linear_layers(model: nn.Module) -> dict[str, Any]:
+    """Return the linear layers of a model by path; one with several paths by its first."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, LINEAR)}
+
+
+def transposed(model: nn.Module) -> frozenset[str]:
+    """Return the names of the weights that are stored as (I, O), in place of (O, I)."""
+    return frozenset(f"{path}.weight" for path, layer in linear_layers(model).items() if isinstance(layer, Conv1D))
+
+
+def _effective(model: nn.Module, layers: Mapping[str, Any]) -> set[str]:
+    """Return the paths of the layers that a pass over a short text calls, and that its outputs depend on."""
+    with _evaluating(model), torch.enable_grad(), counted_rows(layers) as called:
+        outputs = model(**sample(model, SAMPLE_TOKENS)).logits
+    if not called:
+        return set()
+    gradients = torch.autograd.grad(outputs.sum(), [layers[path].weight for path in called], allow_unused=True)
+    return {path for path, gradient in zip(called, gradients, strict=True) if gradient is not None}
+
+
+def _size_without_embeddings(encoder: nn.Module) -> int:
+    total = 0
+    for path, module in encoder.named_modules():
+        if not isinstance(module, nn.Embedding) and "embeddings" not in path.split("."):
+            total += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return total
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+@contextmanager
+def counted_rows(layers: Mapping[str, Any]) -> Iterator[dict[str, int]]:
+    """Count the rows that each layer maps, over all its calls; a layer that is not called does not appear."""
+    rows: dict[str, int] = {}
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            rows[path] = rows.get(path, 0) + output.shape[:-1].numel()
+
+        return add
+
+    handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
+    try:
+        yield rows
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sample(model: nn.Module, tokens: int) -> dict[str, Tensor]:
+    """Return the inputs (1, T) of one example: the same plain word everywhere, but for an end of the text.
+
+    On the meta device they have no attention mask: transformers looks at its values.
+    """
+    device = next(model.parameters()).device
+    config = getattr(model, "config", None)
+    special = [value for name, value in vars(config or object).items() if name.endswith("token_id")]
+    ids = torch.full((1, tokens), next(word for word in count(1) if word not in special), device=device)
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < getattr(config, "vocab_size", 0):  # BART and T5 classify from it
+        ids[0, -1] = end
+    return {"input_ids": ids} if device.type == "meta" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.no_grad()
 def flops(model: nn.Module, tokens: int, nonzero: bool = False) -> int:
     """Count the floating point operations of the linear layers in a forward pass of one example of `tokens` tokens.
 
-    A layer takes 2 x inputs x outputs for each position, biases left out: every token in the encoder, one position in
-    the pooler and the head. With `nonzero`, only weights that are not zero count (Blalock et al. 2020, arXiv
-    2003.03033, ask for both).
+    A layer takes 2 x inputs x outputs for each row that it maps, biases left out: in BERT every token in the encoder,
+    one position in the pooler and the head. The rows are those of a pass that runs here, so that a layer counts as
+    often as it is called. With `nonzero`, only weights that are not zero count (Blalock et al. 2020, arXiv 2003.03033,
+    ask for both).
     """
-    encoder: nn.Module = model.base_model  # type: ignore[assignment]
-    per_token = {id(m) for path, m in encoder.named_modules() if "pooler" not in path.split(".")}
+    layers = linear_layers(model)
+    with _evaluating(model), counted_rows(layers) as rows:
+        model(**sample(model, tokens))
     total = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            weights = int(torch.count_nonzero(module.weight)) if nonzero else module.weight.numel()
-            total += 2 * weights * (tokens if id(module) in per_token else 1)
+    for path, number in rows.items():
+        weight = layers[path].weight
+        total += 2 * number * (int(torch.count_nonzero(weight)) if nonzero else weight.numel())
     return total
 
 

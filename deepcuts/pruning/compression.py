@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The share of an encoder below which a plan warns that little of it is prunable.
+LEAST_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit)."""
+    """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit).
+
+    `encoder` counts the parameters of the encoder but those of its embeddings; `left_out` names parameters of linear
+    layers that are not prunable because they have no effect on the network's outputs.
+    """
 
     parameters: int
     prunable: int
     positions: int | None
+    encoder: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of the encoder, but for its embeddings, that is prunable."""
+        return self.prunable / self.encoder
+
+    def notes(self) -> list[str]:
+        """Say which linear layers are left out, and warn where most of the encoder is not prunable."""
+        notes, layers = [], sorted({name.rpartition(".")[0] for name in self.left_out})
+        if layers:
+            few = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
+            notes.append(
+                f"not pruned, as the outputs do not depend on them: linear layers {few} ({len(layers)} in all)"
+            )
+        if self.share < LEAST_SHARE:
+            notes.append(
+                f"warning: only {self.share:.0%} of the encoder without its embeddings is prunable; its other weights"
+                " are in no linear layer (but in convolutions, experts or an attention of their own) and stay dense"
+            )
+        return notes
 
 
 def count_kept(fraction: float, size: int) -> int:

@@ -165,6 +165,11 @@ def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> s
     return scope.capitalize() + criterion + ("" if control == "none" else f"+{control}")
 
 
+def is_control(strategy: str) -> bool:
+    """Whether a strategy is no method but a control: its scores are random, or its mask is shuffled."""
+    return "+" in strategy or strategy.endswith("Random")
+
+
 def parse_strategy(strategy: str) -> tuple[str, Scope, Literal["none", "shuffle"]]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
     for scope in SCOPES:

@@ -6,7 +6,7 @@ O = outputs of a linear layer, I = its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -51,11 +51,11 @@ def _ascending(scores: Tensor, place: int) -> Tensor:
     return torch.from_numpy(parted[..., place : place + 1].copy())
 
 
-def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tensor]:
+def make_masks(scores: Scores, fraction: float, scope: Scope, transposed: Collection[str] = ()) -> dict[str, Tensor]:
     """Keep a fraction of the highest scores per tensor (layer), over all tensors (global), or per output row (row).
 
-    Scores are (O, I), or (O,) of a bias, which counts as a single row. Masks have the shape of the scores; True keeps.
-    Raises ValueError for a NaN score, and for a fraction outside 0 to 1.
+    Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Masks
+    have the shape of the scores; True keeps. Raises ValueError for a NaN score, and for a fraction outside 0 to 1.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
@@ -68,8 +68,11 @@ def make_masks(scores: Scores, fraction: float, scope: Scope) -> dict[str, Tenso
         return {name: part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
     masks = {}
     for name in names:
-        score = scores[name] if scope == "row" else scores[name].flatten()
-        masks[name] = highest(score, count_kept(fraction, score.shape[-1])).view(scores[name].shape)
+        turned = scope == "row" and name in transposed
+        score = scores[name].t().contiguous() if turned else scores[name]
+        rows = score if scope == "row" else score.flatten()
+        mask = highest(rows, count_kept(fraction, rows.shape[-1])).view(score.shape)
+        masks[name] = mask.t().contiguous() if turned else mask
     return masks
 
 

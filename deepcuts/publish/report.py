@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 import deepcuts
 from deepcuts.analysis import frames
+from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
@@ -86,7 +87,7 @@ def report(
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
-    trials = narrowed(trials, only or {})
+    trials = with_arms(narrowed(trials, only or {}))
     if baseline is not None and baseline not in set(trials["strategy"]):
         known = sorted(trials["strategy"].dropna().unique())
         raise ValueError(f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known)}")
@@ -99,28 +100,15 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
     gathered = Gathered(trials)
     metrics = frames.metrics(store)
     gathered.damaged |= metrics.attrs["damaged"]
-    for label, part in _comparable_sets(store, trials):
-        try:
-            gathered.facets += facets(part, metrics, label)
-        except ValueError as error:
-            gathered.note("curves", label, error)
-        for model, of_model in part.groupby("model"):
-            name = " · ".join(filter(None, (label, str(model) if part["model"].nunique() > 1 else "")))
-            _compare(gathered, of_model, baseline, name)
-            _overlap(gathered, store, of_model, name)
+    try:
+        gathered.facets += facets(trials, metrics)
+    except ValueError as error:
+        gathered.note("curves", "", error)
+    for model, of_model in trials.groupby("model"):
+        label = str(model) if trials["model"].nunique() > 1 else ""
+        _compare(gathered, of_model, baseline, label)
+        _overlap(gathered, store, of_model, label)
     return gathered
-
-
-def _comparable_sets(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield all trials; or those of each sweep, where trials differ in settings that the page does not show."""
-    key = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
-    completed = trials[trials["status"] == "completed"]
-    if not completed.duplicated(key).any():
-        yield "", trials
-        return
-    for sweep in sorted(trials["sweep"].dropna().unique()):
-        wanted = frames.trials(store, ["trial_id"], sweep=sweep)["trial_id"]
-        yield sweep, trials[trials["trial_id"].isin(wanted)]
 
 
 def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
@@ -190,7 +178,7 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     )
     data = {
         "shell": shlex.quote(store.uri),
-        "looks": looks(sorted(trials["strategy"].dropna().unique())),
+        "looks": looks(sorted(trials["arm"].dropna().unique())),
         "facets": gathered.facets,
         "overlaps": gathered.overlaps,
         "trials": trial_rows(trials),

@@ -43,11 +43,11 @@ def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> M
 
 def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child]:
     done = trials[trials["status"] == "completed"]
-    strategies = sorted(set(trials["strategy"].dropna()) - set(NOT_PRUNED))
+    pruned = trials[~trials["strategy"].isin(NOT_PRUNED)]
     tiles = [
         ("trials completed", f"{len(done):,}"),
         ("failed", f"{int((trials['status'] == 'failed').sum()):,}"),
-        ("strategies", f"{len(strategies):,}"),
+        ("strategies", f"{pruned['strategy'].nunique():,}"),
         ("datasets", f"{trials['dataset'].nunique():,}"),
         ("seeds", f"{trials['seed'].nunique():,}"),
         ("total trial time", _total_time(float(trials["total_seconds"].sum()))),
@@ -55,7 +55,7 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
     facts = {
         "Model": _listed(trials["model"]),
         "Datasets": _listed(trials["dataset"]),
-        "Strategies": ", ".join(strategies),
+        "Strategies": ", ".join(sorted(pruned["arm"].dropna().unique())),
         "Pruned to": _asked(trials),
         "Seeds": _listed(trials["seed"]),
         "Unpruned networks": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),
@@ -166,13 +166,16 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     words = (
         "How far two masks agree. Kappa is 0 where two masks agree as two random masks of the same densities would, and"
         " 1 where they are equal. The IoU of random masks depends on the sparsity, so it is shown as “by chance”."
+        " Random and shuffled masks are controls, which agree as by chance by construction: pairs with one have rows of"
+        " their own."
     )
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
     names |= {"pruned_iou": "pruned IoU", "pruned_iou_chance": "by chance"}
-    header = ["the two trials have", "dataset", "pruned to", "pairs", *names.values()]
+    header = ["the two trials have", "of", "dataset", "pruned to", "pairs", *names.values()]
     body = (
         [
             f"another {row['relation'].removeprefix('other ')}",
+            f"{row['arms']} {row['of'] if row['arms'] != 1 else row['of'].rstrip('s')}: {row['names']}",
             " · ".join(filter(None, (row["label"], row["dataset"]))),
             level(row["compression"], row["sparsity_asked"]) if row["relation"] != "other compression" else "–",
             f"{row['pairs']:,}",
@@ -182,7 +185,7 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     )
     return [
         element("p", words),
-        html_table("Mean agreement of two trials that differ in only one thing", header, body, header[3:])
+        html_table("Mean agreement of two trials that differ in only one thing", header, body, header[4:])
         if shared
         else None,
         element("form", id="overlap-controls", class_="controls", aria_label="The masks to compare"),
@@ -221,7 +224,7 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     first = part.iloc[0]
     text = str(first["traceback"])
     cut = f"...\n{text[-MOST_TRACEBACK:]}" if len(text) > MOST_TRACEBACK else text
-    names = [f"{row.dataset} {row.strategy} seed {row.seed}" for row in part.head(8).itertuples()]
+    names = [f"{row.dataset} {row.arm} seed {row.seed}" for row in part.head(8).itertuples()]
     more = f" and {len(part) - 8:,} more" if len(part) > 8 else ""
     count = f"{len(part):,} trial{'' if len(part) == 1 else 's'}"
     fault = " (of the infrastructure: the next run tries again)" if first["failure"] == "infrastructure" else ""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.curves import curves, with_metric
 from deepcuts.analysis.overlap import MEASURES, overlap
 from deepcuts.figures.style import look
@@ -27,16 +28,16 @@ MOST_TRIALS = 80
 _PAPER, _NIGHT = 0.97, 0.012
 
 _TABLE = [
-    *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
+    *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds"),
     *("peak_gpu_bytes", "device", "host", "finished_at", "error_stage"),
 ]
 
 
-def looks(strategies: Sequence[str]) -> dict[str, Data]:
-    """Return the colours (for light and dark), marker and dashes of every strategy, as in the figures."""
+def looks(arms: Sequence[str]) -> dict[str, Data]:
+    """Return the colours (for light and dark), marker and dashes of every arm, as in the figures."""
     found = {}
-    for name in strategies:
+    for name in arms:
         seen = look(name)
         rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
         found[name] = {
@@ -67,11 +68,8 @@ def _readable(rgb: np.ndarray, background: float, contrast: float) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
 
 
-def facets(trials: pd.DataFrame, metrics: pd.DataFrame, label: str) -> list[Data]:
-    """Return a facet per model, dataset and metric, the task's main metric first: points per stage and strategy.
-
-    Raises ValueError where trials differ in settings alone, as `curves` does.
-    """
+def facets(trials: pd.DataFrame, metrics: pd.DataFrame) -> list[Data]:
+    """Return a facet per model, dataset and metric, the task's main metric first: points per stage and arm."""
     main = trials.dropna(subset=["metric"])[["dataset", "metric"]].drop_duplicates()
     mains = set(main.itertuples(index=False, name=None))
     found: dict[tuple[str, ...], Data] = {}
@@ -81,17 +79,20 @@ def facets(trials: pd.DataFrame, metrics: pd.DataFrame, label: str) -> list[Data
             frame = curves(rows, stage=stage)
             for (model, dataset), part in frame.groupby(["model", "dataset"], sort=False):
                 key = (str(model), str(dataset), str(metric))
-                about = {"set": label, "model": model, "dataset": dataset, "metric": metric}
+                about = {"model": model, "dataset": dataset, "metric": metric}
                 about |= {"main": (dataset, metric) in mains, "axis": part["axis"].iloc[0], "stages": {}}
                 found.setdefault(key, about)["stages"][stage] = _stage(part)
     return sorted(found.values(), key=lambda each: (each["model"], each["dataset"], not each["main"], each["metric"]))
 
 
 def _stage(part: pd.DataFrame) -> Data:
-    """Return the levels and lines of one stage; a point is [sparsity, compression, n, mean, low, high, values]."""
+    """Return the levels and lines of one stage; a point is [sparsity, compression, n, mean, low, high, values].
+
+    A level is null where it is not the same for all arms.
+    """
     lines: dict[str, list[list[Any]]] = {}
     for row in records(part):
-        lines.setdefault(row["strategy"], []).append(
+        lines.setdefault(row["arm"], []).append(
             [
                 _first(row["sparsity_asked"], _rounded(row["sparsity"], 6)),
                 _first(row["compression"], _rounded(row["compression_achieved"], 4)),
@@ -100,8 +101,8 @@ def _stage(part: pd.DataFrame) -> Data:
                 [_rounded(value, 5) for value in row["values"]],
             ]
         )
-    first = records(part.head(1))[0]
-    return {"dense": _rounded(first["dense"], 5), "unpruned": _rounded(first["unpruned"], 5), "lines": lines}
+    levels = {name: part[name].iloc[0] if part[name].nunique() == 1 else None for name in ("dense", "unpruned")}
+    return {name: _rounded(value, 5) for name, value in levels.items()} | {"lines": lines}
 
 
 def _first(value: Any, other: Any) -> Any:
@@ -119,9 +120,9 @@ def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
     in turn; then further seeds.
     """
     rows = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
-    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "strategy", "seed"])
+    rows = with_arms(rows).sort_values(["dataset", "compression", "sparsity_asked", "arm", "seed"])
     family = ["dataset", "compression", "sparsity_asked"]
-    rank = rows.groupby([*family, "strategy"], dropna=False).cumcount()
+    rank = rows.groupby([*family, "arm"], dropna=False).cumcount()
     chosen: list[str] = []
     for part in (rows[rank < 2], rows[rank >= 2]):
         datasets = [
@@ -146,8 +147,8 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
     values = frame[list(MEASURES)].to_numpy(np.float64)
     packed = np.where(np.isnan(values), 65535, np.round((np.nan_to_num(values) + 1) / 2 * 65534)).astype("<u2")
     places = {trial_id: place for place, trial_id in enumerate(ids)}
-    by_id = trials.set_index("trial_id")
-    about = by_id.loc[ids, ["dataset", "strategy", "compression", "sparsity_asked", "seed"]].reset_index()
+    by_id = with_arms(trials).set_index("trial_id")
+    about = by_id.loc[ids, ["dataset", "arm", "compression", "sparsity_asked", "seed"]].reset_index()
     data = {
         "set": label,
         "trials": [list(row.values()) for row in records(about)],
@@ -162,9 +163,9 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
 
 def trial_rows(trials: pd.DataFrame) -> Data:
     """Return the columns of the table of trials, and a list of values per trial, sorted by model, dataset and so on."""
-    order = ["model", "dataset", "strategy", "compression", "sparsity_asked", "seed"]
-    frame = trials.assign(finished_at=trials["finished_at"].dt.strftime("%Y-%m-%d %H:%M")).sort_values(order)
-    frame = frame[_TABLE].sort_values("strategy", key=lambda names: names.map(natural), kind="stable")
+    order = ["model", "dataset", "arm", "compression", "sparsity_asked", "seed"]
+    frame = with_arms(trials).assign(finished_at=trials["finished_at"].dt.strftime("%Y-%m-%d %H:%M")).sort_values(order)
+    frame = frame[_TABLE].sort_values("arm", key=lambda names: names.map(natural), kind="stable")
     digits = {"total_seconds": 1, "sparsity": 6, "compression_achieved": 4} | dict.fromkeys(STAGES, 5)
     for name, places in digits.items():
         frame[name] = frame[name].round(places)

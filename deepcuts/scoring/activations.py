@@ -1,29 +1,42 @@
 """Sums the inputs or outputs of linear layers over the real tokens of batches, in passes without dropout or noise.
 
+A layer maps rows, and a row counts if it belongs to a real token. Which do is known from the axes of the call:
+(B, T, _), (T, B, _), or (B, _) where a row belongs to an example. Rows of other calls, such as DeBERTa's of relative
+positions or Funnel's of pooled tokens, all count.
+
 K = batches, B = examples that run at once, T = tokens of the longest, O = outputs of a linear layer, I = its inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, by_length
-from deepcuts.model.network import Network
+from deepcuts.model.network import Network, linear_layers
+from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.scoring.gradients import separable
+
+# The axes of the rows of a call.
+Axes = Literal["examples", "examples tokens", "tokens examples", "other"]
+# Architectures that lengthen a batch by themselves, at the ends of its examples (to whole windows of attention).
+LENGTHEN = frozenset(("longformer",))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums for one layer over the real tokens of each batch, or over its examples where there is no token axis.
+    """Sums for one layer over the rows that count of each batch, over all calls of the layer.
 
-    `count` (K,) is the number of tokens. `values` are sums of the layer's outputs (K, O), without `squares`; or sums of
-    its inputs (K, I), with `squares` (K, I) the sums of their squares.
+    `count` (K,) is the number of these rows. `values` are sums of the layer's outputs (K, O), without `squares`; or
+    sums of its inputs (K, I), with `squares` (K, I) the sums of their squares.
     """
 
     count: Tensor
@@ -47,12 +60,16 @@ class Sums:
 class _Observer:
     """Adds up the outputs, or with `inputs` the inputs, of linear layers while it watches.
 
-    Set `counted` (K, B, T) before each forward pass: 1 where a token of an example counts for a batch, 0 elsewhere.
+    Set `counted` (K, B, T) before each forward pass, 1 where a token of an example counts for a batch and 0 elsewhere,
+    and `batches`, how many of the K have examples in it.
     """
 
-    modules: dict[str, nn.Linear]
+    modules: Mapping[str, nn.Module]
     inputs: bool
+    axes: Mapping[str, frozenset[Axes]]
+    lengthens: bool
     counted: Tensor = field(init=False)
+    batches: int = field(init=False)
     sums: dict[str, Sums] = field(default_factory=dict)
 
     @contextmanager
@@ -81,48 +98,118 @@ class _Observer:
         return add
 
     def _count_rows(self, values: Tensor, path: str) -> Tensor:
-        """Return 1 for the rows of values (B, T, X), or (B, X), that count for each batch: (K, B, T), or (K, B)."""
+        """Return 1 for the rows of values (.., X) that count for each batch, 0 for others: (K, ..)."""
         _, examples, tokens = self.counted.shape
-        if values.shape[:-1] == (examples,):
+        axes = _axes(values, examples, tokens, self.lengthens) & self.axes[path]
+        if "examples" in axes:
             return self.counted.amax(2)
-        assert values.shape[:-1] == (examples, tokens), (
-            f"{path} has values of shape {tuple(values.shape)}: neither (B, T, _) nor (B, _)"
-        )
-        return self.counted
+        if axes:
+            first = "examples tokens" in axes
+            longer = values.shape[1 if first else 0] - tokens
+            counted = F.pad(self.counted, (0, longer)) if longer else self.counted
+            return counted if first else counted.transpose(1, 2)
+        assert self.batches == 1, f"{path} has rows of unknown tokens, {tuple(values.shape)}, in a pass of many batches"
+        return self.counted.amax((1, 2))[:, None].expand(-1, values.shape[:-1].numel())
+
+
+def _axes(values: Tensor, examples: int, tokens: int, lengthens: bool) -> frozenset[Axes]:
+    """Return what the axes of a call's values (.., X) may be. Several are possible where B = T."""
+    *sizes, _ = values.shape
+    found: dict[Axes, bool] = {
+        "examples": sizes == [examples],
+        "examples tokens": len(sizes) == 2 and sizes[0] == examples and _fits(sizes[1], tokens, lengthens),
+        "tokens examples": len(sizes) == 2 and sizes[1] == examples and _fits(sizes[0], tokens, lengthens),
+    }
+    return frozenset(axes for axes, possible in found.items() if possible)
+
+
+def _fits(size: int, tokens: int, lengthens: bool) -> bool:
+    return size == tokens or (lengthens and size > tokens)
+
+
+@torch.no_grad()
+def find_axes(network: Network, paths: Collection[str], tokens: Tokens) -> dict[str, frozenset[Axes]]:
+    """Return the axes of all calls of each layer at `paths`: from a pass over copies of the longest example.
+
+    There are 3 copies, or 2 where the batch has 3 tokens: so no two axes are of the same length. The axes of separable
+    architectures are known without a pass.
+    """
+    if separable(network.model):
+        return dict.fromkeys(paths, frozenset[Axes](("examples", "examples tokens")))
+    longest = int(tokens.lengths.argmax())
+    examples, batch = 3, tokens.batch(np.full(3, longest))
+    if batch["attention_mask"].shape[1] == examples:
+        examples, batch = 2, tokens.batch(np.full(2, longest))
+    length = batch["attention_mask"].shape[1]
+    found: dict[str, set[Axes]] = {path: set() for path in paths}
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            found[path] |= _axes(output, examples, length, _lengthens(network)) or {"other"}
+
+        return note
+
+    handles = [module.register_forward_hook(hook(path)) for path, module in _at(network, paths).items()]
+    try:
+        network.model.eval()
+        network.outputs(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: frozenset(axes or {"other"}) for path, axes in found.items()}
+
+
+def how_counted(network: Network, tokens: Tokens, names: Sequence[str], criterion: str | None) -> str | None:
+    """Say in how many layers rows of unknown tokens count in the scores of `names`; None where none do."""
+    if criterion is None or not (CRITERIA[criterion].outputs or CRITERIA[criterion].data == "forward"):
+        return None
+    paths = {name.rpartition(".")[0] for name in names}
+    axes = find_axes(network, paths, tokens.to(network.device))
+    unknown = sum("other" in each for each in axes.values())
+    return f"rows of unknown tokens count in {unknown} of {len(axes)} layers" if unknown else None
+
+
+def _lengthens(network: Network) -> bool:
+    return getattr(getattr(network.model, "config", None), "model_type", None) in LENGTHEN
+
+
+def _at(network: Network, paths: Collection[str]) -> dict[str, nn.Module]:
+    return {path: layer for path, layer in linear_layers(network.model).items() if path in paths}
 
 
 @torch.no_grad()
 def observe(
     network: Network,
-    paths: Collection[str],
+    axes: Mapping[str, frozenset[Axes]],
     tokens: Tokens,
     batches: Sequence[Integers],
     count_padding: bool,
     inputs: bool,
 ) -> dict[str, Sums]:
-    """Sum the outputs, or with `inputs` the inputs, of the linear layers at `paths`; return the sums by path.
+    """Sum the outputs, or with `inputs` the inputs, of the linear layers that `axes` has; return the sums by path.
 
-    The examples of all K batches run together, sorted by length, which is faster than batch by batch. With
-    `count_padding`, padding tokens count as well; then each batch runs alone, because its padding depends on it.
+    The examples of all K batches run together, sorted by length, which is faster than batch by batch. Each batch runs
+    alone, in one pass, with `count_padding` and where the tokens of some rows are not known: what counts then depends
+    on the padding of the batch, or on how many passes there are.
     """
-    modules = {path: m for path, m in network.model.named_modules() if path in paths and isinstance(m, nn.Linear)}
-    observer = _Observer(modules, inputs)
+    observer = _Observer(_at(network, axes), inputs, axes, _lengthens(network))
     examples = np.concatenate(batches)
     batch_of = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+    alone = count_padding or any("other" in each for each in axes.values())
     network.model.eval()
     with observer.watch():
-        for part in _split(network, tokens.lengths[examples], batch_of, count_padding):
+        for part in _split(network, tokens.lengths[examples], batch_of, alone):
             batch = tokens.batch(examples[part])
             mask = batch["attention_mask"]
             real = (torch.ones_like(mask) if count_padding else mask).float()
             own = torch.from_numpy(batch_of[part] == np.arange(len(batches))[:, None]).to(network.device)
-            observer.counted = own[:, :, None] * real
+            observer.counted, observer.batches = own[:, :, None] * real, len(set(batch_of[part].tolist()))
             network.outputs(batch)
     return observer.sums
 
 
-def _split(network: Network, lengths: Integers, batch_of: Integers, count_padding: bool) -> Iterator[Integers]:
+def _split(network: Network, lengths: Integers, batch_of: Integers, alone: bool) -> Iterator[Integers]:
     """Yield the indices of the examples that run at once."""
-    if not count_padding:
+    if not alone:
         return by_length(lengths, network.tokens_at_once)
     return (np.flatnonzero(batch_of == batch) for batch in range(int(batch_of.max()) + 1))

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from deepcuts.model.network import linear_layers, transposed
+
 # Architectures whose linear layers all have inputs (K B, .., I), with separate rows for each example. (DeBERTa also
 # multiplies its positions, which all examples share.)
 SEPARABLE = frozenset(("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"))
 # Receives the name of a parameter, the number of a batch, and the gradient of that batch's loss, which it may
-# overwrite. The gradient is fp32, or has the type of the layer's products where it comes from a single one.
+# overwrite; of a weight always (O, I). It is fp32, or has the type of the layer's products where it comes from a single
+# one.
 Use = Callable[[str, int, Tensor], None]
 
 
@@ -28,49 +31,52 @@ class Gradients:
     """Assembles the gradients of a model's parameters during its backward passes, and passes each on once complete.
 
     So the gradients of all parameters never exist at once, unless they need several passes. Connect `collect` to the
-    model by `packed_linears(on_backward=...)`. Without `by_call` the gradients are those that autograd leaves in
-    `.grad`, of one batch at a time.
+    model by `packed_linears(on_backward=...)`. The gradients of layers that this does not pack (all of them with
+    `pack=False`, else `Conv1D`) are those of torch, of one batch at a time.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], by_call: bool = True) -> None:
-        self.by_call = by_call
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        layers = linear_layers(model)
         self.names: dict[nn.Module, list[str]] = {}
         for name in names:
-            layer = model.get_submodule(name.rpartition(".")[0])
-            assert isinstance(layer, nn.Linear), f"{name} is not a parameter of a linear layer"
-            self.names.setdefault(layer, []).append(name)
+            path = name.rpartition(".")[0]
+            assert path in layers, f"{name} is not a parameter of a linear layer"
+            self.names.setdefault(layers[path], []).append(name)
+        self.transposed = transposed(model)
         self.incomplete: dict[tuple[str, int], Tensor] = {}
+        self.called: set[nn.Module] = set()
 
     @contextmanager
     def of(self, batches: int, backwards: int, use: Use) -> Iterator[None]:
         """Call `use` with each parameter's gradient for each of `batches`, summed over `backwards` backward passes.
 
-        Raises AssertionError if the weight of a layer was also used without calling the layer.
+        Raises AssertionError if the weight of a packed layer was also used without calling the layer.
         """
         self.batches, self.backwards, self.use = batches, backwards, use
+        self.called.clear()
         yield
-        if not self.by_call:
-            assert batches == 1
-            self._take_from_autograd()
         for layer, names in self.names.items():
-            only_called = all(parameter.grad is None for parameter in layer.parameters())
-            assert only_called, f"the layer of {names[0]} is used in another way than by calling it"
+            for name in names:
+                self._use_of_torch(name, layer.get_parameter(name.rpartition(".")[2]), layer in self.called)
         for (name, batch), gradient in self.incomplete.items():
             use(name, batch, gradient)
         self.incomplete.clear()
 
-    def _take_from_autograd(self) -> None:
-        for layer, names in self.names.items():
-            for name in names:
-                parameter = layer.get_parameter(name.rpartition(".")[2])
-                if parameter.grad is not None:
-                    self.incomplete[name, 0], parameter.grad = parameter.grad, None
+    def _use_of_torch(self, name: str, parameter: nn.Parameter, called: bool) -> None:
+        """Pass on a gradient that torch summed, if there is one."""
+        if parameter.grad is None:
+            return
+        assert not called, f"the layer of {name} is used in another way than by calling it"
+        assert self.batches == 1, f"torch has one gradient of {name} for {self.batches} batches"
+        self.use(name, 0, parameter.grad.t() if name in self.transposed else parameter.grad)
+        parameter.grad = None
 
     def collect(self, layer: nn.Module, outputs: Tensor, inputs: Tensor, last: bool) -> None:
         """Add one call of a layer, from the gradient of its outputs (K B, .., O) and its inputs (K B, .., I).
 
         `last` says that no other call of the layer is left in this backward pass.
         """
+        self.called.add(layer)
         outputs, inputs = self._by_batch(outputs), self._by_batch(inputs)
         for name in self.names.get(layer, ()):
             bias = name.endswith(".bias")

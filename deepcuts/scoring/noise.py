@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.fast.dropout import window
+from deepcuts.model.network import linear_layers
 from deepcuts.seeds import derive
 
 # Gaussian numbers that noise on a CPU is read from: twice the outputs of 2,560 tokens in a layer 3,276 wide.
@@ -27,7 +28,7 @@ def noisy_outputs(model: nn.Module, std: float, seed: int) -> Iterator[None]:
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return torch.add(output, _gaussian(output, seed), alpha=std)
 
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)] if std > 0 else []
+    linear = linear_layers(model).values() if std > 0 else ()
     handles = [module.register_forward_hook(add) for module in linear]
     try:
         yield

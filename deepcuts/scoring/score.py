@@ -20,10 +20,10 @@ from deepcuts.experiment.spec import ScoringPass
 from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
-from deepcuts.model.network import Network
+from deepcuts.model.network import Network, transposed
 from deepcuts.pruning.criteria import CRITERIA, Criterion, Evidence, Pass, Weights
 from deepcuts.pruning.masks import bytewise
-from deepcuts.scoring.activations import Sums, observe
+from deepcuts.scoring.activations import Sums, find_axes, observe
 from deepcuts.scoring.gradients import Gradients, Use, separable
 from deepcuts.scoring.noise import noisy_outputs
 from deepcuts.seeds import derive
@@ -57,16 +57,17 @@ def score(
     """
     rows = {criterion: CRITERIA[criterion] for criterion in criteria}
     (pass_,) = {row.data for row in rows.values()}
-    parameters = dict(network.model.named_parameters())
-    tensors = {name: parameters[name] for name in bytewise(names)}
+    turned = transposed(network.model)
+    tensors = _turn({name: network.model.get_parameter(name).detach() for name in bytewise(names)}, turned)
+    start = _turn(initial, turned) if initial is not None else None
     totals, used = _totals(rows, tensors, checkpoint if pass_ != "none" else None)
-    gradients = Gradients(network.model, list(tensors), by_call=network.takes("packed_weights"))
+    gradients, packed = Gradients(network.model, list(tensors)), network.takes("packed_weights")
     saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
         _only_gradients_of(network.model, tensors),
-        packed_linears(network.model, network.dtype, on_backward=gradients.collect, pack=gradients.by_call),
+        packed_linears(network.model, network.dtype, on_backward=gradients.collect, pack=packed),
         dropout_table(),
         network.autocast(),
     ):
@@ -79,7 +80,13 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    return {each: _scores(each, tensors, totals.get(each, {}), initial, seed) for each in criteria}, used
+    scores = {each: _scores(each, tensors, totals.get(each, {}), start, seed) for each in criteria}
+    return {each: _turn(made, turned) for each, made in scores.items()}, used
+
+
+def _turn(tensors: Mapping[str, Tensor], turned: Collection[str]) -> dict[str, Tensor]:
+    """Transpose those tensors that are `turned`: weights stored as (I, O) to (O, I), and what was made of them back."""
+    return {name: tensor.t().contiguous() if name in turned else tensor for name, tensor in tensors.items()}
 
 
 def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Checkpoint) -> None:
@@ -88,7 +95,7 @@ def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Che
 
 
 def _totals(
-    rows: Mapping[str, Criterion], tensors: Mapping[str, nn.Parameter], checkpoint: Checkpoint | None
+    rows: Mapping[str, Criterion], tensors: Mapping[str, Tensor], checkpoint: Checkpoint | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return the sums by criterion and name, and how many batches are in them.
 
@@ -96,7 +103,8 @@ def _totals(
     """
     totals = {
         criterion: {
-            name: torch.zeros_like(tensor[:1] if row.data == "forward" else tensor) for name, tensor in tensors.items()
+            name: tensor.new_zeros((1, *tensor.shape[1:]) if row.data == "forward" else tensor.shape)
+            for name, tensor in tensors.items()
         }
         for criterion, row in rows.items()
         if row.add is not None
@@ -113,7 +121,7 @@ def _totals(
 @torch.no_grad()
 def _scores(
     criterion: str,
-    tensors: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
     totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
     seed: int,
@@ -123,7 +131,7 @@ def _scores(
     generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
     for name, tensor in tensors.items():
         start = initial[name].to(tensor.device) if initial is not None and row.initial else None
-        value = row.score(Weights(tensor.detach(), start, generator), totals.get(name)).float().cpu()
+        value = row.score(Weights(tensor, start, generator), totals.get(name)).float().cpu()
         assert value.shape == tensor.shape
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
@@ -162,13 +170,13 @@ def _groups(
     if data == "none":
         return
     paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
-    looking = inputs or any(row.outputs for row in rows)
+    axes = find_axes(network, paths, tokens) if inputs or any(row.outputs for row in rows) else {}
     assert len(order), "no batch to score"
     separate = network.takes("batch_gradients") and network.takes("packed_weights") and separable(network.model)
     together = data == "plain" and separate
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
-        seen = observe(network, paths, tokens, window, settings.count_padding, inputs) if looking else {}
+        seen = observe(network, axes, tokens, window, settings.count_padding, inputs) if axes else {}
         before = first
         for group in group_batches(tokens.lengths, window, network.tokens_at_once if together else 0):
             bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
@@ -284,12 +292,11 @@ def _repeated(batch: Mapping[str, Tensor], times: int) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def _only_gradients_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Require no gradients but those of the tensors that are scored, which saves computing the others."""
-    wanted = {id(tensor) for tensor in tensors.values()}
+def _only_gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Require no gradients but those of the parameters that are scored, which saves computing the others."""
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in wanted)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
     try:
         yield
     finally:

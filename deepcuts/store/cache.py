@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pyarrow import fs
@@ -23,9 +23,15 @@ def shared_stages(store: Store) -> list[Row]:
 
     >>> dc.shared_stages(store)
     """
+    return stages_after(store, (), None)
+
+
+def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> list[Row]:
+    """Return the `shared_stages` as they would be after trials were removed, and a sweep with what it wants."""
     statuses = store.statuses()
-    wanted = store.read("sweeps", ["trial_id", "dataset", "seed"]).table.to_pylist()
-    left = [row for row in wanted if statuses.get(row["trial_id"]) != "completed"]
+    wanted = store.read("sweeps", ["sweep", "trial_id", "dataset", "seed"]).table.to_pylist()
+    asked = [row for row in wanted if row["sweep"] != sweep]
+    left = [row for row in asked if row["trial_id"] in removed or statuses.get(row["trial_id"]) != "completed"]
     ids, tasks = {row["trial_id"] for row in left}, {(row["dataset"], row["seed"]) for row in left}
     used, rows = _used(store), []
     for kind in SHARED_KINDS:
@@ -84,7 +90,11 @@ def collect_garbage(store: Store) -> list[Row]:
         if row["kind"] == "checkpoint":
             store.delete(f"artifacts/_checkpoints/{row['id']}.safetensors")
             continue
-        folder = f"artifacts/{row['kind']}/{row['id']}"
-        store.delete(f"{folder}/meta.json")
-        store.filesystem.delete_dir(store.path(folder))
+        remove_stage(store, row["kind"], row["id"])
     return gone
+
+
+def remove_stage(store: Store, kind: str, key: str) -> None:
+    """Remove an artifact, its meta first. Raises OSError."""
+    store.delete(f"artifacts/{kind}/{key}/meta.json")
+    store.filesystem.delete_dir(store.path(f"artifacts/{kind}/{key}"))

@@ -84,6 +84,12 @@ def seal_text(text: str) -> bytes:
     return f"{_HEAD}{_digest(content)}\n".encode() + content
 
 
+def unsealed_text(content: bytes) -> str:
+    """Return the text without the line that holds its checksum."""
+    head, _, rest = content.partition(b"\n")
+    return (rest if head.startswith(_HEAD.encode()) else content).decode()
+
+
 def text_state(content: bytes) -> State:
     """Compare the bytes of a text with the checksum in their first line."""
     first, _, rest = content.partition(b"\n")

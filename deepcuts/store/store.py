@@ -232,6 +232,10 @@ class Store:
                 taken |= set(pc.unique(there["trial_id"]).to_pylist())
         return hidden
 
+    def read_file(self, table: str, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return columns of one file of a table. Raises OSError or ArrowInvalid where it is damaged."""
+        return self._scan(table, [self.path(table, name)], columns, None)
+
     def _read_files(
         self, table: str, paths: list[str], columns: Sequence[str] | None, where: ds.Expression | None
     ) -> Read:
@@ -298,9 +302,7 @@ class Store:
             yield working
             before = (self.artifact(kind, key) or {}).get("files", {})
             files = {path.name: _describe(path) for path in sorted(working.iterdir())}
-            if self.exists(
-                f"{target}/meta.json"
-            ):  # while files are being replaced the old meta would be wrong: incomplete until the end
+            if self.exists(f"{target}/meta.json"):  # it would be wrong while files are replaced: incomplete until then
                 self.delete(f"{target}/meta.json")
             for name in files:
                 self._publish(working / name, f"{target}/{name}")

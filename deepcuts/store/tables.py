@@ -58,6 +58,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         int: parameters prunable kept
         float: compression_achieved sparsity
         int: flops flops_nonzero
+        float: prunable_share
+        string: activations_counted
         string: dense_id score_id
         bool: dense_cached score_cached
         float: finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from deepcuts.experiment.grid import SweepSpec, describe
+from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
 from deepcuts.names import Selection
@@ -21,6 +21,7 @@ from deepcuts.store.checksums import seal_text
 from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
 from deepcuts.sweep.cost import Cost, check_disk, estimate
+from deepcuts.sweep.launched import Launched, launched
 from deepcuts.sweep.machines import (
     MOST_CPUS,
     Machines,
@@ -135,40 +136,6 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: M
     )
 
 
-@dataclass(frozen=True)
-class Launched:
-    """What there is of a sweep after a launch. `str` of it says how many trials ended how, and how to go on.
-
-    `signal` is the number of the signal that ended the launch early (None: it came to its end), and `errors` are what
-    could not be written to the store.
-    """
-
-    plan: SweepPlan
-    completed: tuple[TrialSpec, ...]
-    failed: tuple[TrialSpec, ...]
-    left: tuple[TrialSpec, ...]
-    signal: int | None = None
-    errors: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        uri, wanted = self.plan.store.uri, len(self.plan.todo.wanted)
-        lines = [
-            f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
-            f" store {uri}"
-        ]
-        lines += [f"  failed: {describe(trial)}: deepcuts show {uri} {trial.trial_id}" for trial in self.failed[:10]]
-        if self.signal is not None:
-            lines.append("stopped early; what was under way is saved: run the same command again to go on")
-            return "\n".join(lines)
-        if self.left:
-            lines.append("run the same command again to go on with what is left")
-        if self.failed:
-            lines.append("run the same command with --retry-failed to try the failed ones again")
-        if not self.left and not self.failed:
-            lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
-        return "\n".join(lines)
-
-
 def run(
     sweep: Sweep,
     store: Store,
@@ -200,7 +167,7 @@ def run(
         if not planned.todo.to_run:
             store.probe()
             _write_sweep(store, planned.prepared.spec)
-            return _launched(planned)
+            return launched(planned)
         with _alone(), nullcontext() if cluster else _ray_at(None, ""):
             cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
             store.probe()
@@ -284,17 +251,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
         )
         if outcome.signal is None:
             compact_many(store, progress.say)
-    return _launched(planned, outcome.signal, tuple(outcome.errors))
-
-
-def _launched(planned: SweepPlan, signal: int | None = None, errors: tuple[str, ...] = ()) -> Launched:
-    statuses = planned.store.statuses()
-    by_status: dict[str, list[TrialSpec]] = {"completed": [], "failed": [], "left": []}
-    for trial in planned.todo.wanted:
-        status = statuses.get(trial.trial_id, "left")
-        by_status[status if status in by_status else "left"].append(trial)
-    completed, failed, left = map(tuple, by_status.values())
-    return Launched(planned, completed, failed, left, signal, errors)
+    return launched(planned, outcome.signal, tuple(outcome.errors), outcome.outside)
 
 
 def _write_sweep(store: Store, spec: SweepSpec) -> None:

@@ -86,6 +86,15 @@ def _quota_of(folder: Path) -> float:
     return 1e9
 
 
+def wait_passively() -> None:
+    """Let the threads of a trial sleep while they wait for each other, unless the environment says otherwise.
+
+    By default they spin, which takes the cores from whatever else runs there: with six other processes on two cores, a
+    trial of two threads took eight times as long. Read when torch loads its OpenMP, so call this before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def local_gpus() -> int:
     """Count the NVIDIA GPUs of this machine that CUDA would see, without loading it.
 

@@ -54,6 +54,7 @@ class SweepPlan:
                 f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
                 f" largest compression {ceiling:.4f}"
             )
+            lines += [f"    {note}" for note in counts.notes()]
             told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]

@@ -8,7 +8,7 @@ from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus
+from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus, wait_passively
 
 
 def run_trial(
@@ -35,6 +35,7 @@ def run_trial(
     >>> row = dc.run_trial(sweep.trials()[1], store)
     >>> row["metric"], row["retrained"]
     """
+    wait_passively()
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_stages
 

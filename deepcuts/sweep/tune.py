@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -18,13 +19,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.search import Searcher
 
 from deepcuts.experiment.grid import tracker_labels
 from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
+from deepcuts.sweep.launched import OutsideError
 from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
@@ -33,17 +35,20 @@ from deepcuts.sweep.worker import Launch, run_in_worker
 from deepcuts.trial.row import failure_columns, identity_columns
 
 LOOK_SECONDS = 5.0
+# What the system says of a store that it will not let us write to the next time either.
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
 class Outcome:
     """How a launch ended: the signal that ended it early (None: it ran to its end), and errors that no row could hold.
 
-    A launch that reached its deadline has SIGINT.
+    A launch that reached its deadline has SIGINT. `outside` has, by trial, the errors that stopped some from outside.
     """
 
     signal: int | None = None
     errors: list[str] = field(default_factory=list)
+    outside: dict[str, OutsideError] = field(default_factory=dict)
 
 
 def run_plan(
@@ -199,7 +204,8 @@ class _Listener(_Unsaved, tune.Callback):
         The row says nothing of a host or a start: the driver does not know them.
         """
         trial_id = trial.config["trial_id"]
-        error, traceback = _last_error(trial)
+        error, traceback, lasting = _last_error(trial)
+        self.outcome.outside[trial_id] = OutsideError(error, lasting)
         row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
@@ -211,8 +217,8 @@ class _Listener(_Unsaved, tune.Callback):
             self.outcome.errors.append(f"{trial_id}: {error} (and its row could not be written: {failure})")
 
 
-def _last_error(trial: Any) -> tuple[str, str]:
-    """Return the last error of a Tune trial in one line, and with its traceback.
+def _last_error(trial: Any) -> tuple[str, str, bool]:
+    """Return the last error of a Tune trial in one line, with its traceback, and whether it would come again.
 
     Tune pickles the exception of a task or of a worker that died into the driver's folder of the trial (its own
     `get_pickled_error` looks where that folder is copied to later on); other errors it notes as text alone.
@@ -220,12 +226,26 @@ def _last_error(trial: Any) -> tuple[str, str]:
     try:
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except Exception:  # no such file, or a class that the driver cannot import; a callback must not raise
-        return _noted_error(trial)
-    traceback = str(error)
+        return *_noted_error(trial), False
+    traceback, lasting = str(error), _is_lasting(error)
     if isinstance(error, RayTaskError):
         error = error.cause
     name, lines = type(error).__name__, str(error).strip().splitlines()
-    return f"{name}: {lines[0]}" if lines else name, traceback
+    if isinstance(error, ActorDiedError) and lasting:  # it ends with the error that the worker began with
+        return lines[-1], traceback, lasting
+    return f"{name}: {lines[0]}" if lines else name, traceback, lasting
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Whether an error would come again: one of Python in the worker, of a full disk, or of a permission.
+
+    A lost worker or object is replaced, and a store that is away comes back.
+    """
+    if not isinstance(error, RayTaskError):
+        return isinstance(error, RuntimeEnvSetupError) or "creation task" in str(error)
+    if isinstance(error.cause, OSError):
+        return error.cause.errno in UNWRITABLE
+    return not isinstance(error.cause, RayError) or isinstance(error.cause, RaySystemError)  # which is of unpickling
 
 
 def _noted_error(trial: Any) -> tuple[str, str]:

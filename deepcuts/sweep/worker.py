@@ -16,6 +16,7 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.live import Beat, new_launch_id
 from deepcuts.store.store import Store
+from deepcuts.sweep.machines import wait_passively
 from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.wording import STAGES
@@ -109,6 +110,7 @@ def _wait_for(store: Store) -> None:
 
 def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> Mapping[str, Any]:
     """Run a trial in full. Returns its row, or an empty one once it was asked to stop and has saved."""
+    wait_passively()
     from deepcuts.training.checkpoint import Interrupted
     from deepcuts.trial.context import Context
     from deepcuts.trial.trial import run_stages

@@ -108,7 +108,11 @@ def make_optimiser(model: nn.Module, settings: Training, device: torch.device) -
 
 
 def rate(settings: Training, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a linear warm-up, then constant, linear or cosine decay to 0 at the end."""
+    """Return the learning rate of a step: a linear warm-up, then constant, linear or cosine decay to 0 at the end.
+
+    With w = int(warmup * steps), step k of the warm-up has (k + 1) / w of the rate, so that no step is lost. The
+    schedules of `transformers` have k / w (and its Trainer w = ceil(warmup * steps)); from step w on they are equal.
+    """
     warmup = int(settings.warmup * steps)
     if step < warmup:
         return settings.lr * (step + 1) / warmup

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepcuts.data.batches import Tokens, by_length, shuffled
+from deepcuts.data.batches import Integers, Tokens, by_length, shuffled
 from deepcuts.experiment.spec import Training
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
@@ -74,24 +75,27 @@ def train(
     masks: Masks | None = None,
     checkpoint: Checkpoint | None = None,
     hooks: Hooks | None = None,
+    length_grouping: bool = True,
 ) -> list[dict[str, Any]]:
     """Train the network in place with a fresh optimiser, and return one row for each metric and epoch.
 
     Pruned weights (False in `masks`) are exactly zero after every step: they are set to zero once, and their gradients
     in every step, before clipping. The seed, the stage and the number of the step decide everything random, such as
-    batches and dropout. With `checkpoint`, training resumes from the last save, with the bits of an undisturbed run.
-    Raises ValueError when a loss is not finite, Interrupted when asked to stop.
+    batches (`data.batches.shuffled`) and dropout. With `checkpoint`, training resumes from the last save, with the bits
+    of an undisturbed run. Raises ValueError when a loss is not finite, Interrupted when asked to stop.
     """
     hooks, masks = hooks or Hooks(), masks or {}
     zero_weights(network.model, masks)
     checkpoint = Bound(checkpoint, tokens.digest()) if checkpoint else None
     tokens = tokens.to(network.device)
+    order = partial(shuffled, tokens.lengths, settings.batch_size, seed, stage, length_grouping=length_grouping)
     with first_token_alone(network.model, network.takes("first_token")):
         if not (network.takes("used_words") and can_narrow(network.model, settings.weight_decay)):
-            return _train(network, tokens, settings, seed, stage, masks, checkpoint, hooks)
+            return _train(network, tokens, settings, order, seed, stage, masks, checkpoint, hooks)
         words = UsedWords(network.model, tokens)
         with words.narrowed() as narrowed:
-            return _train(network, narrowed, settings, seed, stage, masks, checkpoint, _with_all_words(words, hooks))
+            hooks = _with_all_words(words, hooks)
+            return _train(network, narrowed, settings, order, seed, stage, masks, checkpoint, hooks)
 
 
 def _with_all_words(words: UsedWords, hooks: Hooks) -> Hooks:
@@ -112,6 +116,7 @@ def _train(
     network: Network,
     tokens: Tokens,
     settings: Training,
+    order: Callable[[int], list[Integers]],
     seed: int,
     stage: str,
     masks: Masks,
@@ -122,11 +127,11 @@ def _train(
     parameters = dict(network.model.named_parameters())
     masked = [(parameters[name], mask) for name, mask in masks.items()]
     position = _resume(network.model, optimiser, checkpoint)
-    steps = settings.epochs * len(shuffled(tokens.lengths, settings.batch_size, seed, stage, 0))
+    steps = settings.epochs * len(order(0))
     run = _StageRun(network, optimiser, stage, settings, checkpoint, hooks, position)
     step = make_step(network, tokens, settings, optimiser, masked)
     while position.epoch < settings.epochs:
-        batches = shuffled(tokens.lengths, settings.batch_size, seed, stage, position.epoch)
+        batches = order(position.epoch)
         run.began = time.monotonic()
         for batch in batches[position.step_of_epoch :]:
             if position.step in hooks.snapshots:

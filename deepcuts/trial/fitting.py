@@ -94,6 +94,7 @@ def fit(
         seed=seed,
         stage=stage,
         masks=masks,
+        length_grouping=material.length_grouping,
         checkpoint=context.checkpoint(key),
         hooks=hooks,
     )

@@ -16,19 +16,20 @@ from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.head import head_rows
-from deepcuts.model.load import load_model, load_tokenizer
+from deepcuts.model.load import load_model, load_tokenizer, pads_left
 from deepcuts.model.network import Network, compiled
 from deepcuts.model.weights import is_lasting, model_commit
 
 
 @dataclass(frozen=True)
 class Material:
-    """The tokenised splits of a trial's dataset, the metrics that it records, and the facts of the texts it uses."""
+    """The tokenised splits of a trial's dataset, its metrics, the facts of its texts, and how batches are made."""
 
     train: Tokens
     evaluated: dict[str, Tokens]
     metric_names: tuple[str, ...]
     facts: Mapping[str, Facts]
+    length_grouping: bool = True
 
     @property
     def cut(self) -> int:
@@ -62,11 +63,12 @@ def load_material(dense: DenseSpec) -> Material:
     tokenizer = load_tokenizer(dense.model.name, dense.model.revision)
     model = dense.model
     source = model.digest or (model.name, model.revision, model_commit(model.name, model.revision))
+    left = pads_left(model.name, model.revision)
     parts, splits = {}, {}
     for split in dense.task.splits:
         part = parts[split] = load_split(dense.task, split)
         key = cache_key(source, content_digest({split: part}))
-        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key)
+        splits[split] = tokenise(tokenizer, part.texts, part.labels, dense.max_tokens, key, left)
     chosen = first_of_shuffle(len(splits["train"]), dense.max_train_examples, dense.seed)
     parts["train"], splits["train"] = parts["train"].select(chosen), splits["train"].select(chosen)
     facts = {
@@ -74,7 +76,7 @@ def load_material(dense: DenseSpec) -> Material:
         for split, each in count_facts(parts, dense.task).items()
     }
     names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train"), splits, names, facts)
+    return Material(splits.pop("train"), splits, names, facts, dense.length_grouping)
 
 
 @_reading_inputs("model")

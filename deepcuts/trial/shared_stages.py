@@ -129,11 +129,12 @@ def find_scores(
     spec: ScoreSpec,
     context: Context,
     initial: Mapping[str, Tensor],
+    control_seed: int,
 ) -> Scored:
     """Load the scores on the fine-tuned network from the store, or make them now.
 
     One pass over the batches also makes, and publishes, the scores of every partner that it can serve. Scores that need
-    no pass are computed each time, which is faster than reading them.
+    no pass are computed each time, which is faster than reading them; `control_seed` decides those that are random.
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
@@ -158,7 +159,7 @@ def find_scores(
         material.train.to(network.device),
         _scoring_order(material, spec),
         settings,
-        spec.dense.seed,
+        control_seed if spec.data == "none" else spec.dense.seed,
         initial,
         context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
@@ -201,7 +202,8 @@ def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:
     """Return the examples of each batch: at most one pass over the training split, in an order drawn from the seed."""
-    order = shuffled(material.train.lengths, spec.batch_size, spec.dense.seed, f"score {spec.data}", 0)
+    lengths, dense = material.train.lengths, spec.dense
+    order = shuffled(lengths, spec.batch_size, dense.seed, f"score {spec.data}", 0, dense.length_grouping)
     return order[: spec.batches]
 
 

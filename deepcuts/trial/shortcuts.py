@@ -169,10 +169,11 @@ def _proven(network: Network, texts: Tokens) -> set[Shortcut]:
 def _compute(network: Network, texts: Tokens, shortcuts: set[Shortcut]) -> _Computed | None:
     """Evaluate, score and train by these shortcuts, without dropout and without an update; None where that fails."""
     network = _without(network, frozenset(COMPARED) - shortcuts)
-    names, order = prunable(network.model, False), [np.array([0]), np.array([1])]
-    at_device, settings = texts.to(network.device), ScoringPass(dropout=False)
-    torch.manual_seed(0)
+    order, settings = [np.array([0]), np.array([1])], ScoringPass(dropout=False)
+    at_device = texts.to(network.device)
     try:
+        names = prunable(network.model, False)
+        torch.manual_seed(0)
         with quick_at_any_length():
             with _watch(network.model) as outputs:
                 outputs["network"] = torch.from_numpy(evaluate(network, texts))

@@ -14,7 +14,7 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.network import Network, flops, prunable, set_weights, weights_of
+from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
 from deepcuts.pruning.compression import fraction_to_keep
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
+from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import save_tensors
@@ -120,8 +121,9 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     account.row |= data_columns(dense.task, material)
     network = prove_shortcuts(load_network(dense), material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
-    names = prunable(network.model, trial.score.prune_biases)
-    account.row |= _size_columns(network, material, names, trial, context)
+    found = find_prunable(network.model, trial.score.prune_biases)
+    names = found.names
+    account.row |= _size_columns(network, material, found, trial, context)
     theta_0 = weights_of(network)
 
     _begin("dense", account, context)
@@ -169,12 +171,14 @@ def _gpu_memory() -> Row:
     return {"peak_gpu_bytes": torch.cuda.max_memory_reserved(), "gpu_bytes": whole}
 
 
-def _size_columns(network: Network, material: Material, names: list[str], trial: TrialSpec, context: Context) -> Row:
+def _size_columns(network: Network, material: Material, found: Prunable, trial: TrialSpec, context: Context) -> Row:
     counts = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     training = trial.retrain or trial.dense.finetune
+    prunable = sum(counts[name] for name in found.names)
     return {
         "parameters": sum(counts.values()),
-        "prunable": sum(counts[name] for name in names),
+        "prunable": prunable,
+        "prunable_share": prunable / found.encoder,
         "flops": flops(network.model, trial.dense.max_tokens),
         "micro_batch": examples_at_once(context.bound(training)),
         "examples_truncated": material.cut,
@@ -212,7 +216,8 @@ def _prune(
     found = Scored({}, 0, None, False, 0.0)
     if trial.prunes:
         _begin("score", account, context)
-        found = find_scores(network, material, trial.score, context, theta_0)
+        found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
+        account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.criterion)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
@@ -221,20 +226,25 @@ def _prune(
     kept = _all_kept(network, names)
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        kept = masks_of_trial(trial, found.scores, parameters)
+        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model))
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
     return kept
 
 
-def masks_of_trial(trial: TrialSpec, scores: Mapping[str, Tensor], parameters: int) -> dict[str, Tensor]:
-    """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters."""
+def masks_of_trial(
+    trial: TrialSpec, scores: Mapping[str, Tensor], parameters: int, transposed: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
+
+    The weights in `transposed` are stored as (inputs, outputs).
+    """
     assert trial.scope is not None
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope)
-    return shuffle(made, derive(trial.dense.seed, "shuffle")) if trial.control == "shuffle" else made
+    made = make_masks(scores, fraction, trial.scope, transposed)
+    return shuffle(made, derive(trial.control_seed, "shuffle")) if trial.control == "shuffle" else made
 
 
 def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from deepcuts.data.batches import Tokens, cache_key, tokenise
 from deepcuts.data.splits import Split, load_split
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec
-from deepcuts.model.load import load_tokenizer
+from deepcuts.model.load import load_tokenizer, pads_left
 from deepcuts.model.network import Network, prunable, weights_of
 from deepcuts.model.weights import check_weights, model_commit
 from deepcuts.scoring.score import score
@@ -107,7 +107,8 @@ def _two_texts(dense: DenseSpec, tokenizer: Any, split: Split) -> Tokens:
     texts = [short, tuple(" ".join([text] * dense.max_tokens) for text in short)]
     key = cache_key("preflight", dense.model.digest, model_commit(dense.model.name, dense.model.revision), texts)
     with _explained(dense, "tokenising a text of it"):
-        return tokenise(tokenizer, texts, split.labels[:1].repeat(2), dense.max_tokens, key)
+        left = pads_left(dense.model.name, dense.model.revision)
+        return tokenise(tokenizer, texts, split.labels[:1].repeat(2), dense.max_tokens, key, left)
 
 
 def _check_network(dense: DenseSpec, network: Network, tokenizer: Any) -> None:

@@ -221,7 +221,7 @@ FEW = "2 seeds can show nothing; about 9 would decide."
             {"n": 1, "seeds_needed": math.nan},
             f"{PAIR}matthews +0.031 with one seed, which says nothing about the spread; at least 6 are needed.",
         ),
-        ("undecided", {"n": 0}, f"{PAIR}they share no seed; run both with the same seeds."),
+        ("undecided", {"n": 0}, f"{PAIR}they share no seed in the same settings; run both alike, with the same seeds."),
     ],
 )
 def test_every_verdict_is_said_with_its_uncertainty(verdict: str, changed: dict, words: str) -> None:

@@ -81,11 +81,14 @@ def test_other_stages_and_failed_trials() -> None:
     assert (found["n"].item(), found["mean"].item(), found["stage"].item()) == (1, 0.3, "pruned")
 
 
-def test_a_seed_that_occurs_twice_is_refused() -> None:
-    rows = frame(trial("a"), trial("b", sweep="second"))
-    for function in (curves, table):
-        with pytest.raises(ValueError, match=r"'a' \(sweep 'first'\) and 'b' \(sweep 'second'\) are both"):
-            function(rows)
+def test_a_seed_that_occurs_twice_makes_two_lines_and_no_mean() -> None:
+    rows = frame(
+        trial("a", retrained=0.7), trial("b", sweep="second", retrained=0.9), trial("c", seed=1, retrained=0.8)
+    )
+    found = curves(rows)
+    assert found["arm"].tolist() == ["LayerMagWeight", "LayerMagWeight [code=older]"]
+    assert sorted(found["n"]) == [1, 2]
+    assert table(rows)["arm"].tolist() == found["arm"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcuts.experiment.spec import TrialSpec, canonical
 from deepcuts.pruning.bits import pack
 from deepcuts.store.store import Store
 
@@ -33,6 +34,12 @@ def trial(trial_id: str, strategy: str = "LayerMagWeight", seed: int = 0, **fiel
     if strategy != "Dense":
         row |= {"pruned": 0.6, "rewound": 0.55, "retrained": 0.8}
     return row | fields
+
+
+def row_of(spec: TrialSpec, **fields: Any) -> dict[str, Any]:
+    """A completed trial of a spec, as `trial` makes it, with the columns that follow from the spec."""
+    row = trial(spec.trial_id, spec.strategy, spec.dense.seed, dataset=spec.dense.dataset, **spec.level_columns)
+    return row | {"dense_id": spec.dense.dense_id, "spec": canonical(spec.model_dump(mode="json"))} | fields
 
 
 def write_trial(store: Store, row: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_batches_hold_examples_of_similar_length_in_random_order() -> None:
     assert any(np.ptp(batch) > 2000 for batch in equal)
 
 
+def test_without_grouping_batches_are_drawn_at_random() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 3205)
+    batches = [shuffled(lengths, 16, 0, "dense", epoch, length_grouping=False) for epoch in (0, 1)]
+    assert sorted(np.concatenate(batches[0])) == list(range(len(lengths)))
+    assert np.mean([np.ptp(lengths[batch]) for batch in batches[0]]) > 80
+    where = np.concatenate([np.full(len(batch), i) for i, batch in enumerate(batches[1])])
+    where = where[np.argsort(np.concatenate(batches[1]))]
+    again = np.mean([(where[batch][:, None] == where[batch]).sum() - len(batch) for batch in batches[0]]) / 240
+    assert again < 3 * 15 / 3204  # a sixth and more of all pairs where lengths are grouped
+
+
 def test_a_batch_is_padded_to_its_longest_example() -> None:
     batch = tokens([3, 1, 2, 5]).batch(np.array([2, 0, 1]))
     assert batch["input_ids"].tolist() == [[201, 202, 7], [1, 2, 3], [101, 7, 7]]
@@ -83,6 +95,14 @@ def test_a_batch_is_padded_to_its_longest_example() -> None:
     assert batch["labels"].tolist() == [2.0, 0.0, 1.0]
     assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
     assert tokens([3, 1]).batch(np.array([1]))["input_ids"].tolist() == [[101]]  # ends where the ids end
+
+
+def test_padding_comes_first_where_that_is_asked_for() -> None:
+    left = replace(tokens([3, 1, 2, 5]), left=True)
+    for made, examples in ((left, [2, 0, 1]), (left.select(np.array([1, 2, 0])), [1, 2, 0])):
+        batch = made.batch(np.array(examples))
+        assert batch["input_ids"].tolist() == [[7, 201, 202], [1, 2, 3], [7, 7, 101]]
+        assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]
 
 
 def test_selected_examples_are_the_same_examples() -> None:

@@ -34,6 +34,8 @@ def test_ids_are_pinned():
     assert pruned.trial_id == "f8d9439a3503db62"
     assert TrialSpec(score=whole).trial_id == "2226a1b26261e3dd"
     assert TrialSpec(score=whole, retrain=Training(epochs=12)).trial_id == "012365c171dce650"
+    assert trial("Random").trial_id == "54c246a0c6e6f0f6"
+    assert trial("SNIP", control="shuffle").trial_id == "649781c1019d999d"
 
 
 def test_an_id_is_16_lowercase_hex_digits():
@@ -68,6 +70,7 @@ def test_a_default_that_is_written_out_changes_no_id():
         {"max_train_examples": 100},
         {"precision": "bf16"},
         {"tf32": True},
+        {"length_grouping": False},
         {"compile": True},
         {"device": "cuda"},
         {"finetune": Training(micro_batch=4)},
@@ -150,10 +153,36 @@ def test_a_version_makes_just_its_own_stage_and_what_follows_stale(monkeypatch):
         ("dense", [True, True, True, True]),
         ("score", [False, False, True, True]),
         ("trial", [False, True, False, True]),
+        ("control", [False, False, False, False]),
     ):
         with monkeypatch.context() as patched:
             patched.setitem(VERSIONS, stage, 99)
             assert [new != old for new, old in zip(ids(), before, strict=True)] == stale, stage
+
+
+def test_the_version_of_controls_is_in_their_ids_alone(monkeypatch):
+    def ids():
+        return [each.trial_id for each in (trial("Random"), trial("SNIP", control="shuffle"), trial("SNIP"))]
+
+    before = ids()
+    monkeypatch.setitem(VERSIONS, "control", 99)
+    assert [new != old for new, old in zip(ids(), before, strict=True)] == [True, True, False]
+
+
+def test_a_control_draws_by_seed_strategy_and_data_but_not_by_level_or_name():
+    cola = dense(dataset="cola", task=TASKS["cola"])
+    some = [
+        trial("Random"),
+        trial("Random", scope="global"),
+        trial("SNIP", control="shuffle"),
+        trial("Random", of=cola),
+    ]
+    some += [trial("Random", of=dense(seed=1)), trial("Random", control="shuffle")]
+    assert len({each.control_seed for each in some}) == len(some)
+    renamed = trial("Random", compression=None, sparsity=0.9, of=dense(dataset="mine"))
+    assert renamed.control_seed == some[0].control_seed
+    moved = [Task(text=("t",), classes=2, files={"train": name}, digest="d") for name in "ab"]
+    assert len({trial("Random", of=dense(task=task)).control_seed for task in moved}) == 1
 
 
 @pytest.mark.parametrize("criterion", ["MagWeight", "SmoothGradCAMShift"])

@@ -32,6 +32,7 @@ DEFAULTS = {
     "seeds": [0],
     "precision": "fp32",
     "tf32": False,
+    "length_grouping": True,
     "compile": False,
     "max_tokens": 128,
     "max_train_examples": None,

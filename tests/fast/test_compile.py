@@ -84,8 +84,7 @@ def test_only_training_runs_what_was_compiled(tmp_path: Path) -> None:
     train(quick, tokens(), SETTINGS, seed=1, stage="dense")
     assert len(ran) == 2 * 5  # two epochs of 4, 4 and 2 examples, 2 at a time
     spec, names = trial("LayerGradCAM"), weights_of(made)
-    find_scores(
-        _toy_that_must_not_compile(spec), load_material(spec.dense), spec.score, context(Store(str(tmp_path))), names
-    )
+    material, here = load_material(spec.dense), context(Store(str(tmp_path)))
+    find_scores(_toy_that_must_not_compile(spec), material, spec.score, here, names, spec.control_seed)
     assert load_network(dense(compile=True)).compiled is not None
     assert load_network(dense()).compiled is None

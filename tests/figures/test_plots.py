@@ -154,6 +154,20 @@ def test_scope_and_control_show_beside_the_colour() -> None:
     assert look("LayerOfTheFuture") == look("LayerOfTheFuture")
 
 
+def test_arms_of_a_strategy_can_be_told_apart() -> None:
+    names = ["RowRandom", "RowRandom [code=older]", *(f"RowRandom [retrain.epochs={epochs}]" for epochs in (1, 3, 12))]
+    looks = [look(name) for name in names]
+    assert len({(style.color, style.marker) for style in looks}) == len(names)
+    assert {style.dashes for style in looks} == {look("RowRandom").dashes}
+
+
+def test_long_names_of_arms_are_in_a_legend(trials: pd.DataFrame) -> None:
+    frame = curves(trials).replace({"arm": {"LayerMagWeight": "LayerMagWeight [retrain.epochs=12, rewind=none]"}})
+    figure = plot_curves(frame)
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == set(frame["arm"])
+    assert not plot_curves(curves(trials)).legends
+
+
 def luminance(color: tuple[float, ...] | str) -> float:
     """Relative luminance (WCAG 2.1)."""
     parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in to_rgb(color)]
@@ -226,6 +240,24 @@ def test_layers_without_a_number_stand_apart(store: Store) -> None:
     axes = plot_layers(frame).axes[0]
     assert drawn(axes)["pooler"][0] == [2.0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "pooler"]
+
+
+def test_means_over_layers_are_of_methods_and_say_so(store: Store, trials: pd.DataFrame) -> None:
+    kept = overlap(store)
+    known = pd.DataFrame({"trial_id": sorted({*kept["trial_a"], *kept["trial_b"]})})
+    known = known.assign(
+        model="tiny", dataset="toy", strategy="LayerSNIP", compression=2.0, sparsity_asked=None, seed=0
+    )
+    known["seed"] = range(len(known))
+    known.loc[0, "strategy"] = "LayerRandom"
+    known.loc[1, "strategy"] = "LayerFisher"
+    control = known["trial_id"][0]
+    without = kept[(kept["trial_a"] != control) & (kept["trial_b"] != control)]
+    ours, expected = plot_layers(kept, known).axes[1], plot_layers(without).axes[1]
+    assert [list(line.get_ydata()) for line in ours.get_lines()] == [list(e.get_ydata()) for e in expected.get_lines()]
+    assert plot_layers(kept, known).axes[0].get_title("left").endswith("of LayerFisher, LayerSNIP")
+    alone = plot_layers(kept, known.assign(strategy="LayerRandom")).axes[0].get_title("left")
+    assert alone.endswith("pairs, of LayerRandom")
 
 
 # Files

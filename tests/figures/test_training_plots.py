@@ -9,7 +9,7 @@ from deepcuts.figures.style import INK, look
 
 def lines(strategy: str, stage: str, seed: int, *values: float, **fields: object) -> list[dict]:
     common = {"model": "tiny", "dataset": "toy", "metric": "accuracy", "compression": 4.0, "sparsity_asked": None}
-    own = {"trial_id": f"{strategy}{seed}{fields}", "strategy": strategy, "stage": stage, "seed": seed}
+    own = {"trial_id": f"{strategy}{seed}{fields}", "strategy": strategy, "arm": strategy, "stage": stage, "seed": seed}
     return [common | own | {"epochs": i, "value": value} | fields for i, value in enumerate(values)]
 
 

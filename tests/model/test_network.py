@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders.architectures import SETTINGS, architecture, architecture_config
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -20,8 +22,8 @@ from transformers import (
 
 from deepcuts.data.toy import VOCABULARY
 from deepcuts.model.load import count_from_config, load_model, load_tokenizer
-from deepcuts.model.network import Network, flops, prunable
-from deepcuts.pruning.compression import compression_to_fraction
+from deepcuts.model.network import Network, find_prunable, flops, linear_layers, prunable, sample
+from deepcuts.pruning.compression import Counts, compression_to_fraction
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 20}
@@ -175,6 +177,84 @@ def test_flops_by_hand() -> None:
     assert flops(model, 10, nonzero=True) == 2 * (10 * (per_token - 3) + 8 * 8 - 8 + 8 * 2)
     roberta = build("roberta")  # its head has one more layer, at one position
     assert flops(roberta, 10) == 2 * (10 * per_token + 8 * 8 + 8 * 2)
+
+
+@pytest.mark.parametrize("kind", ["albert", "bert", "funnel", "gpt2", "longformer", "mixtral", "xlnet"])
+def test_flops_are_those_that_torch_counts_in_the_linear_layers(kind: str) -> None:
+    model = architecture(kind).model
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**sample(model, 9))
+    counts = {path.partition(".")[2]: sum(each.values()) for path, each in counter.get_flop_counts().items()}
+    assert flops(model, 9) == sum(counts[path] for path in linear_layers(model))
+
+
+def test_a_layer_that_is_shared_counts_in_the_flops_as_often_as_it_is_called() -> None:
+    model = architecture("albert").model  # two blocks of the same weights, 4 to 8 numbers before them
+    block = 4 * 8 * 8 + 2 * 8 * 12
+    assert flops(model, 10) == 2 * (10 * (2 * block + 4 * 8) + 8 * 8 + 8 * 2)
+    with torch.no_grad():
+        model.albert.encoder.albert_layer_groups[0].albert_layers[0].ffn.weight[0] = 0  # type: ignore[union-attr]
+    assert flops(model, 10, nonzero=True) == flops(model, 10) - 2 * 10 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [
+        ("bert", []),
+        ("big_bird", ["bert.pooler.weight"]),  # called, but its classifier reads elsewhere
+        ("esm", ["esm.contact_head.regression.weight"]),  # never called
+    ],
+)
+def test_a_layer_without_an_effect_on_the_outputs_is_not_prunable(
+    kind: str, left_out: list[str], tmp_path: Path
+) -> None:
+    model = architecture(kind).model.train()
+    found = find_prunable(model, biases=False)
+    assert found.left_out == left_out
+    assert found.names
+    assert not set(found.names) & set(left_out)
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.config.save_pretrained(tmp_path)  # type: ignore[operator, union-attr]
+    assert count_from_config(str(tmp_path), "main", 2, False).left_out == tuple(left_out)
+
+
+@pytest.mark.parametrize("kind", sorted(SETTINGS))
+def test_a_plan_counts_what_the_trial_will_prune(kind: str, tmp_path: Path) -> None:
+    model = architecture(kind).model
+    model.config.save_pretrained(tmp_path)  # type: ignore[operator, union-attr]
+    found, sizes = find_prunable(model, True), {name: p.numel() for name, p in model.named_parameters()}
+    counts = count_from_config(str(tmp_path), "main", 2, True)
+    prunable = sum(sizes[name] for name in found.names)
+    assert counts == Counts(sum(sizes.values()), prunable, counts.positions, found.encoder, tuple(found.left_out))
+    assert counts.positions == (None if kind == "xlnet" else 32 - 1 if kind in ("esm", "longformer", "roberta") else 32)
+
+
+def test_the_share_of_the_encoder_that_is_prunable_is_said_where_it_is_small(tmp_path: Path) -> None:
+    for kind in ("bert", "mixtral", "squeezebert"):
+        architecture_config(kind).save_pretrained(tmp_path / kind)
+    bert, mixtral, squeezed = (
+        count_from_config(str(tmp_path / kind), "main", 2, False) for kind in ("bert", "mixtral", "squeezebert")
+    )
+    blocks = 2 * (4 * 8 * 8 + 2 * 8 * 12) + 8 * 8  # of two layers, and the pooler
+    assert bert.prunable == blocks
+    assert bert.encoder == blocks + 2 * (5 * 8 + 12 + 4 * 8) + 8  # and their biases and LayerNorms
+    assert bert.notes() == []
+    experts = 2 * 4 * 3 * 8 * 12
+    assert mixtral.prunable == 2 * 4 * 8 * 8
+    assert mixtral.encoder == mixtral.prunable + experts + 2 * 4 * 8 + 5 * 8  # and a router and norms
+    assert mixtral.notes()[0].startswith("warning: only 18% of the encoder")
+    assert squeezed.prunable == 8 * 8  # of the pooler: its blocks are convolutions
+    assert squeezed.notes()[0].startswith("warning: only ")
+
+
+def test_a_model_that_no_text_passes_is_refused_with_the_cause(tmp_path: Path) -> None:
+    config = architecture_config("bert")
+    config.hidden_act = "none of them"
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a text of 8 tokens does not pass .* 'bert', .*KeyError: .*'none of them'"):
+        count_from_config(str(tmp_path), "main", 2, False)
 
 
 def network(outputs: int, head: str = "linear", loss: str = "mean", precision: str = "fp32") -> Network:

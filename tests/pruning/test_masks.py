@@ -75,6 +75,20 @@ def test_layer_global_and_row_by_hand() -> None:
     assert as_lists(make_masks(given_scores, 0.5, "layer"))["a"] == [[0, 0], [1, 1]]
 
 
+def test_the_rows_of_a_transposed_weight_are_its_columns() -> None:
+    score = torch.tensor([[1.0, 8.0, 5.0], [4.0, 7.0, 6.0]])
+    rows = make_masks({"a": score}, 0.5, "row")["a"]
+    columns = make_masks({"a": score, "b": score.t()}, 0.5, "row", transposed=["a"])
+    assert as_lists(columns)["a"] == [[0, 1, 0], [1, 0, 1]]
+    assert columns["a"].is_contiguous()
+    assert torch.equal(rows, make_masks({"a": score}, 0.5, "row")["a"])
+    for scope in ("layer", "global"):
+        assert torch.equal(
+            make_masks({"a": score}, 0.5, scope, ["a"])["a"],  # type: ignore[arg-type]
+            make_masks({"a": score}, 0.5, scope)["a"],  # type: ignore[arg-type]
+        )
+
+
 def test_a_bias_counts_as_one_row() -> None:
     masks = make_masks({"c.bias": torch.tensor([1.0, 4.0, 2.0, 3.0])}, 0.5, "row")
     assert as_lists(masks) == {"c.bias": [0, 1, 0, 1]}

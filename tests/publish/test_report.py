@@ -142,11 +142,18 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
     assert main(["report", store.uri, "-o", str(out), "--only", "seed=77"]) == 2
 
 
-def test_mixed_settings_are_shown_sweep_by_sweep(store: Store) -> None:
+def test_mixed_settings_are_lines_of_their_own_on_one_page(store: Store) -> None:
     again = trial(f"{99:016x}", "LayerSNIP", 0, sparsity_asked=0.5, sparsity=0.5, sweep="second", retrained=0.5)
-    write_trial(store, again, 0)
-    data = _data(report(store).text)
-    assert {facet["set"] for facet in data["facets"]} == {"first", "second"}
+    write_trial(store, again | {"finished_at": datetime(2020, 1, 1, tzinfo=UTC)}, 0)
+    text = report(store).text
+    data = _data(text)
+    older = "LayerSNIP [code=older]"
+    assert {older, "LayerSNIP", "LayerMagWeight"} <= set(data["looks"])
+    lines = next(facet for facet in data["facets"] if facet["main"])["stages"]["retrained"]["lines"]
+    assert [point[6] for point in lines[older]] == [[0.5]]
+    assert 0.5 not in lines["LayerSNIP"][0][6]
+    assert f"{older} " in text
+    assert older in {row[data["trials"]["columns"].index("arm")] for row in data["trials"]["rows"]}
 
 
 def test_one_trial_two_models_and_missing_masks_make_a_page_with_the_reasons(tmp_path: Path) -> None:

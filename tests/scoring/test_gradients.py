@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from deepcuts.data.batches import Integers
 from deepcuts.fast.packed_linear import packed_linears
@@ -130,15 +132,35 @@ def test_only_parameters_of_linear_layers_are_accepted() -> None:
         Gradients(model, ["words.weight"])
 
 
-def test_a_weight_that_is_used_without_its_layer_is_noticed() -> None:
+@pytest.mark.parametrize("called_too", [False, True])
+def test_the_gradient_of_a_weight_that_is_used_without_its_layer_is_torch_s(called_too: bool) -> None:
     model = nn.ModuleDict({"layer": nn.Linear(3, 2)})
-    gradients = Gradients(model, ["layer.weight"])
+    gradients, found = Gradients(model, ["layer.weight"]), list[Tensor]()
+    both = pytest.raises(AssertionError, match=r"layer of layer.weight is used in another way than by calling it")
     with (
-        pytest.raises(AssertionError, match=r"the layer of layer.weight is used in another way than by calling it"),
+        both if called_too else nullcontext(),
         packed_linears(model, torch.float32, on_backward=gradients.collect),
-        gradients.of(1, 1, lambda name, batch, gradient: None),
+        gradients.of(1, 1, lambda name, batch, gradient: found.append(gradient)),
     ):
-        nn.functional.linear(torch.ones(4, 3), model["layer"].weight).sum().backward()
+        output = nn.functional.linear(torch.ones(4, 3), model["layer"].weight).sum()
+        (output + model["layer"](torch.ones(4, 3)).sum() if called_too else output).backward()
+    if not called_too:
+        assert torch.equal(found[0], torch.full((2, 3), 4.0))
+        assert model["layer"].weight.grad is None
+
+
+def test_the_gradient_of_a_transposed_weight_is_passed_on_by_rows() -> None:
+    model = nn.ModuleDict({"layer": Conv1D(2, 3)})
+    inputs, found = torch.arange(12.0).view(4, 3), dict[str, Tensor]()
+    gradients = Gradients(model, ["layer.weight", "layer.bias"])
+    with (
+        packed_linears(model, torch.float32, on_backward=gradients.collect),
+        gradients.of(1, 2, lambda name, batch, gradient: found.__setitem__(name, gradient)),
+    ):
+        for _ in range(2):
+            (model["layer"](inputs) * torch.tensor([1.0, 10.0])).sum().backward()
+    assert torch.equal(found["layer.weight"], 2 * torch.tensor([[1.0], [10.0]]) * inputs.sum(0))
+    assert torch.equal(found["layer.bias"], torch.tensor([8.0, 80.0]))
 
 
 def test_a_layer_with_a_forward_of_its_own_is_not_packed() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from builders.toy_trials import trial
 
 import deepcuts
 from deepcuts.store.store import Store
 
 
+@pytest.mark.usefixtures("torch_state")
 def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
     assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
@@ -17,3 +21,23 @@ def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> 
     other = trial("LayerRandom")
     assert deepcuts.run_trial(other, store)["sweep"] == "run-one"
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
+
+
+THREADS = """
+import os, sys
+import deepcuts.sweep.single, deepcuts.sweep.worker
+from deepcuts.sweep.machines import wait_passively
+assert "torch" not in sys.modules, "its threads have read their settings by then"
+wait_passively()
+import torch
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(monkeypatch, given, expected) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected

@@ -1,5 +1,6 @@
 """Sweeps on a real, local Ray: what is run, where, and what survives."""
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import ray
 from builders.ray_sweeps import launch, one_strategy, write_row
 from builders.toy_sweeps import numbers, toy_sweep
 from ray import tune
+from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError, RayTaskError, WorkerCrashedError
 from ray.tune.utils import flatten_dict
 from rich.console import Console
 
@@ -146,7 +148,8 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
     four_gpus: None, tmp_path: Path
 ) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
-    launch(spec, store, lose_everything, max_failures=1)
+    outcome = launch(spec, store, lose_everything, max_failures=1)
+    assert [each.lasting for each in outcome.outside.values()] == [False, False]
     dense, pruned = sorted(store.read("trials").table.to_pylist(), key=lambda row: row["strategy"])
     assert [(row["status"], row["failure"]) for row in (dense, pruned)] == [("failed", "infrastructure")] * 2
     assert (dense["compression"], dense["sparsity_asked"], dense["error_stage"]) == (1.0, 0.0, "score")
@@ -232,3 +235,30 @@ def test_an_error_without_a_word_is_said_by_its_name(error: Exception, said: str
     """An exception in here would end the whole sweep."""
     (tmp_path / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
     assert _last_error(SimpleNamespace(pickled_error_file=str(tmp_path / "error.pkl")))[0] == said
+
+
+def in_worker(cause: Exception) -> Exception:
+    return RayTaskError("run_in_worker", f"Traceback\n{cause}", cause).as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "lasting"),
+    [
+        (in_worker(ModuleNotFoundError("No module named 'gone'")), "ModuleNotFoundError: No module named 'gone'", True),
+        (in_worker(KeyError("Gone")), "KeyError: 'Gone'", True),
+        (in_worker(RaySystemError("No module named 'gone'")), "RaySystemError: System error: No module", True),
+        (in_worker(OSError(errno.ENOSPC, "disk full")), "OSError: [Errno 28] disk full", True),
+        (in_worker(OSError("the store is away")), "OSError: the store is away", False),
+        (in_worker(ObjectLostError("a" * 40, "", "")), "ObjectLostError: ", False),
+        (WorkerCrashedError(), "WorkerCrashedError: ", False),
+        (ActorDiedError(), "ActorDiedError: The actor died unexpectedly", False),
+        (ActorDiedError(in_worker(ImportError("no numpy"))), "no numpy", True),
+    ],
+)
+def test_an_error_of_what_the_workers_run_on_lasts_and_a_lost_worker_or_store_does_not(
+    error: Exception, said: str, lasting: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
+    text, _, found = _last_error(SimpleNamespace(pickled_error_file=str(tmp_path / "error.pkl")))
+    assert text.startswith(said)
+    assert found is lasting

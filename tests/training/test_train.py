@@ -12,6 +12,7 @@ import torch
 from builders.checkpoints import Memory
 from builders.small_network import WEIGHTS, WORDS, Small, small
 from torch import Tensor
+from transformers import get_scheduler
 
 from deepcuts.data.batches import Tokens, shuffled
 from deepcuts.experiment.spec import Training
@@ -64,6 +65,20 @@ def test_rates_by_hand(schedule: Any, expected: list[float]) -> None:
     settings = Training(lr=2.0, schedule=schedule, warmup=0.25)
     assert [rate(settings, step, 8) for step in range(8)] == pytest.approx([2 * each for each in expected])
     assert rate(settings.model_copy(update={"warmup": 0.0}), 0, 8) == 2.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 8), (0.06, 57), (0.1, 40), (0.25, 9), (0.5, 57)])
+def test_rates_are_those_of_transformers_one_step_ahead_in_the_warm_up(
+    schedule: Any, warmup: float, steps: int
+) -> None:
+    settings, warm = Training(lr=2.0, schedule=schedule, warmup=warmup), int(warmup * steps)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    theirs = get_scheduler(f"{schedule}_with_warmup" if schedule == "constant" else schedule, optimiser, warm, steps)
+    assert len(theirs.lr_lambdas) == 1
+    factor = theirs.lr_lambdas[0]
+    for step in range(steps):
+        assert rate(settings, step, steps) == pytest.approx(2.0 * factor(step + (step < warm)), rel=1e-12)
 
 
 def test_a_warm_up_may_take_all_steps() -> None:

@@ -22,7 +22,10 @@ from deepcuts.trial.trial import run_stages
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 on_cuda_alone = pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)], indirect=True)
-pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
+    pytest.mark.usefixtures("torch_state"),
+]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])

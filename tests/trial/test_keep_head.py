@@ -22,7 +22,10 @@ from deepcuts.trial.trial import run_stages
 TEXTS = {"no": "the film was awful", "yes": "the cast was good"}
 HEAD = {"classifier.weight", "classifier.bias"}
 
-pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
+    pytest.mark.usefixtures("torch_state"),
+]
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def sweep_of(folder: str, tmp_path: Path, classes: Any = ("no", "yes"), **change
         data[split] = str(tmp_path / f"{split}.jsonl")
         Path(data[split]).write_text("".join(rows))
     kind = {"classes": list(classes)} if classes else {"kind": "regression"}
-    own = {**data, "text": "text", **kind}
+    own = {**data, "text": "text", "same_data": True, **kind}
     common = {"max_tokens": 16, "finetune": {"epochs": 0}, "retrain": {"epochs": 0}, "strategies": ["LayerMagWeight"]}
     raw = {"model": folder, "datasets": {"own": own}, "sparsities": [0.5], "seeds": [0, 1], **common, **changes}
     return prepare_sweep(parse_sweep(raw), "cpu").spec.trials()

@@ -41,10 +41,11 @@ def test_tokens_of_a_hub_model_are_cached_by_its_commit(monkeypatch: pytest.Monk
     keys: list[str] = []
 
     def recorded(*given: object) -> object:
-        keys.append(str(given[-1]))
+        keys.append(str(given[4]))
         return tokenise(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("deepcuts.trial.loading.tokenise", recorded)
+    monkeypatch.setattr("deepcuts.trial.loading.pads_left", lambda *given: False)
     monkeypatch.setattr("deepcuts.trial.loading.load_tokenizer", lambda *given: load_tokenizer("toy", "main"))
     spec = dense().model_copy(update={"model": ModelSource(name="someone/model")})
     for commit in ("a" * 40, "a" * 40, "b" * 40):

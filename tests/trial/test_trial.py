@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders.toy_trials import STEPS, TRAINING, context, dense, everything, rows, theta_0, theta_1, trial
+from builders.toy_trials import STEPS, TASK, TRAINING, context, dense, everything, rows, theta_0, theta_1, trial
 from torch import Tensor
 
+from deepcuts.data.batches import shuffled
 from deepcuts.data.splits import locate
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.spec import Training, TrialSpec
@@ -228,6 +230,41 @@ def test_a_shuffled_strategy_keeps_as_many_of_each_tensor_in_other_places(store:
     masks, shuffled = masks_of(store, plain), masks_of(store, control)
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {n: int(m.sum()) for n, m in shuffled.items()}
     assert not any(torch.equal(masks[name], shuffled[name]) for name in masks)
+
+
+def test_controls_share_no_random_numbers_and_stay_nested(store: Store) -> None:
+    short, other = Training(epochs=0, batch_size=16), dense(task=TASK.model_copy(update={"digest": "other"}))
+    names = ["LayerRandom", "GlobalRandom", "LayerMagWeight+shuffle", "LayerMagIncrease+shuffle"]
+    specs = {(name, level): trial(name, sparsity=level, retrain=short) for name in names for level in (0.5, 0.8)}
+    specs |= {(name, "elsewhere"): trial(name, other, sparsity=0.5, retrain=short) for name in names}
+    flat = {}
+    for key, spec in specs.items():
+        completed(store, spec)
+        masks = masks_of(store, spec)
+        flat[key] = torch.cat([masks[name].flatten() for name in sorted(masks)])
+    for name in names:
+        assert not (flat[name, 0.8] & ~flat[name, 0.5]).any(), f"{name} is not nested"
+    unrelated = [flat[name, 0.5] for name in names] + [flat[name, "elsewhere"] for name in names]
+    for number, mask in enumerate(unrelated):
+        for another in unrelated[:number]:
+            assert 0.48 < (mask == another).float().mean() < 0.52  # 1 or nearly so, where they share random numbers
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_every_batch_is_drawn_as_the_setting_says(
+    grouping: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        given = signature(shuffled).bind(*arguments, **named).arguments
+        seen.add((given["purpose"], given["length_grouping"]))
+        return shuffled(*arguments, **named)
+
+    for module in ("training.train", "trial.shared_stages"):
+        monkeypatch.setattr(f"deepcuts.{module}.shuffled", watched)
+    completed(store, trial("LayerSNIP", dense(length_grouping=grouping)))
+    assert seen == {(purpose, grouping) for purpose in ("dense", "score plain", "retrained")}
 
 
 def test_every_training_is_seeded_by_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from deepcuts.experiment.tasks import Task
 from deepcuts.scoring.score import score
 from deepcuts.trial.tryout import try_out
 
+pytestmark = pytest.mark.usefixtures("torch_state")
 STRATEGIES = ("Dense", "LayerMagIncrease", "LayerGradCAM", "GlobalSNIP", "RowWanda", "LayerSmoothGrad")
 
 

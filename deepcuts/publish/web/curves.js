@@ -3,7 +3,7 @@ const [SPARSITY, COMPRESSION, COUNT, MEAN, LOW, HIGH, VALUES] = [0, 1, 2, 3, 4, 
 const STAGES = [['retrained', 'retrained'], ['rewound', 'rewound, before retraining'], ['pruned', 'pruned, before the rewind']];
 const curveState = { facet: 0, stage: 'retrained', axis: null, scale: 'linear', relative: false, seeds: false, hidden: new Set(), at: null };
 
-const facetTask = (facet) => [facet.set, facet.model, facet.dataset].filter(Boolean).join(' · ');
+const facetTask = (facet) => [facet.model, facet.dataset].filter(Boolean).join(' · ');
 const facetNow = () => data.facets[curveState.facet];
 const stageNow = () => facetNow().stages[curveState.stage];
 const axisNow = () => curveState.axis ?? facetNow().axis;
@@ -162,8 +162,7 @@ function drawNames(chart, lines, f, right) {
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
   for (const end of ends) {
-    const text = end.name.length > 25 ? `${end.name.slice(0, 24)}…` : end.name;
-    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, text)));
+    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 25))));
   }
 }
 

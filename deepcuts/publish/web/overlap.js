@@ -71,9 +71,8 @@ function drawMatrix() {
 // Names every row where there is room, else each group of the same dataset and compression or sparsity.
 function matrixNames(trials, size) {
   const asks = trials.map(([, dataset, , compression, sparsity]) => `${dataset} ${asked(compression, sparsity)}`);
-  const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-  if (size >= 14) return trials.map(([, , strategy, compression, sparsity, seed], row) => [row, `${cut(strategy, 18)} ${asked(compression, sparsity)} ·${seed}`]);
-  return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, cut(words, 15)]] : []));
+  if (size >= 14) return trials.map(([, , strategy, compression, sparsity, seed], row) => [row, `${shortened(strategy, 18)} ${asked(compression, sparsity)} ·${seed}`]);
+  return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, shortened(words, 15)]] : []));
 }
 
 const scaleBar = () => el('div', { class: 'scale', 'aria-hidden': 'true' }, '0', el('span', { class: 'ramp' }), '1');

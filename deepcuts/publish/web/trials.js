@@ -1,7 +1,7 @@
 // Makes the table of trials: search it, sort it by any column, open a row.
 const COLUMN = Object.fromEntries(data.trials.columns.map((name, index) => [name, index]));
 const SHOWN = [
-  ['trial', 'trial_id'], ['status', 'status'], ['dataset', 'dataset'], ['strategy', 'strategy'], ['pruned to', 'compression'], ['seed', 'seed'],
+  ['trial', 'trial_id'], ['status', 'status'], ['dataset', 'dataset'], ['strategy', 'arm'], ['pruned to', 'compression'], ['seed', 'seed'],
   ['dense', 'dense'], ['pruned', 'pruned'], ['rewound', 'rewound'], ['retrained', 'retrained'], ['sparsity', 'sparsity'], ['seconds', 'total_seconds'],
 ];
 const NUMBERS = new Set(['compression', 'seed', 'dense', 'pruned', 'rewound', 'retrained', 'sparsity', 'total_seconds']);

@@ -1,0 +1,213 @@
+"""Tells the arms of an experiment apart: trials of one strategy that agree in all settings but the seed.
+
+The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
+which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.tasks import Task
+from deepcuts.pruning.criteria import CRITERIA
+
+_Settings = Mapping[str, Any]
+
+_TASK = ["model", "dataset"]
+_ASKED = ["compression", "sparsity_asked"]
+# Fields of a trial's spec that its columns have.
+_COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
+# Fields of a task that its digest stands for, as in its id.
+_BY_DIGEST = {"hub", "config", "revision", "splits", "text", "label"}
+
+
+def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `trials(store)` with the columns `arm` and `settings`.
+
+    `settings` is a text that is equal for trials of one strategy that agree in all settings but the seed. `arm` is the
+    strategy, then the settings in which trials of its model and dataset differ, if they do:
+    `LayerMagWeight [retrain.epochs=12]`. Trials without a `spec`, which are made by hand, count as agreeing.
+
+    Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
+    today would not find are told apart by a setting `code`.
+
+    A frame that has both columns keeps them: then all views of its parts call an arm alike.
+
+    >>> dc.with_arms(trials)[["strategy", "arm"]]
+    """
+    if {"arm", "settings"} <= set(trials):
+        return trials
+    specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
+    found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
+    frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
+    coded = zip(found, _codes(frame), strict=True)
+    frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
+    names: dict[tuple[Any, ...], str] = {}
+    for task, part in frame.groupby(_TASK, dropna=False, sort=False):
+        kinds = list(part[["strategy", "settings"]].drop_duplicates().itertuples(index=False, name=None))
+        names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
+    keys = frame[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
+    arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
+    arms.attrs = trials.attrs
+    return arms
+
+
+def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:
+    return pd.Series(list(values), trials.index, dtype=object)
+
+
+def of_dense(settings: str) -> str:
+    """Return those settings that decide the fine-tuned network."""
+    begins = {*DenseSpec.model_fields, "data"}
+    return canonical({name: value for name, value in _read(settings).items() if name.split(".")[0] in begins})
+
+
+def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
+    """Whether two texts of settings agree in all that both have, so that one sweep could have made both trials.
+
+    Settings below the key `apart_from` (`data`) may differ.
+    """
+    ours, theirs = _read(settings), _read(others)
+    shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]
+    return all(ours[name] == theirs[name] for name in shared)
+
+
+@lru_cache(maxsize=10_000)
+def _read(settings: str) -> _Settings:
+    return dict(json.loads(settings))
+
+
+@lru_cache(maxsize=10_000)
+def _settings(spec: str) -> _Settings:
+    """Return the complete settings of a spec in JSON, none if it cannot be read."""
+    try:
+        return _complete(json.loads(spec))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _complete(trial: dict[str, Any]) -> _Settings:
+    """Return the complete settings of a trial's spec: what it leaves out is at its default."""
+    score = _defaults(ScoreSpec) | trial["score"]
+    dense = _defaults(DenseSpec) | score.pop("dense")
+    model, task = dense.pop("model"), _defaults(Task) | dense.pop("task")
+    sections = {
+        "model": _identity(model, {"revision"}),
+        "data": _identity(task, _BY_DIGEST),
+        "finetune": _defaults(Training) | dense.pop("finetune", {}),
+        "scoring": _scoring(score),
+    }
+    found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
+    if (retrain := trial.pop("retrain", None)) is not None:
+        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
+        sections["retrain"] = _defaults(Training) | retrain
+    return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
+
+
+@lru_cache
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the defaults of a model's fields, as in JSON, but for fields that are models themselves."""
+    given = {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+    simple = {name: value for name, value in given.items() if not isinstance(value, BaseModel)}
+    return dict(json.loads(json.dumps(simple)))
+
+
+def _without(settings: _Settings, names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
+    """Return what a model or dataset is: the digest of its content, or else where it comes from."""
+    return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
+
+
+def _scoring(score: _Settings) -> _Settings:
+    """Return what the criterion uses of the settings of `scoring`."""
+    criterion = score["criterion"]
+    if criterion is None:
+        return {}
+    if criterion not in CRITERIA:
+        return _without(score, {"criterion", "prune_biases"})
+    return {key: score[field] for field, key in scoring_keys(criterion).items()}
+
+
+# Trials of other versions of the code
+
+
+def _codes(frame: pd.DataFrame) -> list[str | None]:
+    """Return which code made each trial, where trials agree in everything: None for today's, `older`, `older 2`."""
+    arm = [*_TASK, "strategy", "settings"]
+    point = [*arm, *_ASKED, "seed"]
+    twice = frame.duplicated(point, keep=False)
+    if not twice.any():
+        return [None] * len(frame)
+    concerned = frame.merge(frame.loc[twice, arm].drop_duplicates(), on=arm)
+    old = [not _current(*each) for each in zip(concerned["trial_id"], concerned["spec"], strict=True)]
+    when = [name for name in ("finished_at",) if name in concerned]
+    order = concerned.assign(old=old).sort_values(["old", *when], ascending=[True, *(False for _ in when)])
+    ranks = order["old"].astype(int) + order.groupby([*point, "old"], dropna=False).cumcount()
+    of_trial = dict(zip(order["trial_id"], ranks, strict=True))
+    names = {0: None, 1: "older"}
+    return [names.get(rank, f"older {rank}") for rank in (of_trial.get(each, 0) for each in frame["trial_id"])]
+
+
+def _current(trial_id: str, spec: str | None) -> bool:
+    """Whether the code of today gives a spec this id."""
+    if not isinstance(spec, str):
+        return True
+    try:
+        return TrialSpec.model_validate_json(spec).trial_id == trial_id
+    except ValidationError:
+        return False
+
+
+# Names
+
+
+def _names(kinds: Sequence[tuple[str, str]]) -> list[str]:
+    """Name the arms of a dataset, pairs of a strategy and its settings: the strategy, and what differs."""
+    read = [(strategy, _read(settings)) for strategy, settings in kinds]
+    specified = {strategy for strategy, some in read if set(some) - {"code"}}
+    unknown = [strategy in specified and not set(some) - {"code"} for strategy, some in read]
+    known = [arm for arm, lacks in zip(read, unknown, strict=True) if not lacks]
+    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
+    shown = [{name: some[name] for name in differing if name in some} for _, some in read]
+    return [
+        _name(strategy, {"settings": "unknown"} | some if lacks else some)
+        for (strategy, _), some, lacks in zip(read, shown, unknown, strict=True)
+    ]
+
+
+def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
+    """Whether a setting differs between arms that have it, or some arms of a strategy have it and others do not.
+
+    A setting of `retrain` that is that of `finetune` in every arm says nothing more.
+    """
+    having = [(strategy, some) for strategy, some in arms if name in some]
+    whole = {strategy for strategy, _ in having} & {strategy for strategy, some in arms if name not in some}
+    if not whole and len({canonical({"": some[name]}) for _, some in having}) == 1:
+        return False
+    section, _, key = name.partition(".")
+    return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
+
+
+def _name(strategy: str, settings: _Settings) -> str:
+    if not settings:
+        return strategy
+    return f"{strategy} [{', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())}]"
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value[:8] if name.endswith(".digest") else value
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return json.dumps(value)

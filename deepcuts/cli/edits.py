@@ -1,0 +1,86 @@
+"""The verbs that change what a store holds: remove, rename, merge. Each returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import deepcuts
+from deepcuts.cli.arguments import STORE, WHICH, argument, existing, verb
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
+from deepcuts.cli.upkeep import refuse_while_running
+from deepcuts.wording import size_text
+
+MOST_SHOWN = 20
+YES = argument("--yes", action="store_true", help="do not ask")
+
+
+@verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, *WHICH, YES)
+def rm_verb(args: argparse.Namespace) -> int:
+    """Remove what `--sweep` and `--only` choose, after showing it and asking."""
+    from deepcuts.analysis.frames import columns_of, narrowed
+
+    if not args.sweep and not args.only:
+        raise ValueError("say what to remove: --sweep NAME, --only KEY=VALUE,..., or both")
+    store = existing(args.store_uri)
+    refuse_while_running(store, "remove")
+    columns = ["trial_id", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"]
+    wanted = {"sweep": args.sweep} if args.sweep else {}
+    trials = deepcuts.trials(store, list(dict.fromkeys([*columns, *columns_of(args.only)])), **wanted)
+    chosen = narrowed(trials, args.only) if args.only else trials
+    planned = deepcuts.plan_removal(store, list(chosen["trial_id"]), None if args.only else args.sweep)
+    shown = chosen[chosen["trial_id"].isin(planned.trials)]
+    print_records(shown[columns].head(MOST_SHOWN))
+    if len(shown) > MOST_SHOWN:
+        print(f"and {len(shown) - MOST_SHOWN} more")
+    what = f"{len(planned.trials)} trials" + (f" and the sweep {planned.sweep}" if planned.sweep else "")
+    print(f"to remove: {what}, with {len(planned.stages)} shared stages ({size_text(planned.bytes)})")
+    if stay := len(chosen) - len(shown):
+        print(f"{stay} trials stay: another sweep wants them")
+    if not args.yes and not _agreed():
+        print("nothing was removed")
+        return DONE
+    deepcuts.remove(store, planned)
+    print(f"removed {what}")
+    return DONE
+
+
+def _agreed() -> bool:
+    """Ask. Raises ValueError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is there to ask; give --yes to remove this")
+    return input("remove this for good? [y/N] ").strip().lower() in ("y", "yes")
+
+
+@verb(
+    "rename",
+    "give a sweep of a store another name",
+    argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI"),
+    argument("sweep", metavar="SWEEP", help="its name now"),
+    argument("name", metavar="NAME", help="its name from now on"),
+)
+def rename_verb(args: argparse.Namespace) -> int:
+    """Rename a sweep in its table, its file and the rows of its trials."""
+    store = existing(args.store_uri)
+    refuse_while_running(store, "rename")
+    rows = deepcuts.rename_sweep(store, args.sweep, args.name)
+    print(f"{args.sweep} is {args.name} now, in the rows of {rows} trials; set name: {args.name} in its sweep file too")
+    return DONE
+
+
+@verb(
+    "merge",
+    "copy into a store what another one has and it lacks",
+    argument("store_uri", metavar="STORE", help="the store to fill"),
+    argument("other_uri", metavar="OTHER", help="the store to read; it stays as it is"),
+)
+def merge_verb(args: argparse.Namespace) -> int:
+    """Merge two stores; name the trials that both have with other results."""
+    store, other = existing(args.store_uri), existing(args.other_uri)
+    for each in (store, other):
+        refuse_while_running(each, "merge")
+    merged = deepcuts.merge_stores(store, other)
+    print(f"copied {len(merged.trials)} trials, {len(merged.sweeps)} sweeps and {merged.artifacts} artifacts")
+    for trial_id in merged.conflicts:
+        print(f"deepcuts: {trial_id} has other results in {other.uri}; kept as it was in {store.uri}", file=sys.stderr)
+    return INCOMPLETE if merged.conflicts else DONE

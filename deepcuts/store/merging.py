@@ -1,0 +1,166 @@
+"""Brings stores together, and gives a sweep of a store another name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow.dataset as ds
+
+from deepcuts.names import valid_name
+from deepcuts.store.checksums import seal_text, unsealed_text
+from deepcuts.store.compact import MERGED_TABLES
+from deepcuts.store.removal import check_sweep
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+
+TRIALS_AT_ONCE = 100
+ARTIFACTS = ("dense", "scores", "models")
+# What may differ between two runs of one trial: when and where it ran, and under which name it was asked for.
+_CIRCUMSTANCES = re.compile(r".*_(seconds|cached|at|bytes)|seconds|sweep|host|device|git_commit|deepcuts|traceback")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge brought over: trials, sweeps and artifacts; and the trials that both had, with other results."""
+
+    trials: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    artifacts: int
+    conflicts: tuple[str, ...]
+
+
+def merge_stores(store: Store, other: Store) -> Merged:
+    """Copy into a store what another has and it lacks: trials, sweeps and artifacts. The other is only read.
+
+    A trial that both completed is there once: as it is in the first. Where the results differ it is a conflict, and
+    named; a completed trial replaces a failed one. A kill at any moment leaves a store that the same merge completes.
+    Raises ValueError, before anything is written, where both have a sweep of one name that wants other trials, or the
+    two stores are one; OSError where a file of the other store is damaged.
+
+    >>> dc.merge_stores(store, dc.Store("of-another-machine"))
+    """
+    if store.address == other.address:
+        raise ValueError(f"{other.uri!r} is the store itself; name another one")
+    sweeps = _new_sweeps(store, other)
+    mine, theirs = store.statuses(), _sound(other)
+    new = sorted(key for key, state in theirs.items() if mine.get(key) != "completed" and mine.get(key) != state)
+    both = sorted(key for key, state in theirs.items() if mine.get(key) == "completed" == state)
+    conflicts = tuple(sorted(_conflicts(store, other, both)))
+    artifacts = sum(_copy_artifact(store, other, kind, key) for kind in ARTIFACTS for key in other.artifacts(kind))
+    for start in range(0, len(new), TRIALS_AT_ONCE):
+        _copy_trials(store, other, new[start : start + TRIALS_AT_ONCE])
+    for sweep in sweeps:
+        store.write("sweeps", sweep, other.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist())
+        if other.exists(f"sweeps/{sweep}.yaml"):
+            store.write_bytes(f"sweeps/{sweep}.yaml", other.read_bytes(f"sweeps/{sweep}.yaml"))
+    return Merged(tuple(new), tuple(sweeps), artifacts, conflicts)
+
+
+def _sound(other: Store) -> dict[str, str]:
+    statuses, damaged = other.read_statuses()
+    if damaged:
+        raise OSError(f"{next(iter(damaged))} is damaged; run deepcuts doctor {other.uri} --fix first")
+    return statuses
+
+
+def _wanted(store: Store) -> dict[str, set[str]]:
+    wanted: dict[str, set[str]] = {}
+    for row in store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist():
+        wanted.setdefault(row["sweep"], set()).add(row["trial_id"])
+    return wanted
+
+
+def _new_sweeps(store: Store, other: Store) -> list[str]:
+    """Return the sweeps that the store lacks. Raises ValueError for one name of two sweeps."""
+    mine, theirs = _wanted(store), _wanted(other)
+    for sweep in sorted(mine.keys() & theirs.keys()):
+        if mine[sweep] != theirs[sweep]:
+            raise ValueError(
+                f"both stores have a sweep {sweep!r}, and they want other trials ({len(mine[sweep])} and"
+                f" {len(theirs[sweep])}); give one another name first: deepcuts rename {store.uri} {sweep} NEW"
+            )
+    return sorted(theirs.keys() - mine.keys())
+
+
+def _conflicts(store: Store, other: Store, ids: Sequence[str]) -> Iterator[str]:
+    """Yield the trials whose row, metrics or masks differ in the two stores."""
+    for start in range(0, len(ids), TRIALS_AT_ONCE):
+        some = ids[start : start + TRIALS_AT_ONCE]
+        found = [_digests(each, some) for each in (store, other)]
+        yield from (key for key in some if found[0].get(key) != found[1].get(key))
+
+
+def _digests(store: Store, ids: Sequence[str]) -> dict[str, str]:
+    """Return a checksum of the results of each trial, by id."""
+    digests = {key: hashlib.sha256() for key in ids}
+    for table in ("trials", "metrics", "masks"):
+        for key, rows in _rows(store, table, ids).items():
+            results = sorted(repr(sorted(_result(row).items())) for row in rows)
+            digests[key].update("\n".join(results).encode())
+    return {key: digest.hexdigest() for key, digest in digests.items()}
+
+
+def _result(row: Row) -> Row:
+    return {name: value for name, value in row.items() if not _CIRCUMSTANCES.fullmatch(name)}
+
+
+def _rows(store: Store, table: str, ids: Collection[str]) -> dict[str, list[Row]]:
+    """Return the rows of trials, by id. Raises OSError where a file is damaged."""
+    read = store.read(table, where=ds.field("trial_id").isin(list(ids)))
+    if read.damaged:
+        path, reason = next(iter(read.damaged.items()))
+        raise OSError(f"{path} is damaged: {reason}; run deepcuts doctor {store.uri} --fix first")
+    found: dict[str, list[Row]] = {}
+    for row in read.table.to_pylist():
+        found.setdefault(row["trial_id"], []).append(row)
+    return found
+
+
+def _copy_trials(store: Store, other: Store, ids: Sequence[str]) -> None:
+    for table in MERGED_TABLES:  # the row in `trials` last, as trials publish them
+        for key, rows in sorted(_rows(other, table, ids).items()):
+            store.write(table, key, rows)
+
+
+def _copy_artifact(store: Store, other: Store, kind: str, key: str) -> bool:
+    """Copy an artifact that is whole there and missing here; say whether there was one."""
+    meta = other.artifact(kind, key)
+    if meta is None or store.artifact(kind, key) is not None:
+        return False
+    about = {name: value for name, value in meta.items() if name not in ("files", "checksum")}
+    with store.new_artifact(kind, key, about) as folder:
+        for file in meta["files"]:
+            with other.open_artifact(kind, key, file) as source:
+                (folder / file).write_bytes(source.read_bytes())
+    return True
+
+
+def rename_sweep(store: Store, sweep: str, name: str) -> int:
+    """Give a sweep another name, in its table, its file and the rows of its trials; return how many rows changed.
+
+    The ids of trials have no part of a name, so nothing runs again. A kill at any moment leaves rows of both names,
+    and the same command completes it. Raises ValueError for an unknown sweep, and for a name
+    that is taken or that no sweep may have.
+
+    >>> dc.rename_sweep(store, sweep.name, "first-try")
+    """
+    wanted = _wanted(store)
+    check_sweep(sweep, wanted)
+    valid_name(name)
+    if name in wanted and wanted[name] != wanted[sweep]:
+        raise ValueError(f"the store has a sweep {name!r} already, which wants other trials; choose another name")
+    rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
+    store.write("sweeps", name, [row | {"sweep": name} for row in rows])
+    if store.exists(f"sweeps/{sweep}.yaml"):
+        settings = unsealed_text(store.read_bytes(f"sweeps/{sweep}.yaml"))
+        text = re.sub(r"^name: .*$", f'name: "{name}"', settings, count=1, flags=re.MULTILINE)
+        store.write_bytes(f"sweeps/{name}.yaml", seal_text(text))
+    ran = store.read("trials", where=ds.field("sweep") == sweep).table.to_pylist()
+    for row in ran:
+        store.write("trials", row["trial_id"], [row | {"sweep": name}])
+    for suffix in (".yaml", ".parquet"):
+        store.delete(f"sweeps/{sweep}{suffix}")
+    return len(ran)

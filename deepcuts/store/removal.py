@@ -1,0 +1,90 @@
+"""Removes trials and sweeps from a store for good, with what nobody else needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from deepcuts.names import nearest
+from deepcuts.store.cache import remove_stage, stages_after
+from deepcuts.store.compact import MERGED_TABLES
+from deepcuts.store.salvage import keep_readable
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `remove` takes away: trials by id, a sweep, and the shared stages that only those trials were made with."""
+
+    trials: tuple[str, ...]
+    sweep: str | None
+    stages: tuple[Row, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the shared stages."""
+        return sum(stage["bytes"] for stage in self.stages)
+
+
+def plan_removal(store: Store, trials: Collection[str], sweep: str | None = None) -> Removal:
+    """Say what removing trials, or a sweep with the trials that no other sweep wants, would take away.
+
+    A shared stage goes where only these trials were made with it, and no trial that is still to run needs it. Raises
+    ValueError for a sweep that the store does not have.
+
+    >>> dc.plan_removal(store, trials["trial_id"][:1])
+    """
+    ids = set(trials)
+    if sweep is not None:
+        wanted = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
+        check_sweep(sweep, {row["sweep"] for row in wanted})
+        ids -= {row["trial_id"] for row in wanted if row["sweep"] != sweep}
+    rows = store.read("trials", ["trial_id", "dense_id", "score_id"]).table.to_pylist()
+    used = {row[key] for row in rows if row["trial_id"] in ids for key in ("dense_id", "score_id")}
+    kept = {row[key] for row in rows if row["trial_id"] not in ids for key in ("dense_id", "score_id")}
+    there = {row["trial_id"] for row in rows}
+    stages = stages_after(store, ids, sweep)
+    alone = [row for row in stages if row["id"] in used - kept and not row["needed"]]
+    return Removal(tuple(sorted(ids & there)), sweep, tuple(alone))
+
+
+def check_sweep(sweep: str, known: Collection[str]) -> None:
+    """Raise ValueError for a sweep that the store does not have, naming the nearest known one."""
+    if sweep not in known:
+        there = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"unknown sweep {sweep!r}{nearest(sweep, known)}; the store has {there}")
+
+
+def remove(store: Store, removal: Removal) -> None:
+    """Remove what was planned. A kill at any moment leaves trials that are whole, or that have not run.
+
+    Raises OSError.
+
+    >>> dc.remove(store, dc.plan_removal(store, []))
+    """
+    if removal.sweep is not None:
+        for suffix in (".yaml", ".parquet"):
+            store.delete(f"sweeps/{removal.sweep}{suffix}")
+    for table in reversed(MERGED_TABLES):  # the row in `trials` first: a trial is then one that has not run
+        _remove_rows(store, table, set(removal.trials))
+    for trial_id in removal.trials:
+        store.delete(f"artifacts/_checkpoints/{trial_id}.safetensors")
+        if trial_id in store.artifacts("models"):
+            remove_stage(store, "models", trial_id)
+    for stage in removal.stages:
+        remove_stage(store, stage["kind"], stage["id"])
+
+
+def _remove_rows(store: Store, table: str, ids: set[str]) -> None:
+    """Remove the rows of trials: their own files, and of each compacted file that has some the others written anew."""
+    own, compacted = store.files(table)
+    for name in compacted:
+        there = set(store.read_file(table, name, ["trial_id"])["trial_id"].to_pylist())
+        if there & ids:
+            if there - ids:
+                keep_readable(store, f"{table}/{name}", ids)
+            store.delete(f"{table}/{name}")
+    for name in own:
+        if name.removesuffix(".parquet") in ids:
+            store.delete(f"{table}/{name}")

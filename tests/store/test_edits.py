@@ -1,0 +1,193 @@
+"""Trials and sweeps are removed, renamed and merged, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from builders.filled_store import filled_store
+from builders.rows import trial
+from builders.stores import write_artifact
+
+from deepcuts.cli.main import main
+from deepcuts.store.checksums import seal_text, text_state
+from deepcuts.store.compact import compact
+from deepcuts.store.doctor import examine_store
+from deepcuts.store.merging import merge_stores, rename_sweep
+from deepcuts.store.removal import plan_removal, remove
+from deepcuts.store.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two sweeps: `small` wants the first half of the trials, `large` all of them; each seed shares a fine-tuning."""
+    store = filled_store(Store(str(tmp_path / "store")), seeds=2, dense_id="d" * 16, score_id=None)
+    rows = store.read("trials").table.to_pylist()
+    for row in rows:
+        dense = f"{row['seed']:016x}"
+        store.write("trials", row["trial_id"], [row | {"dense_id": dense}])
+        write_artifact(store, "dense", dense)
+    half = [row for row in rows if row["seed"] == 0]
+    for sweep, wanted in (("small", half), ("large", rows)):
+        write_sweep(store, sweep, [row["trial_id"] for row in wanted])
+    return store
+
+
+def write_sweep(store: Store, sweep: str, ids: list[str]) -> None:
+    store.write("sweeps", sweep, [{"sweep": sweep, "trial_id": key, "dataset": "toy", "seed": 0} for key in ids])
+    store.write_bytes(f"sweeps/{sweep}.yaml", seal_text(f"name: {sweep}\nmodel: toy\n"))
+
+
+def contents(store: Store) -> dict[str, list[str]]:
+    return {
+        table: sorted(map(repr, store.read(table).table.to_pylist()))
+        for table in ("trials", "metrics", "masks", "predictions")
+    }
+
+
+def ids(store: Store, **columns: object) -> set[str]:
+    rows = store.read("trials").table.to_pylist()
+    return {row["trial_id"] for row in rows if all(row[name] == value for name, value in columns.items())}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_removed_trials_are_gone_from_every_table_and_the_others_stay(store: Store, compacted: bool) -> None:
+    gone, kept = ids(store, strategy="LayerMagWeight"), ids(store) - ids(store, strategy="LayerMagWeight")
+    expected = {
+        table: [row for row in rows if not any(f"'trial_id': '{key}'" in row for key in gone)]
+        for table, rows in contents(store).items()
+    }
+    if compacted:
+        compact(store)
+    remove(store, plan_removal(store, gone))
+    assert ids(store) == kept
+    assert contents(store) == expected
+    assert len(expected["masks"]) > 0
+    assert not [each for each in examine_store(store, busy=False) if "damaged" in each.problem]
+
+
+def test_a_shared_stage_goes_with_the_last_trial_that_was_made_with_it(store: Store) -> None:
+    one = plan_removal(store, ids(store, seed=1, strategy="LayerMagWeight"))
+    assert one.stages == ()
+    for name in ("small.parquet", "large.parquet"):
+        store.delete(f"sweeps/{name}")
+    whole = plan_removal(store, ids(store, seed=1))
+    assert [stage["id"] for stage in whole.stages] == [f"{1:016x}"]
+    remove(store, whole)
+    assert f"{1:016x}" not in store.artifacts("dense")
+    assert f"{0:016x}" in store.artifacts("dense")
+
+
+def test_a_stage_that_a_wanted_trial_would_need_again_stays(store: Store) -> None:
+    assert plan_removal(store, ids(store, seed=0)).stages == ()
+
+
+def test_a_removed_sweep_takes_only_the_trials_that_no_other_wants(store: Store) -> None:
+    everything = ids(store)
+    small = plan_removal(store, ids(store, seed=0), "small")
+    assert small.trials == ()
+    remove(store, small)
+    assert store.names("sweeps", ".yaml") == ["large.yaml"]
+    assert ids(store) == everything
+    remove(store, plan_removal(store, everything, "large"))
+    assert ids(store) == set()
+    with pytest.raises(ValueError, match="unknown sweep 'smal'; the store has none"):
+        plan_removal(store, [], "smal")
+
+
+def test_rm_lists_asks_and_removes(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["rm", store.uri]) == 2
+    assert "say what to remove" in capsys.readouterr().err
+    words = ["rm", store.uri, "--only", "strategy=LayerMagWeight,seed=1"]
+    assert main(words) == 2
+    assert "give --yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    before = ids(store)
+    assert main(words) == 0
+    assert "to remove: 2 trials, with 0 shared stages" in capsys.readouterr().out
+    assert ids(store) == before
+    chosen = ids(store, strategy="LayerMagWeight", seed=1)
+    assert main([*words, "--yes"]) == 0
+    assert (len(chosen), ids(store)) == (2, before - chosen)
+    assert main(["rm", store.uri, "--sweep", "large", "--yes"]) == 0
+    assert "trials stay: another sweep wants them" in capsys.readouterr().out
+
+
+def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None:
+    rows = store.read("trials").table.to_pylist()
+    for row in rows:
+        store.write("trials", row["trial_id"], [row | {"sweep": "large"}])
+    compact(store)
+    before = contents(store)
+    assert rename_sweep(store, "large", "ablation") == len(rows)
+    assert ids(store, sweep="ablation") == {row["trial_id"] for row in rows}
+    assert [name for name in store.names("sweeps", ".parquet")] == ["ablation.parquet", "small.parquet"]
+    text = store.read_bytes("sweeps/ablation.yaml")
+    assert text_state(text) == "sound"
+    assert yaml.safe_load(text) == {"name": "ablation", "model": "toy"}
+    after = contents(store)
+    assert {**after, "trials": []} == {**before, "trials": []}
+    assert after["trials"] == [row.replace("'sweep': 'large'", "'sweep': 'ablation'") for row in before["trials"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("larg", "x", "did you mean 'large'"),
+        ("large", "small", "has a sweep 'small' already"),
+        ("large", "../x", "valid"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(store: Store, old: str, new: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rename_sweep(store, old, new)
+    assert store.names("sweeps", ".parquet") == ["large.parquet", "small.parquet"]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_merging_copies_what_is_missing_and_nothing_twice(store: Store, tmp_path: Path, compacted: bool) -> None:
+    target = filled_store(Store(str(tmp_path / "target")), seeds=1, dense_id=f"{0:016x}", score_id=None)
+    have, expected = ids(target, status="completed"), contents(store)
+    if compacted:
+        compact(store)
+    merged = merge_stores(target, store)
+    assert (set(merged.trials), merged.conflicts) == (ids(store) - have, ())
+    assert (merged.sweeps, merged.artifacts) == (("large", "small"), 3)
+    assert contents(target) == expected
+    assert target.read_bytes("sweeps/large.yaml") == store.read_bytes("sweeps/large.yaml")
+    assert merge_stores(target, store).trials == ()
+    assert contents(target) == expected
+
+
+def test_other_results_of_one_trial_are_named_and_left_alone(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = Store(str(tmp_path / "target"))
+    merge_stores(target, store)
+    one, two, three = sorted(ids(store, status="completed"))[:3]
+    by_id = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
+    store.write("trials", one, [by_id[one] | {"dense": 0.123}])
+    store.write("trials", two, [by_id[two] | {"total_seconds": 1e6, "host": "elsewhere", "sweep": "other"}])
+    target.write("trials", three, [trial(three, status="failed", failure="infrastructure")])
+    assert main(["merge", target.uri, store.uri]) == 1
+    out = capsys.readouterr()
+    assert f"{one} has other results" in out.err
+    assert two not in out.err
+    assert "copied 1 trials" in out.out
+    dense = {row["trial_id"]: row["dense"] for row in target.read("trials").table.to_pylist()}
+    assert dense[one] != 0.123
+    assert dense[three] == by_id[three]["dense"]
+
+
+def test_stores_that_cannot_be_merged_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is the store itself"):
+        merge_stores(store, store)
+    other = Store(str(tmp_path / "other"))
+    write_sweep(other, "large", ["f" * 16])
+    with pytest.raises(ValueError, match="both stores have a sweep 'large'.*deepcuts rename"):
+        merge_stores(store, other)
+    assert "f" * 16 not in {row["trial_id"] for row in store.read("sweeps").table.to_pylist()}
