@@ -241,6 +241,11 @@ def in_worker(cause: Exception) -> Exception:
     return RayTaskError("run_in_worker", f"Traceback\n{cause}", cause).as_instanceof_cause()
 
 
+def at_birth(cause: Exception) -> Exception:
+    error = RayTaskError("__init__", f"Traceback\nImportError: {cause}", cause, actor_id="a" * 32)
+    return ActorDiedError(error)
+
+
 @pytest.mark.parametrize(
     ("error", "said", "lasting"),
     [
@@ -252,7 +257,7 @@ def in_worker(cause: Exception) -> Exception:
         (in_worker(ObjectLostError("a" * 40, "", "")), "ObjectLostError: ", False),
         (WorkerCrashedError(), "WorkerCrashedError: ", False),
         (ActorDiedError(), "ActorDiedError: The actor died unexpectedly", False),
-        (ActorDiedError(in_worker(ImportError("no numpy"))), "no numpy", True),
+        (at_birth(ImportError("no numpy")), "ImportError: no numpy", True),
     ],
 )
 def test_an_error_of_what_the_workers_run_on_lasts_and_a_lost_worker_or_store_does_not(
