@@ -86,10 +86,12 @@ def _say_repeated(planned: SweepPlan) -> None:
     RETRY,
     argument("--json", action="store_true", help="print the plan as JSON"),
     ADDRESS,
+    argument("--on", metavar="MACHINE", help="for a machine that is not here: cpu, gpu, or a kind of it, as in a100"),
 )
 def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
-    planned = deepcuts.plan(deepcuts.read_sweep(args.sweep, args.set), opened(args.store), **_chosen(args))
+    sweep, on = deepcuts.read_sweep(args.sweep, args.set), getattr(args, "on", None)  # `run` has no --on
+    planned = deepcuts.plan(sweep, opened(args.store), **_chosen(args), on=on)
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())

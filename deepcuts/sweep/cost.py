@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
+from deepcuts.sweep.devices import DEVICES, GUESSED_CPU, STEP_SECONDS, UNKNOWN, Arithmetic, Device
 from deepcuts.sweep.pace import Pace, used_examples
 from deepcuts.sweep.plan import Plan
 from deepcuts.wording import size_text
 
-# FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
-GUESSED_CPU, GUESSED_GPU = 2e10, 4e13
+# The tokens of an example, for guessing where the store has measured nothing.
 GUESSED_TOKENS = 32
 FLOAT = 4
 
@@ -39,7 +39,7 @@ class Cost:
     slots: int
     wall_seconds: float
     gpu_hours: float
-    basis: str
+    basis: tuple[str, ...]
     left_bytes: int
     peak_bytes: int
 
@@ -54,19 +54,24 @@ def estimate(
     cpus: int,
     slots: int,
     keep_models: bool,
+    on: str = "gpu",
 ) -> Cost:
     """Estimate the cost of the trials that are still to run, `slots` at a time.
 
-    `examples` has the training examples of each dataset.
+    `examples` has the training examples of each dataset, and `on` is one of ELSEWHERE: which GPU the trials run on, if
+    they run on one. What the store has measured on such a device counts, else a guess.
     """
-    measured = _seconds_per_example(store, plan)
+    measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
     seconds: dict[str, float] = {}
     for trial in plan.to_run:
         dense, score = trial.dense, trial.score
-        unit = measured.get((dense.model.name, dense.dataset, dense.device))
-        if unit is None:
-            speed = GUESSED_GPU * max(gpus, 0.01) if dense.device == "cuda" else GUESSED_CPU * cpus
-            unit = 6 * counts[dense.dataset].prunable * min(GUESSED_TOKENS, dense.max_tokens) / speed
+        found = measured.get(_kind(dense))
+        if found is not None:
+            unit = found.seconds
+        else:
+            device, prunable = DEVICES.get(on, UNKNOWN), counts[dense.dataset].prunable
+            unit, words = _guess(dense, prunable, device, gpus, cpus)
+            guessed.add(words)
         used = used_examples(trial, examples)
         seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
         if dense.dense_id not in plan.dense_there:
@@ -74,19 +79,54 @@ def estimate(
         if score.data != "none" and score.score_id not in plan.scores_there:
             repeats = score.smoothing_passes if score.data == "smoothed" else 1
             seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
-    kinds = {(t.dense.model.name, t.dense.dataset, t.dense.device) for t in plan.to_run}
-    known = len(kinds & set(measured))
-    basis = f"measured in this store for {known} of {len(kinds)} datasets" if known else "guessed from FLOPs"
+    kinds = {_kind(trial.dense) for trial in plan.to_run}
+    basis = (*_measured_in_words(measured, kinds), *sorted(guessed))
     wall = Pace(plan.to_run, seconds, slots).seconds_left()
     left, passing = _bytes(plan, counts, keep_models, slots)
     return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
 
 
-def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str], float]:
-    """Return the median seconds of retraining per example and epoch, by model, dataset and device type."""
-    columns = ["trial_id", "dataset", "status", "retrain_seconds", "spec"]
-    found: dict[tuple[str, str, str], list[float]] = {}
-    steps = _steps_per_trial(store) if "completed" in plan.statuses.values() else {}
+def _guess(dense: DenseSpec, prunable: int, device: Device, gpus: float, cpus: int) -> tuple[float, str]:
+    """Guess the seconds per example and epoch of training from its FLOPs; say in words what that rests on."""
+    flops = 6 * prunable * min(GUESSED_TOKENS, dense.max_tokens)
+    if dense.device == "cpu":
+        speed, cores = GUESSED_CPU * cpus, f"{cpus} CPU core{'s' if cpus > 1 else ''}"
+        return flops / speed, f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s on {cores}"
+    arithmetic: Arithmetic = "bf16" if dense.precision == "bf16" else "tf32" if dense.tf32 else "fp32"
+    speed = device.speed(arithmetic)
+    words = f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s in {arithmetic} on a GPU like the"
+    words += f" {device.name.upper()} (a part of its data sheet's peak)"
+    seconds = flops / (speed * min(1.0, max(gpus, 0.01)))
+    return max(seconds, STEP_SECONDS / dense.finetune.batch_size), words
+
+
+def _measured_in_words(measured: Mapping[_Kind, _Measured], kinds: Collection[_Kind]) -> list[str]:
+    known = [measured[kind] for kind in kinds if kind in measured]
+    devices = ", ".join(sorted({name for each in known for name in each.devices}))
+    return [f"measured in this store for {len(known)} of {len(kinds)} datasets, on {devices}"] if known else []
+
+
+# What decides the seconds per example: model, dataset, device type and precision.
+_Kind = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The median seconds of retraining per example and epoch, and the names of the devices that took them."""
+
+    seconds: float
+    devices: frozenset[str]
+
+
+def _kind(dense: DenseSpec) -> _Kind:
+    return dense.model.name, dense.dataset, dense.device, dense.precision
+
+
+def _seconds_per_example(store: Store, device: Device | None) -> dict[_Kind, _Measured]:
+    """Return what the store has measured; with `device`, on a GPU of that kind alone."""
+    columns = ["trial_id", "status", "retrain_seconds", "device", "spec"]
+    found: dict[_Kind, list[tuple[float, str]]] = {}
+    steps = _steps_per_trial(store)
     for row in store.read("trials", columns).table.to_pylist():
         if row["status"] != "completed" or not row["retrain_seconds"] or row["trial_id"] not in steps:
             continue
@@ -96,10 +136,15 @@ def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str],
             continue
         if spec.retrain is None or not spec.retrain.epochs:
             continue
+        name = row["device"] or spec.dense.device
+        if device is not None and spec.dense.device == "cuda" and not device.is_called(name):
+            continue
         seen = steps[row["trial_id"]] * spec.retrain.batch_size
-        key = spec.dense.model.name, row["dataset"], spec.dense.device
-        found.setdefault(key, []).append(row["retrain_seconds"] / seen)
-    return {key: median(values) for key, values in found.items()}
+        found.setdefault(_kind(spec.dense), []).append((row["retrain_seconds"] / seen, name))
+    return {
+        kind: _Measured(median(seconds for seconds, _ in values), frozenset(name for _, name in values))
+        for kind, values in found.items()
+    }
 
 
 def _steps_per_trial(store: Store) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +17,12 @@ from rich.console import Console
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
-from deepcuts.names import Selection
+from deepcuts.names import Selection, nearest
 from deepcuts.store.checksums import seal_text
 from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
 from deepcuts.sweep.cost import Cost, check_disk, estimate
+from deepcuts.sweep.devices import ELSEWHERE
 from deepcuts.sweep.launched import Launched, launched
 from deepcuts.sweep.machines import (
     MOST_CPUS,
@@ -30,7 +32,6 @@ from deepcuts.sweep.machines import (
     local_gpus,
     ray_address,
     this_machine,
-    usable_cpus,
 )
 from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import Plan, make_plan, only_those
@@ -87,8 +88,12 @@ def plan(
     only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
+    on: str | None = None,
 ) -> SweepPlan:
     """Say what `run` would do with the same arguments. Nothing is written or launched.
+
+    `on` plans for a machine that is not here, of four CPU cores (`cpu`) or one GPU (`gpu`, or a kind of it as in
+    `a100`). Neither the cores and GPUs nor the disk of this one are checked then.
 
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
     resources than there are, a compression beyond the model's ceiling, a disk that is too small, a model that fails on
@@ -96,8 +101,19 @@ def plan(
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
-    with _cluster(address) as cluster:
-        return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
+    if on is None:
+        with _cluster(address) as cluster:
+            return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
+    if address:
+        raise ValueError(f"give either address {address!r}, a cluster to plan for, or on {on!r}, another machine")
+    if on not in ELSEWHERE:
+        raise ValueError(f"on: unknown machine {on!r}{nearest(on, ELSEWHERE) or ';'} known: {', '.join(ELSEWHERE)}")
+    gpus = 0.0 if on == "cpu" else sweep.file.resources.gpus or 1.0
+    name = f"one {on.upper()} that is not here" if gpus else f"{MOST_CPUS} CPU cores that are not here"
+    there = Machines(name, ({"CPU": 1024 if gpus else MOST_CPUS, "GPU": math.ceil(gpus)},))
+    prepared, todo = _todo(sweep, store, only or {}, retry_failed, gpus)
+    cost = _cost(todo, prepared, store, gpus, there, on)
+    return SweepPlan(prepared, store, todo, gpus, cost, there, check_trials(todo.to_run, False))
 
 
 def _plan(
@@ -112,17 +128,22 @@ def _plan(
     else:
         check_cpus(file.resources.cpus)
     gpus = choose_gpus(file.resources.gpus, machines.gpus)
-    prepared = sweep.prepared("cuda" if gpus else "cpu")
-    todo = make_plan(only_those(prepared.spec.trials(), only), store, retry_failed, file.keep_models)
-    cost = _cost(todo, prepared, store, gpus, machines)
+    prepared, todo = _todo(sweep, store, only, retry_failed, gpus)
+    cost = _cost(todo, prepared, store, gpus, machines, "gpu")
     check_disk(store, cost)
     store.check_writable()
     return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download))
 
 
-def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines) -> Cost:
+def _todo(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, gpus: float) -> tuple[Prepared, Plan]:
+    prepared = sweep.prepared("cuda" if gpus else "cpu")
+    trials = only_those(prepared.spec.trials(), only)
+    return prepared, make_plan(trials, store, retry_failed, sweep.file.keep_models)
+
+
+def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines, on: str) -> Cost:
     file = prepared.spec.file
-    cpus = file.resources.cpus or min(MOST_CPUS, usable_cpus())
+    cpus = file.resources.cpus or min(MOST_CPUS, machines.cpus)
     slots = min(file.resources.max_concurrent or 10**6, machines.slots(cpus, gpus))
     return estimate(
         todo,
@@ -133,6 +154,7 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: M
         cpus=cpus,
         slots=slots,
         keep_models=file.keep_models,
+        on=on,
     )
 
 

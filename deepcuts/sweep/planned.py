@@ -49,10 +49,9 @@ class SweepPlan:
         lines = [f"sweep {self.file.name}, model {self.file.model}, store {self.store.uri}", f"  {self.counts}"]
         for dataset, counts in self.prepared.counts.items():
             ceiling = counts.parameters / (counts.parameters - counts.prunable)
-            splits = ", ".join(f"{count:,} {split}" for split, count in self.prepared.examples[dataset].items())
             lines.append(
-                f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
-                f" largest compression {ceiling:.4f}"
+                f"  {dataset}: {self._examples(dataset)}; {counts.prunable:,} of {counts.parameters:,} parameters"
+                f" prunable, largest compression {ceiling:.4f}"
             )
             lines += [f"    {note}" for note in counts.notes()]
             told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
@@ -60,13 +59,26 @@ class SweepPlan:
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
+        at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
+        lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
+        lines += [f"    {basis}" for basis in cost.basis]
         lines.append(
-            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on {self.machines.name},"
-            f" {cost.basis}; {size_text(cost.left_bytes)} of disk, at most {size_text(cost.peak_bytes)} on the way"
+            f"  {size_text(cost.left_bytes)} of disk at the end, at most {size_text(cost.peak_bytes)} on the way"
         )
         if (share := recommended(todo, self.store)) is not None:
             lines.append(f"  {share}")
         return "\n".join(lines)
+
+    def _examples(self, dataset: str) -> str:
+        """The examples of each split, and of the training split how many are used."""
+        there = self.prepared.examples[dataset]
+        limit = self.file.for_dataset(dataset).max_train_examples
+        used = {split: min(count, limit) if limit and split == "train" else count for split, count in there.items()}
+        return ", ".join(
+            f"{used[split]:,} {split}" if used[split] == count else f"{used[split]:,} of {count:,} {split}"
+            for split, count in there.items()
+        )
 
     def rows(self) -> list[Row]:
         """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
