@@ -58,7 +58,7 @@ class Launched:
             return "\n".join(lines)
         lasting = sum(error.lasting for error in stopped.values())
         if lasting:
-            lines.append("running again will not help before that error is mended: it is of what the workers run on")
+            lines.append("running again will not help until that is mended (packages, code or disk of the workers)")
         if len(self.left) > lasting:
             lines.append("run the same command again to go on with what is left")
         if self.failed:

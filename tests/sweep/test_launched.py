@@ -12,7 +12,7 @@ from deepcuts.store.store import Store
 from deepcuts.sweep.launched import OutsideError, launched
 
 AGAIN = "run the same command again to go on with what is left"
-LASTING = "running again will not help before that error is mended: it is of what the workers run on"
+LASTING = "running again will not help until that is mended (packages, code or disk of the workers)"
 IMPORT, LOST = OutsideError("ImportError: no numpy", True), OutsideError("ActorDiedError: lost", False)
 
 
