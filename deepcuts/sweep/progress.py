@@ -112,9 +112,9 @@ class Progress:
         self._pace.found(stages, trials)
 
     def seconds_left(self) -> float:
-        """Return the seconds to go, as last estimated and counted down since."""
+        """Return the seconds to go, as last estimated and counted down since; without news not below half of it."""
         at, estimated = self._estimated
-        return max(0.0, estimated - (time.monotonic() - at))
+        return max(estimated / 2, estimated - (time.monotonic() - at))
 
     def _board(self) -> Group:
         running = list(self._running.values())
