@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from deepcuts.data.facts import facts_in_words
+from deepcuts.data.facts import facts_in_words, inferred_in_words
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
@@ -120,7 +120,8 @@ class SweepPlan:
                 f" largest compression {ceiling:.4f}"
             )
             lines += [f"    {note}" for note in counts.notes()]
-            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
+            task, facts = self.prepared.spec.tasks[dataset], self.prepared.facts[dataset]
+            told = inferred_in_words(self.file.dataset_rows()[dataset], task, facts) + facts_in_words(facts, task)
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
