@@ -12,12 +12,12 @@ from deepcuts.data.columns import shown
 from deepcuts.experiment.tasks import Holdout
 from deepcuts.seeds import derive
 
-Text = tuple[str, ...]
-Integers = NDArray[np.int64]
+_Text = tuple[str, ...]
+_Integers = NDArray[np.int64]
 
 
 def hold_out(
-    texts: Sequence[Text], labels: NDArray[np.float64], holdout: Holdout, classes: Sequence[str]
+    texts: Sequence[_Text], labels: NDArray[np.float64], holdout: Holdout, classes: Sequence[str]
 ) -> NDArray[np.bool_]:
     """Return which of the N examples are held out (N,).
 
@@ -26,18 +26,18 @@ def hold_out(
     follows from a hash of the seed and the text, not from the order of the file. Raises ValueError where the asked size
     is too small or too large, and for classes that cannot be on both sides.
     """
-    examples: dict[Text, list[int]] = defaultdict(list)
+    examples: dict[_Text, list[int]] = defaultdict(list)
     for example, text in enumerate(texts):
         examples[text].append(example)
     strata = labels.astype(np.int64) if classes else np.zeros(len(texts), np.int64)
     sizes = np.bincount(strata, minlength=len(classes))
     distinct = np.zeros_like(sizes)
-    members: dict[int, list[Text]] = defaultdict(list)
+    members: dict[int, list[_Text]] = defaultdict(list)
     for text, places in examples.items():
         found = sorted({int(strata[place]) for place in places})
         distinct[found] += 1
         members[min(found, key=sizes.__getitem__)].append(text)  # with several labels: where it is rarest
-    _check_sides(np.flatnonzero(distinct == 1).tolist(), sizes, distinct, classes)
+    _check_sides(np.flatnonzero(distinct == 1).tolist(), distinct, classes)
     total = _total(holdout.size, len(texts), int((sizes > 0).sum()))
     held = np.zeros(len(texts), np.bool_)
     for stratum, quota in enumerate(_quotas(sizes, total)):
@@ -45,15 +45,15 @@ def hold_out(
         for text in _taken(ordered, {text: len(examples[text]) for text in ordered}, quota):
             held[examples[text]] = True
     one_sided = [int(stratum) for stratum in np.flatnonzero(sizes) if len(np.unique(held[strata == stratum])) == 1]
-    _check_sides(one_sided, sizes, distinct, classes)
+    _check_sides(one_sided, distinct, classes)
     return held
 
 
-def _check_sides(wrong: Sequence[int], sizes: Integers, distinct: Integers, classes: Sequence[str]) -> None:
+def _check_sides(wrong: Sequence[int], distinct: _Integers, classes: Sequence[str]) -> None:
     """Raise ValueError with the strata that have no example to train on or none to validate on, if there are any."""
     told = [
-        f"{f'class {shown(classes[stratum])}' if classes else 'the file'}, with {sizes[stratum]:,} examples of"
-        f" {distinct[stratum]:,} different texts"
+        f"{f'class {shown(classes[stratum])}' if classes else 'the file'} has"
+        f" {'a single text' if distinct[stratum] == 1 else 'texts that also have other labels'}"
         for stratum in wrong
     ]
     if told:
@@ -75,7 +75,7 @@ def _total(size: float, examples: int, strata: int) -> int:
     return total
 
 
-def _quotas(sizes: Integers, total: int) -> list[int]:
+def _quotas(sizes: _Integers, total: int) -> list[int]:
     """Divide `total` among strata in proportion to their sizes: at least 1, and at least 1 left; of an empty one 0."""
     examples = int(sizes.sum())
     quotas = np.clip(sizes * total // examples, np.minimum(sizes, 1), np.maximum(sizes - 1, 0))
@@ -88,11 +88,11 @@ def _quotas(sizes: Integers, total: int) -> list[int]:
     return [int(quota) for quota in quotas]
 
 
-def _taken(texts: Sequence[Text], counts: Mapping[Text, int], quota: int) -> list[Text]:
-    """Return the first texts whose examples fit into the quota, and at least one; the last text is never taken."""
+def _taken(texts: Sequence[_Text], counts: Mapping[_Text, int], quota: int) -> list[_Text]:
+    """Return the first texts whose examples fit into the quota; where none does, the one with the fewest."""
     taken, left = [], quota
-    for text in texts[:-1]:
+    for text in texts:
         if counts[text] <= left:
             taken.append(text)
             left -= counts[text]
-    return taken or sorted(texts[:-1], key=counts.__getitem__)[:1]
+    return taken or sorted(texts, key=counts.__getitem__)[:1]

@@ -65,7 +65,7 @@ Name = Annotated[str, AfterValidator(valid_name)]
 ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int | bool)]
 SplitName = Annotated[str, AfterValidator(_split_name)]
 Compression = Annotated[Number, Field(ge=1)]
-Share = Annotated[Number, Field(gt=0, lt=1)]
+Part = Annotated[Number, Field(gt=0, lt=1)]
 Sparsity = Annotated[Fraction, Field(lt=1)]
 Seed = Annotated[Natural, Field(lt=2**63)]
 
@@ -82,7 +82,7 @@ class OwnData(Frozen):
     """
 
     train: str | None = None
-    validation: Annotated[str | Positive | Share | None, BeforeValidator(_part_or_path)] = None
+    validation: Annotated[str | Positive | Part | None, BeforeValidator(_part_or_path)] = None
     file: str | None = None
     data_seed: Seed = 0
     hub: str | None = None
