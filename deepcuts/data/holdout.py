@@ -31,25 +31,29 @@ def hold_out(
         examples[text].append(example)
     strata = labels.astype(np.int64) if classes else np.zeros(len(texts), np.int64)
     sizes = np.bincount(strata, minlength=len(classes))
-    distinct = np.zeros_like(sizes)
+    distinct = [0] * len(sizes)
+    stratum_of, size_of = strata.tolist(), sizes.tolist()
     members: dict[int, list[_Text]] = defaultdict(list)
     for text, places in examples.items():
-        found = sorted({int(strata[place]) for place in places})
-        distinct[found] += 1
-        members[min(found, key=sizes.__getitem__)].append(text)  # with several labels: where it is rarest
-    _check_sides(np.flatnonzero(distinct == 1).tolist(), distinct, classes)
+        found = sorted({stratum_of[place] for place in places})
+        for stratum in found:
+            distinct[stratum] += 1
+        members[min(found, key=size_of.__getitem__)].append(text)  # with several labels: where it is rarest
+    _check_sides([stratum for stratum, count in enumerate(distinct) if count == 1], distinct, classes)
     total = _total(holdout.size, len(texts), int((sizes > 0).sum()))
-    held = np.zeros(len(texts), np.bool_)
+    chosen: list[int] = []
     for stratum, quota in enumerate(_quotas(sizes, total)):
         ordered = sorted(members[stratum], key=lambda text: derive(holdout.seed, "validation", *text))
         for text in _taken(ordered, {text: len(examples[text]) for text in ordered}, quota):
-            held[examples[text]] = True
+            chosen += examples[text]
+    held = np.zeros(len(texts), np.bool_)
+    held[chosen] = True
     one_sided = [int(stratum) for stratum in np.flatnonzero(sizes) if len(np.unique(held[strata == stratum])) == 1]
     _check_sides(one_sided, distinct, classes)
     return held
 
 
-def _check_sides(wrong: Sequence[int], distinct: _Integers, classes: Sequence[str]) -> None:
+def _check_sides(wrong: Sequence[int], distinct: Sequence[int], classes: Sequence[str]) -> None:
     """Raise ValueError with the strata that have no example to train on or none to validate on, if there are any."""
     told = [
         f"{f'class {shown(classes[stratum])}' if classes else 'the file'} has"
