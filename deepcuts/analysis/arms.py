@@ -26,7 +26,7 @@ _ASKED = ["compression", "sparsity_asked"]
 # Fields of a trial's spec that its columns have.
 _COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
 # Fields of a task that its digest stands for, as in its id.
-_BY_DIGEST = {"hub", "config", "revision", "splits", "text", "label"}
+_BY_DIGEST = {"holdout", "hub", "config", "revision", "splits", "text", "label"}
 
 
 def with_arms(trials: pd.DataFrame) -> pd.DataFrame:

@@ -94,6 +94,8 @@ def data_section(trials: pd.DataFrame) -> list[Child]:
     words += " another label elsewhere, are counted each time they occur; cut texts have more than max_tokens tokens."
     if varied:
         words += " Where the trials of a dataset differ in their examples, the most frequent selection is shown."
+    for dataset, part in trials.dropna(subset=["data_split"]).groupby("dataset"):
+        words += f" {dataset}: {'; or '.join(part['data_split'].unique())}."
     numbers = [*header[2:3], *header[4:]]
     return [element("p", words), html_table("Labels and texts of each split", header, rows, numbers)]
 

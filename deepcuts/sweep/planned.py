@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from deepcuts.data.facts import facts_in_words
+from deepcuts.data.facts import facts_in_words, inferred_in_words
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
@@ -54,7 +54,8 @@ class SweepPlan:
                 f" prunable, largest compression {ceiling:.4f}"
             )
             lines += [f"    {note}" for note in counts.notes()]
-            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
+            task, facts = self.prepared.spec.tasks[dataset], self.prepared.facts[dataset]
+            told = inferred_in_words(self.file.dataset_rows()[dataset], task, facts) + facts_in_words(facts, task)
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"

@@ -109,3 +109,17 @@ def test_a_plan_says_the_examples_that_are_used_and_the_disk_at_the_end_and_on_t
     assert f"  {left} of disk at the end, at most {peak} on the way" in str(planned)
     whole = deepcuts.read_sweep(tmp_path / "small.yaml", max_train_examples=None)
     assert "  toy: 4,000 train, 500 validation; " in str(deepcuts.plan(whole, Store(str(tmp_path / "store"))))
+
+
+def test_a_plan_says_what_the_file_of_the_sweep_leaves_to_the_data(sweep: Sweep, tmp_path: Path) -> None:
+    lines = [f"text {row},{row % 2}" for row in range(40)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["body,label", *lines]))
+    own = {"file": str(tmp_path / "reviews.csv"), "validation": 0.2, "text": "body"}
+    asking = deepcuts.read_sweep(tmp_path / "small.yaml", datasets={"reviews": own, "toy": None})
+    told = str(deepcuts.plan(asking, Store(str(tmp_path / "store")), on="cpu"))
+    assert "  reviews: 32 train, 8 validation; " in told
+    assert (
+        "    validation is 20 % of reviews.csv, stratified by class, data_seed 0; equal texts stay on one side\n"
+        in told
+    )
+    assert told.count("    classes: [0, 1], inferred from the labels; if they are numbers") == 1
