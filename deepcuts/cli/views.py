@@ -166,7 +166,12 @@ def iou_verb(args: argparse.Namespace) -> int:
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
     figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made, frame)}
-    figures |= {"-density": deepcuts.plot_density(kept, frame), "-dead": deepcuts.plot_dead(kept, frame)}
+    left_out = ""
+    try:
+        figures["-density"] = deepcuts.plot_density(kept, frame)
+    except ValueError as error:
+        left_out = f"; there is no figure of the density per layer: {error}"
+    figures["-dead"] = deepcuts.plot_dead(kept, frame)
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
     for figure, path in zip(figures.values(), names, strict=True):
@@ -178,7 +183,7 @@ def iou_verb(args: argparse.Namespace) -> int:
         print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
-    print(f"\nwrote {', '.join(map(str, names))}")
+    print(f"\nwrote {', '.join(map(str, names))}{left_out}")
     return _code(frame.attrs["damaged"] | made.attrs["damaged"])
 
 

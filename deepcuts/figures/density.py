@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -36,8 +37,8 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
 
     A panel has the share of the weights kept against depth, a line per kind of layer, averaged over seeds and
     datasets; the dashed line is the whole network's. There is a row of panels per arm (a strategy in one set of
-    settings) and a column per compression. Arms that keep the same share in every layer have one row together. Raises
-    ValueError for an empty frame.
+    settings) and a column per compression. Arms that keep the same share in every layer, as the Layer scopes do, are
+    left out and named. Raises ValueError for an empty frame, and where all arms are left out.
 
     >>> dc.plot_density(dc.density(store), trials)
     """
@@ -48,33 +49,36 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     names = placed_layers(counts["layer"])
     counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
     counts["asked"] = [level(c, s) for c, s in zip(counts["compression"], counts["sparsity_asked"], strict=True)]
-    places, rows = list(counts["asked"].unique()), _density_rows(counts)
+    rows, even = _density_rows(counts)
+    if not rows:
+        raise ValueError(f"every strategy keeps the same share of every layer: {', '.join(even)}")
+    counts = counts[counts["arm"].isin(rows)]
+    places = list(counts["asked"].unique())
     figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
     grid = figure.subplots(len(rows), len(places), squeeze=False, sharex=True, sharey="col")
-    for (i, (title, arms)), (j, place) in product(enumerate(rows), enumerate(places)):
-        some = counts[counts["arm"].isin(arms) & (counts["asked"] == place)]
+    for (i, arm), (j, place) in product(enumerate(rows), enumerate(places)):
+        some = counts[(counts["arm"] == arm) & (counts["asked"] == place)]
         _density_panel(grid[i, j], some, names)
-        words = [title if j == 0 else "", place if i == 0 else ""]
+        words = [arm if j == 0 else "", place if i == 0 else ""]
         grid[i, j].set_title(plain("\n".join(filter(None, words))), fontsize=8.5, loc="left", color=INK)
     for axes, place in zip(grid[0], places, strict=True):
         shares = (counts["kept"] / counts["size"])[counts["asked"] == place]
         axes.set_ylim(0, 1.12 * shares.max() or 1)
-    figure.supxlabel("encoder layer", fontsize=8.5, color=INK)
+    words = (
+        wrap(f"left out, the same share of every layer: {', '.join(even)}", 26 * max(2, len(places))) if even else []
+    )
+    figure.supxlabel(plain("\n".join(["encoder layer", *words])), fontsize=8.5, color=INK)
     figure.supylabel("share of weights kept", fontsize=8.5, color=INK)
     handles, labels = _legend(grid)
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
     return figure
 
 
-def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return a title and the arms of each row: one for each whose layers differ, one for all others."""
+def _density_rows(counts: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the arms whose layers differ, which have a row each, and those that keep the same share of every layer."""
     shares = (counts["kept"] / counts["size"]).groupby([counts["arm"], counts["trial_id"]]).agg(["min", "max"])
     even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("arm").all()
-    rows = [(str(arm), [str(arm)]) for arm in even.index[~even]]
-    alike = [str(arm) for arm in even.index[even]]
-    if len(alike) > 1:
-        return [*rows, (f"{len(alike)} strategies, the same share in every layer", alike)]
-    return [*rows, *((f"{arm}, the same share in every layer", [arm]) for arm in alike)]
+    return list(map(str, even.index[~even])), list(map(str, even.index[even]))
 
 
 def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:

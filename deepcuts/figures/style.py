@@ -23,21 +23,23 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 Dashes = tuple[float, tuple[float, ...]]
 
-# Okabe and Ito 2008 ("Color Universal Design"), then Paul Tol's muted scheme (2021), with a marker each. No two
-# criteria share both, and a criterion looks the same in every figure.
+# A colour and a marker for each criterion, which therefore looks the same in every figure of every store. The colours
+# are at least 39 apart in CIELAB (Euclidean; 2 can just be seen). They were found by a search that began with blue,
+# vermillion and grey of Okabe and Ito 2008 ("Color Universal Design") and also counted distances as seen without
+# green cones (Machado et al. 2009).
 LOOKS = {
     "MagWeight": ("#0072B2", "o"),
-    "SmoothGrad": ("#E69F00", "s"),
-    "GradCAMShift": ("#009E73", "^"),
-    "SmoothGradCAMShift": ("#CC79A7", "D"),
-    "GradCAM": ("#56B4E9", "v"),
-    "SmoothGradCAM": ("#D55E00", "P"),
-    "MagGrad": ("#332288", "X"),
-    "SNIP": ("#882255", "<"),
-    "Fisher": ("#999933", ">"),
-    "Wanda": ("#44AA99", "h"),
-    "MagAct": ("#AA4499", "p"),
-    "MagIncrease": ("#661100", "d"),
+    "SmoothGrad": ("#D2B400", "s"),
+    "GradCAMShift": ("#00693C", "^"),
+    "SmoothGradCAMShift": ("#FF87B4", "D"),
+    "GradCAM": ("#D55E00", "v"),
+    "SmoothGradCAM": ("#00C3C3", "P"),
+    "MagGrad": ("#4B1EC3", "X"),
+    "SNIP": ("#E12D4B", "<"),
+    "Fisher": ("#5A4B0F", ">"),
+    "Wanda": ("#87C34B", "h"),
+    "MagAct": ("#FF87FF", "p"),
+    "MagIncrease": ("#7D1E5A", "d"),
     "Random": ("#7F7F7F", "o"),
 }
 _DASHES: dict[str, Dashes] = {"Layer": (0, ()), "Global": (0, (5, 1.5)), "Row": (0, (6, 1.5, 1, 1.5))}

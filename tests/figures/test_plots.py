@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 from deepcuts.analysis.curves import curves
 from deepcuts.analysis.overlap import overlap
+from deepcuts.analysis.pairs import decompose
 from deepcuts.figures.curves import plot_curves
 from deepcuts.figures.overlap import plot_layers, plot_overlap
 from deepcuts.figures.style import LOOKS, look, new_figure, save_figure
@@ -139,6 +140,22 @@ def test_every_criterion_has_a_look_of_its_own() -> None:
     assert len(set(LOOKS.values())) == len(LOOKS)
 
 
+def lab(color: str) -> np.ndarray:
+    """CIE 1976 L*a*b* of an sRGB colour (white: D65)."""
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in to_rgb(color)]
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = (
+        np.cbrt(p) if p > 0.008856 else 7.787 * p + 16 / 116 for p in to_xyz @ np.array(linear) / [0.9505, 1, 1.089]
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_colours_of_criteria_are_far_apart() -> None:
+    assert lab("#ffffff") == pytest.approx([100, 0, 0], abs=0.1)
+    places = [lab(color) for color, _ in LOOKS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(places, 2)) > 38
+
+
 def test_a_strategy_looks_the_same_in_every_figure(trials: pd.DataFrame) -> None:
     alone = plot_curves(curves(trials[trials["strategy"] == "LayerSmoothGrad"])).axes[0].get_lines()[0]
     beside = plot_curves(curves(trials)).axes[0].get_lines()
@@ -223,41 +240,51 @@ def test_no_label_of_the_heatmap_is_cut_off(store: Store) -> None:
         assert label.get_window_extent().x0 >= 0
 
 
-def test_layers_are_placed_by_depth_and_kind_beside_chance(store: Store) -> None:
-    frame = overlap(store, ["aaaa", "bbbb"])
+def test_the_heatmap_says_how_far_kappa_can_reach(store: Store) -> None:
+    frame, trials = overlap(store), store.read("trials").table.to_pandas()
+    note = " ".join(plot_overlap(frame, trials).axes[0].get_xlabel().split())
+    found = frame[frame["layer"].isna() & frame[["trial_a", "trial_b"]].eq("d" * 16).any(axis=1)]["kappa_highest"]
+    assert found.max() < 0.5  # half of the weights, and a tenth
+    assert note.startswith("Masks that keep shares p < q of a tensor reach at most 2p(1 - q)/(p + q - 2pq), not 1.")
+    assert note.endswith(f"50 % with 90 %: {found.min():.2f} to {found.max():.2f}.")
+    even = frame.assign(kappa_highest=1.0)
+    assert plot_overlap(even, trials).axes[0].get_xlabel() == ""
+
+
+def test_layers_are_placed_by_depth_beside_chance_and_the_highest(store: Store) -> None:
+    frame = overlap(store, ["bbbb", "dddd"])
     left, right = plot_layers(frame).axes
-    by_layer = frame.dropna(subset=["layer"]).set_index("layer")
-    query, output = by_layer.iloc[0], by_layer.iloc[1]
-    assert drawn(left) == {"query": ([0.0], [query["pruned_iou"]]), "output": ([1.0], [output["pruned_iou"]])}
-    assert drawn(right) == {"query": ([0.0], [query["kappa"]]), "output": ([1.0], [output["kappa"]])}
-    dashed = [line.get_ydata()[0] for line in left.get_lines() if line.get_linestyle() == "--"]
-    assert dashed == [query["pruned_iou_chance"], output["pruned_iou_chance"]]
+    query, output = (row for _, row in frame.dropna(subset=["layer"]).iterrows())
+    for axes, name, beside in ((left, "pruned_iou", "pruned_iou_chance"), (right, "kappa", "kappa_highest")):
+        assert drawn(axes) == {"one pair": ([0.0, 1.0], [query[name], output[name]])}
+        assert [query[beside], output[beside]] in [list(line.get_ydata()) for line in axes.get_lines()]
 
 
 def test_layers_without_a_number_stand_apart(store: Store) -> None:
     frame = overlap(store, ["aaaa", "bbbb"])
     frame["layer"] = frame["layer"].replace({"encoder.layer.1.output.dense": "pooler.dense"})
     axes = plot_layers(frame).axes[0]
-    assert drawn(axes)["pooler"][0] == [2.0]
+    assert drawn(axes)["one pair"][0] == [0.0, 2.0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "pooler"]
 
 
-def test_means_over_layers_are_of_methods_and_say_so(store: Store, trials: pd.DataFrame) -> None:
-    kept = overlap(store)
-    known = pd.DataFrame({"trial_id": sorted({*kept["trial_a"], *kept["trial_b"]})})
-    known = known.assign(
-        model="tiny", dataset="toy", strategy="LayerSNIP", compression=2.0, sparsity_asked=None, seed=0
-    )
-    known["seed"] = range(len(known))
-    known.loc[0, "strategy"] = "LayerRandom"
-    known.loc[1, "strategy"] = "LayerFisher"
-    control = known["trial_id"][0]
-    without = kept[(kept["trial_a"] != control) & (kept["trial_b"] != control)]
-    ours, expected = plot_layers(kept, known).axes[1], plot_layers(without).axes[1]
-    assert [list(line.get_ydata()) for line in ours.get_lines()] == [list(e.get_ydata()) for e in expected.get_lines()]
-    assert plot_layers(kept, known).axes[0].get_title("left").endswith("of LayerFisher, LayerSNIP")
-    alone = plot_layers(kept, known.assign(strategy="LayerRandom")).axes[0].get_title("left")
-    assert alone.endswith("pairs, of LayerRandom")
+def test_pairs_that_differ_in_one_thing_have_a_line_each_and_controls_their_own(store: Store) -> None:
+    write_trial(store, trial("e" * 16, "LayerRandom", sparsity_asked=0.5, compression=None))
+    store.write("masks", "e" * 16, mask_rows("e" * 16, random_masks(7, 0.5)))
+    frame, trials = overlap(store), store.read("trials").table.to_pandas()
+    figure = plot_layers(frame, trials)
+    lines = drawn(figure.axes[1])
+    assert list(lines) == [
+        "other seed, methods, 1 pair",
+        "other strategy, methods, 1 pair",
+        "other strategy, controls, 2 pairs",
+        "other compression, methods, 1 pair",
+    ]
+    means = decompose(frame[frame["layer"].notna()], trials)
+    those = means[(means["relation"] == "other strategy") & (means["of"] == "controls")]
+    assert lines["other strategy, controls, 2 pairs"][1] == pytest.approx(list(those["kappa"]))
+    (legend,) = figure.legends
+    assert "methods: LayerFisher, LayerSNIP; controls: LayerRandom; 5 pairs" in legend.get_title().get_text()
 
 
 # Files
