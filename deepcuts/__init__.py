@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from deepcuts.analysis.curves import curves as curves
     from deepcuts.analysis.curves import table as table
     from deepcuts.analysis.curves import training_curves as training_curves
+    from deepcuts.analysis.degenerate import degenerate as degenerate
+    from deepcuts.analysis.degenerate import degenerate_in_words as degenerate_in_words
     from deepcuts.analysis.density import density as density
     from deepcuts.analysis.examples import compare_trials as compare_trials
     from deepcuts.analysis.examples import with_examples as with_examples
@@ -74,6 +76,8 @@ _HOMES = {
     "curves": "analysis.curves",
     "table": "analysis.curves",
     "training_curves": "analysis.curves",
+    "degenerate": "analysis.degenerate",
+    "degenerate_in_words": "analysis.degenerate",
     "density": "analysis.density",
     "compare_trials": "analysis.examples",
     "with_examples": "analysis.examples",

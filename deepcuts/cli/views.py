@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import deepcuts
 from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results, say_damaged
+from deepcuts.cli.printing import (
+    DONE,
+    INCOMPLETE,
+    print_degenerate,
+    print_json,
+    print_records,
+    print_results,
+    say_damaged,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +99,7 @@ def show_verb(args: argparse.Namespace) -> int:
             print(f"{name:<{width}}  {value}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
+    print_degenerate(store, frame)
     print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
     return code
 
@@ -100,7 +109,11 @@ def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
     results = deepcuts.table(frame)
-    print_json(results) if args.json else print_results(results)
+    if args.json:
+        print_json(results)
+    else:
+        print_results(results)
+        print_degenerate(existing(args.store_uri), frame)
     return _code(frame.attrs["damaged"])
 
 

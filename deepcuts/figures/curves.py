@@ -17,6 +17,8 @@ from deepcuts.wording import level
 
 # How many letters a name at the end of a line may have; longer ones are in a legend.
 _LONGEST_END = 32
+# What is drawn beside the curves, and its dashes.
+_LEVELS: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 
 
 def plot_curves(frame: pd.DataFrame) -> Figure:
@@ -89,22 +91,24 @@ def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
-    """Draw lines for the fine-tuned networks and the retrained unpruned ones, with their names at the right.
+    """Draw lines for the fine-tuned networks, the retrained unpruned ones and the most frequent class, and name them.
 
-    There are several of them where arms have other settings. Curves are low there. The limits leave room for all these
-    lines and every seed, but not for the widest band.
+    There are several of them where arms have other settings. Curves are low at the right, where the names are. The
+    limits leave room for all these lines and every seed, but not for the widest band.
     """
-    levels = part[["dense", "unpruned"]].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    levels = part[list(_LEVELS)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
     shown = [*levels["value"], *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
     room = (high - low) or 0.1
     axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
     names = [f"{name} {value:.3f}" for name, value in levels.itertuples(index=False)]
     for name, value in levels.itertuples(index=False):
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle="--" if name == "dense" else ":", zorder=1)
-    if len(levels) == 2 and np.ptp(levels["value"]) < 0.08 * room:
-        names = ["", " · ".join(reversed(names))]
-    for name, value in zip(names, levels["value"], strict=True):
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=_LEVELS[name], zorder=1)
+    values = levels["value"].tolist()
+    for place in range(len(names) - 1):
+        if values[place + 1] - values[place] < 0.08 * room:
+            names[place : place + 2] = ["", f"{names[place + 1]} · {names[place]}"]
+    for name, value in zip(names, values, strict=True):
         axes.annotate(
             name,
             (1, value),

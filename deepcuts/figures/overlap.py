@@ -19,6 +19,7 @@ from deepcuts.figures.style import (
     FAINT,
     GREY,
     INK,
+    Dashes,
     depth_ticks,
     new_figure,
     placed_layers,
@@ -33,7 +34,9 @@ _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#fff
 # How many pairs of levels are named in the note on the highest kappa.
 _MOST_HIGHEST = 6
 
-_CHANCE, _HIGHEST, _CONTROL = "--", (0, (1, 1)), (0, (4, 1.5, 1, 1.5))
+_CHANCE: Dashes = (0, (4, 1.5))
+_HIGHEST: Dashes = (0, (1, 1))
+_CONTROL: Dashes = (0, (4, 1.5, 1, 1.5))
 _RELATION_LOOKS = {
     "other seed": ("#0072B2", "o"),
     "other strategy": ("#D55E00", "s"),
@@ -166,8 +169,9 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     handles, labels = left.get_legend_handles_labels()
     handles += [Line2D([], [], color=GREY, linestyle=dashes, linewidth=1) for dashes in (_CHANCE, _HIGHEST)]
     labels += ["by chance (left)", "highest possible (right)"]
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    legend.set_title("\n".join(wrap(plain(names), 95)), {"size": 8})
+    title = "\n".join(wrap(plain(names), 95))
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, title=title, title_fontsize=8, **place)
     return figure
 
 
@@ -203,9 +207,9 @@ def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure
     for line, part in points.groupby("line", sort=False):
         color, marker = _RELATION_LOOKS[str(part["relation"].iloc[0])]
         hollow = part["of"].iloc[0] == "controls"
-        style = {"color": color, "marker": marker, "linestyle": _CONTROL if hollow else "-", "markersize": 5}
+        style = {"color": color, "marker": marker, "linestyle": _CONTROL if hollow else "-"} | _marked(color, hollow)
         means = part.groupby("place")[[measure, beside]].mean()
-        axes.plot(means.index, means[measure], label=str(line), **style, **_marked(color, hollow))
+        axes.plot(means.index, means[measure], label=str(line), **style)
         if measure != "kappa" or means[beside].min() < 0.995:
             axes.plot(means.index, means[beside], color=color, linewidth=1, linestyle=dashes, zorder=1)
         if not hollow and names["kind"].nunique() > names["place"].nunique():
@@ -220,4 +224,9 @@ def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure
 
 def _marked(color: str, hollow: bool) -> dict[str, Any]:
     edge = color if hollow else "white"
-    return {"markerfacecolor": "white" if hollow else color, "markeredgecolor": edge, "markeredgewidth": 0.7}
+    return {
+        "markersize": 5,
+        "markerfacecolor": "white" if hollow else color,
+        "markeredgecolor": edge,
+        "markeredgewidth": 0.7,
+    }

@@ -13,7 +13,7 @@ import pytest
 from builders.rows import trial
 
 from deepcuts.analysis.curves import table
-from deepcuts.cli.printing import print_json, print_records, print_results, say_damaged
+from deepcuts.cli.printing import for_people, print_json, print_records, print_results, say_damaged
 
 
 def printed(capsys, rows):
@@ -79,9 +79,25 @@ def test_on_a_terminal_a_table_is_ruled_and_brackets_stay_text(capsys, monkeypat
 @pytest.mark.parametrize("terminal", [True, False])
 def test_on_a_terminal_the_interval_of_a_result_is_explained(terminal, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    rows = [trial(str(seed), "LayerSNIP", seed, compression=None) for seed in range(2)]
+    rows = [trial(str(seed), "LayerSNIP", seed, compression=None) for seed in range(3)]
     print_results(table(pd.DataFrame(rows)))
-    assert ("Student's t over the n seeds" in capsys.readouterr().out) == terminal
+    assert ("Student's t" in capsys.readouterr().out) == terminal
+
+
+def shown(*values):
+    rows = [trial(str(seed), "LayerSNIP", seed, retrained=value) for seed, value in enumerate(values)]
+    return for_people(table(pd.DataFrame(rows).assign(compression=None)))["retrained"].item()
+
+
+def test_an_interval_stays_within_what_the_metric_can_be():
+    assert shown(0.80, 0.81, 0.82) == "0.810 ± 0.025"
+    assert shown(0.95, 0.99, 1.00) == "0.980 (0.914 to 1.000)"
+    assert shown(0.05, 0.0, 0.0) == "0.017 (0.000 to 0.088)"
+
+
+def test_of_fewer_than_three_seeds_the_values_are_shown():
+    assert shown(0.67, 0.91) == "0.670, 0.910"
+    assert shown(0.67) == "0.670"
 
 
 def test_no_rows_are_no_error(capsys):

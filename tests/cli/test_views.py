@@ -11,6 +11,8 @@ from deepcuts.analysis.compare import COMPARISON_COLUMNS
 from deepcuts.cli.main import main
 from deepcuts.store.store import Store
 
+LAST = list(LAYERS)[-1]
+
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
@@ -56,14 +58,34 @@ def test_the_table_marks_what_always_predicting_one_class_reaches(
         write_trial(store, trial(f"b{seed}" * 8, "LayerSNIP", seed=seed, majority=0.509))
     assert main(["table", store.uri]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "0.559 ± 0.635*" in lines[1]
+    assert "0.509, 0.609*" in lines[1]
     assert "*" not in lines[2]
-    assert "majority" not in lines[0]
+    assert lines[0].split()[4:6] == ["majority", "dense"]
+    assert "0.509     0.900, 0.900" in lines[2]
     assert lines[-1].startswith("* in at least one seed exactly the score of always predicting the most frequent class")
     assert lines[-1].endswith("(toy accuracy 0.509)")
     assert main(["table", store.uri, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["majority"], row["at_majority"]) for row in rows] == [(0.509, "retrained"), (0.509, None)]
+
+
+def test_the_table_and_show_name_what_pruning_has_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "store"))
+    for seed in range(2):
+        name = f"a{seed}" * 8
+        write_trial(store, trial(name, "GlobalSNIP", seed))
+        masks = random_masks(seed, 0.6)
+        masks[LAST, "weight"][:] = masks[LAST, "weight"] & bool(seed)
+        store.write("masks", name, mask_rows(name, masks))
+        rows = [{"trial_id": name, "stage": "retrained", "split": "validation", "example": i} for i in range(4)]
+        store.write("predictions", name, [row | {"label": row["example"] % 2, "prediction": 1} for row in rows])
+    assert main(["table", store.uri]) == 0
+    said = f"GlobalSNIP 50 % on toy: no weight is left of {LAST}.weight; predicts one class alone when retrained"
+    assert f"\nwarning: {said} (2 of 2 trials)\n" in capsys.readouterr().out
+    assert main(["show", store.uri, "a0a0"]) == 0
+    assert f"\nwarning: {said}\n" in capsys.readouterr().out
+    assert main(["table", store.uri, "--json"]) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_compare_draws(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
