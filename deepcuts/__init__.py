@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.forest import plot_forest as plot_forest
     from deepcuts.figures.overlap import plot_layers as plot_layers
     from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
     from deepcuts.publish.export import export as export
     from deepcuts.publish.report import report as report
@@ -98,6 +99,7 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
+    "figure_options": "figures.style",
     "save_figure": "figures.style",
     "export": "publish.export",
     "report": "publish.report",

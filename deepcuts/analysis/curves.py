@@ -6,12 +6,13 @@ Trials are grouped by the compression or sparsity that was asked for, never by t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
-from deepcuts.analysis.arms import agree, of_dense, with_arms
+from deepcuts.analysis.arms import agree, of_dense, setting_columns, with_arms
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
@@ -207,7 +208,7 @@ def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> p
     return frame.assign(**{name: [values.get(key, float("nan")) for key in keys]})
 
 
-def table(trials: pd.DataFrame) -> pd.DataFrame:
+def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Summarise all trials, a row per model, dataset, arm and compression or sparsity asked.
 
     An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
@@ -215,11 +216,13 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     interval within the metric's bounds (`dense_low, dense_high`; null below 3 seeds, like the half width) and
     `dense_values` by seed; and the sparsity and compression achieved. `majority` is the metric of always predicting the
     most frequent class (null for a regression), and `at_majority` names the stages in which a seed has exactly that.
-    Dense and Unpruned come first.
+    Dense and Unpruned come first. `columns` are settings to show after the arm, such as `retrain.epochs`. Raises
+    ValueError for one that no trial has.
 
-    >>> dc.table(trials)
+    >>> dc.table(trials, columns=["retrain.epochs"])
     """
     trials = with_arms(trials)
+    settings = setting_columns(trials, columns).assign(**{name: trials[name] for name in _GROUP if name != "metric"})
     rows = trials[trials["status"] == "completed"]
     groups = rows.sort_values("seed").groupby(_GROUP, dropna=False)
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
@@ -237,7 +240,18 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
     frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "arm"], ignore_index=True)
     stages = [f"{stage}{of}" for stage in STAGES for of in ("", *_OF_STAGE)]
-    return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
+    frame = frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
+    return _with_settings(frame, settings, list(columns))
+
+
+def _with_settings(frame: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Insert the settings after the arm: the trials of a row agree in them."""
+    keys = [name for name in _GROUP if name in settings]
+    first = settings.drop_duplicates(keys)
+    for place, name in enumerate(columns):
+        values = frame[keys].merge(first[[*keys, name]], on=keys, how="left")[name]
+        frame.insert(list(frame).index("arm") + 1 + place, name, values)
+    return frame
 
 
 def _of_stage(values: SeriesGroupBy, stage: str) -> pd.DataFrame:

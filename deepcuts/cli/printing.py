@@ -31,8 +31,7 @@ def print_json(rows: Records | pd.DataFrame) -> None:
 def print_records(rows: Records | pd.DataFrame) -> None:
     """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns; leave empty ones out."""
     found = records(rows)
-    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
-    cells = [[_text(row[name]) for name in names] for row in found]
+    names, *cells = _lines(found)
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
         _ruled(names, cells, found)
@@ -122,6 +121,57 @@ def print_results(results: pd.DataFrame) -> None:
         scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
         what = "exactly the score of always predicting the most frequent class"
         sys.stdout.write(f"\n* in at least one seed {what} ({scores})\n")
+
+
+def print_csv(results: pd.DataFrame) -> None:
+    """Print all columns as CSV, with the values of the seeds separated by spaces."""
+    lists = [f"{stage}_values" for stage in STAGES]
+    shown = results.assign(**{name: [_spaced(values) for values in results[name]] for name in lists})
+    shown.to_csv(sys.stdout, index=False)
+
+
+def _spaced(values: Any) -> str:
+    return " ".join(map(str, values)) if isinstance(values, list) else ""
+
+
+def print_latex(results: pd.DataFrame) -> None:
+    """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
+    header, *rows = ([_escaped(cell) for cell in line] for line in _lines(records(for_people(results))))
+    lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
+    sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
+
+
+def _latex(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_IN_LATEX.get(letter, letter) for letter in text)
+
+
+_IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "*": r"$^*$",
+}
+
+
+def print_markdown(results: pd.DataFrame) -> None:
+    """Print the table as a person reads it in Markdown."""
+    header, *rows = (
+        [cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in _lines(records(for_people(results)))
+    )
+    for cells in (header, ["---"] * len(header), *rows):
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def _lines(found: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the names of the columns that are not empty, and the rows, as text."""
+    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
+    return [names, *([_text(row[name]) for name in names] for row in found)]
 
 
 def print_degenerate(store: Store, trials: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,19 +21,28 @@ from deepcuts.figures.style import (
     GREY,
     INK,
     Dashes,
+    called,
     depth_ticks,
+    drawn,
+    figure_width,
+    legend,
     new_figure,
     placed_layers,
     plain,
     tidy,
+    wrapping,
 )
 from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
 # From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
 _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
+# Below this many inches panels are below each other.
+_NARROW = 5.0
 # How many pairs of levels are named in the note on the highest kappa.
 _MOST_HIGHEST = 6
+# Numbers are written into the cells where there are at most this many columns per inch of the figure.
+_MOST_NUMBERS = 2.1
 
 _CHANCE: Dashes = (0, (4, 1.5))
 _HIGHEST: Dashes = (0, (1, 1))
@@ -46,6 +56,7 @@ _RELATION_LOOKS = {
 }
 
 
+@drawn
 def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw a heatmap of the whole network's kappa for all pairs in a frame of `overlap`.
 
@@ -66,14 +77,15 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
     kappa[a, b] = kappa[b, a] = whole["kappa"]
     size = min(9.0, 2.2 + 0.28 * len(rows))
-    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].str.len().max(), size + 0.6)
+    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].map(called).str.len().max(), size + 0.6)
     axes = figure.subplots()
     _heatmap(figure, axes, kappa)
     _trial_labels(axes, rows)
-    axes.set_title("Mask overlap: Cohen's kappa, all layers", fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    axes.set_title("\n".join(wrap("Mask overlap: Cohen's kappa, all layers", wrapping(figure) // 2)))
     if note := _highest(whole, rows):
-        width = int(figure.get_figwidth() * 13)
-        axes.set_xlabel("\n".join(wrap(note, width)), fontsize=7.5, color=GREY, loc="left", labelpad=8)
+        axes.set_xlabel(
+            "\n".join(wrap(note, int(0.9 * wrapping(figure)))), fontsize="x-small", color=GREY, loc="left", labelpad=8
+        )
     return figure
 
 
@@ -102,16 +114,17 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
     image = axes.imshow(kappa, cmap=_KAPPA, norm=Normalize(-1, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
     bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
-    bar.ax.tick_params(labelsize=8, labelcolor=INK, color=GREY)
-    bar.set_label("0: as by chance    1: the same mask", fontsize=8, color=INK)
+    bar.set_label("0: as by chance    1: the same mask")
     bar.outline.set_visible(False)
-    axes.spines[:].set_color(GREY)
-    if len(kappa) > 20:
+    axes.spines[:].set(visible=True, color=GREY)
+    if len(kappa) > _MOST_NUMBERS * figure.get_figwidth():
         return
     for (row, column), value in np.ndenumerate(kappa):
         if np.isfinite(value):
             color = "white" if value > 0.6 else INK
-            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6, color=color)
+            axes.text(
+                column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize="xx-small", color=color
+            )
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
@@ -119,15 +132,15 @@ def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
     seeds = sorted(rows["seed"].unique())
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
-        axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize=8, color=GREY)
+        axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize="small", color=GREY)
     placed = rows.assign(group=_group(rows), place=range(len(rows)))
     spans = placed.groupby(["group", "arm"], sort=False)["place"].agg(["first", "last"])
-    names = [plain(arm) for _, arm in spans.index]
-    small = min(8.0, 400 / len(spans))
+    names = [called(arm) for _, arm in spans.index]
+    small = min(0.8 * float(mpl.rcParams["font.size"]), 400 / len(spans))
     axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
     groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
     middles = ((groups["first"] + groups["last"]) / 2).tolist()
-    axes.set_xticks(middles, [plain(name) for name in groups.index], fontsize=8)
+    axes.set_xticks(middles, [plain(name) for name in groups.index])
     axes.tick_params(length=0, labelcolor=INK)
     for spaces, width in ((spans, 0.3), (groups, 0.9)):
         for edge in spaces["first"].iloc[1:]:
@@ -144,6 +157,7 @@ def _group(rows: pd.DataFrame) -> list[str]:
 # Layers
 
 
+@drawn
 def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figure:
     """Draw the overlap per layer from a frame of `overlap` against depth, a line for each thing that differs.
 
@@ -161,17 +175,16 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     lines, names = _lines(layers, trials)
     placed = placed_layers(layers["layer"])
     points = lines.merge(placed[["layer", "kind", "place"]], on="layer")
-    figure = new_figure(7.2, 3.4 + 0.16 * points["line"].nunique())
-    left, right = figure.subplots(1, 2)
+    stacked = figure_width(7.2) < _NARROW
+    figure = new_figure(7.2, (5.8 if stacked else 3.4) + 0.16 * points["line"].nunique())
+    left, right = figure.subplots(*((2, 1) if stacked else (1, 2)))
     _layers_panel(left, points, placed, "pruned_iou", "IoU of pruned places")
     _layers_panel(right, points, placed, "kappa", "Cohen's kappa (0: as by chance)")
-    left.set_title("Mask overlap per layer", fontsize=9.5, loc="left", color=INK, fontweight="bold")
-    handles, labels = left.get_legend_handles_labels()
-    handles += [Line2D([], [], color=GREY, linestyle=dashes, linewidth=1) for dashes in (_CHANCE, _HIGHEST)]
-    labels += ["by chance (left)", "highest possible (right)"]
-    title = "\n".join(wrap(plain(names), 95))
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
-    figure.legend(handles, labels, title=title, title_fontsize=8, **place)
+    left.set_title("Mask overlap per layer")
+    handles = [line for line in left.get_lines() if not str(line.get_label()).startswith("_")]
+    for dashes, label in ((_CHANCE, "by chance (IoU)"), (_HIGHEST, "highest possible (kappa)")):
+        handles.append(Line2D([], [], color=GREY, linestyle=dashes, linewidth=1, label=label))
+    legend(figure, handles, title="\n".join(wrap(names, wrapping(figure))))
     return figure
 
 
@@ -194,7 +207,11 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
     arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
     methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]))
     controls = sorted(set(arms["arm"]) - set(methods)) if control.any() else []
-    said = [f"{what}: {', '.join(names)}" for what, names in (("methods", methods), ("controls", controls)) if names]
+    said = [
+        f"{what}: {', '.join(map(called, names))}"
+        for what, names in (("methods", methods), ("controls", controls))
+        if names
+    ]
     left_out = len(layers.drop_duplicates(["trial_a", "trial_b"])) - len(kept.drop_duplicates(["trial_a", "trial_b"]))
     more = [f"{left_out:,} pairs that differ in more than one thing are left out"] if left_out else []
     return pd.concat(parts, ignore_index=True), "; ".join(said + more)
@@ -216,8 +233,8 @@ def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure
             kinds = part.groupby(["kind", "place"], as_index=False)[measure].mean()
             axes.scatter(kinds["place"], kinds[measure], 5, color, alpha=0.45, linewidths=0, zorder=2)
     depth_ticks(axes, names)
-    axes.set_xlabel("encoder layer", fontsize=8.5, color=INK)
-    axes.set_ylabel(label, fontsize=8.5, color=INK)
+    axes.set_xlabel("encoder layer")
+    axes.set_ylabel(label)
     if measure == "kappa":
         axes.axhline(0, color=GREY, linewidth=1, zorder=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from datetime import UTC, date, datetime
@@ -13,7 +14,16 @@ import pytest
 from builders.rows import trial
 
 from deepcuts.analysis.curves import table
-from deepcuts.cli.printing import for_people, print_json, print_records, print_results, say_damaged
+from deepcuts.cli.printing import (
+    for_people,
+    print_csv,
+    print_json,
+    print_latex,
+    print_markdown,
+    print_records,
+    print_results,
+    say_damaged,
+)
 
 
 def printed(capsys, rows):
@@ -111,3 +121,31 @@ def test_damaged_files_are_named_on_stderr(capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "deepcuts: damaged and left out: a.parquet: cut\n"
+
+
+@pytest.fixture
+def results():
+    rows = [trial(str(seed), "LayerSNIP", seed, dataset="a_b|c", retrained=0.80 + seed / 100) for seed in range(3)]
+    return table(pd.DataFrame(rows).assign(compression=None, majority=0.81))
+
+
+def test_latex_is_a_tabular_of_booktabs_with_every_special_letter_escaped(results, capsys):
+    print_latex(pd.concat([results, results.assign(dataset="d")]))
+    lines = capsys.readouterr().out.splitlines()
+    header, first, _ = (line.removesuffix(r" \\").split(" & ") for line in (lines[2], lines[4], lines[5]))
+    assert lines[0] == r"\begin{tabular}{" + "l" * len(header) + "}"
+    assert [lines[1], lines[3], *lines[6:]] == [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"]
+    row = dict(zip(header, first, strict=True))
+    assert (row["dataset"], row["asked"], row["retrained"]) == (r"a\_b|c", r"50 \%", r"0.810 $\pm$ 0.025$^*$")
+
+
+def test_markdown_and_csv(results, capsys):
+    print_markdown(pd.concat([results, results.assign(dataset="d")]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].replace(" --- ", "").strip("|") == ""
+    assert r"| a_b\|c | accuracy | LayerSNIP | 50 % | 3 |" in lines[2]
+    assert r"| 0.810 ± 0.025\* |" in lines[2]
+    print_csv(results)
+    read = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(read) == list(results)
+    assert read["retrained_values"].item() == "0.8 0.81 0.82"

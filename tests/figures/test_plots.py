@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from deepcuts.analysis.overlap import overlap
 from deepcuts.analysis.pairs import decompose
 from deepcuts.figures.curves import plot_curves
 from deepcuts.figures.overlap import plot_layers, plot_overlap
-from deepcuts.figures.style import LOOKS, look, new_figure, save_figure
+from deepcuts.figures.style import LOOKS, figure_options, look, new_figure, save_figure
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
 
@@ -202,6 +203,45 @@ def luminance(color: tuple[float, ...] | str) -> float:
 @pytest.mark.parametrize("criterion", LOOKS)
 def test_names_in_colour_can_be_read_on_white(criterion: str) -> None:
     assert 1.05 / (luminance(look(f"Layer{criterion}").text) + 0.05) >= 3
+
+
+# What the user chooses
+
+
+def test_what_a_matplotlibrc_sets_stays_and_the_rest_is_ours(
+    trials: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "matplotlibrc"
+    file.write_text("axes.spines.top: True\nfont.size: 14\naxes.titleweight: normal\naxes.grid: False\n")
+    monkeypatch.setattr("matplotlib.matplotlib_fname", lambda: str(file))
+    with mpl.rc_context({"font.size": 14, "xtick.labelsize": 5}):  # 5: set since, as in a notebook
+        axes = plot_curves(curves(trials)).axes[0]
+    assert axes.spines["top"].get_visible()
+    assert not axes.spines["right"].get_visible()
+    assert axes.title.get_fontweight() == "normal"
+    assert axes.xaxis.label.get_fontsize() == pytest.approx(14 * 0.833)
+    assert {text.get_fontsize() for text in axes.get_xticklabels()} == {5}
+    assert not any(line.get_visible() for line in axes.get_ygridlines())
+
+
+def test_the_options_of_a_figure_end_with_their_block(trials: pd.DataFrame) -> None:
+    with figure_options(width=3.3, font_size=6, labels={"LayerMagWeight": "Magnitude $"}):
+        figure = plot_curves(curves(trials))
+    assert figure.get_figwidth() == 3.3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"Magnitude \$", "LayerSmoothGrad"]
+    assert figure.legends[0].get_texts()[0].get_fontsize() == pytest.approx(6 * 0.833)
+    usual = plot_curves(curves(trials))
+    assert usual.get_figwidth() == 6
+    assert not usual.legends
+
+
+def test_nothing_of_a_narrow_figure_is_cut_off(trials: pd.DataFrame) -> None:
+    with figure_options(width=3.3, font_size=8):
+        figure = plot_curves(curves(trials))
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x0 > -0.05
+    assert box.x1 < 3.35
 
 
 # Masks
