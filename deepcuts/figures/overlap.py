@@ -42,7 +42,7 @@ _NARROW = 5.0
 # How many pairs of levels are named in the note on the highest kappa.
 _MOST_HIGHEST = 6
 # Numbers are written into the cells where there are at most this many columns per inch of the figure.
-_MOST_NUMBERS = 2.1
+_MOST_NUMBERS = 2.7
 
 _CHANCE: Dashes = (0, (4, 1.5))
 _HIGHEST: Dashes = (0, (1, 1))

@@ -125,7 +125,9 @@ def test_damaged_files_are_named_on_stderr(capsys):
 
 @pytest.fixture
 def results():
-    rows = [trial(str(seed), "LayerSNIP", seed, dataset="a_b|c", retrained=0.80 + seed / 100) for seed in range(3)]
+    rows = [
+        trial(str(seed), "LayerSNIP", seed, dataset="a_b|c", retrained=round(0.80 + seed / 100, 2)) for seed in range(3)
+    ]
     return table(pd.DataFrame(rows).assign(compression=None, majority=0.81))
 
 
