@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import deepcuts
 from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_degenerate, print_json, print_records, print_results
 
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
@@ -70,6 +70,7 @@ def _print_results(launched: Launched) -> None:
     if launched.completed:
         trials = deepcuts.trials(launched.plan.store, trial_id=[trial.trial_id for trial in launched.completed])
         print_results(deepcuts.table(trials))
+        print_degenerate(launched.plan.store, trials)
 
 
 def _say_repeated(planned: SweepPlan) -> None:

@@ -144,7 +144,8 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
     ids = list(dict.fromkeys([*frame["trial_a"], *frame["trial_b"]]))
     pairs = frame[frame["layer"].isna()]
     layers = list(dict.fromkeys(frame["layer"].dropna()))
-    values = frame[list(MEASURES)].to_numpy(np.float64)
+    shown = [name for name in MEASURES if name != "kappa_highest"]
+    values = frame[shown].to_numpy(np.float64)
     packed = np.where(np.isnan(values), 65535, np.round((np.nan_to_num(values) + 1) / 2 * 65534)).astype("<u2")
     places = {trial_id: place for place, trial_id in enumerate(ids)}
     by_id = with_arms(trials).set_index("trial_id")
@@ -155,7 +156,7 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
         "pairs": [[places[a], places[b]] for a, b in zip(pairs["trial_a"], pairs["trial_b"], strict=True)],
         "layers": [[name, *layer_kind(name)] for name in layers],
         "kinds": list(dict.fromkeys(LAYER_KINDS.values())),
-        "measures": list(MEASURES),
+        "measures": shown,
         "values": base64.b64encode(packed.tobytes()).decode(),
     }
     return data, frame

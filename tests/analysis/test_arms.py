@@ -182,7 +182,7 @@ def overlaps(rows: pd.DataFrame) -> pd.DataFrame:
     ids = list(rows["trial_id"])
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     found = pd.DataFrame(pairs, columns=["trial_a", "trial_b"]).assign(layer=None)
-    names = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa")
+    names = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa", "kappa_highest")
     return found.assign(**{name: range(len(found)) for name in names})
 
 

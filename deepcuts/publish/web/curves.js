@@ -146,8 +146,6 @@ function drawLine(name, points, f) {
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
   for (const point of sorted) {
-    // Over two seeds the interval is ± 12.7 standard errors: as a band it would hide everything else.
-    if (point[COUNT] === 2) group.append(svg('line', { class: 'whisker', x1: f.x(placeOf(point)), x2: f.x(placeOf(point)), y1: f.y(point[LOW]), y2: f.y(point[HIGH]) }));
     if (curveState.seeds) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
     group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
   }
@@ -193,7 +191,7 @@ function point(chart, f, place, clientX, clientY) {
   rows.sort((a, b) => b[1][MEAN] - a[1][MEAN]);
   const value = (each) => {
     const mean = curveState.relative ? signed(each[MEAN] - base()) : fixed(each[MEAN]);
-    return each[LOW] === null ? `${mean} (1 seed)` : `${mean} ± ${fixed((each[HIGH] - each[LOW]) / 2)} (${each[COUNT]} seeds)`;
+    return each[LOW] === null ? `${mean} (${each[COUNT] > 1 ? each[VALUES].map((one) => fixed(one)).join(', ') : '1 seed'})` : `${mean} (${fixed(each[LOW])} to ${fixed(each[HIGH])}, ${each[COUNT]} seeds)`;
   };
   showTip(clientX, clientY, el('b', {}, `${axisNow()} ${placeText(place)}`), rows.map(([name, each]) =>
     el('div', { class: 'line' }, el('span', { class: 'swatch', vars: colours(name) }), el('span', {}, name), el('span', { class: 'value' }, value(each)))));
