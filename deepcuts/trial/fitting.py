@@ -82,6 +82,7 @@ def fit(
     hooks = Hooks(
         after_epoch,
         on_step=lambda epoch, step: context.on_progress(stage, epoch, step),
+        on_loss=context.on_loss,
         stop=context.stop,
         snapshots=context.snapshots if stage == "dense" else (),
         snapshot=snapshot,
