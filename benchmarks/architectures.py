@@ -34,6 +34,7 @@ from deepcuts.scoring.activations import how_counted
 from deepcuts.scoring.gradients import separable
 from deepcuts.scoring.score import score
 from deepcuts.trial.loading import Material, load_material, load_network
+from deepcuts.trial.shortcuts import prove_shortcuts
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"] + [f"w{i}" for i in range(59)]
 SHAPE: dict[str, Any] = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -153,14 +154,16 @@ def criteria_that_run(trial: TrialSpec) -> str:
 
 
 def shortcuts(trial: TrialSpec) -> str:
-    """Name the shortcuts that deepcuts takes for the architecture."""
-    model: Any = load_network(trial.dense).model
+    """Name the shortcuts that only some architectures have, and all those that a trial of this one switches off."""
+    network = prove_shortcuts(load_network(trial.dense), load_material(trial.dense).train)
+    model: Any = network.model
     found = {
         "batches together": separable(model),
         "first token alone": model.config.model_type in AFTER_ATTENTION,
         "own attention": model.config._attn_implementation == ATTENTION_NAME,
     }
-    return ", ".join(name for name, applies in found.items() if applies) or "none"
+    taken = ", ".join(name for name, applies in found.items() if applies) or "none"
+    return taken + "".join(f"; off: {name}" for name in sorted(network.shortcuts_off))
 
 
 @torch.no_grad()
@@ -216,7 +219,9 @@ a tiny network with random weights (a real one has another share of the same lay
   column `activations_counted` of `trials` says in how many layers. A layer that is called several times has the sums of
   all calls.
 - **Criteria** that score every prunable tensor. The tests compare them with a plain loop in float64 on ten of these.
-- **Shortcuts** that deepcuts takes.
+- **Shortcuts** that only some architectures have; `off` are those that a trial does not take, because they would change
+  its numbers (`shortcuts_off` of `trials`). All take packed weights, a fused GELU and only the words that occur, unless
+  they are off.
 - **Export**: whether transformers alone, on the exported folder, gives the outputs that the trial recorded, each text
   by itself. Where it does not, outputs depend on how a batch was padded (canine, fnet, nystromformer) or are drawn at
   random (yoso), or a shortcut is wrong.
