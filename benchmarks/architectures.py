@@ -25,13 +25,10 @@ from torch import Tensor
 
 import deepcuts as dc
 from deepcuts.experiment.spec import ScoringPass, TrialSpec
-from deepcuts.fast.attention import ATTENTION_NAME
-from deepcuts.fast.first_token import AFTER_ATTENTION
 from deepcuts.model.load import count_from_config, silence_transformers
 from deepcuts.model.network import find_prunable, weights_of
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.activations import how_counted
-from deepcuts.scoring.gradients import separable
 from deepcuts.scoring.score import score
 from deepcuts.trial.loading import Material, load_material, load_network
 
@@ -152,17 +149,6 @@ def criteria_that_run(trial: TrialSpec) -> str:
     return "all" if not failed else "; ".join(failed)
 
 
-def shortcuts(trial: TrialSpec) -> str:
-    """Name the shortcuts that deepcuts takes for the architecture."""
-    model: Any = load_network(trial.dense).model
-    found = {
-        "batches together": separable(model),
-        "first token alone": model.config.model_type in AFTER_ATTENTION,
-        "own attention": model.config._attn_implementation == ATTENTION_NAME,
-    }
-    return ", ".join(name for name, applies in found.items() if applies) or "none"
-
-
 @torch.no_grad()
 def round_trip(store: dc.Store, trial_id: str, folder: Path, material: Material) -> str:
     """Export a trial; return how far the outputs of transformers alone are from those that the trial recorded."""
@@ -178,16 +164,19 @@ def round_trip(store: dc.Store, trial_id: str, folder: Path, material: Material)
     return "same" if worst < 1e-4 else f"differs by {worst:.2g}"
 
 
+_COLUMNS = ("prunable share", "rows of unknown tokens", "criteria", "shortcuts off", "padding matters", "export")
+
+
 def try_kind(kind: str, folder: Path, data: Mapping[str, Any]) -> dict[str, str]:
     """Return the row of the table for one architecture."""
-    row = dict.fromkeys(("prunable share", "rows of unknown tokens", "criteria", "shortcuts", "export"), "")
+    row = dict.fromkeys(_COLUMNS, "")
     row = {"architecture": NAMES.get(kind, kind)} | row
     try:
         write_model(kind, folder / "model")
         counts = count_from_config(str(folder / "model"), "main", 2, False)
         row["prunable share"] = f"{counts.share:.0%}"
         trial = sweep_of(folder / "model", data).trials()[-1]
-        row |= {"criteria": criteria_that_run(trial), "shortcuts": shortcuts(trial)}
+        row["criteria"] = criteria_that_run(trial)
         network, material = load_network(trial.dense), load_material(trial.dense)
         said = how_counted(network, material.train, find_prunable(network.model, False).names, "Wanda")
         row["rows of unknown tokens"] = said.split(" in ")[1] if said else "none"
@@ -195,6 +184,8 @@ def try_kind(kind: str, folder: Path, data: Mapping[str, Any]) -> dict[str, str]
         made = dc.run_trial(trial, store, threads=1, keep_model=True)
         if made["status"] != "completed":
             raise RuntimeError(made["error"])
+        row["shortcuts off"] = made["shortcuts_off"] or "none"
+        row["padding matters"] = "yes" if made["padding_matters"] else "no"
         row["export"] = round_trip(store, made["trial_id"], folder / "export", material)
     except Exception as error:
         reason = str(error).splitlines()[0].replace(f" {str(folder / 'model')!r}", "")
@@ -216,10 +207,11 @@ a tiny network with random weights (a real one has another share of the same lay
   column `activations_counted` of `trials` says in how many layers. A layer that is called several times has the sums of
   all calls.
 - **Criteria** that score every prunable tensor. The tests compare them with a plain loop in float64 on ten of these.
-- **Shortcuts** that deepcuts takes.
+- **Shortcuts off**: quicker ways (`deepcuts/trial/shortcuts.py`) that give other numbers on this network, or fail, and
+  are not taken. They are compared with the plain network when it is loaded, or covered by a test of its class.
+- **Padding matters** where the outputs for a text depend on how its batch is padded.
 - **Export**: whether transformers alone, on the exported folder, gives the outputs that the trial recorded, each text
-  by itself. Where it does not, outputs depend on how a batch was padded (canine, fnet, nystromformer) or are drawn at
-  random (yoso), or a shortcut is wrong.
+  by itself. Where it does not, outputs depend on how a batch was padded, or are drawn at random (yoso).
 
 A weight of GPT-2 and GPT is stored as (inputs, outputs): so are its mask and its scores. `Row` strategies compare over
 the inputs of an output all the same, but `density` calls its inputs rows and its outputs columns.

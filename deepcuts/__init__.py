@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deepcuts.analysis.curves import curves as curves
     from deepcuts.analysis.curves import table as table
     from deepcuts.analysis.curves import training_curves as training_curves
+    from deepcuts.analysis.degenerate import degenerate as degenerate
+    from deepcuts.analysis.degenerate import degenerate_in_words as degenerate_in_words
     from deepcuts.analysis.density import density as density
     from deepcuts.analysis.examples import compare_trials as compare_trials
     from deepcuts.analysis.examples import with_examples as with_examples
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.forest import plot_forest as plot_forest
     from deepcuts.figures.overlap import plot_layers as plot_layers
     from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
     from deepcuts.publish.export import export as export
     from deepcuts.publish.report import report as report
@@ -75,6 +78,8 @@ _HOMES = {
     "curves": "analysis.curves",
     "table": "analysis.curves",
     "training_curves": "analysis.curves",
+    "degenerate": "analysis.degenerate",
+    "degenerate_in_words": "analysis.degenerate",
     "density": "analysis.density",
     "compare_trials": "analysis.examples",
     "with_examples": "analysis.examples",
@@ -95,6 +100,7 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
+    "figure_options": "figures.style",
     "save_figure": "figures.style",
     "export": "publish.export",
     "report": "publish.report",

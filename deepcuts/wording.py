@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Stage = Literal["dense", "pruned", "rewound", "retrained"]
 
@@ -52,3 +53,20 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def place_in_words(place: Mapping[str, Any]) -> str:
+    """Where a trial is: `retraining, epoch 2 of 12, step 17 of 84, loss 0.412`.
+
+    `place` has `stage`, `epoch` (from 0) and `step`, and where they are known `epochs`, `steps` and `loss`.
+    """
+    stage, epochs, steps, loss = (place.get(key) for key in ("stage", "epochs", "steps", "loss"))
+    parts = [STEPS.get(str(stage), str(stage))]
+    if stage in ("dense", "retrained"):
+        parts.append(f"epoch {place.get('epoch', 0) + 1}" + (f" of {epochs}" if epochs else ""))
+    if stage in ("dense", "score", "retrained"):
+        unit = "batch" if stage == "score" else "step"
+        parts.append(f"{unit} {place.get('step', 0)}" + (f" of {steps}" if steps else ""))
+    if loss is not None:
+        parts.append(f"loss {loss:.3g}")
+    return ", ".join(parts)

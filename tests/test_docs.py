@@ -8,8 +8,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+from builders.notebook import NOTEBOOK, executed, images
 from builders.toy_sweeps import SWEEP, run_file
 
 import deepcuts
@@ -33,14 +35,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    cells = json.loads((ROOT / "docs" / "analysis.ipynb").read_text())["cells"]
-    names: dict[str, object] = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
-    assert len(names["trials"]) == 3  # type: ignore[arg-type]
+def test_the_notebook_runs_in_a_fresh_kernel_and_shows_its_plots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = executed(folder)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.id for cell in cells if not cell.outputs] == []
+    plots = [cell.id for cell in cells if "plot_" in cell.source]
+    assert len(plots) >= 2
+    assert images(notebook) == plots
+
+
+def test_the_notebook_is_kept_with_its_outputs() -> None:
+    text = NOTEBOOK.read_text("utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert images(notebook) == [cell.id for cell in cells if "plot_" in cell.source]
+    assert not re.search(r"/(?:tmp|home|root|work|usr)/|iopub|\b20\d\d-\d\d-\d\d", text)
+    assert len(text) < 400_000
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
+from deepcuts.names import nearest
 from deepcuts.pruning.criteria import CRITERIA
 
 _Settings = Mapping[str, Any]
@@ -26,7 +27,7 @@ _ASKED = ["compression", "sparsity_asked"]
 # Fields of a trial's spec that its columns have.
 _COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
 # Fields of a task that its digest stands for, as in its id.
-_BY_DIGEST = {"hub", "config", "revision", "splits", "text", "label"}
+_BY_DIGEST = {"holdout", "hub", "config", "revision", "splits", "text", "label"}
 
 
 def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
@@ -58,6 +59,28 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
     arms.attrs = trials.attrs
     return arms
+
+
+def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the settings of each trial, as the sweep file calls them (`retrain.epochs`), in the order of the rows.
+
+    By default those in which trials that have them differ; null where a trial has no such setting. Raises
+    ValueError for a name that no trial has, naming the nearest.
+    """
+    found = [_read(settings) for settings in with_arms(trials)["settings"]]
+    known = sorted({name for some in found for name in some})
+    for name in names or []:
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}{nearest(name, known)}; the trials have {', '.join(known)}")
+    if names is None:
+        names = [name for name in known if len({canonical({"": some[name]}) for some in found if name in some}) > 1]
+    values = ([_simple(some.get(name)) for some in found] for name in names)
+    columns = {name: pd.Series(some, trials.index, dtype=object) for name, some in zip(names, values, strict=True)}
+    return pd.DataFrame(columns, trials.index)
+
+
+def _simple(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:

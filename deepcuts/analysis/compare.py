@@ -21,6 +21,7 @@ from deepcuts.analysis.significance import (
     sign_flip,
     spread,
     t_test,
+    within_bounds,
 )
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
@@ -77,6 +78,7 @@ def compare(
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
     frame = frame.merge(_places(pairs), on=_KEY)
+    frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
     return frame.sort_values(["dataset", "sparsity", *arms], ignore_index=True)[COMPARISON_COLUMNS]
 

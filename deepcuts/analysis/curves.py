@@ -6,12 +6,15 @@ Trials are grouped by the compression or sparsity that was asked for, never by t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
-from deepcuts.analysis.arms import agree, of_dense, with_arms
-from deepcuts.analysis.significance import half_width
+from deepcuts.analysis.arms import agree, of_dense, setting_columns, with_arms
+from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
+from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import STAGES, Stage
@@ -22,6 +25,8 @@ Axis = Literal["sparsity", "compression"]
 
 _TASK = ["model", "dataset", "metric"]
 _ASKED = ["compression", "sparsity_asked"]
+# What the table has of a stage beside its mean.
+_OF_STAGE = ("_half_width", "_low", "_high", "_values")
 _GROUP = [*_TASK, "strategy", "arm", *_ASKED]
 
 
@@ -36,7 +41,8 @@ def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split:
     rows = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
     last = rows.sort_values(["epoch", "step"]).drop_duplicates(["trial_id", "stage"], keep="last")
     values = last.pivot(index="trial_id", columns="stage", values="value").reindex(columns=list(STAGES))
-    return trials.drop(columns=list(STAGES)).assign(metric=metric).merge(values, on="trial_id")
+    majority = _with_majority(trials)["majority"].where(trials["metric"] == metric)
+    return trials.drop(columns=list(STAGES)).assign(metric=metric, majority=majority).merge(values, on="trial_id")
 
 
 def best_epoch(trials: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +58,8 @@ def best_epoch(trials: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     by_trial = rows.groupby("trial_id")["value"].agg(["min", "max"])
     names = rows.drop_duplicates("trial_id").set_index("trial_id")["metric_x"].rename("metric")
     best = by_trial["max"].where(names != "mse", by_trial["min"]).rename("best")
-    return trials.drop(columns="metric").merge(pd.concat([names, best], axis=1), on="trial_id")
+    found = pd.concat([names, best], axis=1)
+    return trials.drop(columns="metric").assign(majority=float("nan")).merge(found, on="trial_id")
 
 
 def curves(
@@ -67,8 +74,9 @@ def curves(
 
     An arm is a strategy in one set of settings (`with_arms`): where settings differ, `arm` says in what. `trials` are
     the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval `low, high`
-    (null for one seed), the `seeds` and their `values`, and the means of the task's unpruned networks in the same
-    settings, `dense` and `unpruned` (null where there is no such trial).
+    within the metric's bounds (null below 3 seeds), the `seeds` and their `values`, the means of the task's unpruned
+    networks in the same settings, `dense` and `unpruned` (null where there is no such trial), and `majority`, what
+    always predicting the most frequent class would have (null for a regression).
 
     `x` is the place on the `axis`: the sparsity or compression that was asked for, else the mean achieved; `auto` is
     compression where every trial asked for one. `metric` is the task's main one by default; another is looked up in
@@ -109,8 +117,9 @@ def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.D
     dense = rows.drop_duplicates([*_TASK, "dense_id", "seed"])
     frame = _beside(frame, "dense", dense.assign(settings=dense["settings"].map(of_dense)), "dense")
     frame = _beside(frame, "unpruned", rows[rows["strategy"] == "Unpruned"], stage)
+    frame = _beside(frame, "majority", _with_majority(rows), "majority")
     order = [*_TASK, "stage", "strategy", "arm", *_ASKED, "axis", "x", "n", "mean", "sd", "low", "high"]
-    order += ["dense", "unpruned", "sparsity", "compression_achieved", "seeds", "values"]
+    order += ["dense", "unpruned", "majority", "sparsity", "compression_achieved", "seeds", "values"]
     return frame[order].sort_values([*_TASK, "arm", "x"], ignore_index=True)
 
 
@@ -159,8 +168,14 @@ def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
         )
         .reset_index()
     )
-    half = half_width(frame["n"], frame["sd"])
-    return frame.assign(low=frame["mean"] - half, high=frame["mean"] + half)
+    low, high = _interval(frame["metric"], frame["n"], frame["mean"], frame["sd"])
+    return frame.assign(low=low, high=high)
+
+
+def _interval(metric: pd.Series, n: pd.Series, mean: pd.Series, sd: pd.Series) -> tuple[Floats, Floats]:
+    """Return the 95 % t interval of each mean within the bounds of its metric; NaN below FEWEST_OF_INTERVAL values."""
+    half = half_width(n, sd.where(n >= FEWEST_OF_INTERVAL))
+    return within_bounds(metric, mean - half, mean + half)
 
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:
@@ -193,23 +208,26 @@ def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> p
     return frame.assign(**{name: [values.get(key, float("nan")) for key in keys]})
 
 
-def table(trials: pd.DataFrame) -> pd.DataFrame:
+def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Summarise all trials, a row per model, dataset, arm and compression or sparsity asked.
 
     An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
-    `failed`, the mean of the metric after every stage with half its 95 % t interval (`dense, dense_half_width, ...`),
-    and the sparsity and compression achieved. `majority` is the metric of always predicting the most frequent class
-    (null for a regression), and `at_majority` names the stages in which a seed has exactly that. Dense and Unpruned
-    come first.
+    `failed`; of every stage the mean of the metric (`dense`), half its 95 % t interval (`dense_half_width`), that
+    interval within the metric's bounds (`dense_low, dense_high`; null below 3 seeds, like the half width) and
+    `dense_values` by seed; and the sparsity and compression achieved. `majority` is the metric of always predicting the
+    most frequent class (null for a regression), and `at_majority` names the stages in which a seed has exactly that.
+    Dense and Unpruned come first. `columns` are settings to show after the arm, such as `retrain.epochs`. Raises
+    ValueError for one that no trial has.
 
-    >>> dc.table(trials)
+    >>> dc.table(trials, columns=["retrain.epochs"])
     """
     trials = with_arms(trials)
+    settings = setting_columns(trials, columns).assign(**{name: trials[name] for name in _GROUP if name != "metric"})
     rows = trials[trials["status"] == "completed"]
-    groups = rows.groupby(_GROUP, dropna=False)
+    groups = rows.sort_values("seed").groupby(_GROUP, dropna=False)
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
     for stage in STAGES:
-        means[f"{stage}_half_width"] = half_width(groups[stage].count(), groups[stage].std())
+        means = means.join(_of_stage(groups[stage], stage))
     means = means.join(_majority(rows))
     main = trials.groupby(["model", "dataset"], dropna=False)["metric"].transform("first")
     counted = trials.assign(
@@ -221,14 +239,41 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
     frame = counts.reset_index().merge(means.reset_index(), on=_GROUP, how="left")
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
     frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "arm"], ignore_index=True)
-    stages = [name for stage in STAGES for name in (stage, f"{stage}_half_width")]
-    return frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
+    stages = [f"{stage}{of}" for stage in STAGES for of in ("", *_OF_STAGE)]
+    frame = frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
+    return _with_settings(frame, settings, list(columns))
+
+
+def _with_settings(frame: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Insert the settings after the arm: the trials of a row agree in them."""
+    keys = [name for name in _GROUP if name in settings]
+    first = settings.drop_duplicates(keys)
+    for place, name in enumerate(columns):
+        values = frame[keys].merge(first[[*keys, name]], on=keys, how="left")[name]
+        frame.insert(list(frame).index("arm") + 1 + place, name, values)
+    return frame
+
+
+def _of_stage(values: SeriesGroupBy, stage: str) -> pd.DataFrame:
+    """Return the columns _OF_STAGE of each group's values of a stage."""
+    n, mean, sd = values.count(), values.mean(), values.std()
+    metric = pd.Series(n.index.get_level_values("metric"), n.index)
+    low, high = _interval(metric, n, mean, sd)
+    half = half_width(n, sd.where(n >= FEWEST_OF_INTERVAL))
+    known = values.agg(lambda some: some.dropna().tolist())
+    columns = dict(zip(_OF_STAGE, (half, low, high, known), strict=True))
+    return pd.DataFrame(columns, n.index).add_prefix(stage)
+
+
+def _with_majority(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with `majority` as numbers; older trials do not have it."""
+    return rows.assign(majority=rows["majority"].astype(float) if "majority" in rows else float("nan"))
 
 
 def _majority(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `majority` and `at_majority` per group; older trials do not have the former."""
-    known = rows if "majority" in rows else rows.assign(majority=float("nan"))
-    at = {stage: known[stage].eq(known["majority"].astype(float)) for stage in STAGES}
+    known = _with_majority(rows)
+    at = {stage: known[stage].eq(known["majority"]) for stage in STAGES}
     groups = known.assign(**at).groupby(_GROUP, dropna=False)
     hits = groups[list(STAGES)].any()
     names = [", ".join(stage for stage in STAGES if row[stage]) or None for row in hits.to_dict("records")]

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from deepcuts.analysis.arms import setting_columns
 from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
 from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Store
@@ -192,6 +193,9 @@ def show(store: Store, trial: str) -> pd.DataFrame:
 def query(store: Store, sql: str) -> pd.DataFrame:
     """Return the rows of one SELECT (or EXPLAIN) in DuckDB's SQL over the store's tables, by their names.
 
+    The view `settings` has a row per trial: `trial_id`, and a column for each setting in which trials differ, called as
+    in the sweep file (`"retrain.epochs"`, in double quotes in SQL).
+
     A query only reads. Raises ValueError for a mistake in the SQL, for a statement that would write, and for one
     that reaches outside the store. Example: `query(store, "SELECT dataset, avg(retrained) FROM trials GROUP BY 1")`.
 
@@ -240,6 +244,8 @@ def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
     with connection:
         for table in SCHEMAS:
             _register(connection, store, table, damaged)
+        if "settings" in sql.lower():
+            connection.register("settings", _settings_view(store))
         frame = connection.sql(sql).to_arrow_table().to_pandas()
     frame.attrs["damaged"] = damaged
     return frame
@@ -257,6 +263,18 @@ def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, d
             connection.register(f"_not_{table}_{number}", pa.table({"id": pa.array(ids, pa.string())}))
             view += f" UNION ALL FROM _{table}_{number} WHERE trial_id NOT IN (FROM _not_{table}_{number})"
     connection.execute(f"CREATE VIEW {table} AS {view}")
+
+
+def _settings_view(store: Store) -> pa.Table:
+    """Return a row per trial, a column for each setting in which trials differ; as text where types are mixed."""
+    frame = trials(store)
+    columns: dict[str, pa.Array] = {"trial_id": pa.array(frame["trial_id"], pa.string())}
+    for name, values in setting_columns(frame).items():
+        try:
+            columns[str(name)] = pa.array(list(values))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[str(name)] = pa.array([None if value is None else str(value) for value in values], pa.string())
+    return pa.table(columns)
 
 
 def _dataset(store: Store, table: str, paths: list[str]) -> ds.Dataset:

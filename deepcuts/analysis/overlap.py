@@ -208,7 +208,7 @@ def _frame(a: Sequence[str], b: Sequence[str], layers: Mapping[str, Agreement]) 
 
 _Counts = NDArray[np.int64]
 
-MEASURES = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa")
+MEASURES = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa", "kappa_highest")
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ class Agreement:
     """Counts of weights, summed over tensors, for P pairs of masks.
 
     `size` counts all weights; `kept_a`, `kept_b` (P,) those that one mask keeps; `both` (P,) those that both keep;
+    `most` (P,) those that both would keep if in each tensor the mask that keeps fewer were a part of the other;
     `expected` (P,) those that both would keep if each tensor had its kept weights in random places.
     """
 
@@ -223,6 +224,7 @@ class Agreement:
     kept_a: _Counts
     kept_b: _Counts
     both: _Counts
+    most: _Counts
     expected: Floats
 
     def __add__(self, other: Agreement) -> Agreement:
@@ -231,6 +233,7 @@ class Agreement:
             self.kept_a + other.kept_a,
             self.kept_b + other.kept_b,
             self.both + other.both,
+            self.most + other.most,
             self.expected + other.expected,
         )
 
@@ -241,7 +244,8 @@ def of_tensor(size: int, kept_a: _Counts, kept_b: _Counts, both: _Counts) -> Agr
     Two random sets of kept_a and kept_b out of `size` places share kept_a kept_b / size on average: the mean of the
     hypergeometric distribution.
     """
-    return Agreement(size, kept_a, kept_b, both, kept_a / max(size, 1) * kept_b)
+    most = np.minimum(kept_a, kept_b)
+    return Agreement(size, kept_a, kept_b, both, most, kept_a / max(size, 1) * kept_b)
 
 
 def measures(counts: Agreement) -> dict[str, Floats]:
@@ -249,7 +253,8 @@ def measures(counts: Agreement) -> dict[str, Floats]:
 
     An expected IoU is the ratio of the sums expected. kappa = (p_o - p_e) / (1 - p_e), where p_o is the share
     of places that both keep or both prune and p_e the share expected (Cohen 1960, "A coefficient of agreement
-    for nominal scales"); the sizes cancel.
+    for nominal scales"); the sizes cancel. `kappa_highest` is kappa of masks that keep as many weights of each tensor
+    and agree as far as they can: below 1 where one keeps more than the other.
     """
     size, both, expected = float(counts.size), counts.both.astype(np.float64), counts.expected
     kept = (counts.kept_a + counts.kept_b).astype(np.float64)
@@ -260,4 +265,5 @@ def measures(counts: Agreement) -> dict[str, Floats]:
             "kept_iou": both / (kept - both),
             "kept_iou_chance": expected / (kept - expected),
             "kappa": 2 * (both - expected) / (kept - 2 * expected),
+            "kappa_highest": 2 * (counts.most - expected) / (kept - 2 * expected),
         }

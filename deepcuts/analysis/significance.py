@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
 
-from deepcuts.experiment.metrics import FUNCTIONS, Floats, UndefinedMetric
+from deepcuts.experiment.metrics import BOUNDS, FUNCTIONS, Floats, UndefinedMetric
 
 LEVEL = 0.05
 POWER = 0.8
@@ -31,6 +31,10 @@ POWER = 0.8
 # No verdict is given with fewer seeds: differences symmetric about 0 all have the same sign in 2 of 2^S sweeps, which
 # is more than 5 % below 6 seeds, and so few values cannot show whether a t test may be used.
 FEWEST_SEEDS = 6
+
+# A mean of fewer values has no interval in tables and figures, which show the values: that of two is ± 12.7 times
+# their distance from the mean.
+FEWEST_OF_INTERVAL = 3
 
 # Metrics are fractions of examples: a spread below this is the rounding error of their differences.
 _NO_SPREAD = 1e-12
@@ -56,6 +60,20 @@ def half_width(n: ArrayLike, sd: ArrayLike, level: float = 0.95) -> NDArray[np.f
     freedom = np.where(enough, n - 1, 1.0)
     width = stdtrit(freedom, (1 + level) / 2) * sd / np.sqrt(freedom + 1)
     return np.where(enough, width, np.nan)
+
+
+def within_bounds(
+    metrics: Iterable[str], low: ArrayLike, high: ArrayLike, differences: bool = False
+) -> tuple[Floats, Floats]:
+    """Cut intervals (N,) of means of these metrics (N,), or of their `differences`, at the bounds of what can be.
+
+    The true mean is within the bounds, so that what is left of an interval holds it as often as the whole did.
+    """
+    bounds = np.array([BOUNDS.get(metric, (-np.inf, np.inf)) for metric in metrics], np.float64).reshape(-1, 2)
+    lowest, highest = bounds.T
+    if differences:
+        lowest, highest = lowest - highest, highest - lowest
+    return np.maximum(low, lowest), np.minimum(high, highest)
 
 
 def spread(differences: Floats) -> Floats:

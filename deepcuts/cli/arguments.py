@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import deepcuts
+from deepcuts.names import nearest
 from deepcuts.wording import STAGES
 
 if TYPE_CHECKING:
@@ -89,6 +91,31 @@ class _Selection(argparse.Action):
         setattr(namespace, self.dest, chosen)
 
 
+def arms_of(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
+    """Return the arms that `--arms` names, all `known` ones where there is none; commas within [ ] are theirs.
+
+    Raises ValueError for an unknown arm, here and in `--label`, naming the nearest.
+    """
+    known = list(known)
+    chosen = [name.strip() for given in args.arms for name in re.split(r",(?![^\[]*\])", given)]
+    for flag, names in (("--arms", chosen), ("--label", labels_of(args))):
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{flag}: unknown arm {name!r}{nearest(name, known)}; known: {', '.join(sorted(known))}"
+                )
+    return chosen or known
+
+
+def labels_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the arms that `--label` names, and what to call them. Raises ValueError for text that is no ARM=NAME."""
+    pairs = [given.rpartition("=") for given in args.label]
+    for given, (arm, _, name) in zip(args.label, pairs, strict=True):
+        if not arm or not name:
+            raise ValueError(f"--label {given!r}: write ARM=NAME, as in LayerMagWeight=Magnitude")
+    return {arm.strip(): name.strip() for arm, _, name in pairs}
+
+
 SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")
 STORE = argument(
     "store_uri",
@@ -115,6 +142,21 @@ ONLY = argument(
 )
 # Which trials of a store a verb looks at.
 WHICH = (argument("--sweep", metavar="NAME", help="just the trials that this sweep wants"), ONLY)
+# How a figure looks, for every verb that draws.
+FIGURE = (
+    argument("--width", type=float, metavar="INCHES", help="how wide the figure is; 3.3 fits a column of a paper"),
+    argument("--font-size", type=float, metavar="POINTS", help="the size of text (default: 10, or as in matplotlibrc)"),
+    argument(
+        "--arms", action="append", default=[], metavar="ARM,...", help="draw just these, as the legend calls them"
+    ),
+    argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="ARM=NAME",
+        help="another name for an arm, as in LayerSNIP=SNIP",
+    ),
+)
 # What a verb takes that has a sweep file: where its trials go, and what is different this time.
 INTO = (
     argument("--store", metavar="URI", help="the store (default: DEEPCUTS_STORE, else ./results)"),

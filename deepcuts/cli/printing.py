@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
+import deepcuts
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import Records, records
 from deepcuts.wording import STAGES, level
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from deepcuts.store.store import Store
 
 
 # Exit codes: everything is there; something failed, is missing or damaged, and is named.
@@ -28,8 +31,7 @@ def print_json(rows: Records | pd.DataFrame) -> None:
 def print_records(rows: Records | pd.DataFrame) -> None:
     """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns; leave empty ones out."""
     found = records(rows)
-    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
-    cells = [[_text(row[name]) for name in names] for row in found]
+    names, *cells = _lines(found)
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
         _ruled(names, cells, found)
@@ -62,14 +64,20 @@ def _text(value: Any) -> str:
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
 
+    An interval that is cut at a bound of the metric has its two ends in place of ±; of two seeds both values are shown.
     Columns that are the same in all rows are left out. A star marks a stage in which a seed only reaches what always
     predicting the most frequent class does.
     """
     frame = results.drop(columns=["majority", "at_majority"])
+    if results["majority"].notna().any():
+        levels = [None if value != value else f"{value:.3f}" for value in results["majority"]]
+        frame.insert(list(frame).index(STAGES[0]), "majority", levels)
     for stage in STAGES:
-        half = frame.pop(f"{stage}_half_width")
+        names = [stage, *(f"{stage}_{of}" for of in ("half_width", "low", "high", "values"))]
         marks = ["*" if stage in at.split(", ") else "" for at in results["at_majority"].fillna("")]
-        frame[stage] = [_with_half(*each) for each in zip(frame[stage], half, marks, strict=True)]
+        texts = [_of_seeds(*row) for row in frame[names].itertuples(index=False, name=None)]
+        frame[stage] = [text and text + mark for text, mark in zip(texts, marks, strict=True)]
+        frame = frame.drop(columns=names[1:])
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
@@ -88,23 +96,89 @@ def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
     return level(compression, sparsity)
 
 
-def _with_half(mean: float, half: float, mark: str) -> str | None:
-    if mean != mean:
-        return None
-    return f"{mean:.3f}{mark}" if half != half else f"{mean:.3f} ± {half:.3f}{mark}"
+def _of_seeds(mean: float, half: float, low: float, high: float, values: Sequence[float]) -> str | None:
+    """Write the mean over seeds with its interval; the values themselves where there are too few for one."""
+    if half != half:
+        return ", ".join(f"{value:.3f}" for value in values) or None
+    if mean - half < low - 1e-9 or high + 1e-9 < mean + half:
+        return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    return f"{mean:.3f} ± {half:.3f}"
 
 
 def print_results(results: pd.DataFrame) -> None:
     """Print a frame of `table` as a person reads it; below it what the stars mean and, on a terminal, the ±."""
     shown = for_people(results)
     print_records(shown)
-    if sys.stdout.isatty() and any("±" in str(value) for stage in STAGES for value in shown[stage]):
-        print("mean ± half of its 95 % interval: Student's t over the n seeds, of this row alone")
+    if sys.stdout.isatty() and any(
+        "±" in str(value) or " to " in str(value) for stage in STAGES for value in shown[stage]
+    ):
+        print(
+            "mean ± half of its 95 % interval (or from ... to ..., within the metric's bounds): Student's t over the n"
+        )
+        print("seeds, of this row alone; below 3 seeds the values themselves")
     marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
     if len(marked):
         scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
         what = "exactly the score of always predicting the most frequent class"
         sys.stdout.write(f"\n* in at least one seed {what} ({scores})\n")
+
+
+def print_csv(results: pd.DataFrame) -> None:
+    """Print all columns as CSV, with the values of the seeds separated by spaces."""
+    lists = [f"{stage}_values" for stage in STAGES]
+    shown = results.assign(**{name: [_spaced(values) for values in results[name]] for name in lists})
+    shown.to_csv(sys.stdout, index=False)
+
+
+def _spaced(values: Any) -> str:
+    return " ".join(map(str, values)) if isinstance(values, list) else ""
+
+
+def print_latex(results: pd.DataFrame) -> None:
+    """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
+    header, *rows = ([_escaped(cell) for cell in line] for line in _lines(records(for_people(results))))
+    lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
+    sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
+
+
+def _latex(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_IN_LATEX.get(letter, letter) for letter in text)
+
+
+_IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "*": r"$^*$",
+}
+
+
+def print_markdown(results: pd.DataFrame) -> None:
+    """Print the table as a person reads it in Markdown."""
+    header, *rows = (
+        [cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in _lines(records(for_people(results)))
+    )
+    for cells in (header, ["---"] * len(header), *rows):
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def _lines(found: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the names of the columns that are not empty, and the rows, as text."""
+    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
+    return [names, *([_text(row[name]) for name in names] for row in found)]
+
+
+def print_degenerate(store: Store, trials: pd.DataFrame) -> None:
+    """Print a warning for each arm that pruning has broken: one class predicted, tensors or heads without a weight."""
+    lines = deepcuts.degenerate_in_words(deepcuts.degenerate(store, trials), trials)
+    if lines:
+        sys.stdout.write("\n" + "".join(f"warning: {line}\n" for line in lines))
 
 
 def say_damaged(damaged: Mapping[str, str]) -> bool:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import deepcuts
 from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results
+from deepcuts.cli.printing import DONE, INCOMPLETE, print_degenerate, print_json, print_records, print_results
 
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
     from deepcuts.store.store import Store
-    from deepcuts.sweep.launch import Launched, SweepPlan
+    from deepcuts.sweep.launched import Launched
+    from deepcuts.sweep.planned import SweepPlan
 
 RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
 ADDRESS = argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
@@ -69,6 +70,7 @@ def _print_results(launched: Launched) -> None:
     if launched.completed:
         trials = deepcuts.trials(launched.plan.store, trial_id=[trial.trial_id for trial in launched.completed])
         print_results(deepcuts.table(trials))
+        print_degenerate(launched.plan.store, trials)
 
 
 def _say_repeated(planned: SweepPlan) -> None:
@@ -85,10 +87,12 @@ def _say_repeated(planned: SweepPlan) -> None:
     RETRY,
     argument("--json", action="store_true", help="print the plan as JSON"),
     ADDRESS,
+    argument("--on", metavar="MACHINE", help="for a machine that is not here: cpu, gpu, or a kind of it, as in a100"),
 )
 def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
-    planned = deepcuts.plan(deepcuts.read_sweep(args.sweep, args.set), opened(args.store), **_chosen(args))
+    sweep, on = deepcuts.read_sweep(args.sweep, args.set), getattr(args, "on", None)  # `run` has no --on
+    planned = deepcuts.plan(sweep, opened(args.store), **_chosen(args), on=on)
     _say_repeated(planned)
     if args.json:
         print_json(planned.rows())

@@ -8,12 +8,40 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import deepcuts
-from deepcuts.cli.arguments import JSON, METRIC, OUTPUT, STAGE, STORE, TRIAL, WHICH, argument, existing, opened, verb
-from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records, print_results, say_damaged
+from deepcuts.cli.arguments import (
+    FIGURE,
+    JSON,
+    METRIC,
+    OUTPUT,
+    STAGE,
+    STORE,
+    TRIAL,
+    WHICH,
+    argument,
+    arms_of,
+    existing,
+    labels_of,
+    opened,
+    verb,
+)
+from deepcuts.cli.printing import (
+    DONE,
+    INCOMPLETE,
+    print_csv,
+    print_degenerate,
+    print_json,
+    print_latex,
+    print_markdown,
+    print_records,
+    print_results,
+    say_damaged,
+)
+from deepcuts.pruning.criteria import NOT_PRUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +70,11 @@ def _trials(args: argparse.Namespace) -> pd.DataFrame:
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
         raise ValueError(f"store {store.uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
     return narrowed(frame, args.only)
+
+
+def _options(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return the context in which figures look as the flags ask for."""
+    return deepcuts.figure_options(args.width, args.font_size, labels_of(args))
 
 
 def _code(damaged: Mapping[str, str]) -> int:
@@ -91,16 +124,35 @@ def show_verb(args: argparse.Namespace) -> int:
             print(f"{name:<{width}}  {value}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
+    print_degenerate(store, frame)
     print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
     return code
 
 
-@verb("table", "results: mean and 95 %% interval over seeds", STORE, *WHICH, JSON)
+@verb(
+    "table",
+    "results: mean and 95 %% interval over seeds",
+    STORE,
+    *WHICH,
+    argument("--columns", default="", metavar="KEY,...", help="settings as columns, such as retrain.epochs"),
+    argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
+    argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
+    argument("--markdown", action="store_true", help="print a Markdown table"),
+    JSON,
+)
 def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
-    results = deepcuts.table(frame)
-    print_json(results) if args.json else print_results(results)
+    results = deepcuts.table(frame, [name.strip() for name in args.columns.split(",") if name.strip()])
+    formats = {"json": print_json, "csv": print_csv, "latex": print_latex, "markdown": print_markdown}
+    asked = [name for name in formats if getattr(args, name)]
+    if len(asked) > 1:
+        raise ValueError(f"a table has one format; --{' and --'.join(asked)} are given")
+    if asked:
+        formats[asked[0]](results)
+    else:
+        print_results(results)
+        print_degenerate(existing(args.store_uri), frame)
     return _code(frame.attrs["damaged"])
 
 
@@ -112,6 +164,7 @@ def table_verb(args: argparse.Namespace) -> int:
     OUTPUT,
     METRIC,
     STAGE,
+    *FIGURE,
     argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
     argument(
         "--report",
@@ -124,7 +177,8 @@ def table_verb(args: argparse.Namespace) -> int:
 )
 def curves_verb(args: argparse.Namespace) -> int:
     """Metric against sparsity, or against the epochs of training, a line per strategy."""
-    frame, epochs = _trials(args), args.x == "epoch"
+    frame, epochs = deepcuts.with_arms(_trials(args)), args.x == "epoch"
+    frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
     store = existing(args.store_uri)
     metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
     if epochs:
@@ -136,7 +190,8 @@ def curves_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"])
     out = args.output or "curves.png"
-    deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
+    with _options(args):
+        deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     return _code(frame.attrs["damaged"])
 
@@ -147,6 +202,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     STORE,
     *WHICH,
     OUTPUT,
+    *FIGURE,
     argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare just these"),
     argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
     argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
@@ -155,18 +211,18 @@ def curves_verb(args: argparse.Namespace) -> int:
 def iou_verb(args: argparse.Namespace) -> int:
     """Overlap of masks between trials, and layer by layer."""
     from deepcuts.names import find_id
-    from deepcuts.pruning.criteria import NOT_PRUNED
 
     store, frame = existing(args.store_uri), deepcuts.with_arms(_trials(args))
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
+    pruned = pruned[pruned["arm"].isin(arms_of(args, pruned["arm"].unique()))]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
     if args.json:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
         print_json(made)
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made, frame)}
-    figures |= {"-density": deepcuts.plot_density(kept, frame), "-dead": deepcuts.plot_dead(kept, frame)}
+    with _options(args):
+        figures, left_out = _iou_figures(made, kept, frame)
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
     for figure, path in zip(figures.values(), names, strict=True):
@@ -178,8 +234,19 @@ def iou_verb(args: argparse.Namespace) -> int:
         print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
-    print(f"\nwrote {', '.join(map(str, names))}")
+    print(f"\nwrote {', '.join(map(str, names))}{left_out}")
     return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+
+
+def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
+    """Draw the figures of `iou` by the end of their names; say why there is one fewer."""
+    figures = {"": deepcuts.plot_overlap(made, frame), "-layers": deepcuts.plot_layers(made, frame)}
+    left_out = ""
+    try:
+        figures["-density"] = deepcuts.plot_density(kept, frame)
+    except ValueError as error:
+        left_out = f"; there is no figure of the density per layer: {error}"
+    return figures | {"-dead": deepcuts.plot_dead(kept, frame)}, left_out
 
 
 @verb(
@@ -190,6 +257,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     OUTPUT,
     METRIC,
     STAGE,
+    *FIGURE,
     argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
     argument(
         "--baseline", default="LayerMagWeight", metavar="STRATEGY", help="default: LayerMagWeight; also Dense, Unpruned"
@@ -233,7 +301,10 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
         for row in part.to_dict("records"):
             print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
     if args.output:
-        deepcuts.save_figure(deepcuts.plot_forest(made, args.margin), args.output)
+        arms = arms_of(args, {*made["strategy"], *made["baseline"]})
+        with _options(args):
+            some = made[made["strategy"].isin(arms)]
+            deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
 
 
@@ -276,7 +347,7 @@ def export_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "query",
-    "SQL over the tables trials, metrics, predictions, masks, sweeps (read-only)",
+    "SQL over the tables trials, metrics, predictions, masks, sweeps and the view settings (read-only)",
     STORE,
     argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"'),
     argument("--csv", action="store_true", help="print CSV"),

@@ -18,7 +18,7 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.wording import STEPS, duration, level
+from deepcuts.wording import STEPS, duration, level, place_in_words
 
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
@@ -29,11 +29,15 @@ _COLUMNS += ["error_stage", "error", "metric", "dense", "retrained", "total_seco
 
 @dataclass
 class Seen:
-    """What a store held at one look: rows by sweep and by trial, beats by trial, and why it could not be read."""
+    """What a store held at one look: rows by sweep and by trial, beats by trial and of each launch.
+
+    `away` says why it could not be read.
+    """
 
     sweeps: dict[str, list[Row]] = field(default_factory=dict)
     trials: dict[str, Row] = field(default_factory=dict)
     running: dict[str, Row] = field(default_factory=dict)
+    launches: list[Row] = field(default_factory=list)
     away: str | None = None
 
 
@@ -62,6 +66,7 @@ class Watcher:
             folder, _, name = key.partition("/")
             if folder == "running":
                 seen.running[name.removesuffix(".json")] = state
+        seen.launches = [state for state in self._watch.launches() if state["still"] < STALE_SECONDS]
         return seen
 
 
@@ -109,38 +114,29 @@ def _sweeps(seen: Seen) -> Table:
         working = sum(_alive(seen, row["trial_id"]) for row in rows)
         left = len(rows) - done - failed
         words = f"{done} of {len(rows)} done, {working} running, {failed} failed, {left - working} waiting"
-        if (eta := _eta(seen, rows, left)) is not None:
-            words += f", about {duration(eta)} to go"
+        if left:
+            words += f", {_to_go(seen, name, working)}"
         bar = ProgressBar(total=max(1, len(rows)), completed=done, width=30)
         table.add_row(Text(name, "bold"), bar, Text(words, "red" if failed else ""))
     return table
 
 
-def _eta(seen: Seen, rows: Sequence[Row], left: int) -> float | None:
-    """Estimate the seconds to go: trials left, at the mean time of those done, shared by those at work.
-
-    None if nothing is done yet, nobody is at work, or nothing is left.
-    """
-    wanted = {row["trial_id"] for row in rows}
-    took = [row["total_seconds"] for key, row in seen.trials.items() if key in wanted and row["status"] == "completed"]
-    known = [seconds for seconds in took if seconds is not None]
-    working = sum(_alive(seen, key) for key in wanted)
-    return sum(known) / len(known) * left / working if known and working and left else None
+def _to_go(seen: Seen, sweep: str, working: int) -> str:
+    """Say how long the launch of a sweep still takes, as it last wrote itself, counted down since that moved."""
+    launches = [state for state in seen.launches if state.get("sweep") == sweep]
+    if not launches and not working:
+        return "nobody is at work on them"
+    if not launches:  # an older version's
+        return "time to go not known"
+    return f"about {duration(max(0.0, min(state['to_go'] - state['still'] for state in launches)))} to go"
 
 
 def _running(seen: Seen, names: Mapping[str, Row]) -> Table:
-    table = Table("trial", "", "stage", "epoch", "step", "host", "beat", box=None, pad_edge=False, header_style="dim")
+    table = Table("trial", "", "at", "host", "beat", box=None, pad_edge=False, header_style="dim")
     for key, state in list(seen.running.items())[:MOST_RUNNING]:
-        alive, stage = _alive(seen, key), str(state.get("stage"))
-        cells = [
-            key,
-            _name(names.get(key)),
-            STEPS.get(stage, stage),
-            state.get("epoch"),
-            state.get("step"),
-            state.get("host"),
-        ]
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(_beat(state["still"]), "green" if alive else "red"))
+        cells = [key, _name(names.get(key)), place_in_words(state), state.get("host")]
+        color = "green" if _alive(seen, key) else "red"
+        table.add_row(*(Text(str(cell)) for cell in cells), Text(_beat(state["still"]), color))
     if len(seen.running) > MOST_RUNNING:
         table.add_row(Text(f"and {len(seen.running) - MOST_RUNNING} more", "dim"))
     return table

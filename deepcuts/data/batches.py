@@ -25,6 +25,9 @@ from deepcuts.seeds import derive
 Integers = NDArray[np.int64]
 # An epoch is sorted by length in runs of this many batches: little padding, and still enough randomness.
 BATCHES_PER_RUN = 50
+BLANK = (
+    "they are blank, and the tokenizer adds no special tokens (GPT-2's does not); remove them, or write a word for them"
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def tokenise(
     """Tokenise N texts or pairs of texts, truncated to `max_tokens`, or read the tokens from the cache.
 
     `key` must identify the tokenizer and the texts (see `cache_key`). A damaged entry is replaced. With `left`, batches
-    are padded before their tokens. Raises ValueError where `max_tokens` leaves no room for a token of each text.
+    are padded before their tokens. Raises ValueError where `max_tokens` leaves no room for a token of each text, and
+    for texts without tokens, which no network can read.
     """
     check_room(tokenizer, len(texts[0]), max_tokens)
     path = cache_folder("tokens") / f"{hashlib.sha256(f'{key}/{max_tokens}'.encode()).hexdigest()[:32]}.safetensors"
@@ -126,6 +130,7 @@ def tokenise(
     if arrays is None:
         arrays = _tokenise(tokenizer, texts, max_tokens)
         write_cache(path, save(arrays))
+    _check_lengths(np.diff(arrays["starts"]))
     names = [name.removeprefix("input/") for name in arrays if name.startswith("input/")]
     padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": int(tokenizer.pad_token_type_id)}
     return Tokens(
@@ -136,6 +141,14 @@ def tokenise(
         arrays["cut"],
         left,
     )
+
+
+def _check_lengths(lengths: Integers) -> None:
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
+        raise ValueError(
+            f"{len(empty):,} of {len(lengths):,} texts, the first in row {empty[0]} (from 0), have no tokens: {BLANK}"
+        )
 
 
 def _tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_tokens: int) -> dict[str, NDArray[Any]]:

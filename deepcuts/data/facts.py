@@ -10,6 +10,7 @@ import numpy as np
 
 from deepcuts.data.splits import Split, first_of_shuffle, load_split, naming_dataset
 from deepcuts.experiment.metrics import majority_score
+from deepcuts.experiment.sweepfile import OwnData
 from deepcuts.experiment.tasks import Task
 
 MOST_CLASSES = 6  # that are listed one by one
@@ -140,6 +141,29 @@ def facts_in_words(facts: Mapping[str, Facts], task: Task) -> list[str]:
         labels.append(f"always predicting {most}: {task.main_metric} {score:.3f}")
     notes = [f"note: {problems}" for split, each in facts.items() if (problems := _problems(split, each))]
     return [f"labels {'; '.join(labels)}", *notes]
+
+
+def inferred_in_words(own: OwnData | None, task: Task, facts: Mapping[str, Facts]) -> list[str]:
+    """Say, a line each, how validation was split off, and the classes and kind that the sweep file left out."""
+    lines = [f"{task.split_in_words}; equal texts stay on one side"] if task.split_in_words else []
+    if own is None:
+        return lines
+    if own.classes is None and isinstance(task.classes, tuple):
+        lines.append(f"classes: [{', '.join(task.classes)}], inferred from the labels")
+        if own.kind is None:
+            lines[-1] += "; if they are numbers to predict, say kind: regression" if _are_numbers(task.classes) else ""
+    if own.kind is None and task.kind == "regression":
+        low = min(each.values[0] for each in facts.values() if each.values)
+        high = max(each.values[2] for each in facts.values() if each.values)
+        lines.append(
+            f"kind: regression, guessed from labels that are not all whole numbers ({low:g} to {high:g}); say kind:"
+            " regression to be sure, or kind: classification"
+        )
+    return lines
+
+
+def _are_numbers(classes: Sequence[str]) -> bool:
+    return all(name.lstrip("+-").replace(".", "").isdecimal() for name in classes)
 
 
 def _distribution(facts: Facts) -> str:

@@ -8,9 +8,11 @@ a repository is ever run.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,44 @@ TABLE_FILES = [
 ]
 
 
+# A Hub that does not answer by then is taken to be away for the next minute: its libraries would retry for 20 s a file.
+ANSWER_SECONDS, ASK_AGAIN_SECONDS = 5.0, 60.0
+
+
 class Unreachable(ConnectionError, ValueError):
     """Raised when the Hub cannot be reached and its local cache does not have what is wanted."""
+
+
+def hub_away() -> bool:
+    """Whether only the Hub's local cache can be used: HF_HUB_OFFLINE is set, or the Hub does not answer."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or not _answers(int(time.monotonic() // ASK_AGAIN_SECONDS))
+
+
+def why_away() -> str:
+    """Say why only the local cache can be used, where `hub_away`."""
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub does not answer"
+
+
+@lru_cache(maxsize=1)
+def _answers(minute: int) -> bool:
+    """Whether the Hub answers anything, asked once each `minute`. In a thread, as looking up its name may hang."""
+    from huggingface_hub import constants, get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # whatever went wrong, it did not answer
+            get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True, name="ask-hub")
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return answered.is_set()
 
 
 def title(task: Task) -> str:
@@ -73,7 +111,15 @@ def hub_commit(task: Task) -> str:
 def _snapshot(hub: str, revision: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(hub, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    return Path(
+        snapshot_download(
+            hub,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=list(patterns),
+            local_files_only=hub_away(),
+        )
+    )
 
 
 def _card(folder: Path) -> DatasetCardData:
@@ -188,9 +234,10 @@ def _explain_errors(task: Task) -> Iterator[None]:
             f"{task.hub} has no revision {task.revision!r} on the Hub; give a branch, tag or commit of it"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
+        why = why_away() if hub_away() else _first_line(error)
         raise Unreachable(
             f"cannot load {title(task)} from the Hub, and it is not in the Hub's local cache; offline, set"
-            f" data_dir or DEEPCUTS_DATA_DIR to a folder of <dataset>/<split>.parquet ({_first_line(error)})"
+            f" data_dir or DEEPCUTS_DATA_DIR to a folder of <dataset>/<split>.parquet ({why})"
         ) from None
     except ValueError as error:
         raise ValueError(f"{title(task)} on the Hub: {error}") from None

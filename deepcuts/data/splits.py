@@ -21,10 +21,11 @@ from pydantic import ValidationError
 
 from deepcuts.data.columns import shown
 from deepcuts.data.files import FORMATS, read_columns
+from deepcuts.data.holdout import hold_out
 from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
-from deepcuts.data.labels import is_missing, read_labels
+from deepcuts.data.labels import infer_labels, is_missing, read_labels
 from deepcuts.experiment.sweepfile import OwnData
-from deepcuts.experiment.tasks import ALIASES, TASKS, Task
+from deepcuts.experiment.tasks import ALIASES, TASKS, Holdout, Kind, Task
 from deepcuts.names import nearest
 from deepcuts.seeds import derive
 
@@ -80,7 +81,11 @@ def load_split(task: Task, split: str) -> Split:
         where, pairs = "the built-in dataset", sentences(split)
         columns = {task.text[0]: [text for text, _ in pairs], task.label: [label for _, label in pairs]}
     with _naming_file(where):
-        return _split(columns, task, training=split == "train")
+        if task.holdout is None:
+            return _split(columns, task, training=split == "train")
+        whole = _split(columns, task, training=True)
+        held = hold_out(whole.texts, whole.labels, task.holdout, task.class_names)
+        return whole.select(np.flatnonzero(held if split == "validation" else ~held))
 
 
 def first_of_shuffle(examples: int, limit: int | None, seed: int) -> NDArray[np.int64]:
@@ -124,13 +129,26 @@ def _known_task(name: str) -> Task:
 
 
 def _own_task(own: OwnData) -> Task:
-    fields = own.model_dump(exclude={"train", "validation", "same_data", *(() if own.splits else ("splits",))})
-    if own.train and own.validation:
-        paths = {"train": own.train, "validation": own.validation}
-        fields["files"] = {split: os.path.abspath(os.path.expanduser(path)) for split, path in paths.items()}
-    if isinstance(own.classes, list):
-        fields["classes"] = tuple(own.classes)
-    return Task(**{**fields, "text": tuple(own.text)})
+    fields = own.model_dump(
+        include={"label", "metric", "hub", "config", "revision", *(("splits",) if own.splits else ())}
+    )
+    kind, classes = own.kind, tuple(own.classes) if isinstance(own.classes, list) else own.classes
+    if own.hub is None:
+        first, second = own.file or own.train, own.file or own.validation
+        paths = {"train": str(first), "validation": str(second)}
+        files = {split: os.path.abspath(os.path.expanduser(path)) for split, path in paths.items()}
+        fields["files"] = files
+        if classes is None and kind != "regression":
+            kind, classes = _inferred(own, list(dict.fromkeys(files.values())))
+    if own.file is not None and isinstance(own.validation, int | float):
+        fields["holdout"] = Holdout(size=own.validation, seed=own.data_seed)
+    return Task(**fields, text=tuple(own.text), kind=kind or "classification", classes=classes)
+
+
+def _inferred(own: OwnData, files: Sequence[str]) -> tuple[Kind, tuple[str, ...] | None]:
+    labels = [label for path in files for label in read_columns(Path(path), [own.label])[own.label]]
+    with _naming_file(" and ".join(files)):
+        return infer_labels(labels, own.label, own.kind)
 
 
 def _files_in(data_dir: Path, name: str, task: Task) -> dict[str, str]:

@@ -77,13 +77,16 @@ _RESOURCES = {
 }
 _OWN = {
     "train": "file of the training split: .parquet, .csv, .tsv or .jsonl",
-    "validation": "file of the validation split",
+    "validation": "file of the validation split; with `file`, a share of its examples (0.2) or their number (80)",
+    "file": "one file, a part of which is held out for validation, instead of train and validation",
+    "data_seed": "draws the part of `file` that is held out",
     "hub": "id of a Hub dataset, instead of files",
     "config": "configuration of the Hub dataset",
     "splits": "the Hub's splits to train and validate on, such as {train: train, validation: test}",
     "text": "the column of the text, or the two of a pair",
     "label": "the column of the label",
-    "classes": "the number of classes (labels 0, 1, ... or false, true) or the list of labels",
+    "kind": "classification, or regression to a number; null: from the labels of the files, and `plan` says which",
+    "classes": "the number (labels 0, 1, ... or false, true) or the list of labels; null: the labels of the files",
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
     "same_data": "allow a validation split that has the same examples as the training split",
 }

@@ -88,6 +88,17 @@ FUNCTIONS: dict[str, Callable[[Floats, Floats], float]] = {
     "mse": mse,
 }
 
+# The lowest and the highest value that a metric can have.
+BOUNDS = {
+    "accuracy": (0.0, 1.0),
+    "f1": (0.0, 1.0),
+    "matthews": (-1.0, 1.0),
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "mse": (0.0, float("inf")),
+    "loss": (0.0, float("inf")),
+}
+
 
 def predictions_from(outputs: NDArray[np.float32]) -> Floats:
     """Turn outputs (N, C) of the head into predictions (N,): the class of the highest, or the value when C is 1.

@@ -247,7 +247,7 @@ def _task_identity(task: Task) -> dict[str, Any]:
     if task.digest:
         return {
             "digest": task.digest,
-            **_changed(task, {"digest", "files", "hub", "config", "revision", "splits", "text", "label"}),
+            **_changed(task, {"digest", "files", "holdout", "hub", "config", "revision", "splits", "text", "label"}),
         }
     return _changed(task, leave_out={"files"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -20,8 +21,20 @@ def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
+class Holdout(BaseModel):
+    """How validation is split off a file: a share of its examples (below 1) or their number, and the seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int | float
+    seed: int = 0
+
+
 class Task(BaseModel):
-    """One dataset and how to read it: from the Hub (`hub`), or from local files (`files` maps splits to paths)."""
+    """One dataset and how to read it: from the Hub (`hub`), or from local files (`files` maps splits to paths).
+
+    With `holdout`, all splits are parts of one file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +48,7 @@ class Task(BaseModel):
     revision: str = "main"
     splits: dict[str, str] = Field(default={"train": "train", "validation": "validation"})
     files: dict[str, str] | None = None
+    holdout: Holdout | None = None
     digest: str | None = None
 
     @model_validator(mode="after")
@@ -68,6 +82,16 @@ class Task(BaseModel):
         if self.kind == "regression":
             return []
         return list(self.classes) if isinstance(self.classes, tuple) else [str(i) for i in range(self.outputs)]
+
+    @property
+    def split_in_words(self) -> str | None:
+        """Say how validation was split off; None where the dataset has it ready."""
+        if self.holdout is None or self.files is None:
+            return None
+        size = self.holdout.size
+        part = f"{100 * size:g} %" if size < 1 else f"{size:,} examples"
+        how = "stratified by class, " if self.kind == "classification" else ""
+        return f"validation is {part} of {os.path.basename(self.files['train'])}, {how}data_seed {self.holdout.seed}"
 
     @property
     def main_metric(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,13 +13,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from deepcuts.figures.style import INK, line_style, look, new_figure, plain, tidy
+from deepcuts.figures.style import (
+    INK,
+    called,
+    drawn,
+    figure_width,
+    legend,
+    line_style,
+    look,
+    new_figure,
+    plain,
+    tidy,
+)
 from deepcuts.wording import level
 
 # How many letters a name at the end of a line may have; longer ones are in a legend.
 _LONGEST_END = 32
+# Inches that a panel has at least.
+_NARROWEST = 2.0
+# What is drawn beside the curves, and its dashes.
+_LEVELS: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 
 
+@drawn
 def plot_curves(frame: pd.DataFrame) -> Figure:
     """Plot a metric against sparsity or compression, from a frame of `curves`.
 
@@ -32,23 +49,24 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         raise ValueError("there is no curve to plot: no completed trial prunes anything")
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
-    columns = min(len(panels), 3)
+    columns = min(len(panels), 3, int(max(1, figure_width(9) // _NARROWEST)))
     rows = -(-len(panels) // columns)
     arms = sorted(frame["arm"].unique())
-    named = len(panels) == 1 and len(arms) <= 7 and max(map(len, arms)) <= _LONGEST_END
-    figure = new_figure(6.0 if columns == 1 else 1.2 + 2.4 * columns, 2.7 * rows + (0.2 if named else 0.6))
+    width = figure_width(6.0 if columns == 1 else 1.2 + 2.4 * columns)
+    fits = max(len(called(arm)) for arm in arms) <= min(_LONGEST_END, 6.5 * width - 14)
+    named = len(panels) == 1 and len(arms) <= 7 and fits
+    figure = new_figure(width, 2.7 * rows + (0.2 if named else 0.6))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, ((model, dataset, _), part) in zip(grid.flat, panels, strict=False):
         _curves_panel(axes, part)
         title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else dataset
-        axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
+        axes.set_title(plain(title))
         if named:
             _end_labels(axes, part)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if not named:
-        handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in arms]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8, frameon=False)
+        legend(figure, [Line2D([], [], label=called(name), **line_style(look(name))) for name in arms])
     return figure
 
 
@@ -63,7 +81,7 @@ def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
         axes.plot(line["x"], line["mean"], label=str(arm), zorder=3, **line_style(style))
     _place_ticks(axes, part)
     _levels(axes, part)
-    axes.set_ylabel(plain(f"{part['metric'].iloc[0]}, {part['stage'].iloc[0]}"), fontsize=8.5, color=INK)
+    axes.set_ylabel(plain(f"{part['metric'].iloc[0]}, {part['stage'].iloc[0]}"))
 
 
 def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
@@ -71,13 +89,13 @@ def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
     places = np.sort(part["x"].unique())
     if part["axis"].iloc[0] == "sparsity":
         labels = [level(None, place) for place in places]
-        axes.set_xlabel("sparsity of the prunable weights", fontsize=8.5, color=INK)
+        axes.set_xlabel("sparsity of the prunable weights")
         if len(places) > 1 and np.diff(places).min() < 0.08 * np.ptp(places) and places[-1] < 1:
             axes.set_xscale("function", functions=(_log_kept, lambda position: -np.expm1(-position)))
     else:
         sparsity = part.groupby("x")["sparsity"].mean()
         labels = [f"{level(place, None)}\n{100 * sparsity[place]:.3g} %" for place in places]
-        axes.set_xlabel("compression (and sparsity)", fontsize=8.5, color=INK)
+        axes.set_xlabel("compression (and sparsity)")
     axes.set_xticks(places, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.06)
@@ -89,22 +107,24 @@ def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
-    """Draw lines for the fine-tuned networks and the retrained unpruned ones, with their names at the right.
+    """Draw lines for the fine-tuned networks, the retrained unpruned ones and the most frequent class, and name them.
 
-    There are several of them where arms have other settings. Curves are low there. The limits leave room for all these
-    lines and every seed, but not for the widest band.
+    There are several of them where arms have other settings. Curves are low at the right, where the names are. The
+    limits leave room for all these lines and every seed, but not for the widest band.
     """
-    levels = part[["dense", "unpruned"]].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    levels = part[list(_LEVELS)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
     shown = [*levels["value"], *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
     room = (high - low) or 0.1
     axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
     names = [f"{name} {value:.3f}" for name, value in levels.itertuples(index=False)]
     for name, value in levels.itertuples(index=False):
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle="--" if name == "dense" else ":", zorder=1)
-    if len(levels) == 2 and np.ptp(levels["value"]) < 0.08 * room:
-        names = ["", " · ".join(reversed(names))]
-    for name, value in zip(names, levels["value"], strict=True):
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=_LEVELS[name], zorder=1)
+    values = levels["value"].tolist()
+    for place in range(len(names) - 1):
+        if values[place + 1] - values[place] < 0.08 * room:
+            names[place : place + 2] = ["", f"{names[place + 1]} · {names[place]}"]
+    for name, value in zip(names, values, strict=True):
         axes.annotate(
             name,
             (1, value),
@@ -112,7 +132,7 @@ def _levels(axes: Axes, part: pd.DataFrame) -> None:
             xytext=(-1, 2.5),
             textcoords="offset points",
             ha="right",
-            fontsize=7,
+            fontsize="x-small",
             color=INK,
         )
 
@@ -124,12 +144,12 @@ def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
     for (_, end), height in zip(ends.iterrows(), heights, strict=True):
         style = look(end["arm"])
         axes.annotate(
-            plain(end["arm"]),
+            called(end["arm"]),
             (end["x"], end["mean"]),
             xytext=(1.05, height),
             textcoords=axes.get_yaxis_transform(),
             va="center",
-            fontsize=8,
+            fontsize="small",
             color=style.text,
             arrowprops={
                 "arrowstyle": "-",
@@ -144,7 +164,7 @@ def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
 
 def _apart(heights: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     """Move ascending heights (N,) at least a line of text apart, in one pass up and one down."""
-    step = 0.062 * (high - low)
+    step = 0.0062 * float(mpl.rcParams["font.size"]) * (high - low)
     placed = heights.copy()
     for i in range(1, len(placed)):
         placed[i] = max(placed[i], placed[i - 1] + step)
@@ -158,6 +178,7 @@ def _apart(heights: NDArray[np.float64], low: float, high: float) -> NDArray[np.
 _MOST_COLUMNS = 6
 
 
+@drawn
 def plot_training(frame: pd.DataFrame) -> Figure:
     """Plot a metric against epochs, from a frame of `training_curves`.
 
@@ -180,16 +201,16 @@ def plot_training(frame: pd.DataFrame) -> Figure:
         parts = [("fine-tuning", part[part["stage"] == "dense"]), *_training_places(part)]
         for axes, (name, lines) in zip(row, parts, strict=False):
             _training_panel(axes, lines)
-            axes.set_title(plain(name), fontsize=8.5, loc="left", color=INK)
-        row[0].set_title(plain(f"{title}\nfine-tuning"), fontsize=8.5, loc="left", color=INK)
-        row[0].set_ylabel(plain(metric), fontsize=8.5, color=INK)
+            axes.set_title(plain(name), fontsize="small", fontweight="normal")
+        row[0].set_title(plain(f"{title}\nfine-tuning"), fontsize="small", fontweight="normal")
+        row[0].set_ylabel(plain(metric))
         for axes in row[len(parts) :]:
             axes.remove()
-    figure.supxlabel("epochs done", fontsize=8.5, color=INK)
+    figure.supxlabel("epochs done")
     names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]))
-    handles = [Line2D([], [], label=plain(name), **_training_line(name)) for name in names]
+    handles = [Line2D([], [], label=called(name), **_training_line(name)) for name in names]
     if handles:
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, columns), fontsize=8, frameon=False)
+        legend(figure, handles, "outside upper center")
     return figure
 
 

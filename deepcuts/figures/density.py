@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -15,15 +16,17 @@ from numpy.typing import NDArray
 from deepcuts.analysis.arms import with_arms
 from deepcuts.figures.style import (
     GREY,
-    INK,
+    called,
     depth_ticks,
+    drawn,
+    figure_width,
     kind_style,
     kinds_in_order,
+    legend,
     line_style,
     look,
     new_figure,
     placed_layers,
-    plain,
     tidy,
 )
 from deepcuts.wording import level
@@ -31,13 +34,14 @@ from deepcuts.wording import level
 _PANELS = {"rows": "Neurons (rows)", "columns": "Inputs (columns)", "heads": "Attention heads"}
 
 
+@drawn
 def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw where the kept weights are, from a frame of `density` and the rows of its trials.
 
     A panel has the share of the weights kept against depth, a line per kind of layer, averaged over seeds and
     datasets; the dashed line is the whole network's. There is a row of panels per arm (a strategy in one set of
-    settings) and a column per compression. Arms that keep the same share in every layer have one row together. Raises
-    ValueError for an empty frame.
+    settings) and a column per compression. Arms that keep the same share in every layer, as the Layer scopes do, are
+    left out and named. Raises ValueError for an empty frame, and where all arms are left out.
 
     >>> dc.plot_density(dc.density(store), trials)
     """
@@ -48,33 +52,35 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     names = placed_layers(counts["layer"])
     counts = counts.merge(names, on="layer").sort_values(["compression", "sparsity_asked"])
     counts["asked"] = [level(c, s) for c, s in zip(counts["compression"], counts["sparsity_asked"], strict=True)]
-    places, rows = list(counts["asked"].unique()), _density_rows(counts)
+    rows, even = _density_rows(counts)
+    if not rows:
+        raise ValueError(f"every strategy keeps the same share of every layer: {', '.join(even)}")
+    counts = counts[counts["arm"].isin(rows)]
+    places = list(counts["asked"].unique())
     figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
     grid = figure.subplots(len(rows), len(places), squeeze=False, sharex=True, sharey="col")
-    for (i, (title, arms)), (j, place) in product(enumerate(rows), enumerate(places)):
-        some = counts[counts["arm"].isin(arms) & (counts["asked"] == place)]
+    for (i, arm), (j, place) in product(enumerate(rows), enumerate(places)):
+        some = counts[(counts["arm"] == arm) & (counts["asked"] == place)]
         _density_panel(grid[i, j], some, names)
-        words = [title if j == 0 else "", place if i == 0 else ""]
-        grid[i, j].set_title(plain("\n".join(filter(None, words))), fontsize=8.5, loc="left", color=INK)
+        words = [called(arm) if j == 0 else "", place if i == 0 else ""]
+        grid[i, j].set_title("\n".join(filter(None, words)), fontsize="small", fontweight="normal")
     for axes, place in zip(grid[0], places, strict=True):
         shares = (counts["kept"] / counts["size"])[counts["asked"] == place]
         axes.set_ylim(0, 1.12 * shares.max() or 1)
-    figure.supxlabel("encoder layer", fontsize=8.5, color=INK)
-    figure.supylabel("share of weights kept", fontsize=8.5, color=INK)
-    handles, labels = _legend(grid)
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    words = (
+        wrap(f"left out, the same share of every layer: {', '.join(even)}", 26 * max(2, len(places))) if even else []
+    )
+    figure.supxlabel("\n".join(["encoder layer", *words]))
+    figure.supylabel("share of weights kept")
+    legend(figure, _handles(grid), "outside upper center")
     return figure
 
 
-def _density_rows(counts: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return a title and the arms of each row: one for each whose layers differ, one for all others."""
+def _density_rows(counts: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the arms whose layers differ, which have a row each, and those that keep the same share of every layer."""
     shares = (counts["kept"] / counts["size"]).groupby([counts["arm"], counts["trial_id"]]).agg(["min", "max"])
     even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("arm").all()
-    rows = [(str(arm), [str(arm)]) for arm in even.index[~even]]
-    alike = [str(arm) for arm in even.index[even]]
-    if len(alike) > 1:
-        return [*rows, (f"{len(alike)} strategies, the same share in every layer", alike)]
-    return [*rows, *((f"{arm}, the same share in every layer", [arm]) for arm in alike)]
+    return list(map(str, even.index[~even])), list(map(str, even.index[even]))
 
 
 def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
@@ -83,7 +89,7 @@ def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     depth_ticks(axes, names, most=6)
     if some.empty:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", fontsize="small", color=GREY)
         return
     sums = some.groupby(["kind", "place"])[["kept", "size"]].sum()
     for number, kind in enumerate(kinds_in_order(names["kind"])):
@@ -93,16 +99,17 @@ def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
     axes.axhline(some["kept"].sum() / some["size"].sum(), color=GREY, linewidth=1, linestyle="--", zorder=1)
 
 
-def _legend(grid: NDArray[Any]) -> tuple[list[Any], list[str]]:
-    """Collect the handle and label of every kind of layer once, whichever panel draws it, and of the dashed line."""
-    found: dict[str, Any] = {}
+def _handles(grid: NDArray[Any]) -> list[Line2D]:
+    """Collect the line of every kind of layer once, whichever panel draws it, and the dashed line."""
+    found: dict[str, Line2D] = {}
     for axes in grid.flat:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    found["whole network"] = Line2D([], [], color=GREY, linestyle="--", linewidth=1)
-    return list(found.values()), list(found)
+        for line in axes.get_lines():
+            if not line.get_label().startswith("_"):
+                found.setdefault(line.get_label(), line)
+    return [*found.values(), Line2D([], [], color=GREY, linestyle="--", linewidth=1, label="whole network")]
 
 
+@drawn
 def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw the share of rows, columns and heads without a weight left, over all matrices of a frame of `density`.
 
@@ -122,20 +129,23 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     points["asked"] = [level(c, s) for c, s in zip(points["compression"], points["sparsity_asked"], strict=True)]
     places = list(points["asked"].unique())
     names = [name for name in _PANELS if name in points]
-    figure = new_figure(1.0 + 2.3 * len(names), 2.9)
-    grid = figure.subplots(1, len(names), squeeze=False)[0]
-    grid[0].set_ylabel("share without a weight left", fontsize=8.5, color=INK)
+    usual = 1.0 + 2.3 * len(names)
+    stacked = figure_width(usual) < 1.8 * len(names)
+    figure = new_figure(usual, 2.9 * (len(names) if stacked else 1))
+    grid = figure.subplots(*((len(names), 1) if stacked else (1, len(names))), squeeze=False).ravel()
+    for axes in grid if stacked else grid[:1]:
+        axes.set_ylabel("share without a weight left")
     sparsity, compression = points["compression"].isna().all(), points["compression"].notna().all()
     axis = "sparsity asked for" if sparsity else "compression" if compression else "compression or sparsity"
     for axes, name in zip(grid, names, strict=True):
         _panel(axes, points.assign(place=points["asked"].map(places.index)), name)
-        axes.set_title(_PANELS[name], fontsize=9.5, loc="left", color=INK, fontweight="bold")
+        axes.set_title(_PANELS[name])
         axes.set_xticks(range(len(places)), places)
-        axes.set_xlabel(axis, fontsize=8.5, color=INK)
+        axes.set_xlabel(axis)
         axes.set_xlim(-0.3, len(places) - 0.7)
-    handles = [Line2D([], [], label=plain(name), **line_style(look(name))) for name in sorted(points["arm"].unique())]
+    handles = [Line2D([], [], label=called(name), **line_style(look(name))) for name in sorted(points["arm"].unique())]
     handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    legend(figure, handles)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
-from deepcuts.figures.style import FAINT, GREY, INK, look, new_figure, plain, tidy
+from deepcuts.figures.style import FAINT, GREY, INK, called, drawn, look, new_figure, plain, tidy, wrapping
 from deepcuts.wording import level
 
 # An interval beyond this many times the largest difference is cut off, with an arrow, to keep the others readable.
 _WIDEST = 4.0
 
 
+@drawn
 def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
     """Plot differences from the baseline with their 95 % intervals, from a frame of `compare`.
 
@@ -35,11 +37,11 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
     for axes, (dataset, part) in zip(grid.flat, panels, strict=True):
         _panel(axes, part, margin)
         title = f"{dataset} · {part['metric'].iloc[0]}"
-        axes.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
+        axes.set_title(plain(title))
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
-    text = f"difference from {' or '.join(frame['baseline'].unique())}, with its 95 % interval ({better})"
+    text = f"difference from {' or '.join(map(called, frame['baseline'].unique()))}, with its 95 % interval ({better})"
     text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
-    figure.supxlabel(plain(text), fontsize=8.5, color=INK)
+    figure.supxlabel("\n".join(line for part in text.splitlines() for line in wrap(part, wrapping(figure))))
     return figure
 
 
@@ -63,17 +65,19 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
     height = 0
     ticks: list[tuple[int, str]] = []
     for place, rows in _groups(part):
-        axes.text(-0.01, height, plain(place), transform=aside, ha="right", va="center", fontsize=8, fontweight="bold")
+        axes.text(
+            -0.01, height, plain(place), transform=aside, ha="right", va="center", fontsize="small", fontweight="bold"
+        )
         for row in rows.to_dict("records"):
             height += 1
-            against = f"\nagainst {row['baseline']}" if part["baseline"].nunique() > 1 else ""
-            ticks.append((height, plain(row["strategy"] + against)))
+            against = f"\nagainst {called(row['baseline'])}" if part["baseline"].nunique() > 1 else ""
+            ticks.append((height, called(row["strategy"]) + against))
             named = {str(key): value for key, value in row.items()}
             _mark(axes, named, height, reach)
-            axes.text(1.01, height, _said(named), transform=aside, va="center", fontsize=7.5, color=INK)
+            axes.text(1.01, height, _said(named), transform=aside, va="center", fontsize="x-small", color=INK)
         height += 1
     axes.set_ylim(height - 0.3, -0.7)
-    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 

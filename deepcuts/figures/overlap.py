@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+from typing import Any
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,32 +15,54 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import with_arms
-from deepcuts.analysis.overlap import MEASURES
+from deepcuts.analysis.pairs import RELATIONS, related
 from deepcuts.figures.style import (
     FAINT,
     GREY,
     INK,
+    Dashes,
+    called,
     depth_ticks,
-    kind_style,
-    kinds_in_order,
+    drawn,
+    figure_width,
+    legend,
     new_figure,
     placed_layers,
     plain,
     tidy,
+    wrapping,
 )
 from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
 # From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
 _KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
+# Below this many inches panels are below each other.
+_NARROW = 5.0
+# How many pairs of levels are named in the note on the highest kappa.
+_MOST_HIGHEST = 6
+# Numbers are written into the cells where there are at most this many columns per inch of the figure.
+_MOST_NUMBERS = 2.7
+
+_CHANCE: Dashes = (0, (4, 1.5))
+_HIGHEST: Dashes = (0, (1, 1))
+_CONTROL: Dashes = (0, (4, 1.5, 1, 1.5))
+_RELATION_LOOKS = {
+    "other seed": ("#0072B2", "o"),
+    "other strategy": ("#D55E00", "s"),
+    "other compression": ("#00693C", "^"),
+    "other dataset": ("#7D1E5A", "D"),
+    "all": (INK, "o"),
+}
 
 
+@drawn
 def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw a heatmap of the whole network's kappa for all pairs in a frame of `overlap`.
 
     Trials (rows of the table `trials`) are grouped by dataset and by the compression or sparsity asked for. Kappa is 0
-    where masks agree as by chance at their densities, and 1 where they are the same. Raises ValueError for an empty
-    frame.
+    where masks agree as by chance at their densities, and 1 where they are the same. Masks that keep different shares
+    cannot reach 1; a note has the highest kappa that is possible for them. Raises ValueError for an empty frame.
 
     >>> dc.plot_overlap(dc.overlap(store), trials)
     """
@@ -51,12 +77,35 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
     kappa[a, b] = kappa[b, a] = whole["kappa"]
     size = min(9.0, 2.2 + 0.28 * len(rows))
-    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].str.len().max(), size + 0.6)
+    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].map(called).str.len().max(), size + 0.6)
     axes = figure.subplots()
     _heatmap(figure, axes, kappa)
     _trial_labels(axes, rows)
-    axes.set_title("Mask overlap: Cohen's kappa", fontsize=9.5, loc="left", color=INK, fontweight="bold")
+    axes.set_title("\n".join(wrap("Mask overlap: Cohen's kappa, all layers", wrapping(figure) // 2)))
+    if note := _highest(whole, rows):
+        axes.set_xlabel(
+            "\n".join(wrap(note, int(0.9 * wrapping(figure)))), fontsize="x-small", color=GREY, loc="left", labelpad=8
+        )
     return figure
+
+
+def _highest(whole: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Say for which levels kappa cannot reach 1, and how far it can; nothing where it can everywhere."""
+    asked = [level(*each) for each in zip(rows["compression"], rows["sparsity_asked"], strict=True)]
+    order, levels = list(dict.fromkeys(asked)), dict(zip(rows["trial_id"], asked, strict=True))
+    sides = [whole["trial_a"].map(levels).map(order.index), whole["trial_b"].map(levels).map(order.index)]
+    first, second = (pd.concat(sides, axis=1).agg(end, axis=1) for end in ("min", "max"))
+    highest = whole["kappa_highest"].groupby([first, second]).agg(["min", "max"])
+    highest = highest[highest["min"] < 0.995]
+    if highest.empty:
+        return ""
+    said = [f"{order[a]} with {order[b]}: {_span(low, high)}" for (a, b), low, high in highest.itertuples()]
+    listed = f" Here {', '.join(said)}." if len(said) <= _MOST_HIGHEST else ""
+    return f"Masks that keep shares p < q of a tensor reach at most 2p(1 - q)/(p + q - 2pq), not 1.{listed}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
 def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
@@ -65,16 +114,17 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
     image = axes.imshow(kappa, cmap=_KAPPA, norm=Normalize(-1, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
     bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
-    bar.ax.tick_params(labelsize=8, labelcolor=INK, color=GREY)
-    bar.set_label("0: as by chance    1: the same mask", fontsize=8, color=INK)
+    bar.set_label("0: as by chance    1: the same mask")
     bar.outline.set_visible(False)
-    axes.spines[:].set_color(GREY)
-    if len(kappa) > 20:
+    axes.spines[:].set(visible=True, color=GREY)
+    if len(kappa) > _MOST_NUMBERS * figure.get_figwidth():
         return
     for (row, column), value in np.ndenumerate(kappa):
         if np.isfinite(value):
             color = "white" if value > 0.6 else INK
-            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6, color=color)
+            axes.text(
+                column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize="xx-small", color=color
+            )
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
@@ -82,15 +132,15 @@ def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
     seeds = sorted(rows["seed"].unique())
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
-        axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize=8, color=GREY)
+        axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize="small", color=GREY)
     placed = rows.assign(group=_group(rows), place=range(len(rows)))
     spans = placed.groupby(["group", "arm"], sort=False)["place"].agg(["first", "last"])
-    names = [plain(arm) for _, arm in spans.index]
-    small = min(8.0, 400 / len(spans))
+    names = [called(arm) for _, arm in spans.index]
+    small = min(0.8 * float(mpl.rcParams["font.size"]), 400 / len(spans))
     axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
     groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
     middles = ((groups["first"] + groups["last"]) / 2).tolist()
-    axes.set_xticks(middles, [plain(name) for name in groups.index], fontsize=8)
+    axes.set_xticks(middles, [plain(name) for name in groups.index])
     axes.tick_params(length=0, labelcolor=INK)
     for spaces, width in ((spans, 0.3), (groups, 0.9)):
         for edge in spaces["first"].iloc[1:]:
@@ -107,60 +157,93 @@ def _group(rows: pd.DataFrame) -> list[str]:
 # Layers
 
 
+@drawn
 def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figure:
-    """Draw the overlap per layer from a frame of `overlap`, averaged over its pairs, against depth.
+    """Draw the overlap per layer from a frame of `overlap` against depth, a line for each thing that differs.
 
-    With the rows of `trials` the pairs are those of methods alone: random and shuffled masks agree as by chance by
-    construction, so pairs with such a control count only where there are no others. The left panel has the IoU of the
-    pruned places beside what chance gives, the right one kappa. Raises ValueError for a frame without layers.
+    With the rows of `trials` a line is the mean over the pairs that differ in one thing alone, as in `decompose`: the
+    seed, the strategy, the compression or the dataset; of methods, or with a control (hollow, dotted). Pairs that
+    differ in more are left out, unless there are no others. Dots are the kinds of layers (query, key ...) of the
+    methods. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa beside the
+    highest that is possible. Raises ValueError for a frame without layers.
 
     >>> dc.plot_layers(dc.overlap(store), trials)
     """
     layers = frame[frame["layer"].notna()]
-    names, layers = _methods(layers, trials) if trials is not None else ([], layers)
     if layers.empty:
         raise ValueError("there is no overlap per layer to plot: no two trials have masks")
+    lines, names = _lines(layers, trials)
     placed = placed_layers(layers["layer"])
-    points = layers.merge(placed[["layer", "kind", "place"]], on="layer")
-    figure = new_figure(7.2, 3.3)
-    left, right = figure.subplots(1, 2)
+    points = lines.merge(placed[["layer", "kind", "place"]], on="layer")
+    stacked = figure_width(7.2) < _NARROW
+    figure = new_figure(7.2, (5.8 if stacked else 3.4) + 0.16 * points["line"].nunique())
+    left, right = figure.subplots(*((2, 1) if stacked else (1, 2)))
     _layers_panel(left, points, placed, "pruned_iou", "IoU of pruned places")
     _layers_panel(right, points, placed, "kappa", "Cohen's kappa (0: as by chance)")
-    pairs = layers.drop_duplicates(["trial_a", "trial_b"])
-    title = "Mask overlap per layer" + (f", mean of {len(pairs)} pairs" if len(pairs) > 1 else "")
-    if names:
-        title += f", of {', '.join(names)}" if len(names) < 4 else f", of {len(names)} methods"
-    left.set_title(plain(title), fontsize=9.5, loc="left", color=INK, fontweight="bold")
-    handles, labels = left.get_legend_handles_labels()
-    handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1))
-    columns = min(4, len(handles))
-    figure.legend(handles, [*labels, "by chance"], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    left.set_title("Mask overlap per layer")
+    handles = [line for line in left.get_lines() if not str(line.get_label()).startswith("_")]
+    for dashes, label in ((_CHANCE, "by chance (IoU)"), (_HIGHEST, "highest possible (kappa)")):
+        handles.append(Line2D([], [], color=GREY, linestyle=dashes, linewidth=1, label=label))
+    legend(figure, handles, title="\n".join(wrap(names, wrapping(figure))))
     return figure
 
 
-def _methods(layers: pd.DataFrame, trials: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
-    """Return the pairs of methods, or all of them where there are none, and the names of their arms."""
-    known = with_arms(trials).set_index("trial_id")
-    sides = [layers["trial_a"], layers["trial_b"]]
-    controls = pd.concat([side.map(known["strategy"].map(is_control)) for side in sides], axis=1).any(axis=1)
-    kept = layers if controls.all() else layers[~controls]
-    ids = set(kept["trial_a"]) | set(kept["trial_b"])
-    return sorted(set(known["arm"].reindex(sorted(ids)).dropna())), kept
+def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
+    """Return the pairs that differ in one thing with their `relation`, `of` and `line`, and a sentence about them."""
+    kept = related(layers, trials) if trials is not None else layers.head(0)
+    if kept.empty:
+        pairs = len(layers.drop_duplicates(["trial_a", "trial_b"]))
+        return layers.assign(
+            relation="all", of="methods", line=f"mean of {pairs} pairs" if pairs > 1 else "one pair"
+        ), ""
+    control = kept["strategy"].map(is_control) | kept["strategy_b"].map(is_control)
+    kept = kept.assign(of=control.map({True: "controls", False: "methods"}))
+    kept["relation"] = pd.Categorical(kept["relation"], RELATIONS, ordered=True)
+    kept["of"] = pd.Categorical(kept["of"], ["methods", "controls"], ordered=True)
+    parts = []
+    for (relation, of), part in kept.groupby(["relation", "of"], observed=True, sort=True):
+        pairs = len(part.drop_duplicates(["trial_a", "trial_b"]))
+        parts.append(part.assign(line=f"{relation}, {of}, {pairs} pair{'' if pairs == 1 else 's'}"))
+    arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
+    methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]))
+    controls = sorted(set(arms["arm"]) - set(methods)) if control.any() else []
+    said = [
+        f"{what}: {', '.join(map(called, names))}"
+        for what, names in (("methods", methods), ("controls", controls))
+        if names
+    ]
+    left_out = len(layers.drop_duplicates(["trial_a", "trial_b"])) - len(kept.drop_duplicates(["trial_a", "trial_b"]))
+    more = [f"{left_out:,} pairs that differ in more than one thing are left out"] if left_out else []
+    return pd.concat(parts, ignore_index=True), "; ".join(said + more)
 
 
 def _layers_panel(axes: Axes, points: pd.DataFrame, names: pd.DataFrame, measure: str, label: str) -> None:
-    """Draw one measure against depth, a line per kind of layer; what chance gives, if the frame has it, is dashed."""
+    """Draw one measure against depth, a line per relation, beside what chance gives or the highest that is possible."""
     tidy(axes)
-    means = points.groupby(["kind", "place"])[[name for name in MEASURES if name.startswith(measure)]].mean()
-    for number, kind in enumerate(kinds_in_order(names["kind"])):
-        line, style = means.loc[kind], kind_style(kind, number)
-        axes.plot(line.index, line[measure], **style)
-        if f"{measure}_chance" in line:
-            axes.plot(
-                line.index, line[f"{measure}_chance"], color=style["color"], linewidth=1, linestyle="--", zorder=1
-            )
+    beside, dashes = ("kappa_highest", _HIGHEST) if measure == "kappa" else (f"{measure}_chance", _CHANCE)
+    for line, part in points.groupby("line", sort=False):
+        color, marker = _RELATION_LOOKS[str(part["relation"].iloc[0])]
+        hollow = part["of"].iloc[0] == "controls"
+        style = {"color": color, "marker": marker, "linestyle": _CONTROL if hollow else "-"} | _marked(color, hollow)
+        means = part.groupby("place")[[measure, beside]].mean()
+        axes.plot(means.index, means[measure], label=str(line), **style)
+        if measure != "kappa" or means[beside].min() < 0.995:
+            axes.plot(means.index, means[beside], color=color, linewidth=1, linestyle=dashes, zorder=1)
+        if not hollow and names["kind"].nunique() > names["place"].nunique():
+            kinds = part.groupby(["kind", "place"], as_index=False)[measure].mean()
+            axes.scatter(kinds["place"], kinds[measure], 5, color, alpha=0.45, linewidths=0, zorder=2)
     depth_ticks(axes, names)
-    axes.set_xlabel("encoder layer", fontsize=8.5, color=INK)
-    axes.set_ylabel(label, fontsize=8.5, color=INK)
-    if f"{measure}_chance" not in points:
-        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", zorder=1)
+    axes.set_xlabel("encoder layer")
+    axes.set_ylabel(label)
+    if measure == "kappa":
+        axes.axhline(0, color=GREY, linewidth=1, zorder=1)
+
+
+def _marked(color: str, hollow: bool) -> dict[str, Any]:
+    edge = color if hollow else "white"
+    return {
+        "markersize": 5,
+        "markerfacecolor": "white" if hollow else color,
+        "markeredgecolor": edge,
+        "markeredgewidth": 0.7,
+    }

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache, wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -15,29 +20,35 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 
 from deepcuts.names import layer_kind, natural
 
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
+_TICKS: dict[str, Any] = {"color": GREY, "labelcolor": INK, "labelsize": "small", "major.size": 3}
+_P = ParamSpec("_P")
 SUFFIXES = (".png", ".svg", ".pdf")
 
 Dashes = tuple[float, tuple[float, ...]]
 
-# Okabe and Ito 2008 ("Color Universal Design"), then Paul Tol's muted scheme (2021), with a marker each. No two
-# criteria share both, and a criterion looks the same in every figure.
+# A colour and a marker for each criterion, which therefore looks the same in every figure of every store. The colours
+# are at least 39 apart in CIELAB (Euclidean; 2 can just be seen). They were found by a search that began with blue,
+# vermillion and grey of Okabe and Ito 2008 ("Color Universal Design") and also counted distances as seen without
+# green cones (Machado et al. 2009).
 LOOKS = {
     "MagWeight": ("#0072B2", "o"),
-    "SmoothGrad": ("#E69F00", "s"),
-    "GradCAMShift": ("#009E73", "^"),
-    "SmoothGradCAMShift": ("#CC79A7", "D"),
-    "GradCAM": ("#56B4E9", "v"),
-    "SmoothGradCAM": ("#D55E00", "P"),
-    "MagGrad": ("#332288", "X"),
-    "SNIP": ("#882255", "<"),
-    "Fisher": ("#999933", ">"),
-    "Wanda": ("#44AA99", "h"),
-    "MagAct": ("#AA4499", "p"),
-    "MagIncrease": ("#661100", "d"),
+    "SmoothGrad": ("#D2B400", "s"),
+    "GradCAMShift": ("#00693C", "^"),
+    "SmoothGradCAMShift": ("#FF87B4", "D"),
+    "GradCAM": ("#D55E00", "v"),
+    "SmoothGradCAM": ("#00C3C3", "P"),
+    "MagGrad": ("#4B1EC3", "X"),
+    "SNIP": ("#E12D4B", "<"),
+    "Fisher": ("#5A4B0F", ">"),
+    "Wanda": ("#87C34B", "h"),
+    "MagAct": ("#FF87FF", "p"),
+    "MagIncrease": ("#7D1E5A", "d"),
     "Random": ("#7F7F7F", "o"),
 }
 _DASHES: dict[str, Dashes] = {"Layer": (0, ()), "Global": (0, (5, 1.5)), "Row": (0, (6, 1.5, 1, 1.5))}
@@ -89,11 +100,127 @@ def _number(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16)
 
 
+# How figures look, in matplotlib's own words: the user's matplotlibrc and rcParams come before it.
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.labelsize": "small",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "figure.labelsize": "small",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "legend.title_fontsize": "small",
+    "lines.markersize": 5,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 200,
+    "text.color": INK,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
+}
+
+
+class _Options(NamedTuple):
+    width: float | None
+    font_size: float | None
+    labels: Mapping[str, str]
+
+
+_NO_OPTIONS = _Options(None, None, MappingProxyType({}))
+_options = ContextVar("_options", default=_NO_OPTIONS)
+
+
+@contextmanager
+def figure_options(
+    width: float | None = None, font_size: float | None = None, labels: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Give the figures that are made in this block another width (inches), size of text (points), or names of arms.
+
+    Names and legends move where they fit. `labels` maps arms, as figures call them, to what they shall be called.
+    Raises ValueError for a width outside 2 to 40 and a size outside 3 to 40.
+
+    >>> with dc.figure_options(width=3.3, font_size=8, labels={"LayerMagWeight": "Magnitude"}):
+    ...     figure = dc.plot_curves(dc.curves(trials))
+    """
+    if width is not None and not 2 <= width <= 40:
+        raise ValueError(f"width {width!r}: a figure is 2 to 40 inches wide; a column of a paper is about 3.3")
+    if font_size is not None and not 3 <= font_size <= 40:
+        raise ValueError(f"font size {font_size!r}: text has 3 to 40 points; captions of papers have about 8")
+    token = _options.set(_Options(width, font_size, labels or {}))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def drawn(plot: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Let a function plot in our style, as far as the user has no other, and with the options of `figure_options`."""
+
+    @wraps(plot)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        size = _options.get().font_size
+        with mpl.rc_context(_ours() | ({"font.size": size} if size else {})):
+            return plot(*args, **kwargs)
+
+    return styled
+
+
+def _ours() -> dict[Any, Any]:
+    """Return what the user has not set: neither in a matplotlibrc, even to the default, nor since."""
+    return {name: value for name, value in _STYLE.items() if not _is_set(name)}
+
+
+def _is_set(name: Any) -> bool:
+    return name in _of_file(mpl.matplotlib_fname()) or mpl.rcParams[name] != mpl.rcParamsDefault[name]
+
+
+@cache
+def _of_file(path: str) -> frozenset[str]:
+    return frozenset(mpl.rc_params_from_file(path, fail_on_error=False, use_default_template=False))
+
+
+def figure_width(usual: float) -> float:
+    """Return the width in inches that was asked for, or the usual one."""
+    return _options.get().width or usual
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """Make a figure, its size in inches, on its own canvas: pyplot's global state is not used."""
-    figure = _Shown((width, height), layout="constrained")
+    """Make a figure, its usual size in inches, on its own canvas: pyplot's global state is not used.
+
+    Where another width was asked for, the height changes with its square root: legends need the room.
+    """
+    asked = figure_width(width)
+    figure = _Shown((asked, height * (asked / width) ** 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def called(arm: object) -> str:
+    """Return what an arm is called in figures."""
+    return plain(_options.get().labels.get(str(arm), arm))
+
+
+def _letters(figure: Figure, size: str) -> float:
+    """Return about how many letters fit beside each other."""
+    points = FontProperties(size=size).get_size_in_points()
+    return 72 * float(figure.get_figwidth()) / (0.56 * points)
+
+
+def wrapping(figure: Figure) -> int:
+    """Return after how many letters a small text is wrapped."""
+    return max(20, int(_letters(figure, "small")))
+
+
+def legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", title: str = "") -> None:
+    """Add a legend of lines with labels, in as many columns as there is room for, at most 4."""
+    longest = max(len(str(line.get_label())) for line in handles)
+    columns = int(_letters(figure, "small") / (longest + 7))
+    figure.legend(handles=handles, loc=loc, ncols=max(1, min(4, len(handles), columns)), title=title)
 
 
 class _Shown(Figure):
@@ -116,8 +243,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     if suffix not in SUFFIXES:
         raise ValueError(f"cannot write a figure as {suffix!r} ({str(path)!r}); choose {', '.join(SUFFIXES)}")
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
-    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "deepcuts"}):  # 42: text stays text
-        figure.savefig(path, dpi=200, metadata=undated)
+    with mpl.rc_context(_ours() | {"svg.hashsalt": "deepcuts"}):
+        figure.savefig(path, metadata=undated)
 
 
 def plain(text: object) -> str:
@@ -126,13 +253,9 @@ def plain(text: object) -> str:
 
 
 def tidy(axes: Axes, grid: bool = True) -> None:
-    """Style the frame, ticks and grid of a panel."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
-    if grid:
-        axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    """Add horizontal lines to a panel, unless the user has chosen."""
+    if grid and not _is_set("axes.grid"):
+        axes.grid(axis="y")
 
 
 def line_style(style: Look) -> dict[str, Any]:
@@ -140,9 +263,7 @@ def line_style(style: Look) -> dict[str, Any]:
     return {
         "color": style.color,
         "linestyle": style.dashes,
-        "linewidth": 1.5,
         "marker": style.marker,
-        "markersize": 5,
         "markerfacecolor": "white" if style.hollow else style.color,
         "markeredgecolor": style.color if style.hollow else "white",
         "markeredgewidth": 1.0 if style.hollow else 0.5,
@@ -177,7 +298,7 @@ def kind_style(kind: str, number: int) -> dict[str, Any]:
     """Return the style of a kind of layer as arguments of `Axes.plot`; unknown kinds get a colour by `number`."""
     every = list(KIND_LOOKS.values())
     color, marker = KIND_LOOKS.get(kind, every[number % len(every)])
-    fine = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5, "linewidth": 1.4}
+    fine = {"markeredgecolor": "white", "markeredgewidth": 0.5}
     return {"label": plain(kind), "color": color, "marker": marker, **fine}
 
 

@@ -12,10 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import deepcuts
+from deepcuts.data.hub import hub_away, why_away
 from deepcuts.data.toy import CONFIG
 from deepcuts.data.user_cache import cache_folder, write_cache
 from deepcuts.experiment.spec import ModelSource, canonical
 from deepcuts.model.folder import folder_of
+from deepcuts.names import nearest
 from deepcuts.pruning.compression import Counts
 
 
@@ -27,11 +29,24 @@ def count_parameters(model: ModelSource, outputs: int, prune_biases: bool) -> Co
     config = config_bytes(model)
     path = _cache_path(config, outputs, prune_biases) if config is not None else None
     counts = _read_cache(path) if path else None
+    if config is None and hub_away():
+        raise ValueError(_not_here(model))
     if counts is None:
         counts = _count(model, outputs, prune_biases)
         if path:
             write_cache(path, json.dumps(asdict(counts)).encode())
     return counts
+
+
+def _not_here(model: ModelSource) -> str:
+    """Say that a model of the Hub is not in its local cache, and which ones are that have a similar id."""
+    from huggingface_hub import constants
+
+    cached = [path.name[8:].replace("--", "/") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
+    return (
+        f"model {model.name!r} (revision {model.revision!r}) is no folder, it is not in the Hub's local cache, and"
+        f" {why_away()}{nearest(model.name, cached) or ';'} give an id that is in the cache, or a folder with its files"
+    )
 
 
 def _count(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
@@ -60,7 +75,8 @@ def config_bytes(model: ModelSource) -> bytes | None:
             return (folder / "config.json").read_bytes()
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).read_bytes()
+        found = hf_hub_download(model.name, "config.json", revision=model.revision, local_files_only=hub_away())
+        return Path(found).read_bytes()
     except (OSError, ValueError):
         return None
 

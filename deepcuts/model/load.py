@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from deepcuts.data.hub import hub_away
 from deepcuts.data.toy import CONFIG, VOCABULARY
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.folder import folder_of
@@ -45,6 +46,17 @@ def _refusing_code(load: Callable[Concatenate[str, _P], _T]) -> Callable[Concate
     return explained
 
 
+def _source(name: str, revision: str) -> dict[str, Any]:
+    """Return what each `from_pretrained` needs to know of where a model is; code of its own is never run."""
+    folder = folder_of(name)
+    return {
+        "pretrained_model_name_or_path": folder or name,
+        "revision": revision,
+        "local_files_only": folder is None and hub_away(),
+        "trust_remote_code": False,
+    }
+
+
 @_refusing_code
 def load_model(
     name: str, revision: str, outputs: int, regression: bool, seed: int, head_rows: Sequence[int] | None = None
@@ -60,14 +72,12 @@ def load_model(
     if name == "toy":
         return _toy(outputs, regression, seed)
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder_of(name) or name,
-        revision=revision,
+        **_source(name, revision),
         num_labels=outputs,
         problem_type="regression" if regression else "single_label_classification",
         use_safetensors=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
-        trust_remote_code=False,
         dtype=torch.float32,
     )
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
@@ -131,9 +141,7 @@ def head_layout(name: str, revision: str, outputs: int | None) -> tuple[dict[str
 
     def shapes(outputs: int | None) -> dict[str, tuple[int, ...]]:
         labels = {} if outputs is None else {"num_labels": outputs}
-        config = transformers.AutoConfig.from_pretrained(
-            folder_of(name) or name, revision=revision, trust_remote_code=False, **labels
-        )
+        config = transformers.AutoConfig.from_pretrained(**_source(name, revision), **labels)
         with torch.device("meta"):
             return _outside_encoder(transformers.AutoModelForSequenceClassification.from_config(config))
 
@@ -162,9 +170,7 @@ def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     if name == "toy":
         model = _toy(task.outputs, task.kind == "regression", 0)
     else:
-        config = transformers.AutoConfig.from_pretrained(
-            folder_of(name) or name, revision=revision, num_labels=task.outputs, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(**_source(name, revision), num_labels=task.outputs)
         config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
         model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     labels = dict(enumerate(task.class_names or ["LABEL_0"]))
@@ -179,9 +185,7 @@ def load_tokenizer(name: str, revision: str) -> Any:
     silence_transformers()
     if name == "toy":
         return transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(VOCABULARY)})
-    return transformers.AutoTokenizer.from_pretrained(
-        folder_of(name) or name, revision=revision, trust_remote_code=False
-    )
+    return transformers.AutoTokenizer.from_pretrained(**_source(name, revision))
 
 
 @_refusing_code
@@ -189,9 +193,7 @@ def pads_left(name: str, revision: str) -> bool:
     """Return whether padding belongs before the tokens: XLNet classifies from the last position, whatever is there."""
     if name == "toy":
         return False
-    config = transformers.AutoConfig.from_pretrained(
-        folder_of(name) or name, revision=revision, trust_remote_code=False
-    )
+    config = transformers.AutoConfig.from_pretrained(**_source(name, revision))
     return bool(config.model_type == "xlnet")
 
 
@@ -201,9 +203,7 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
     if name == "toy":
         config = transformers.BertConfig(**CONFIG, num_labels=outputs)
     else:
-        config = transformers.AutoConfig.from_pretrained(
-            folder_of(name) or name, revision=revision, num_labels=outputs, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(**_source(name, revision), num_labels=outputs)
     model, found = _found_prunable(config, prune_biases)
     sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
     if not found.names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -70,9 +70,9 @@ def sentence(rows: Sequence[Row]) -> list[Child]:
         groups.setdefault(_words(row), []).append(row)
     for words, points in groups.items():
         if points[0]["verdict"] == "undecided" and len(points) > 2:
-            parts.append(f"{words} at {_and([_asked(row) for row in points])} ({_between(points)})")
+            parts.append(f"{words} at {and_joined([_asked(row) for row in points])} ({_between(points)})")
         else:
-            parts.append(f"{words} at {_and([_point(row) for row in points])}")
+            parts.append(f"{words} at {and_joined([_point(row) for row in points])}")
     return [element("strong", rows[0]["strategy"]), f": {'; '.join(parts)}."]
 
 
@@ -86,7 +86,7 @@ def _asked(row: Row) -> str:
 
 def _between(rows: Sequence[Row]) -> str:
     """Sum up undecided comparisons: the range of their intervals, and the seeds that would decide."""
-    lows, highs = ([row[end] for row in rows if row[end] is not None] for end in ("low", "high"))
+    lows, highs = ([row[end] for row in rows if row[end] is not None and row["n"] > 2] for end in ("low", "high"))
     known = [row for row in rows if row["seeds_needed"] is not None]
     needed = sorted(row["seeds_needed"] for row in known if row["seeds_needed"] > row["n"])
     seeds = max(row["n"] for row in rows)
@@ -99,7 +99,8 @@ def _between(rows: Sequence[Row]) -> str:
     return text
 
 
-def _and(parts: Sequence[str]) -> str:
+def and_joined(parts: Sequence[str]) -> str:
+    """Join words as a sentence does: `a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
@@ -108,7 +109,7 @@ def _point(row: Row) -> str:
         return f"{_asked(row)} (no shared seed)"
     seeds = f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
     text = f"{_asked(row)} ({_signed(row['difference'])}, "
-    text += seeds if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
+    text += seeds if row["low"] is None or row["n"] < 3 else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
         text += f"; {more_seeds(row)}"
     return f"{text})"
@@ -118,8 +119,33 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
-def all_comparisons(comparisons: pd.DataFrame) -> Markup:
-    """Make the table of every comparison, with its interval drawn on one scale per dataset."""
+# The value after retraining of each seed, by dataset, arm, and compression or else sparsity asked for.
+SeedValues = Mapping[tuple[str, str, float | None, float | None], Mapping[int, float]]
+
+
+def seed_values(trials: pd.DataFrame) -> SeedValues:
+    """Collect the values whose differences are drawn where two seeds are too few for an interval."""
+    found: dict[tuple[str, str, float | None, float | None], dict[int, float]] = {}
+    for row in records(trials[["dataset", "arm", "compression", "sparsity_asked", "seed", "retrained"]]):
+        if row["retrained"] is not None:
+            key = (row["dataset"], row["arm"], *_level_key(row["compression"], row["sparsity_asked"]))
+            found.setdefault(key, {})[row["seed"]] = row["retrained"]
+    return found
+
+
+def _level_key(compression: float | None, sparsity: float | None) -> tuple[float | None, float | None]:
+    return (compression, None) if compression is not None else (None, sparsity and round(sparsity, 6))
+
+
+def _differences(row: Row, values: SeedValues) -> list[float]:
+    """Return the differences of a comparison of one or two seeds, in which an interval says nothing."""
+    place = _level_key(row["compression"], row["sparsity"])
+    ours, theirs = (values.get((row["dataset"], row[name], *place), {}) for name in ("strategy", "baseline"))
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs] if row["n"] < 3 else []
+
+
+def all_comparisons(comparisons: pd.DataFrame, values: SeedValues) -> Markup:
+    """Make the table of every comparison, drawn on one scale per dataset: its interval, or the dots of two seeds."""
     rows = records(comparisons)
     header = [
         "dataset",
@@ -133,15 +159,18 @@ def all_comparisons(comparisons: pd.DataFrame) -> Markup:
         "seeds needed",
     ]
     baseline = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
-    caption = f"Differences from {baseline}, paired by seed. The bar is the 95 % interval, the line no difference. The"
-    caption += " corrected p is that of the verdict: that there is a difference, or that it is less than the margin"
-    return html_table(caption, header, _cells(rows), ("difference", "n", "corrected p", "seeds needed"))
+    caption = f"Differences from {baseline}, paired by seed. The bar is the 95 % interval, or the dots the differences"
+    caption += " of two seeds; the line is no difference. The corrected p is that of the verdict: that there is a"
+    caption += " difference, or that it is less than the margin"
+    return html_table(caption, header, _cells(rows, values), ("difference", "n", "corrected p", "seeds needed"))
 
 
-def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
+def _cells(rows: Sequence[Row], values: SeedValues) -> Iterator[list[Child]]:
     scales: dict[str, float] = {}
     for row in rows:
-        ends = [abs(row[name]) for name in ("low", "high", "difference") if row[name] is not None]
+        names = ("low", "high", "difference") if row["n"] > 2 else ("difference",)
+        ends = [abs(row[name]) for name in names if row[name] is not None]
+        ends += [abs(value) for value in _differences(row, values)]
         scales[row["dataset"]] = max([scales.get(row["dataset"], 0.0), *ends])
     for row in rows:
         equivalent = short_verdict(row) == "equivalent"
@@ -152,25 +181,28 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[Child]]:
             row["strategy"],
             element("span", _badge(row["verdict"]), f" {_words(row)}", class_="nowrap"),
             _signed(row["difference"]),
-            _bar(row, scales[row["dataset"]]),
+            _bar(row, scales[row["dataset"]], _differences(row, values)),
             str(row["n"]),
             None if p is None else f"{p:.3g}",
             None if needed is None else f"{needed:.0f}",
         ]
 
 
-def _bar(row: Row, scale: float) -> Markup:
-    """Draw the interval on an axis from -scale to +scale, with a dot at the difference."""
+def _bar(row: Row, scale: float, seeds: Sequence[float]) -> Markup:
+    """Draw the interval, or the differences of the few seeds there are, on an axis from -scale to +scale."""
 
     def place(value: float) -> str:
         return f"{_WIDTH / 2 + (_WIDTH / 2 - 6) * value / (scale or 1):.1f}"
 
     parts = [element("line", x1=_WIDTH / 2, x2=_WIDTH / 2, y1=0, y2=20, class_="zero")]
-    if row["low"] is not None:
+    if row["low"] is not None and row["n"] > 2:
         parts.append(element("line", x1=place(row["low"]), x2=place(row["high"]), y1=10, y2=10, class_="interval"))
-    if row["difference"] is not None:
+    parts += [element("circle", cx=place(value), cy=10, r=3.5, class_="seed") for value in seeds]
+    if row["difference"] is not None and not seeds:
         parts.append(element("circle", cx=place(row["difference"]), cy=10, r=4))
     label = "no interval" if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}"
+    if seeds:
+        label = f"seeds: {', '.join(map(_signed, seeds))}"
     return element(
         "svg",
         *parts,

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-SCRIPTS = ("base.js", "curves.js", "overlap.js", "trials.js")
+SCRIPTS = ("base.js", "curves.js", "overlap.js", "layers.js", "training.js", "trials.js")
 _VOID = ("meta", "input", "br", "line", "circle", "rect", "path")
 
 Child = Markup | str | None

@@ -14,25 +14,30 @@ import deepcuts
 from deepcuts.analysis import frames
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.compare import compare
+from deepcuts.analysis.curves import curves
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
-from deepcuts.names import Selection, nearest, selection_text
+from deepcuts.names import LAYER_KINDS, Selection, nearest, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.publish.answer import answer
 from deepcuts.publish.html import Child, element, html_page, joined
+from deepcuts.publish.layerdata import emptied, layer_groups, training
 from deepcuts.publish.sections import (
     checklist_section,
     curves_section,
     data_section,
     failed_section,
+    layers_section,
     overlap_section,
     page_header,
     reproduce_section,
+    training_section,
     trials_section,
     verdicts_section,
     what_was_run_section,
     wrapped,
 )
-from deepcuts.publish.webdata import facets, looks, overlaps, trial_rows
+from deepcuts.publish.webdata import facets, looks, overlaps, trial_rows, trial_settings
 from deepcuts.records import records
 from deepcuts.store.store import Store
 
@@ -60,6 +65,9 @@ class Gathered:
     overlaps: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[pd.DataFrame] = field(default_factory=list)
     shared: list[dict[str, Any]] = field(default_factory=list)
+    training: list[list[Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    emptied: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -104,10 +112,16 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
         gathered.facets += facets(trials, metrics)
     except ValueError as error:
         gathered.note("curves", "", error)
+    if len(metrics):
+        gathered.training += training(trials, metrics)
+    dead = []
     for model, of_model in trials.groupby("model"):
         label = str(model) if trials["model"].nunique() > 1 else ""
         _compare(gathered, of_model, baseline, label)
-        _overlap(gathered, store, of_model, label)
+        dead += _overlap(gathered, store, of_model, label)
+    if dead:  # of the trials whose masks are compared: to open those of all would take several times as long
+        gathered.layers += layer_groups(trials, pd.concat(dead))
+        gathered.emptied += emptied(trials, pd.concat(dead))
     return gathered
 
 
@@ -127,12 +141,13 @@ def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, lab
     gathered.comparisons.append(frame)
 
 
-def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> None:
+def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> list[pd.DataFrame]:
+    """Gather the overlap of one model's masks; return the frame of `density` of the masks that were read."""
     try:
-        data, frame = overlaps(store, trials, label)
+        data, frame, dead = overlaps(store, trials, label)
     except ValueError as error:
         gathered.note("overlap", label, error)
-        return
+        return []
     gathered.damaged |= frame.attrs["damaged"]
     gathered.overlaps.append(data)
     shared = decompose(frame[frame["layer"].isna()], trials)
@@ -140,6 +155,7 @@ def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str)
     pruned = int(((trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)).sum())
     if pruned > len(data["trials"]):
         gathered.note("overlap", label, _left_out(len(data["trials"]), pruned, store))
+    return [dead]
 
 
 def _left_out(shown: int, pruned: int, store: Store) -> str:
@@ -157,20 +173,22 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
     title += f", only {selection_text(only)}" if only else ""
     parts: Mapping[str, tuple[str, list[Child]]] = {
-        "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
-        "facts": ("Data", data_section(trials)),
-        "verdicts": ("Verdicts", verdicts_section(gathered.comparisons, gathered.notes.get("verdicts", []))),
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
+        "verdicts": ("Verdicts", verdicts_section(trials, gathered.comparisons, gathered.notes.get("verdicts", []))),
+        "layers": ("Layers", layers_section(gathered.emptied, sum(group["n"] for group in gathered.layers))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),
+        "training": ("Training", training_section()),
         "trials": ("Trials", trials_section(trials)),
         "failed": ("Failed trials", failed_section(trials, store.uri)),
+        "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
+        "facts": ("Data", data_section(trials)),
         "checklist": ("Checklist", checklist_section(trials)),
         "reproduce": ("How to reproduce", reproduce_section(store, trials, sweep, only)),
     }
     body = joined(
         [
-            element("a", "Skip to the report", href="#run", class_="skip"),
-            page_header(title, trials, {key: name for key, (name, _) in parts.items()}),
+            element("a", "Skip to the report", href="#curves", class_="skip"),
+            page_header(title, _answer(gathered), trials, {key: name for key, (name, _) in parts.items()}),
             element("main", *(wrapped(key, name, html) for key, (name, html) in parts.items())),
             element("footer", f"deepcuts {deepcuts.__version__} · {store.uri}"),
             element("div", id="tip", hidden=True, aria_hidden="true"),
@@ -181,6 +199,19 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
         "looks": looks(sorted(trials["arm"].dropna().unique())),
         "facets": gathered.facets,
         "overlaps": gathered.overlaps,
+        "kinds": list(dict.fromkeys(LAYER_KINDS.values())),
+        "layers": gathered.layers,
+        "training": gathered.training,
         "trials": trial_rows(trials),
+        "settings": trial_settings(trials),
     }
     return html_page(f"{title}: deepcuts report", body, data)
+
+
+def _answer(gathered: Gathered) -> str:
+    if not gathered.comparisons:
+        return ""
+    means = curves(gathered.trials)
+    if gathered.trials["model"].nunique() > 1:
+        means = means.assign(dataset=means["model"].astype(str) + " · " + means["dataset"].astype(str))
+    return answer(records(pd.concat(gathered.comparisons)), records(means))

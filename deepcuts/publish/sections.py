@@ -14,7 +14,7 @@ from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import MARGIN
 from deepcuts.names import Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
-from deepcuts.publish.headlines import all_comparisons, headlines
+from deepcuts.publish.headlines import all_comparisons, headlines, seed_values
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
 from deepcuts.records import records
 from deepcuts.store.store import Store
@@ -22,36 +22,41 @@ from deepcuts.wording import duration, level
 
 MOST_FAILURES = 60
 MOST_LABELS = 6
+MOST_WARNINGS = 12
 MOST_TRACEBACK = 8000
 
 
-def page_header(title: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Markup:
-    """Make the head of the page, with a link to each of the `parts`: id to name."""
-    completed = trials[trials["status"] == "completed"]
-    line = f"{len(completed):,} of {len(trials):,} trials completed"
-    if len(completed) and completed["finished_at"].notna().any():
-        line += f", the last on {completed['finished_at'].max():%d %B %Y}"
+def page_header(title: str, answer: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Markup:
+    """Make the head of the page: who wins where, the counts, and a link to each of the `parts`: id to name."""
     links = (element("li", element("a", name, href=f"#{key}")) for key, name in parts.items())
     return element(
         "header",
         element("p", "deepcuts report", class_="kicker"),
         element("h1", title),
-        element("p", line, class_="lead"),
+        element("p", answer, class_="lead") if answer else None,
+        element("p", _counts(trials), class_="quiet counts"),
         element("nav", element("ul", *links), aria_label="Sections"),
     )
 
 
-def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child]:
-    done = trials[trials["status"] == "completed"]
+def _counts(trials: pd.DataFrame) -> str:
+    completed = trials[trials["status"] == "completed"]
     pruned = trials[~trials["strategy"].isin(NOT_PRUNED)]
-    tiles = [
-        ("trials completed", f"{len(done):,}"),
-        ("failed", f"{int((trials['status'] == 'failed').sum()):,}"),
-        ("strategies", f"{pruned['strategy'].nunique():,}"),
-        ("datasets", f"{trials['dataset'].nunique():,}"),
-        ("seeds", f"{trials['seed'].nunique():,}"),
-        ("total trial time", _total_time(float(trials["total_seconds"].sum()))),
-    ]
+    failed = int((trials["status"] == "failed").sum())
+    words = [f"{len(completed):,} of {len(trials):,} trials completed"]
+    words += [f"{failed:,} failed"] if failed else []
+    counts = {"strategy": pruned["strategy"], "dataset": trials["dataset"], "seed": trials["seed"]}
+    plural = {"strategy": "strategies", "dataset": "datasets", "seed": "seeds"}
+    for name, values in counts.items():
+        words.append(f"{values.nunique():,} {name if values.nunique() == 1 else plural[name]}")
+    words.append(f"{_total_time(float(trials['total_seconds'].sum()))} of trials")
+    if len(completed) and completed["finished_at"].notna().any():
+        words.append(f"the last on {completed['finished_at'].max():%d %B %Y}")
+    return " · ".join(words)
+
+
+def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> list[Child]:
+    pruned = trials[~trials["strategy"].isin(NOT_PRUNED)]
     facts = {
         "Model": _listed(trials["model"]),
         "Datasets": _listed(trials["dataset"]),
@@ -62,9 +67,8 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
         "Device": _listed(trials["device"]),
         "Precision": _listed(trials["precision"]),
     }
-    boxes = (element("div", element("dt", name), element("dd", value)) for name, value in tiles)
     lines = (element("div", element("dt", name), element("dd", value)) for name, value in facts.items() if value)
-    parts: list[Child] = [element("dl", *boxes, class_="tiles"), element("dl", *lines, class_="facts")]
+    parts: list[Child] = [element("dl", *lines, class_="facts")]
     if damaged:
         files = (element("li", f"{path}: {reason}") for path, reason in damaged.items())
         parts.append(
@@ -94,6 +98,8 @@ def data_section(trials: pd.DataFrame) -> list[Child]:
     words += " another label elsewhere, are counted each time they occur; cut texts have more than max_tokens tokens."
     if varied:
         words += " Where the trials of a dataset differ in their examples, the most frequent selection is shown."
+    for dataset, part in trials.dropna(subset=["data_split"]).groupby("dataset"):
+        words += f" {dataset}: {'; or '.join(part['data_split'].unique())}."
     numbers = [*header[2:3], *header[4:]]
     return [element("p", words), html_table("Labels and texts of each split", header, rows, numbers)]
 
@@ -135,30 +141,58 @@ def _notes(notes: Sequence[str]) -> Markup | None:
     return element("ul", *(element("li", each) for each in notes), class_="note") if notes else None
 
 
-def verdicts_section(comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) -> list[Child]:
+def verdicts_section(trials: pd.DataFrame, comparisons: Sequence[pd.DataFrame], notes: Sequence[str]) -> list[Child]:
     parts: list[Child] = []
     if comparisons:
         frame = pd.concat(comparisons, ignore_index=True)
         found = frame["verdict"].value_counts()
         counts = ", ".join(f"{found.get(each, 0)} {each}" for each in ("better", "worse", "equivalent", "undecided"))
+        table = all_comparisons(frame, seed_values(trials))
         margin = f" The margin, the largest difference that does not matter, is {MARGIN:g}."
         parts = [
             element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}.{margin}"),
             headlines(frame),
-            element("details", element("summary", "Every comparison, with its interval"), all_comparisons(frame)),
+            element("details", element("summary", "Every comparison, with its interval"), table),
         ]
     return [*parts, _notes(notes)]
 
 
 def curves_section(notes: Sequence[str]) -> list[Child]:
     return [
-        element("form", id="curve-controls", class_="controls", aria_label="Settings of the curves"),
         element("figure", element("div", id="curve-chart"), element("figcaption", id="curve-caption")),
         element("div", id="curve-legend", class_="legend", role="group", aria_label="Strategies shown"),
+        element("form", id="curve-controls", class_="controls", aria_label="Settings of the curves"),
         element("p", id="curve-said", class_="unseen", aria_live="polite"),
         element("details", element("summary", "These numbers as a table"), element("div", id="curve-table")),
         element("noscript", "The curves need JavaScript, which is off: the page's own script draws them."),
         _notes(notes),
+    ]
+
+
+def layers_section(emptied: Sequence[str], masks: int) -> list[Child]:
+    """Warn of what pruning emptied; then the density of every layer, and the neurons and heads that are gone."""
+    if not masks:
+        return [element("p", "The layers are compared where two trials have masks.", class_="quiet")]
+    lines = (element("li", each) for each in emptied[:MOST_WARNINGS])
+    more = len(emptied) - MOST_WARNINGS
+    return [
+        element("p", f"From the masks of the {masks:,} trials that “Mask overlap” compares.", class_="quiet"),
+        element("div", element("p", f"Warnings: {len(emptied):,}"), element("ul", *lines), class_="note warning")
+        if emptied
+        else element("p", "No tensor or head is empty, and no network ends at the level of one class.", class_="good"),
+        element("p", f"... and {more:,} more.", class_="quiet") if more > 0 else None,
+        element("form", id="layer-controls", class_="controls", aria_label="The layers to show"),
+        element("div", id="layer-table"),
+        element("noscript", "The layers need JavaScript, which is off: the page's own script draws them."),
+    ]
+
+
+def training_section() -> list[Child]:
+    return [
+        element("p", "A line per trial, after every epoch. The details of a trial, below, show its own."),
+        element("form", id="training-controls", class_="controls", aria_label="The training to show"),
+        element("div", id="training-chart"),
+        element("noscript", "The curves need JavaScript, which is off: the page's own script draws them."),
     ]
 
 

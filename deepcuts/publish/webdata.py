@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
@@ -12,9 +13,9 @@ import pandas as pd
 
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.curves import curves, with_metric
-from deepcuts.analysis.overlap import MEASURES, overlap
+from deepcuts.analysis.overlap import MEASURES, overlap_and_density
 from deepcuts.figures.style import look
-from deepcuts.names import LAYER_KINDS, layer_kind, natural
+from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
 from deepcuts.store.store import Store
@@ -30,13 +31,13 @@ _PAPER, _NIGHT = 0.97, 0.012
 _TABLE = [
     *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds"),
-    *("peak_gpu_bytes", "device", "host", "finished_at", "error_stage"),
+    *("peak_gpu_bytes", "device", "host", "finished_at", "error_stage", "error", "dense_id"),
 ]
 
 
 def looks(arms: Sequence[str]) -> dict[str, Data]:
     """Return the colours (for light and dark), marker and dashes of every arm, as in the figures."""
-    found = {}
+    found: dict[str, Data] = {}
     for name in arms:
         seen = look(name)
         rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
@@ -81,8 +82,16 @@ def facets(trials: pd.DataFrame, metrics: pd.DataFrame) -> list[Data]:
                 key = (str(model), str(dataset), str(metric))
                 about = {"model": model, "dataset": dataset, "metric": metric}
                 about |= {"main": (dataset, metric) in mains, "axis": part["axis"].iloc[0], "stages": {}}
+                about |= {"majority": _majority(trials, model, dataset) if about["main"] else None}
                 found.setdefault(key, about)["stages"][stage] = _stage(part)
     return sorted(found.values(), key=lambda each: (each["model"], each["dataset"], not each["main"], each["metric"]))
+
+
+def _majority(trials: pd.DataFrame, model: object, dataset: object) -> float | None:
+    """Return the main metric of always predicting the most frequent class, if it is one number for the whole task."""
+    rows = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
+    found = rows["majority"].dropna().unique()
+    return round(float(found[0]), 5) if len(found) == 1 else None
 
 
 def _stage(part: pd.DataFrame) -> Data:
@@ -134,17 +143,18 @@ def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
     return [trial_id for trial_id in rows["trial_id"] if trial_id in set(chosen)]
 
 
-def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.DataFrame]:
-    """Return all pairs of the chosen trials of one model as data, and the frame of `overlap` that it is made from.
+def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.DataFrame, pd.DataFrame]:
+    """Return all pairs of the chosen trials of one model as data, and the frames of `overlap_and_density`.
 
     `values` has a little-endian uint16 per pair, layer (the whole network first) and measure, in base64:
     (value + 1) / 2 of 65534, and 65535 where it is undefined. Raises ValueError for fewer than two masks.
     """
-    frame = overlap(store, choose(trials))
+    frame, dead = overlap_and_density(store, choose(trials))
     ids = list(dict.fromkeys([*frame["trial_a"], *frame["trial_b"]]))
     pairs = frame[frame["layer"].isna()]
     layers = list(dict.fromkeys(frame["layer"].dropna()))
-    values = frame[list(MEASURES)].to_numpy(np.float64)
+    shown = [name for name in MEASURES if name != "kappa_highest"]
+    values = frame[shown].to_numpy(np.float64)
     packed = np.where(np.isnan(values), 65535, np.round((np.nan_to_num(values) + 1) / 2 * 65534)).astype("<u2")
     places = {trial_id: place for place, trial_id in enumerate(ids)}
     by_id = with_arms(trials).set_index("trial_id")
@@ -154,11 +164,10 @@ def overlaps(store: Store, trials: pd.DataFrame, label: str) -> tuple[Data, pd.D
         "trials": [list(row.values()) for row in records(about)],
         "pairs": [[places[a], places[b]] for a, b in zip(pairs["trial_a"], pairs["trial_b"], strict=True)],
         "layers": [[name, *layer_kind(name)] for name in layers],
-        "kinds": list(dict.fromkeys(LAYER_KINDS.values())),
-        "measures": list(MEASURES),
+        "measures": shown,
         "values": base64.b64encode(packed.tobytes()).decode(),
     }
-    return data, frame
+    return data, frame, dead
 
 
 def trial_rows(trials: pd.DataFrame) -> Data:
@@ -170,3 +179,28 @@ def trial_rows(trials: pd.DataFrame) -> Data:
     for name, places in digits.items():
         frame[name] = frame[name].round(places)
     return {"columns": _TABLE, "rows": [list(row.values()) for row in records(frame)]}
+
+
+def trial_settings(trials: pd.DataFrame) -> Data:
+    """Return the settings of every trial, as in the sweep file: `same` for all, else a place among `values` by trial.
+
+    `differ` names the others in the order of a trial's places; -1 stands for a setting that a trial does not have.
+    """
+    frame = with_arms(trials)
+    found: dict[str, Data] = {
+        key: json.loads(text) for key, text in zip(frame["trial_id"], frame["settings"], strict=True)
+    }
+    names = list(dict.fromkeys(name for some in found.values() for name in some))
+    texts = {name: {key: json.dumps(some[name]) for key, some in found.items() if name in some} for name in names}
+    shared = [name for name, of in texts.items() if len(of) == len(found) and len({*of.values()}) == 1]
+    same = {name: next(iter(texts[name].values())) for name in shared}
+    differ = [name for name in names if name not in same]
+    values = [list(dict.fromkeys(texts[name].values())) for name in differ]
+    places = {
+        key: [
+            known.index(texts[name][key]) if key in texts[name] else -1
+            for name, known in zip(differ, values, strict=True)
+        ]
+        for key in found
+    }
+    return {"same": same, "differ": differ, "values": values, "trials": places}

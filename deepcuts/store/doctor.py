@@ -111,8 +111,10 @@ def _sweeps(store: Store, checks: TableChecks) -> Iterator[Finding]:
         yield Finding(f"sweeps/{sweep}.yaml", text, "run again")
     for sweep, count in checks.sweeps_of_trials().items():
         if sweep not in tables | set(texts):
-            text = f"missing, though {count} trials are of this sweep; a run of the sweep writes it again"
-            yield Finding(f"sweeps/{sweep}.parquet", text, "run again")
+            how = "they ran one by one, or it was deleted; a run of the sweep writes it"
+            yield Finding(
+                f"sweeps/{sweep}.parquet", f"not there, though {count} trials are of this sweep: {how}", "none"
+            )
 
 
 def _artifacts(store: Store) -> Iterator[Finding]:

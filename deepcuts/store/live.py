@@ -14,45 +14,32 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from deepcuts.store.store import Store
 
 STALE_SECONDS = 60.0
 PERIOD_SECONDS = 3.0
+# In `running/` with the beats of trials: how the names of a launch's own beat and of a request to stop it begin.
+_LAUNCH, _STOP = "launch-", "stop-"
 
 
-class Beat:
-    """Tells the store how far a trial is, and hears whether its launch was asked to stop, while it is entered.
+class _Pulse:
+    """Raises a number in files of the store every PERIOD_SECONDS while it is entered, and removes them at the end."""
 
-    `stages` are the ids of the shared stages that the trial makes, or of what is claimed without a trial (None).
-    `launch` names who runs it (`new_launch_id`).
-    """
-
-    def __init__(self, store: Store, trial_id: str | None, launch: str, stages: Sequence[str]) -> None:
+    def __init__(self, store: Store, launch: str, names: Sequence[str]) -> None:
         self._store = store
-        self._names = [f"running/{trial_id}.json"] if trial_id else []
-        self._names += [f"claims/{stage}.json" for stage in stages]
+        self._names = names
         self._state: dict[str, Any] = {"launch": launch, **whereabouts(), "beat": 0}
-        self._state |= {"stage": "load", "epoch": 0, "step": 0}
-        self._stop_name = f"running/stop-{launch}.json"
         self._ended = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name=f"beat-{trial_id}")
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"beat-{launch}")
 
-    def tell(self, stage: str, epoch: int, step: int) -> None:
-        """Note where the trial is; the next beat writes it."""
-        self._state |= {"stage": stage, "epoch": epoch, "step": step}
-
-    def stopping(self) -> bool:
-        """Whether the launch was asked to stop, as of the last beat."""
-        return self._stopping.is_set()
-
-    def __enter__(self) -> Beat:
+    def __enter__(self) -> Self:
         self._beat()
         self._thread.start()
         return self
@@ -75,20 +62,63 @@ class Beat:
         try:
             for name in self._names:
                 self._store.write_json(name, self._state)
-            if self._store.exists(self._stop_name):
-                self._stopping.set()
         except OSError:  # the next beat tries again; the trial itself finds out when it publishes
             return
 
 
+class Beat(_Pulse):
+    """Tells the store how far a trial is, and hears whether its launch was asked to stop, while it is entered.
+
+    `stages` are the ids of the shared stages that the trial makes, or of what is claimed without a trial (None).
+    `launch` names who runs it (`new_launch_id`).
+    """
+
+    def __init__(self, store: Store, trial_id: str | None, launch: str, stages: Sequence[str]) -> None:
+        own = [f"running/{trial_id}.json"] if trial_id else []
+        super().__init__(store, launch, own + [f"claims/{stage}.json" for stage in stages])
+        self._state |= {"stage": "load", "epoch": 0, "epochs": None, "step": 0, "steps": None, "loss": None}
+        self._stop_name = f"running/{_STOP}{launch}.json"
+        self._stopping = threading.Event()
+
+    def tell(self, place: Mapping[str, Any]) -> None:
+        """Note where the trial is (`stage`, `epoch`, `step` and so on); the next beat writes it."""
+        self._state |= place
+
+    def stopping(self) -> bool:
+        """Whether the launch was asked to stop, as of the last beat."""
+        return self._stopping.is_set()
+
+    def _beat(self) -> None:
+        super()._beat()
+        with suppress(OSError):
+            if self._store.exists(self._stop_name):
+                self._stopping.set()
+
+
+class LaunchBeat(_Pulse):
+    """Tells the store that a launch is at work on a sweep, and the seconds that it has to go, while it is entered.
+
+    `to_go` returns those seconds; it is called in a thread of its own.
+    """
+
+    def __init__(self, store: Store, launch: str, sweep: str, to_go: Callable[[], float]) -> None:
+        super().__init__(store, launch, [f"running/{_LAUNCH}{launch}.json"])
+        self._state["sweep"] = sweep
+        self._to_go = to_go
+
+    def _beat(self) -> None:
+        self._state["to_go"] = self._to_go()
+        super()._beat()
+
+
 def request_stop(store: Store, launch: str) -> None:
     """Ask the running trials of a launch to save and end. Raises OSError."""
-    store.write_json(f"running/stop-{launch}.json", {"launch": launch})
+    store.write_json(f"running/{_STOP}{launch}.json", {"launch": launch})
 
 
 def withdraw_stop(store: Store, launch: str) -> None:
     """Take a request to stop back; one that is not there is no error. Raises OSError."""
-    store.delete(f"running/stop-{launch}.json")
+    store.delete(f"running/{_STOP}{launch}.json")
 
 
 class Watch:
@@ -100,18 +130,28 @@ class Watch:
         self._seen: dict[str, tuple[Any, float]] = {}
 
     def look(self) -> dict[str, dict[str, Any]]:
-        """Return every beat of another launch by its path in the store, such as `running/<trial>.json`.
+        """Return every beat of another launch's trials by its path in the store, such as `running/<trial>.json`.
 
         `still` is added to what its owner wrote: the seconds for which it has not moved since we first looked;
         infinity if its owner was a process of this machine that is gone. Raises OSError.
         """
+        names = [f"{folder}/{name}" for folder in ("running", "claims") for name in self._store.names(folder, ".json")]
+        return self._beats(key for key in names if not key.startswith((f"running/{_LAUNCH}", f"running/{_STOP}")))
+
+    def launches(self) -> list[dict[str, Any]]:
+        """Return the beat of every other launch: its `sweep`, seconds `to_go`, and `still` as in `look`.
+
+        Raises OSError.
+        """
+        names = self._store.names("running", ".json")
+        return list(self._beats(f"running/{name}" for name in names if name.startswith(_LAUNCH)).values())
+
+    def _beats(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         beats = {}
-        for folder in ("running", "claims"):
-            for name in self._store.names(folder, ".json"):
-                key = f"{folder}/{name}"
-                state = None if name.startswith("stop-") else self._store.read_json(key)
-                if state is not None and state.get("launch") != self._launch:
-                    beats[key] = state | {"still": math.inf if _died_here(state) else self._still(key, state)}
+        for key in keys:
+            state = self._store.read_json(key)
+            if state is not None and state.get("launch") != self._launch:
+                beats[key] = state | {"still": math.inf if _died_here(state) else self._still(key, state)}
         return beats
 
     def _still(self, key: str, state: dict[str, Any]) -> float:

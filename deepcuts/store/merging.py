@@ -18,8 +18,16 @@ from deepcuts.store.tables import Row
 
 TRIALS_AT_ONCE = 100
 ARTIFACTS = ("dense", "scores", "models")
-# What may differ between two runs of one trial: when and where it ran, and under which name it was asked for.
-_CIRCUMSTANCES = re.compile(r".*_(seconds|cached|at|bytes)|seconds|sweep|host|device|git_commit|deepcuts|traceback")
+# The results in a row of each table. All else is when, where and by which version a trial ran, or a name: folders of
+# models and data differ between machines, and are no part of a trial's id.
+_RESULTS = {
+    "trials": (
+        *("status", "metric", "dense", "pruned", "rewound", "retrained"),
+        *("parameters", "prunable", "kept", "compression_achieved", "sparsity"),
+    ),
+    "metrics": ("stage", "epoch", "step", "split", "metric", "value"),
+    "masks": ("layer", "parameter", "shape", "size", "kept", "bits"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def _new_sweeps(store: Store, other: Store) -> list[str]:
 
 
 def _conflicts(store: Store, other: Store, ids: Sequence[str]) -> Iterator[str]:
-    """Yield the trials whose row, metrics or masks differ in the two stores."""
+    """Yield the trials whose results (_RESULTS) differ in the two stores."""
     for start in range(0, len(ids), TRIALS_AT_ONCE):
         some = ids[start : start + TRIALS_AT_ONCE]
         found = [_digests(each, some) for each in (store, other)]
@@ -96,15 +104,11 @@ def _conflicts(store: Store, other: Store, ids: Sequence[str]) -> Iterator[str]:
 def _digests(store: Store, ids: Sequence[str]) -> dict[str, str]:
     """Return a checksum of the results of each trial, by id."""
     digests = {key: hashlib.sha256() for key in ids}
-    for table in ("trials", "metrics", "masks"):
+    for table, columns in _RESULTS.items():
         for key, rows in _rows(store, table, ids).items():
-            results = sorted(repr(sorted(_result(row).items())) for row in rows)
+            results = sorted(repr([row[name] for name in columns]) for row in rows)
             digests[key].update("\n".join(results).encode())
     return {key: digest.hexdigest() for key, digest in digests.items()}
-
-
-def _result(row: Row) -> Row:
-    return {name: value for name, value in row.items() if not _CIRCUMSTANCES.fullmatch(name)}
 
 
 def _rows(store: Store, table: str, ids: Collection[str]) -> dict[str, list[Row]]:
@@ -142,14 +146,16 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     """Give a sweep another name, in its table, its file and the rows of its trials; return how many rows changed.
 
     The ids of trials have no part of a name, so nothing runs again. A kill at any moment leaves rows of both names,
-    and the same command completes it. Raises ValueError for an unknown sweep, and for a name
-    that is taken or that no sweep may have.
+    and the same command completes it. Raises ValueError for an unknown sweep, and for a name that is its own, that is
+    taken or that no sweep may have.
 
     >>> dc.rename_sweep(store, sweep.name, "first-try")
     """
     wanted = _wanted(store)
     check_sweep(sweep, wanted)
     valid_name(name)
+    if name == sweep:
+        raise ValueError(f"the sweep has the name {name!r} already; choose another name")
     if name in wanted and wanted[name] != wanted[sweep]:
         raise ValueError(f"the store has a sweep {name!r} already, which wants other trials; choose another name")
     rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from deepcuts.names import nearest
 from deepcuts.store.cache import remove_stage, stages_after
 from deepcuts.store.compact import MERGED_TABLES
-from deepcuts.store.salvage import keep_readable
+from deepcuts.store.salvage import write_without
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
@@ -59,15 +59,19 @@ def check_sweep(sweep: str, known: Collection[str]) -> None:
 def remove(store: Store, removal: Removal) -> None:
     """Remove what was planned. A kill at any moment leaves trials that are whole, or that have not run.
 
-    Raises OSError.
+    Raises OSError; before anything is removed where a compacted file that has rows of the trials is damaged.
 
     >>> dc.remove(store, dc.plan_removal(store, []))
     """
+    ids = set(removal.trials)
+    tables = [(table, *_with_rows(store, table, ids)) for table in reversed(MERGED_TABLES)]
+    _write_anew(store, [f"{table}/{name}" for table, _, compacted in tables for name in compacted], ids)
     if removal.sweep is not None:
         for suffix in (".yaml", ".parquet"):
             store.delete(f"sweeps/{removal.sweep}{suffix}")
-    for table in reversed(MERGED_TABLES):  # the row in `trials` first: a trial is then one that has not run
-        _remove_rows(store, table, set(removal.trials))
+    for table, own, compacted in tables:  # the row in `trials` first: a trial is then one that has not run
+        for name in (*compacted, *own):
+            store.delete(f"{table}/{name}")
     for trial_id in removal.trials:
         store.delete(f"artifacts/_checkpoints/{trial_id}.safetensors")
         if trial_id in store.artifacts("models"):
@@ -76,15 +80,24 @@ def remove(store: Store, removal: Removal) -> None:
         remove_stage(store, stage["kind"], stage["id"])
 
 
-def _remove_rows(store: Store, table: str, ids: set[str]) -> None:
-    """Remove the rows of trials: their own files, and of each compacted file that has some the others written anew."""
+def _with_rows(store: Store, table: str, ids: set[str]) -> tuple[list[str], list[str]]:
+    """Return the files of the trials themselves, and the compacted ones that have rows of them."""
     own, compacted = store.files(table)
-    for name in compacted:
-        there = set(store.read_file(table, name, ["trial_id"])["trial_id"].to_pylist())
-        if there & ids:
-            if there - ids:
-                keep_readable(store, f"{table}/{name}", ids)
-            store.delete(f"{table}/{name}")
-    for name in own:
-        if name.removesuffix(".parquet") in ids:
-            store.delete(f"{table}/{name}")
+    return [name for name in own if name.removesuffix(".parquet") in ids], [
+        name for name in compacted if ids & set(store.read_file(table, name, ["trial_id"])["trial_id"].to_pylist())
+    ]
+
+
+def _write_anew(store: Store, names: Sequence[str], ids: set[str]) -> None:
+    """Write compacted files without the rows of the trials, beside the old ones: rows that are there twice count once.
+
+    All of them or none. Raises OSError.
+    """
+    written: list[str] = []
+    try:
+        for name in names:
+            written += [made for made in [write_without(store, name, ids)] if made]
+    except OSError:
+        for made in written:
+            store.delete(made)
+        raise

@@ -1,4 +1,4 @@
-"""Writes a compacted file anew, of what can be read of a damaged one."""
+"""Writes a compacted file anew: without the rows of some trials, or of what can be read of a damaged one."""
 
 from __future__ import annotations
 
@@ -20,28 +20,58 @@ def keep_readable(store: Store, name: str, without: Collection[str]) -> None:
     Nothing is written where all can be read and no trial is left out: the damage is then in what describes the data,
     and none of it can be trusted. Nor where the footer cannot be read.
     """
-    table = name.partition("/")[0]
-    digest = hashlib.sha256(f"{name} {sorted(without)}".encode()).hexdigest()[:16]
-    target = f"{table}/{COMPACTED}{compaction_number(name.rpartition('/')[2]):06}-{digest}.parquet"
     try:
-        file = pq.ParquetFile(store.filesystem.open_input_file(store.path(name)), page_checksum_verification=True)
+        file = _opened(store, name)
     except (pa.ArrowException, OSError):
         return
     with file:
-        lost, torn = _lost(file, table)
-        if not lost and not without:
-            return
-        left_out = pa.array([*without, *torn], pa.string())
-        with (
-            store.new_file(target) as path,
-            path.open("w+b") as stream,
-            table_writer(stream, table, {"compression": "zstd"}) as writer,
-        ):
-            for group in sorted(set(range(file.num_row_groups)) - lost):
-                rows = _group(file, table, group)
-                rows = rows.filter(pc.invert(pc.is_in(rows["trial_id"], left_out)))
-                if len(rows):
-                    writer.write_table(rows)
+        lost, torn = _lost(file, _table(name))
+        if lost or without:
+            _write(store, name, file, [*without, *torn], lost)
+
+
+def write_without(store: Store, name: str, ids: Collection[str]) -> str | None:
+    """Write a compacted file into another, but for the rows of some trials; return its name in the store.
+
+    None where there are no other rows: nothing is written then. Raises OSError, before anything is written, where a
+    row of it cannot be read: what is lost must stay visible.
+    """
+    try:
+        with _opened(store, name) as file:
+            lost, _ = _lost(file, _table(name))
+            if not lost:
+                others = set(file.read(["trial_id"])["trial_id"].to_pylist()) - set(ids)
+                return _write(store, name, file, ids, lost) if others else None
+            problem = f"{len(lost)} of its {file.num_row_groups} row groups cannot be read"
+    except pa.ArrowException as error:
+        problem = str(error).splitlines()[0]
+    raise OSError(f"{store.path(name)} is damaged: {problem}; run deepcuts doctor {store.uri} --fix first")
+
+
+def _table(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _opened(store: Store, name: str) -> pq.ParquetFile:
+    return pq.ParquetFile(store.filesystem.open_input_file(store.path(name)), page_checksum_verification=True)
+
+
+def _write(store: Store, name: str, file: pq.ParquetFile, without: Collection[str], lost: set[int]) -> str:
+    """Write the row groups that are not lost, without the rows of some trials, as a compacted file of its number."""
+    table, left_out = _table(name), pa.array(without, pa.string())
+    digest = hashlib.sha256(f"{name} {sorted(without)}".encode()).hexdigest()[:16]
+    target = f"{table}/{COMPACTED}{compaction_number(name.rpartition('/')[2]):06}-{digest}.parquet"
+    with (
+        store.new_file(target) as path,
+        path.open("w+b") as stream,
+        table_writer(stream, table, {"compression": "zstd"}) as writer,
+    ):
+        for group in sorted(set(range(file.num_row_groups)) - lost):
+            rows = _group(file, table, group)
+            rows = rows.filter(pc.invert(pc.is_in(rows["trial_id"], left_out)))
+            if len(rows):
+                writer.write_table(rows)
+    return target
 
 
 def _group(file: pq.ParquetFile, table: str, group: int) -> pa.Table:

@@ -45,6 +45,7 @@ class TableChecks:
         self._store, self._functions = store, functions
         self._rows: dict[str, Row] = {}
         self._files: dict[str, str] = {}
+        self._wanted: set[str] = set()
         self._problems: dict[str, str] = {}
         self._there: dict[str, dict[str, str]] = {table: {} for table in ("metrics", "predictions", "masks")}
         self._last: dict[tuple[str, str, str], tuple[int, dict[str, float]]] = {}
@@ -88,7 +89,9 @@ class TableChecks:
         for key, row in rows.items():
             if table == "trials":
                 self._rows[key], self._files[key] = row, file
-            elif table != "sweeps":
+            elif table == "sweeps":
+                self._wanted |= row["wanted"]
+            else:
                 self._there[table][key] = file
                 if table == "masks":
                     self._rows.get(key, {}).update(masks=row)
@@ -98,7 +101,7 @@ class TableChecks:
     def _check_rows(self, table: str, key: str, part: pa.Table, problems: list[str]) -> Row:
         """Check the rows of one trial in one table, and return what other tables are compared with."""
         if table == "sweeps":
-            return {}
+            return {"wanted": set(part["trial_id"].to_pylist())}
         rows = part.select(_NEEDED[table])
         if table == "trials":
             return dict(rows.to_pylist()[-1])
@@ -172,8 +175,9 @@ class TableChecks:
                     yield file
 
     def sweeps_of_trials(self) -> Counter[str]:
-        """Count the trials by the sweep that ran them."""
-        return Counter(str(row["sweep"]) for row in self._rows.values() if row["sweep"] not in (None, "run-one"))
+        """Count the trials that no sweep wants by the sweep that ran them."""
+        left = (row["sweep"] for key, row in self._rows.items() if key not in self._wanted)
+        return Counter(str(sweep) for sweep in left if sweep not in (None, "run-one"))
 
 
 def _by_key(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[tuple[str, pa.Table]]:

@@ -69,6 +69,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         int: micro_batch score_micro_batch examples_truncated
         float: majority
         string: data_facts
+        string: data_split
         string: host device
         time: started_at finished_at
         string: deepcuts torch transformers git_commit spec

@@ -2,83 +2,131 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, TrialSpec, examples_at_once
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
+from deepcuts.sweep.devices import DEVICES, GUESSED_CPU, STEP_SECONDS, UNKNOWN, Arithmetic, Device
+from deepcuts.sweep.pace import Pace, used_examples
 from deepcuts.sweep.plan import Plan
 from deepcuts.wording import size_text
 
-# FLOP/s that a training step is guessed to reach where the store has measured nothing: per CPU core, and per GPU.
-GUESSED_CPU, GUESSED_GPU = 2e10, 4e13
+# The tokens of an example, for guessing where the store has measured nothing.
 GUESSED_TOKENS = 32
 FLOAT = 4
+
+
+# What a trial takes besides training and scoring, where nothing was measured: loading, evaluating, storing.
+OTHER_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a plan takes: seconds of work, seconds until the end, the basis of that estimate, and bytes of disk.
 
-    `work_seconds` are those of all trials one after another, `wall_seconds` with as many at a time as fit.
+    `seconds` has the work of each stage, by the id of the fine-tuning, the scoring pass or the trial; `wall_seconds`
+    are those until the last trial ends, `slots` at a time. `left_bytes` is how much larger the store is at the end, and
+    `peak_bytes` how much larger it is at most on the way, with its checkpoints.
     """
 
-    work_seconds: float
+    seconds: Mapping[str, float]
+    slots: int
     wall_seconds: float
     gpu_hours: float
-    basis: str
-    bytes: int
+    basis: tuple[str, ...]
+    left_bytes: int
+    peak_bytes: int
 
 
 def estimate(
     plan: Plan,
     counts: Mapping[str, Counts],
-    examples: Mapping[str, Mapping[str, int]],
+    examples: Mapping[str, int],
     store: Store,
     *,
     gpus: float,
     cpus: int,
     slots: int,
     keep_models: bool,
+    on: str = "gpu",
 ) -> Cost:
-    """Estimate the cost of the trials that are still to run, `slots` at a time."""
-    measured = _seconds_per_example(store, plan)
-    seconds, together = 0.0, shared(plan.to_run)
-    fine_tuned, scored = set(plan.dense_there), {*plan.scores_there, None}
+    """Estimate the cost of the trials that are still to run, `slots` at a time.
+
+    `examples` has the training examples of each dataset, and `on` is one of ELSEWHERE: which GPU the trials run on, if
+    they run on one. What the store has measured on such a device counts, else a guess.
+    """
+    measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
+    seconds: dict[str, float] = {}
     for trial in plan.to_run:
-        dense = trial.dense
-        used = min(dense.max_train_examples or math.inf, examples[dense.dataset]["train"])
-        unit = measured.get((dense.model.name, dense.dataset, dense.device))
-        if unit is None:
-            speed = GUESSED_GPU * max(gpus, 0.01) if dense.device == "cuda" else GUESSED_CPU * cpus
-            unit = 6 * counts[dense.dataset].prunable * min(GUESSED_TOKENS, dense.max_tokens) / speed
-        work = (trial.retrain.epochs if trial.retrain else 0) * used
-        if dense.dense_id not in fine_tuned:
-            fine_tuned.add(dense.dense_id)
-            work += dense.finetune.epochs * used
-        if trial.score.data != "none" and trial.score.score_id not in scored:
-            scored |= {score.score_id for score in together.partners(trial)}
-            repeats = trial.score.smoothing_passes if trial.score.data == "smoothed" else 1
-            work += min(used, trial.score.batches * trial.score.batch_size) * repeats
-        seconds += work * unit
-    kinds = {(t.dense.model.name, t.dense.dataset, t.dense.device) for t in plan.to_run}
-    known = len(kinds & set(measured))
-    basis = f"measured in this store for {known} of {len(kinds)} datasets" if known else "guessed from FLOPs"
-    wall = seconds / max(1, min(slots, len(plan.to_run) or 1))
-    return Cost(seconds, wall, seconds * gpus / 3600, basis, _bytes(plan, counts, keep_models, slots))
+        dense, score = trial.dense, trial.score
+        found = measured.get(_kind(dense))
+        if found is not None:
+            unit = found.seconds
+        else:
+            device, prunable = DEVICES.get(on, UNKNOWN), counts[dense.dataset].prunable
+            unit, words = _guess(dense, prunable, device, gpus, cpus)
+            guessed.add(words)
+        used = used_examples(trial, examples)
+        seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
+        if dense.dense_id not in plan.dense_there:
+            seconds[dense.dense_id] = dense.finetune.epochs * used * unit
+        if score.data != "none" and score.score_id not in plan.scores_there:
+            repeats = score.smoothing_passes if score.data == "smoothed" else 1
+            seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
+    kinds = {_kind(trial.dense) for trial in plan.to_run}
+    basis = (*_measured_in_words(measured, kinds), *sorted(guessed))
+    wall = Pace(plan.to_run, seconds, slots).seconds_left()
+    left, passing = _bytes(plan, counts, keep_models, slots)
+    return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
 
 
-def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str], float]:
-    """Return the median seconds of retraining per example and epoch, by model, dataset and device type."""
-    columns = ["trial_id", "dataset", "status", "retrain_seconds", "spec"]
-    found: dict[tuple[str, str, str], list[float]] = {}
-    steps = _steps_per_trial(store) if "completed" in plan.statuses.values() else {}
+def _guess(dense: DenseSpec, prunable: int, device: Device, gpus: float, cpus: int) -> tuple[float, str]:
+    """Guess the seconds per example and epoch of training from its FLOPs; say in words what that rests on."""
+    flops = 6 * prunable * min(GUESSED_TOKENS, dense.max_tokens)
+    if dense.device == "cpu":
+        speed, cores = GUESSED_CPU * cpus, f"{cpus} CPU core{'s' if cpus > 1 else ''}"
+        return flops / speed, f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s on {cores}"
+    arithmetic: Arithmetic = "bf16" if dense.precision == "bf16" else "tf32" if dense.tf32 else "fp32"
+    speed = device.speed(arithmetic)
+    words = f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s in {arithmetic} on a GPU like the"
+    words += f" {device.name.upper()} (a part of its data sheet's peak)"
+    seconds = flops / (speed * min(1.0, max(gpus, 0.01)))
+    return max(seconds, STEP_SECONDS / dense.finetune.batch_size), words
+
+
+def _measured_in_words(measured: Mapping[_Kind, _Measured], kinds: Collection[_Kind]) -> list[str]:
+    known = [measured[kind] for kind in kinds if kind in measured]
+    devices = ", ".join(sorted({name for each in known for name in each.devices}))
+    return [f"measured in this store for {len(known)} of {len(kinds)} datasets, on {devices}"] if known else []
+
+
+# What decides the seconds per example: model, dataset, device type and precision.
+_Kind = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The median seconds of retraining per example and epoch, and the names of the devices that took them."""
+
+    seconds: float
+    devices: frozenset[str]
+
+
+def _kind(dense: DenseSpec) -> _Kind:
+    return dense.model.name, dense.dataset, dense.device, dense.precision
+
+
+def _seconds_per_example(store: Store, device: Device | None) -> dict[_Kind, _Measured]:
+    """Return what the store has measured; with `device`, on a GPU of that kind alone."""
+    columns = ["trial_id", "status", "retrain_seconds", "device", "spec"]
+    found: dict[_Kind, list[tuple[float, str]]] = {}
+    steps = _steps_per_trial(store)
     for row in store.read("trials", columns).table.to_pylist():
         if row["status"] != "completed" or not row["retrain_seconds"] or row["trial_id"] not in steps:
             continue
@@ -88,10 +136,15 @@ def _seconds_per_example(store: Store, plan: Plan) -> dict[tuple[str, str, str],
             continue
         if spec.retrain is None or not spec.retrain.epochs:
             continue
+        name = row["device"] or spec.dense.device
+        if device is not None and spec.dense.device == "cuda" and not device.is_called(name):
+            continue
         seen = steps[row["trial_id"]] * spec.retrain.batch_size
-        key = spec.dense.model.name, row["dataset"], spec.dense.device
-        found.setdefault(key, []).append(row["retrain_seconds"] / seen)
-    return {key: median(values) for key, values in found.items()}
+        found.setdefault(_kind(spec.dense), []).append((row["retrain_seconds"] / seen, name))
+    return {
+        kind: _Measured(median(seconds for seconds, _ in values), frozenset(name for _, name in values))
+        for kind, values in found.items()
+    }
 
 
 def _steps_per_trial(store: Store) -> dict[str, int]:
@@ -101,21 +154,28 @@ def _steps_per_trial(store: Store) -> dict[str, int]:
     return {row["trial_id"]: row["step_max"] for row in last if row["stage"] == "retrained" and row["step_max"]}
 
 
-def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> int:
-    """Add up fine-tuned networks, scores, masks, kept models, and the checkpoints of `slots` trials at a time."""
-    total, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
+def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> tuple[int, int]:
+    """Return the bytes that stay, and the most that there are beside them for a while.
+
+    Fine-tuned networks (also of the steps that trials rewind to), scores, masks and kept models stay. Of each trial
+    that runs there are a checkpoint and its successor, with two numbers of Adam for each weight.
+    """
+    left, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
+    together, largest = shared(plan.to_run), 0
     for trial in plan.to_run:
         size = counts[trial.dense.dataset]
+        network = FLOAT * size.parameters
+        steps = len(together.snapshots(trial))
+        largest = max(largest, (2 * 3 + steps) * network)
         if trial.dense.dense_id not in dense:
             dense.add(trial.dense.dense_id)
-            total += FLOAT * size.parameters
+            left += (1 + steps) * network
         if trial.score.data != "none" and trial.score.score_id and trial.score.score_id not in scores:
             scores.add(trial.score.score_id)
-            total += FLOAT * size.prunable
+            left += FLOAT * size.prunable
         if trial.retrain is not None:
-            total += size.prunable // 8 + (FLOAT * size.parameters if keep_models else 0)
-    largest = max((counts[trial.dense.dataset].parameters for trial in plan.to_run), default=0)
-    return total + 2 * 3 * FLOAT * largest * min(slots, len(plan.to_run))
+            left += size.prunable // 8 + (network if keep_models else 0)
+    return left, largest * min(slots, len(plan.to_run))
 
 
 def check_disk(store: Store, cost: Cost) -> None:
@@ -126,10 +186,10 @@ def check_disk(store: Store, cost: Cost) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < cost.bytes:
+    if free < cost.peak_bytes:
         raise ValueError(
-            f"store {store.uri!r}: the sweep needs about {size_text(cost.bytes)} and {size_text(free)} are free; make"
-            " room, choose another with --store, or run part of it with --only"
+            f"store {store.uri!r}: the sweep needs about {size_text(cost.peak_bytes)} and {size_text(free)} are free;"
+            " make room, choose another with --store, or run part of it with --only"
         )
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 from rich.console import Console
 
-from deepcuts.data.facts import facts_in_words
-from deepcuts.experiment.grid import SweepSpec, describe
+from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
-from deepcuts.names import Selection
+from deepcuts.names import Selection, nearest
 from deepcuts.store.checksums import seal_text
 from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
-from deepcuts.store.tables import Row
-from deepcuts.sweep.cost import Cost, check_disk, estimate, recommended
+from deepcuts.sweep.cost import Cost, check_disk, estimate
+from deepcuts.sweep.devices import ELSEWHERE
+from deepcuts.sweep.launched import Launched, launched
 from deepcuts.sweep.machines import (
     MOST_CPUS,
     Machines,
@@ -32,13 +32,13 @@ from deepcuts.sweep.machines import (
     local_gpus,
     ray_address,
     this_machine,
-    usable_cpus,
 )
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import Plan, make_plan, only_those
+from deepcuts.sweep.planned import SweepPlan
 from deepcuts.sweep.preflight import check_trials
 from deepcuts.sweep.prepare import Prepared, prepare_sweep
 from deepcuts.sweep.progress import Progress
-from deepcuts.wording import duration, size_text
 
 
 @dataclass(frozen=True)
@@ -81,82 +81,6 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
     return Sweep(parse_sweep(source, wanted) if isinstance(source, Mapping) else read_sweep_file(Path(source), wanted))
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state.
-
-    `facts` are what trying the model out has shown of it, a sentence each.
-    """
-
-    prepared: Prepared
-    store: Store
-    todo: Plan
-    gpus: float
-    cost: Cost
-    machines: Machines
-    facts: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> SweepFile:
-        return self.prepared.spec.file
-
-    @cached_property
-    def counts(self) -> str:
-        """How many trials are wanted, done and to run."""
-        todo = self.todo
-        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
-        if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
-            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
-        return text
-
-    def __str__(self) -> str:
-        todo, cost = self.todo, self.cost
-        lines = [f"sweep {self.file.name}, model {self.file.model}, store {self.store.uri}", f"  {self.counts}"]
-        for dataset, counts in self.prepared.counts.items():
-            ceiling = counts.parameters / (counts.parameters - counts.prunable)
-            splits = ", ".join(f"{count:,} {split}" for split, count in self.prepared.examples[dataset].items())
-            lines.append(
-                f"  {dataset}: {splits}; {counts.prunable:,} of {counts.parameters:,} parameters prunable,"
-                f" largest compression {ceiling:.4f}"
-            )
-            lines += [f"    {note}" for note in counts.notes()]
-            told = facts_in_words(self.prepared.facts[dataset], self.prepared.spec.tasks[dataset])
-            lines += [f"    {line}" for line in told]
-        lines += [f"  {fact}" for fact in self.facts]
-        passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
-        lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
-        lines.append(
-            f"  about {duration(cost.wall_seconds)} ({cost.gpu_hours:.1f} GPU-hours) on {self.machines.name},"
-            f" {cost.basis}; {size_text(cost.bytes)} of disk"
-        )
-        if (share := recommended(todo, self.store)) is not None:
-            lines.append(f"  {share}")
-        return "\n".join(lines)
-
-    def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
-        running = {trial.trial_id for trial in self.todo.to_run}
-        return [
-            {
-                "trial_id": trial.trial_id,
-                "dataset": trial.dense.dataset,
-                "strategy": trial.strategy,
-                "compression": trial.compression,
-                "sparsity": trial.sparsity,
-                "seed": trial.dense.seed,
-                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
-            }
-            for trial in self.todo.wanted
-        ]
-
-
-def _state(status: str | None, to_run: bool) -> str:
-    if status in ("completed", "failed") and to_run:
-        return "to run again"
-    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
-    return before.get(status or "", "to run")
-
-
 def plan(
     sweep: Sweep,
     store: Store,
@@ -164,8 +88,12 @@ def plan(
     only: Selection | None = None,
     retry_failed: bool = False,
     address: str | None = None,
+    on: str | None = None,
 ) -> SweepPlan:
     """Say what `run` would do with the same arguments. Nothing is written or launched.
+
+    `on` plans for a machine that is not here, of four CPU cores (`cpu`) or one GPU (`gpu`, or a kind of it as in
+    `a100`). Neither the cores and GPUs nor the disk of this one are checked then.
 
     Raises ValueError for the first thing that could not run: a model, dataset or folder that is not there, more
     resources than there are, a compression beyond the model's ceiling, a disk that is too small, a model that fails on
@@ -173,8 +101,19 @@ def plan(
 
     >>> print(dc.plan(sweep, store, only={"seed": "0"}))
     """
-    with _cluster(address) as cluster:
-        return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
+    if on is None:
+        with _cluster(address) as cluster:
+            return _plan(sweep, store, only or {}, retry_failed, cluster, download=False)
+    if address:
+        raise ValueError(f"give either address {address!r}, a cluster to plan for, or on {on!r}, another machine")
+    if on not in ELSEWHERE:
+        raise ValueError(f"on: unknown machine {on!r}{nearest(on, ELSEWHERE) or ';'} known: {', '.join(ELSEWHERE)}")
+    gpus = 0.0 if on == "cpu" else sweep.file.resources.gpus or 1.0
+    name = f"one {on.upper()} that is not here" if gpus else f"{MOST_CPUS} CPU cores that are not here"
+    there = Machines(name, ({"CPU": 1024 if gpus else MOST_CPUS, "GPU": math.ceil(gpus)},))
+    prepared, todo = _todo(sweep, store, only or {}, retry_failed, gpus)
+    cost = _cost(todo, prepared, store, gpus, there, on)
+    return SweepPlan(prepared, store, todo, gpus, cost, there, check_trials(todo.to_run, False))
 
 
 def _plan(
@@ -189,62 +128,34 @@ def _plan(
     else:
         check_cpus(file.resources.cpus)
     gpus = choose_gpus(file.resources.gpus, machines.gpus)
-    prepared = sweep.prepared("cuda" if gpus else "cpu")
-    todo = make_plan(only_those(prepared.spec.trials(), only), store, retry_failed, file.keep_models)
-    cost = _cost(todo, prepared, store, gpus, machines)
+    prepared, todo = _todo(sweep, store, only, retry_failed, gpus)
+    cost = _cost(todo, prepared, store, gpus, machines, "gpu")
     check_disk(store, cost)
     store.check_writable()
     return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download))
 
 
-def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines) -> Cost:
+def _todo(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, gpus: float) -> tuple[Prepared, Plan]:
+    prepared = sweep.prepared("cuda" if gpus else "cpu")
+    trials = only_those(prepared.spec.trials(), only)
+    return prepared, make_plan(trials, store, retry_failed, sweep.file.keep_models)
+
+
+def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: Machines, on: str) -> Cost:
     file = prepared.spec.file
-    cpus = file.resources.cpus or min(MOST_CPUS, usable_cpus())
+    cpus = file.resources.cpus or min(MOST_CPUS, machines.cpus)
     slots = min(file.resources.max_concurrent or 10**6, machines.slots(cpus, gpus))
     return estimate(
         todo,
         prepared.counts,
-        prepared.examples,
+        prepared.train_examples,
         store,
         gpus=gpus,
         cpus=cpus,
         slots=slots,
         keep_models=file.keep_models,
+        on=on,
     )
-
-
-@dataclass(frozen=True)
-class Launched:
-    """What there is of a sweep after a launch. `str` of it says how many trials ended how, and how to go on.
-
-    `signal` is the number of the signal that ended the launch early (None: it came to its end), and `errors` are what
-    could not be written to the store.
-    """
-
-    plan: SweepPlan
-    completed: tuple[TrialSpec, ...]
-    failed: tuple[TrialSpec, ...]
-    left: tuple[TrialSpec, ...]
-    signal: int | None = None
-    errors: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        uri, wanted = self.plan.store.uri, len(self.plan.todo.wanted)
-        lines = [
-            f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
-            f" store {uri}"
-        ]
-        lines += [f"  failed: {describe(trial)}: deepcuts show {uri} {trial.trial_id}" for trial in self.failed[:10]]
-        if self.signal is not None:
-            lines.append("stopped early; what was under way is saved: run the same command again to go on")
-            return "\n".join(lines)
-        if self.left:
-            lines.append("run the same command again to go on with what is left")
-        if self.failed:
-            lines.append("run the same command with --retry-failed to try the failed ones again")
-        if not self.left and not self.failed:
-            lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
-        return "\n".join(lines)
 
 
 def run(
@@ -278,7 +189,7 @@ def run(
         if not planned.todo.to_run:
             store.probe()
             _write_sweep(store, planned.prepared.spec)
-            return _launched(planned)
+            return launched(planned)
         with _alone(), nullcontext() if cluster else _ray_at(None, ""):
             cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
             store.probe()
@@ -342,7 +253,8 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
 
     file, todo, store = planned.file, planned.todo, planned.store
     done = len(todo.done) - len(todo.again)
-    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done)
+    pace = Pace(todo.to_run, planned.cost.seconds, planned.cost.slots)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace)
     where = planned.machines.name
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
     for fact in planned.facts:
@@ -350,7 +262,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     with progress:
         outcome = run_plan(
             todo,
-            make_launch(todo, file, store, cpus, run_pipeline),
+            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples),
             store,
             progress,
             gpus=planned.gpus,
@@ -361,17 +273,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
         )
         if outcome.signal is None:
             compact_many(store, progress.say)
-    return _launched(planned, outcome.signal, tuple(outcome.errors))
-
-
-def _launched(planned: SweepPlan, signal: int | None = None, errors: tuple[str, ...] = ()) -> Launched:
-    statuses = planned.store.statuses()
-    by_status: dict[str, list[TrialSpec]] = {"completed": [], "failed": [], "left": []}
-    for trial in planned.todo.wanted:
-        status = statuses.get(trial.trial_id, "left")
-        by_status[status if status in by_status else "left"].append(trial)
-    completed, failed, left = map(tuple, by_status.values())
-    return Launched(planned, completed, failed, left, signal, errors)
+    return launched(planned, outcome.signal, tuple(outcome.errors), outcome.outside)
 
 
 def _write_sweep(store: Store, spec: SweepSpec) -> None:

@@ -25,6 +25,11 @@ class Machines:
         """The most GPUs of a node."""
         return max((node.get("GPU", 0.0) for node in self.nodes), default=0.0)
 
+    @property
+    def cpus(self) -> int:
+        """The most CPU cores of a node, and at least 1."""
+        return max([1, *(int(node.get("CPU", 0)) for node in self.nodes)])
+
     def slots(self, cpus: int, gpus: float) -> int:
         """Count the trials that run at a time; 1 where none would fit, for that is refused elsewhere."""
         return max(1, sum(_fitting(node, cpus, gpus) for node in self.nodes))

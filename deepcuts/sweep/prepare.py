@@ -34,6 +34,11 @@ class Prepared:
         """The examples of each split, by dataset."""
         return {name: {split: each.examples for split, each in facts.items()} for name, facts in self.facts.items()}
 
+    @property
+    def train_examples(self) -> Mapping[str, int]:
+        """The training examples that there are, by dataset; `max_train_examples` may leave some out."""
+        return {name: facts["train"].examples for name, facts in self.facts.items()}
+
 
 def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     """Find and check the model and the datasets, and check that the sweep can run on them.

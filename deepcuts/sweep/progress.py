@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from io import StringIO
 from typing import Any
 
@@ -16,23 +16,30 @@ from rich.text import Text
 
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.wording import STEPS, duration
+from deepcuts.sweep.pace import Pace
+from deepcuts.wording import STEPS, duration, place_in_words
 
 # In a notebook: how often the board is shown anew, and how many of the last results it has.
 NOTEBOOK_SECONDS = 1.0
 LAST_SHOWN = 5
+# The time to go is estimated at most this often, and takes at most a twentieth of the time.
+ESTIMATE_SECONDS = 1.0
 
 
 class Progress:
     """Counts the trials of a launch and shows where the running ones are. Nothing in here may fail a sweep."""
 
-    def __init__(self, console: Console, total: int, already_done: int) -> None:
+    def __init__(self, console: Console, total: int, already_done: int, pace: Pace) -> None:
         self.console = console
         self.total, self.already_done = total, already_done
         self.completed: list[Mapping[str, Any]] = []
         self.failed: list[Mapping[str, Any]] = []
-        self._running: dict[str, tuple[TrialSpec, str, int, int]] = {}
+        self._pace = pace
+        self._running: dict[str, tuple[TrialSpec, Mapping[str, Any] | None]] = {}
+        self._through: set[str] = set()
         self._began = time.monotonic()
+        self._estimated = self._began, pace.seconds_left()
+        self._next_estimate = 0.0
         self._last: deque[Text] = deque(maxlen=LAST_SHOWN)
         self._cell = _Cell() if console.is_jupyter else None
         self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._board)
@@ -55,53 +62,69 @@ class Progress:
             sys.stdout.write(f"{line}\n")
 
     def started(self, trial: TrialSpec) -> None:
-        self._running[trial.trial_id] = trial, "starting", 0, 0
+        """Note that a worker has begun a trial, perhaps once more."""
+        self._running[trial.trial_id] = trial, None
+        self._pace.started(trial)
         self._refresh()
 
-    def heard(self, trial_id: str, stage: str, epoch: int, step: int) -> None:
+    def heard(self, trial_id: str, place: Mapping[str, Any]) -> None:
+        """Note where a trial is, by its `place_of`."""
         if trial_id in self._running:
-            self._running[trial_id] = self._running[trial_id][0], stage, epoch, step
+            self._running[trial_id] = self._running[trial_id][0], place
+            self._pace.heard(trial_id, place)
         self._refresh()
 
     def _refresh(self) -> None:
-        """Show the board in a notebook; a terminal does so by itself, and a file gets lines alone."""
+        """Estimate anew when it is time to, and show the board in a notebook; a terminal does that by itself."""
+        now = time.monotonic()
+        if now >= self._next_estimate:
+            self._estimated = now, self._pace.seconds_left()
+            self._next_estimate = now + max(ESTIMATE_SECONDS, 20 * (time.monotonic() - now))
         if self._cell is not None and self._cell.is_due():
             self._cell.show(self._board())
 
-    def ended(self, trial_id: str, row: Mapping[str, Any]) -> None:
+    def ended(self, trial: TrialSpec, row: Mapping[str, Any]) -> None:
         """Note that a trial has ended; `row` has the columns of its row in `trials`."""
-        running = self._running.pop(trial_id, None)
-        if running is None:
+        self._running.pop(trial.trial_id, None)
+        if trial.trial_id in self._through:
             return
+        self._through.add(trial.trial_id)
         failed = row.get("status") != "completed"
+        self._pace.ended(trial.trial_id, row.get("total_seconds"), not failed)
         (self.failed if failed else self.completed).append(row)
-        count = f"[{self.already_done + len(self.completed)}/{self.total}]"
+        count = f"[{self.already_done + len(self._through)}/{self.total}]"
         stage = str(row.get("error_stage"))
         text = f"failed in {STEPS.get(stage, stage)}: {row.get('error')}" if failed else _result(row)
-        line = Text.assemble((count, "dim"), f" {describe(running[0])}: ", (text, "red" if failed else ""))
+        line = Text.assemble((count, "dim"), f" {describe(trial)}: ", (text, "red" if failed else ""))
         self._last.append(line)
         if self._cell is None or failed:  # a notebook shows the last lines on its board: a thousand would fill it
             self.say(line)
         self._refresh()
 
     def interrupted(self, trial_id: str) -> None:
-        self._running.pop(trial_id, None)
+        """Note that a trial was stopped, or lost its worker: it waits again."""
+        if self._running.pop(trial_id, None) is not None:
+            self._pace.interrupted(trial_id)
 
-    def eta_seconds(self) -> float | None:
-        """Return the seconds to go at the pace so far; None before any trial has ended."""
-        through = len(self.completed) + len(self.failed)
-        left = self.total - self.already_done - through
-        return (time.monotonic() - self._began) / through * left if through else None
+    def found(self, stages: Iterable[str], trials: Collection[str]) -> None:
+        """Note what another launch has made: ids of stages, and of trials that are done."""
+        self.already_done += len(trials)
+        self._pace.found(stages, trials)
+
+    def seconds_left(self) -> float:
+        """Return the seconds to go, as last estimated and counted down since; without news not below half of it."""
+        at, estimated = self._estimated
+        return max(estimated / 2, estimated - (time.monotonic() - at))
 
     def _board(self) -> Group:
-        eta = self.eta_seconds()
+        running = list(self._running.values())
         done = self.already_done + len(self.completed)
-        head = f"{done} of {self.total} done, {len(self._running)} running, {len(self.failed)} failed, "
-        head += f"{duration(time.monotonic() - self._began)} so far, "
-        head += f"about {duration(eta)} to go" if eta is not None else "time to go not known yet"
+        waiting = self.total - done - len(self.failed) - len(running)
+        head = f"{done} of {self.total} done, {len(running)} running, {len(self.failed)} failed, {waiting} waiting, "
+        head += f"{duration(time.monotonic() - self._began)} so far, about {duration(self.seconds_left())} to go"
         table = Table.grid(padding=(0, 2))
-        for trial, stage, epoch, step in list(self._running.values()):
-            table.add_row(describe(trial), Text(_where(trial, stage, epoch, step), "cyan"))
+        for trial, place in running:
+            table.add_row(describe(trial), Text("starting" if place is None else place_in_words(place), "cyan"))
         return Group(Text(head, "bold"), table, *(self._last if self._cell is not None else ()))
 
 
@@ -126,15 +149,6 @@ class _Cell:
             self._handle = display(text, raw=True, display_id=True)
         else:
             self._handle.update(text, raw=True)
-
-
-def _where(trial: TrialSpec, stage: str, epoch: int, step: int) -> str:
-    name = STEPS.get(stage, stage)
-    if stage == "dense":
-        return f"{name}, epoch {epoch + 1} of {trial.dense.finetune.epochs}, step {step}"
-    if stage == "retrained" and trial.retrain is not None:
-        return f"{name}, epoch {epoch + 1} of {trial.retrain.epochs}, step {step}"
-    return f"{name}, batch {step} of at most {trial.score.batches}" if stage == "score" else name
 
 
 def _result(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,19 +14,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.search import Searcher
 
 from deepcuts.experiment.grid import tracker_labels
-from deepcuts.store.live import Watch, request_stop, withdraw_stop
+from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
+from deepcuts.sweep.launched import OutsideError
 from deepcuts.sweep.lifeline import ending_with_ray
+from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -33,17 +37,20 @@ from deepcuts.sweep.worker import Launch, run_in_worker
 from deepcuts.trial.row import failure_columns, identity_columns
 
 LOOK_SECONDS = 5.0
+# What the system says of a store that it will not let us write to the next time either.
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
 class Outcome:
     """How a launch ended: the signal that ended it early (None: it ran to its end), and errors that no row could hold.
 
-    A launch that reached its deadline has SIGINT.
+    A launch that reached its deadline has SIGINT. `outside` has, by trial, the errors that stopped some from outside.
     """
 
     signal: int | None = None
     errors: list[str] = field(default_factory=list)
+    outside: dict[str, OutsideError] = field(default_factory=dict)
 
 
 def run_plan(
@@ -84,17 +91,21 @@ def run_plan(
             callbacks=[listener, *callbacks],
         ),
     )
-
-    def clean_up() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        progress.__exit__()
-
     try:
-        with _ending_early(outcome, searcher, store, launch.launch_id, deadline), ending_with_ray(clean_up):
+        with (
+            LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
+            _ending_early(outcome, searcher, store, launch.launch_id, deadline),
+            ending_with_ray(partial(_clean_up, folder, progress)),
+        ):
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+def _clean_up(folder: str, progress: Progress) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    progress.__exit__()
 
 
 class _Silent(ProgressReporter):
@@ -133,7 +144,6 @@ class _Searcher(_Unsaved, Searcher):
         if trial is None:
             return None if len(self.queue) else str(Searcher.FINISHED)
         self.ids[trial_id] = trial.trial_id
-        self.progress.started(trial)
         return {"trial_id": trial.trial_id, **tracker_labels(trial)}
 
     def _look(self) -> None:
@@ -142,7 +152,11 @@ class _Searcher(_Unsaved, Searcher):
         try:
             before, busy = set(self.queue.busy), self.watch.busy()
             if before or busy:
+                waiting = {trial.trial_id for trial in self.queue.pending}
                 self.queue.learn(busy, self.store)
+                left = self.queue.pending
+                passes = {t.score.pass_id for t in left if t.score.score_id in self.queue.scores_there}
+                self.progress.found(self.queue.dense_there | passes, waiting - {trial.trial_id for trial in left})
         except OSError:  # a store that is away for a moment: look again later
             return
 
@@ -170,7 +184,12 @@ class _Listener(_Unsaved, tune.Callback):
         self.stages: dict[str, str] = {}  # the stage that each running trial was last heard to be in
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.stages.pop(trial.config["trial_id"], None)  # of an attempt before
+        trial_id = trial.config["trial_id"]
+        self.stages.pop(trial_id, None)  # of an attempt before
+        self.progress.started(self.launch.trials[trial_id])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.interrupted(trial.config["trial_id"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -180,11 +199,12 @@ class _Listener(_Unsaved, tune.Callback):
         if stage != "done":  # then Tune has not got its worker back yet
             self.queue.heard(trial_id, stage)
         if stage == "done":
-            self.progress.ended(trial_id, result["row"])
+            self.progress.ended(self.launch.trials[trial_id], result["row"])
         elif stage == "interrupted":
             self.progress.interrupted(trial_id)
         else:
-            self.progress.heard(trial_id, stage, result.get("epoch", 0), result.get("step", 0))
+            at = stage, result.get("epoch", 0), result.get("step", 0), result.get("loss")
+            self.progress.heard(trial_id, place_of(self.launch.trials[trial_id], self.launch.examples, *at))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a failure of the infrastructure once the retries have run out; the next launch runs the trial again.
@@ -192,11 +212,12 @@ class _Listener(_Unsaved, tune.Callback):
         The row says nothing of a host or a start: the driver does not know them.
         """
         trial_id = trial.config["trial_id"]
-        error, traceback = _last_error(trial)
+        error, traceback, lasting = _last_error(trial)
+        self.outcome.outside[trial_id] = OutsideError(error, lasting)
         row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
-        self.progress.ended(trial_id, row)
+        self.progress.ended(self.launch.trials[trial_id], row)
         try:
             if self.store.statuses().get(trial_id) != "completed":
                 self.store.write("trials", trial_id, [row])
@@ -204,8 +225,8 @@ class _Listener(_Unsaved, tune.Callback):
             self.outcome.errors.append(f"{trial_id}: {error} (and its row could not be written: {failure})")
 
 
-def _last_error(trial: Any) -> tuple[str, str]:
-    """Return the last error of a Tune trial in one line, and with its traceback.
+def _last_error(trial: Any) -> tuple[str, str, bool]:
+    """Return the last error of a Tune trial in one line, with its traceback, and whether it would come again.
 
     Tune pickles the exception of a task or of a worker that died into the driver's folder of the trial (its own
     `get_pickled_error` looks where that folder is copied to later on); other errors it notes as text alone.
@@ -213,12 +234,26 @@ def _last_error(trial: Any) -> tuple[str, str]:
     try:
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except Exception:  # no such file, or a class that the driver cannot import; a callback must not raise
-        return _noted_error(trial)
-    traceback = str(error)
+        return *_noted_error(trial), False
+    traceback, lasting = str(error), _is_lasting(error)
     if isinstance(error, RayTaskError):
         error = error.cause
     name, lines = type(error).__name__, str(error).strip().splitlines()
-    return f"{name}: {lines[0]}" if lines else name, traceback
+    if isinstance(error, ActorDiedError) and lasting:  # it ends with the error that the worker began with
+        return lines[-1], traceback, lasting
+    return f"{name}: {lines[0]}" if lines else name, traceback, lasting
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Whether an error would come again: one of Python in the worker, of a full disk, or of a permission.
+
+    A lost worker or object is replaced, and a store that is away comes back.
+    """
+    if not isinstance(error, RayTaskError):
+        return isinstance(error, RuntimeEnvSetupError) or "creation task" in str(error)
+    if isinstance(error.cause, OSError):
+        return error.cause.errno in UNWRITABLE
+    return not isinstance(error.cause, RayError) or isinstance(error.cause, RaySystemError)  # which is of unpickling
 
 
 def _noted_error(trial: Any) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.live import Beat, new_launch_id
 from deepcuts.store.store import Store
 from deepcuts.sweep.machines import wait_passively
+from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.wording import STAGES
 
@@ -42,13 +43,21 @@ class Launch:
     keep_models: bool
     checkpoint_minutes: float
     work: RunTrial
+    examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
 
     @cached_property
     def shared(self) -> Shared:
         return shared(self.wanted)
 
 
-def make_launch(plan: Plan, file: SweepFile, store: Store, threads: int, work: RunTrial) -> Launch:
+def make_launch(
+    plan: Plan,
+    file: SweepFile,
+    store: Store,
+    threads: int,
+    work: RunTrial,
+    examples: Mapping[str, int] | None = None,
+) -> Launch:
     """Put together what the workers need to run the plan."""
     return Launch(
         trials={trial.trial_id: trial for trial in plan.to_run},
@@ -60,6 +69,7 @@ def make_launch(plan: Plan, file: SweepFile, store: Store, threads: int, work: R
         keep_models=file.keep_models,
         checkpoint_minutes=file.checkpoint_minutes,
         work=work,
+        examples=examples or {},
     )
 
 
@@ -108,15 +118,22 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
     told: dict[str, Any] = {"stage": "", "at": 0.0}
 
     def on_progress(stage: str, epoch: int, step: int) -> None:
-        beat.tell(stage, epoch, step)
+        new = stage != told["stage"]
+        if new:
+            told["loss"] = None
+        loss = told["loss"]
+        beat.tell(place_of(trial, launch.examples, stage, epoch, step, loss))
         told["step"] = step
-        if stage != told["stage"] or time.monotonic() - told["at"] > REPORT_SECONDS:
+        if new or time.monotonic() - told["at"] > REPORT_SECONDS:
             told.update(stage=stage, at=time.monotonic())
-            tune.report({"stage": stage, "epoch": epoch, "step": step})
+            tune.report({"stage": stage, "epoch": epoch, "step": step} | ({} if loss is None else {"loss": loss}))
 
     def on_metrics(stage: str, epoch: int, values: Mapping[str, Mapping[str, float]]) -> None:
         named = {f"{stage}/{split}/{name}": value for split, of in values.items() for name, value in of.items()}
         tune.report({"stage": stage, "epoch": epoch, "step": told.get("step", 0), **named})
+
+    def on_loss(loss: float) -> None:
+        told["loss"] = loss
 
     context = Context(
         store,
@@ -126,6 +143,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         partners=launch.shared.partners(trial),
         on_progress=on_progress,
         on_metrics=on_metrics,
+        on_loss=on_loss,
         stop=beat.stopping,
     )
     try:

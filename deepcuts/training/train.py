@@ -52,12 +52,14 @@ class Position:
 class Hooks:
     """What the caller is told, and may decide, during training.
 
-    `after_epoch` returns metrics to record, by split and name; `on_step` hears of each step; when `stop` returns True,
-    training saves and stops after the current step; `snapshot` is called after each of the steps in `snapshots`.
+    `after_epoch` returns metrics to record, by split and name; `on_step` hears of each step; `on_loss` hears of losses
+    when they are read, each time of the last one; when `stop` returns True, training saves and stops after the current
+    step; `snapshot` is called after each of the steps in `snapshots`.
     """
 
     after_epoch: Callable[[int], dict[str, dict[str, float]]] = lambda epoch: {}
     on_step: Callable[[int, int], None] = lambda epoch, step: None
+    on_loss: Callable[[float], None] = lambda loss: None
     stop: Callable[[], bool] = lambda: False
     snapshots: Collection[int] = ()
     snapshot: Callable[[int], None] = lambda step: None
@@ -126,7 +128,7 @@ def _train(
     masked = [(parameters[name], mask) for name, mask in masks.items()]
     position = _resume(network.model, optimiser, checkpoint)
     steps = settings.epochs * len(order(0))
-    run = _StageRun(network, optimiser, stage, checkpoint, hooks, position)
+    run = _StageRun(network, optimiser, stage, settings, checkpoint, hooks, position)
     step = make_step(network, tokens, settings, optimiser, masked)
     while position.epoch < settings.epochs:
         batches = order(position.epoch)
@@ -150,6 +152,7 @@ class _StageRun:
     network: Network
     optimiser: torch.optim.Optimizer
     stage: str
+    settings: Training
     checkpoint: Checkpoint | None
     hooks: Hooks
     position: Position
@@ -165,7 +168,7 @@ class _StageRun:
         position.step_of_epoch += 1
         self.hooks.on_step(position.epoch, position.step)
         if len(self.unread) == STEPS_PER_READ or self.network.device.type == "cpu":
-            _read_losses(self.unread, position, self.stage)
+            self._read_losses()
         due = checkpoint is not None and time.monotonic() - self.saved > checkpoint.minutes * 60
         stopping = self.hooks.stop()
         if due or stopping:
@@ -183,27 +186,37 @@ class _StageRun:
 
     def _update(self) -> None:
         """Bring the sum of the losses and the seconds up to date."""
-        _read_losses(self.unread, self.position, self.stage)
+        self._read_losses()
         now = time.monotonic()
         self.position.seconds, self.began = self.position.seconds + now - self.began, now
+
+    def _read_losses(self) -> None:
+        """Add the unread losses to the sum of the epoch. Raises ValueError when one is not finite."""
+        losses = torch.stack(self.unread).tolist() if self.unread else []
+        first = self.position.step - len(losses)
+        for step, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss of {self.stage} step {step} (epoch {self.position.epoch}) is {loss!r}, not finite;"
+                    f" {_advice(step, self.settings)}"
+                )
+            self.position.loss_sum += loss
+        if losses:
+            self.hooks.on_loss(losses[-1])
+        self.unread.clear()
 
     def _save(self) -> None:
         _save(self.network.model, self.optimiser, self.checkpoint, self.position)
         self.saved = time.monotonic()
 
 
-def _read_losses(unread: list[Tensor], position: Position, stage: str) -> None:
-    """Add the unread losses to the sum of the epoch. Raises ValueError when one is not finite."""
-    losses = torch.stack(unread).tolist() if unread else []
-    first = position.step - len(losses)
-    for offset, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss of {stage} step {first + offset} (epoch {position.epoch}) is {loss!r}, not finite;"
-                " lower the learning rate, or set max_grad_norm"
-            )
-        position.loss_sum += loss
-    unread.clear()
+def _advice(step: int, settings: Training) -> str:
+    """Say what to do about a loss that is not finite."""
+    if step == 0:
+        return "nothing was trained by then: a weight of the model is not finite already, or a label is far too large"
+    if settings.max_grad_norm is None:
+        return f"lower the learning rate (lr is {settings.lr:g}), or set max_grad_norm"
+    return f"lower the learning rate (lr is {settings.lr:g}) or max_grad_norm (it is {settings.max_grad_norm:g})"
 
 
 def _end_epoch(position: Position, hooks: Hooks, stage: str) -> None:

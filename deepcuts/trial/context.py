@@ -30,6 +30,7 @@ class Context:
     partners: Sequence[ScoreSpec] = ()
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
+    on_loss: Callable[[float], None] = lambda loss: None
     stop: Callable[[], bool] = lambda: False
 
     def checkpoint(self, key: str) -> StoreCheckpoint:

@@ -23,12 +23,13 @@ from deepcuts.trial.loading import Material
 def data_columns(task: Task, material: Material) -> Row:
     """Return what is known of the examples, and the metric of always predicting the most frequent class.
 
-    Of a regression there is no such class, and `majority` is None.
+    Of a regression there is no such class, and `majority` is None. `data_split` says how validation was split off a
+    file, None where it was not.
     """
     labels = material.evaluated["validation"].labels.numpy().astype(np.float64)
     majority = majority_score(task.main_metric, labels) if task.kind == "classification" else None
     facts = {split: asdict(each) for split, each in material.facts.items()}
-    return {"majority": majority, "data_facts": json.dumps(facts)}
+    return {"majority": majority, "data_facts": json.dumps(facts), "data_split": task.split_in_words}
 
 
 def evaluate_stage(network: Network, material: Material, stage: str) -> tuple[dict[str, dict[str, float]], list[Row]]:
@@ -82,6 +83,7 @@ def fit(
     hooks = Hooks(
         after_epoch,
         on_step=lambda epoch, step: context.on_progress(stage, epoch, step),
+        on_loss=context.on_loss,
         stop=context.stop,
         snapshots=context.snapshots if stage == "dense" else (),
         snapshot=snapshot,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepcuts.data.batches import Tokens, cache_key, tokenise
+from deepcuts.data.batches import BLANK, Tokens, cache_key, tokenise
 from deepcuts.data.splits import Split, load_split
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec
 from deepcuts.model.load import load_tokenizer, pads_left
@@ -41,6 +41,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
         with _explained(dense, "loading its tokenizer"):
             tokenizer = load_tokenizer(model.name, model.revision)
         _check_padding(dense, tokenizer)
+        _check_blank(dense, tokenizer)
         tokens = _two_texts(dense, tokenizer, split)
         with _explained(dense, "loading its weights"):
             network = prove_shortcuts(load_network(dense), tokens)
@@ -101,9 +102,24 @@ def _check_padding(dense: DenseSpec, tokenizer: Any) -> None:
         )
 
 
+def _check_blank(dense: DenseSpec, tokenizer: Any) -> None:
+    """Check that every text has a token where the tokenizer adds none. Raises ValueError."""
+    if tokenizer.num_special_tokens_to_add(len(dense.task.text) == 2):
+        return
+    for name in dense.task.splits:
+        texts = load_split(dense.task, name).texts
+        blank = [row for row, text in enumerate(texts) if not any(map(str.strip, text))]
+        if blank:
+            raise ValueError(
+                f"model {dense.model.name!r} cannot run on {dense.dataset!r}: {len(blank):,} of the {len(texts):,}"
+                f" texts in {name}, the first in row {blank[0]} (from 0), have no tokens: {BLANK}"
+            )
+
+
 def _two_texts(dense: DenseSpec, tokenizer: Any, split: Split) -> Tokens:
     """Return the tokens of a short text of the dataset and of one as long as `max_tokens`, or of two such pairs."""
-    short = tuple(text[:CHARACTERS] for text in split.texts[0])
+    first = next((each for each in split.texts if all(map(str.strip, each))), split.texts[0])
+    short = tuple(text[:CHARACTERS] for text in first)
     texts = [short, tuple(" ".join([text] * dense.max_tokens) for text in short)]
     key = cache_key("preflight", dense.model.digest, model_commit(dense.model.name, dense.model.revision), texts)
     with _explained(dense, "tokenising a text of it"):

@@ -16,7 +16,7 @@ from deepcuts.analysis.compare import compare, in_words
 from deepcuts.analysis.curves import curves, table
 from deepcuts.analysis.pairs import decompose, related
 from deepcuts.experiment.spec import ModelSource, ScoreSpec, Scoring, Training, TrialSpec
-from deepcuts.experiment.tasks import TASKS, Task
+from deepcuts.experiment.tasks import TASKS, Holdout, Task
 
 ONE, MANY = Training(epochs=1), Training(epochs=12)
 
@@ -62,6 +62,7 @@ def test_what_differs_is_named_as_in_the_sweep_file(one: Any, other: Any, names:
 
 def test_names_paths_seeds_and_levels_are_no_settings() -> None:
     tasks = [Task(text=("t",), classes=2, files={"train": name}, digest="d") for name in "ab"]
+    tasks[1] = tasks[1].model_copy(update={"holdout": Holdout(size=0.2)})  # split into the same examples
     sources = [ModelSource(name="toy", digest="d", revision=name) for name in "ab"]
     given = [{"task": task, "model": model} for task, model in zip(tasks, sources, strict=True)]
     made = [trial(of=dense(**given[0])), trial(of=dense(**given[1], seed=1), compression=3.0)]
@@ -181,7 +182,7 @@ def overlaps(rows: pd.DataFrame) -> pd.DataFrame:
     ids = list(rows["trial_id"])
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     found = pd.DataFrame(pairs, columns=["trial_a", "trial_b"]).assign(layer=None)
-    names = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa")
+    names = ("pruned_iou", "pruned_iou_chance", "kept_iou", "kept_iou_chance", "kappa", "kappa_highest")
     return found.assign(**{name: range(len(found)) for name in names})
 
 

@@ -52,6 +52,12 @@ def test_a_good_sweep_meets_every_recommendation() -> None:
     assert (found["why"].str.len() > 0).all()
 
 
+def test_a_network_that_has_come_to_one_class_is_pruned_enough() -> None:
+    for majority, met in ((0.89, True), (0.88, False), (math.nan, False)):
+        found = checklist(broken(retrained=0.89, majority=majority)).set_index("item")["met"]
+        assert found["compressions up to where the network clearly declines"] == met
+
+
 @pytest.mark.parametrize(
     ("trials", "item", "why"),
     [
@@ -59,6 +65,7 @@ def test_a_good_sweep_meets_every_recommendation() -> None:
         (broken(dataset="cola").drop_duplicates("trial_id"), "at least 3 pairs", "1: cola with tiny"),
         (broken(compression=4.0), "at least 5 operating points", "1 per dataset"),
         (broken(retrained=0.89), "clearly declines", "no strategy falls below 90% of the dense metric on cola"),
+        (broken(majority=0.9), "clearly declines", "the fine-tuned networks of cola, sst2, stsb do no better"),
         (broken(flops=math.nan), "theoretical speed-up", "120 of 120 trials lack"),
         (broken(dense=math.nan), "the network before pruning", "120 trials have no dense metric"),
         (broken(strategy="LayerSNIP"), "a magnitude baseline", "none: add LayerMagWeight"),

@@ -135,17 +135,20 @@ def known(*rows: tuple[str, float]) -> pd.DataFrame:
     return pd.DataFrame([trial(f"{s}{a}", s, compression=a, sparsity_asked=None) for s, a in rows])
 
 
-def test_strategies_that_treat_layers_alike_share_a_row_of_panels() -> None:
+def test_strategies_that_treat_layers_alike_are_left_out_and_named() -> None:
     rows = counts("GlobalSNIP", 2.0, (0.6, 0.4)) + counts("LayerSNIP", 2.0, (0.5, 0.5))
     rows += counts("LayerFisher", 2.0, (0.5, 0.5)) + counts("LayerFisher", 4.0, (0.3, 0.3))
     trials = known(("GlobalSNIP", 2.0), ("LayerSNIP", 2.0), ("LayerFisher", 2.0), ("LayerFisher", 4.0))
     figure = plot_density(pd.DataFrame(rows), trials)
     titles = [axes.get_title("left") for axes in figure.axes]
-    assert titles == ["GlobalSNIP\n2x", "4x", "2 strategies, the same share in every layer", ""]
+    assert titles == ["GlobalSNIP\n2x"]
+    said = " ".join(figure.get_supxlabel().split())
+    assert said == "encoder layer left out, the same share of every layer: LayerFisher, LayerSNIP"
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].get_lines()}
     assert (lines["query"], lines["output"]) == ([0.6], [0.4])
-    assert [text.get_text() for text in figure.axes[1].texts] == ["not run"]
     assert figure.axes[0].get_ylim() == (0, pytest.approx(0.672))
+    with pytest.raises(ValueError, match="every strategy keeps the same share of every layer: LayerSNIP"):
+        plot_density(pd.DataFrame(counts("LayerSNIP", 2.0, (0.5, 0.5))), known(("LayerSNIP", 2.0)))
 
 
 def test_nothing_to_plot_is_said() -> None:

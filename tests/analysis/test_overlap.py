@@ -56,7 +56,9 @@ def reference(a: list[np.ndarray], b: list[np.ndarray]) -> dict[str, float]:
     observed = sum((x == y).sum() for x, y in zip(a, b, strict=True)) / size
     expected = sum(n * (p * q + (1 - p) * (1 - q)) for n, p, q in chance) / size
     (pruned, pruned_chance), (kept, kept_chance) = iou(True), iou(False)
-    values = (pruned, pruned_chance, kept, kept_chance, ratio(observed - expected, 1 - expected))
+    nested = sum(n * (1 - abs(p - q)) for n, p, q in chance) / size
+    kappas = (ratio(agreeing - expected, 1 - expected) for agreeing in (observed, nested))
+    values = (pruned, pruned_chance, kept, kept_chance, *kappas)
     return dict(zip(MEASURES, values, strict=True))
 
 
@@ -72,6 +74,7 @@ def test_a_worked_example() -> None:
             "kept_iou": 3 / 6,
             "kept_iou_chance": 2 / 7,
             "kappa": (0.7 - 0.5) / (1 - 0.5),
+            "kappa_highest": (0.9 - 0.5) / (1 - 0.5),  # b holds all 4 of a: 4 + 5 places agree
         }
     )
 
@@ -80,7 +83,12 @@ def test_a_worked_example() -> None:
 def test_zero_over_zero_is_null(kept: int, null: str) -> None:
     counts = np.array([kept])
     values = {name: float(value[0]) for name, value in measures(of_tensor(8, counts, counts, counts)).items()}
-    assert {name for name, value in values.items() if np.isnan(value)} == {null, f"{null}_chance", "kappa"}
+    assert {name for name, value in values.items() if np.isnan(value)} == {
+        null,
+        f"{null}_chance",
+        "kappa",
+        "kappa_highest",
+    }
 
 
 def test_two_random_masks_have_the_pruned_iou_that_their_sparsity_gives() -> None:

@@ -20,6 +20,7 @@ from deepcuts.analysis.significance import (
     spread,
     t_test,
     two_level,
+    within_bounds,
 )
 
 NORMAL = np.random.default_rng(3).normal(0.4, 1, 9)
@@ -42,6 +43,14 @@ def test_two_values_have_a_wide_interval_and_one_has_none() -> None:
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
     assert half_width(5, 0.0) == 0
+
+
+def test_intervals_end_where_the_metric_does() -> None:
+    metrics, low, high = ["accuracy", "matthews", "mse", "else"], [-0.2, -0.2, -0.2, -0.2], [1.4, 0.4, 1.4, 1.4]
+    ends = within_bounds(metrics, low, high)
+    assert [list(each) for each in ends] == [[0.0, -0.2, 0.0, -0.2], [1.0, 0.4, 1.4, 1.4]]
+    ends = within_bounds(["accuracy", "matthews"], [-3.0, -3.0], [3.0, 1.5], differences=True)
+    assert [list(each) for each in ends] == [[-1.0, -2.0], [1.0, 1.5]]
 
 
 # Paired differences

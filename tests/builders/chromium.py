@@ -83,10 +83,12 @@ class Page:
         elif method == "Page.javascriptDialogOpening":
             self.said.append(f"dialog: {params['message']}")
 
-    def open(self, path: Path) -> float:
-        """Load a file; the seconds until everything on it is drawn."""
+    def open(self, path: Path, fragment: str = "") -> float:
+        """Load a file, at a fragment of its address; the seconds until everything on it is drawn."""
+        self.send("Page.navigate", url="about:blank")
+        self.requested.clear()
         began = time.monotonic()
-        self.send("Page.navigate", url=path.absolute().as_uri())
+        self.send("Page.navigate", url=path.absolute().as_uri() + fragment)
         while self.run("document.readyState") != "complete" or self.run("location.protocol") != "file:":
             time.sleep(0.01)
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")

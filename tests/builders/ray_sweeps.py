@@ -12,6 +12,7 @@ from rich.console import Console
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.tune import Outcome, run_plan
@@ -31,7 +32,7 @@ def launch(
     """Run what the store lacks of a sweep, with `work` in place of the pipeline."""
     plan = make_plan(spec.trials(), store, retry_failed)
     given = make_launch(plan, spec.file, store, 1, work)
-    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done))
+    progress = Progress(Console(quiet=True), len(plan.wanted), len(plan.done), Pace(plan.to_run, {}))
     with progress:
         return run_plan(plan, given, store, progress, gpus=gpus, **options)
 

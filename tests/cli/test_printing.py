@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from datetime import UTC, date, datetime
@@ -13,7 +14,16 @@ import pytest
 from builders.rows import trial
 
 from deepcuts.analysis.curves import table
-from deepcuts.cli.printing import print_json, print_records, print_results, say_damaged
+from deepcuts.cli.printing import (
+    for_people,
+    print_csv,
+    print_json,
+    print_latex,
+    print_markdown,
+    print_records,
+    print_results,
+    say_damaged,
+)
 
 
 def printed(capsys, rows):
@@ -79,9 +89,25 @@ def test_on_a_terminal_a_table_is_ruled_and_brackets_stay_text(capsys, monkeypat
 @pytest.mark.parametrize("terminal", [True, False])
 def test_on_a_terminal_the_interval_of_a_result_is_explained(terminal, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    rows = [trial(str(seed), "LayerSNIP", seed, compression=None) for seed in range(2)]
+    rows = [trial(str(seed), "LayerSNIP", seed, compression=None) for seed in range(3)]
     print_results(table(pd.DataFrame(rows)))
-    assert ("Student's t over the n seeds" in capsys.readouterr().out) == terminal
+    assert ("Student's t" in capsys.readouterr().out) == terminal
+
+
+def shown(*values):
+    rows = [trial(str(seed), "LayerSNIP", seed, retrained=value) for seed, value in enumerate(values)]
+    return for_people(table(pd.DataFrame(rows).assign(compression=None)))["retrained"].item()
+
+
+def test_an_interval_stays_within_what_the_metric_can_be():
+    assert shown(0.80, 0.81, 0.82) == "0.810 ± 0.025"
+    assert shown(0.95, 0.99, 1.00) == "0.980 (0.914 to 1.000)"
+    assert shown(0.05, 0.0, 0.0) == "0.017 (0.000 to 0.088)"
+
+
+def test_of_fewer_than_three_seeds_the_values_are_shown():
+    assert shown(0.67, 0.91) == "0.670, 0.910"
+    assert shown(0.67) == "0.670"
 
 
 def test_no_rows_are_no_error(capsys):
@@ -95,3 +121,33 @@ def test_damaged_files_are_named_on_stderr(capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "deepcuts: damaged and left out: a.parquet: cut\n"
+
+
+@pytest.fixture
+def results():
+    rows = [
+        trial(str(seed), "LayerSNIP", seed, dataset="a_b|c", retrained=round(0.80 + seed / 100, 2)) for seed in range(3)
+    ]
+    return table(pd.DataFrame(rows).assign(compression=None, majority=0.81))
+
+
+def test_latex_is_a_tabular_of_booktabs_with_every_special_letter_escaped(results, capsys):
+    print_latex(pd.concat([results, results.assign(dataset="d")]))
+    lines = capsys.readouterr().out.splitlines()
+    header, first, _ = (line.removesuffix(r" \\").split(" & ") for line in (lines[2], lines[4], lines[5]))
+    assert lines[0] == r"\begin{tabular}{" + "l" * len(header) + "}"
+    assert [lines[1], lines[3], *lines[6:]] == [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"]
+    row = dict(zip(header, first, strict=True))
+    assert (row["dataset"], row["asked"], row["retrained"]) == (r"a\_b|c", r"50 \%", r"0.810 $\pm$ 0.025$^*$")
+
+
+def test_markdown_and_csv(results, capsys):
+    print_markdown(pd.concat([results, results.assign(dataset="d")]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].replace(" --- ", "").strip("|") == ""
+    assert r"| a_b\|c | accuracy | LayerSNIP | 50 % | 3 |" in lines[2]
+    assert r"| 0.810 ± 0.025\* |" in lines[2]
+    print_csv(results)
+    read = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(read) == list(results)
+    assert read["retrained_values"].item() == "0.8 0.81 0.82"

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.rows import LAYERS, mask_rows, random_masks, trial, write_trial
+from builders import specs
+from builders.rows import LAYERS, mask_rows, random_masks, row_of, trial, write_trial
 
 from deepcuts.analysis.compare import COMPARISON_COLUMNS
 from deepcuts.cli.main import main
+from deepcuts.experiment.spec import Training
 from deepcuts.store.store import Store
+
+LAST = list(LAYERS)[-1]
 
 
 @pytest.fixture
@@ -56,14 +60,106 @@ def test_the_table_marks_what_always_predicting_one_class_reaches(
         write_trial(store, trial(f"b{seed}" * 8, "LayerSNIP", seed=seed, majority=0.509))
     assert main(["table", store.uri]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "0.559 ± 0.635*" in lines[1]
+    assert "0.509, 0.609*" in lines[1]
     assert "*" not in lines[2]
-    assert "majority" not in lines[0]
+    assert lines[0].split()[4:6] == ["majority", "dense"]
+    assert "0.509     0.900, 0.900" in lines[2]
     assert lines[-1].startswith("* in at least one seed exactly the score of always predicting the most frequent class")
     assert lines[-1].endswith("(toy accuracy 0.509)")
     assert main(["table", store.uri, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["majority"], row["at_majority"]) for row in rows] == [(0.509, "retrained"), (0.509, None)]
+
+
+def test_the_table_and_show_name_what_pruning_has_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "store"))
+    for seed in range(2):
+        name = f"a{seed}" * 8
+        write_trial(store, trial(name, "GlobalSNIP", seed))
+        masks = random_masks(seed, 0.6)
+        masks[LAST, "weight"][:] = masks[LAST, "weight"] & bool(seed)
+        store.write("masks", name, mask_rows(name, masks))
+        rows = [{"trial_id": name, "stage": "retrained", "split": "validation", "example": i} for i in range(4)]
+        store.write("predictions", name, [row | {"label": row["example"] % 2, "prediction": 1} for row in rows])
+    assert main(["table", store.uri]) == 0
+    said = f"GlobalSNIP 50 % on toy: no weight is left of {LAST}.weight; predicts one class alone when retrained"
+    assert f"\nwarning: {said} (2 of 2 trials)\n" in capsys.readouterr().out
+    assert main(["show", store.uri, "a0a0"]) == 0
+    assert f"\nwarning: {said}\n" in capsys.readouterr().out
+    assert main(["table", store.uri, "--json"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> str:
+    """Two arms of a strategy, with other settings."""
+    store = Store(str(tmp_path / "arms"))
+    for epochs, seeds in ((1, 2), (3, 1)):
+        for seed in range(seeds):
+            write_trial(store, row_of(specs.trial(of=specs.dense(seed=seed), retrain=Training(epochs=epochs))))
+    return store.uri
+
+
+def test_settings_are_columns_of_the_table_and_of_a_view(arms: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", arms, "--json", "--columns", "retrain.epochs, finetune.epochs"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    names = list(rows[0])
+    assert names[names.index("arm") + 1 :][:2] == ["retrain.epochs", "finetune.epochs"]
+    epochs = Training().epochs
+    found = {(row["arm"], row["retrain.epochs"], row["finetune.epochs"]) for row in rows}
+    assert found == {(f"LayerMagWeight [retrain.epochs={many}]", many, epochs) for many in (1, 3)}
+    sql = 'select count(*) as n from trials join settings using (trial_id) where "retrain.epochs" = 1'
+    assert main(["query", arms, sql, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"n": 2}]
+    assert main(["query", arms, "select * from settings", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)[0]) == {"trial_id", "retrain.epochs"}
+    assert main(["table", arms, "--columns", "retrain.epoch"]) == 2
+    assert "unknown setting 'retrain.epoch'; did you mean 'retrain.epochs'" in capsys.readouterr().err
+
+
+def test_a_table_has_one_format(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", uri, "--latex"]) == 0
+    assert capsys.readouterr().out.startswith(r"\begin{tabular}")
+    assert main(["table", uri, "--latex", "--csv"]) == 2
+    assert "--csv and --latex are given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["curves", "compare", "iou"])
+def test_every_figure_takes_its_width_text_arms_and_labels(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    store = Store(uri)
+    for name in ("a0", "a1", "b0", "b1"):
+        store.write("masks", name * 8, mask_rows(name * 8, random_masks(int(name[1]))))
+    out = tmp_path / "figure.svg"
+    asked = [
+        "--width",
+        "3.3",
+        "--font-size",
+        "6",
+        "--label",
+        "LayerSNIP=Mine",
+        "-o",
+        str(out),
+        "--only",
+        "seed=0,seed=1",
+    ]
+    assert main([verb, uri, *asked]) == 0
+    drawn = out.read_text()
+    assert 'width="237.6pt"' in drawn
+    assert "<!-- Mine -->" in drawn
+    assert "<!-- LayerSNIP -->" not in drawn
+    assert main([verb, uri, *asked, "--arms", "LayerSNIP"]) == 0
+    assert "<!-- LayerMagWeight -->" not in out.read_text()
+    capsys.readouterr()
+    for flags, message in (
+        (["--arms", "LayerSNP"], "--arms: unknown arm 'LayerSNP'; did you mean 'LayerSNIP'"),
+        (["--label", "LayerSNIP"], "--label 'LayerSNIP': write ARM=NAME"),
+        (["--width", "0"], "width 0.0: a figure is 2 to 40 inches wide"),
+        (["--font-size", "99"], "font size 99.0: text has 3 to 40 points"),
+    ):
+        assert main([verb, uri, "-o", str(out), "--only", "seed=0,seed=1", *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_compare_draws(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,9 +34,16 @@ def store(tmp_path: Path) -> Store:
     store.write("trials", "b" * 16, [failed | {"error": "ValueError: [red]nan[/red]\nsecond line"}])
     for each in "cd":
         state = {"stage": "retrained", "epoch": 3, "step": 41, "host": "node7", "pid": 1, "beat": 5, "launch": "x"}
-        store.write_json(f"running/{each * 16}.json", state)
+        store.write_json(f"running/{each * 16}.json", state | {"epochs": 12, "steps": 120, "loss": 0.25})
     store.write_json("running/stop-x.json", {"launch": "x"})
+    say_to_go(store, 1, 150.0)
     return store
+
+
+def say_to_go(store: Store, beat: int, seconds: float) -> None:
+    """Write what a launch on another machine writes of itself."""
+    state = {"launch": "x", "host": "node7", "pid": 1, "beat": beat, "sweep": "paper", "to_go": seconds}
+    store.write_json("running/launch-x.json", state)
 
 
 def _shown(seen: Seen, store: Store) -> str:
@@ -49,11 +56,39 @@ def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: St
     text = _shown(Watcher(store).look(), store)
     assert "1 of 5 done, 2 running, 1 failed, 1 waiting, about 2 min 30 s to go" in text
     assert text.count("node7") == 2
+    assert text.count("retraining, epoch 4 of 12, step 41 of 120, loss 0.25") == 2
     assert "cola LayerSNIP 4x seed 2" in text
     assert "accuracy 0.800" in text
     assert "failed in scoring: ValueError: [red]nan[/red]" in text
     assert "second line" not in text
     assert "stop-" not in text
+    assert "launch-" not in text
+
+
+def test_the_time_to_go_is_the_launch_s_own_counted_down(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watcher = Watcher(store)
+    assert "about 2 min 30 s to go" in _shown(watcher.look(), store)
+    now[0] += 20
+    assert "about 2 min 10 s to go" in _shown(watcher.look(), store)
+    say_to_go(store, 2, 200.0)
+    assert "about 3 min 20 s to go" in _shown(watcher.look(), store)
+    store.delete("running/launch-x.json")
+    assert "1 waiting, time to go not known" in _shown(watcher.look(), store)
+
+
+def test_where_the_launch_and_its_trials_are_gone_nobody_is_at_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watcher = Watcher(store)
+    watcher.look()
+    now[0] += 61
+    assert "0 running, 1 failed, 3 waiting, nobody is at work on them" in _shown(watcher.look(), store)
+    say_to_go(store, 2, 80.0)  # between two trials
+    assert "0 running, 1 failed, 3 waiting, about 1 min 20 s to go" in _shown(watcher.look(), store)
 
 
 def test_a_beat_that_does_not_move_is_called_so_and_one_that_moves_is_alive(

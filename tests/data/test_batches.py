@@ -243,3 +243,13 @@ def test_no_example_is_longer_than_max_tokens_and_each_text_keeps_a_token(
             ValueError, match=f"max_tokens: {room} leaves no room .* {special} special .* least {least}"
         ):
             tokenise(tokenizer, examples, LABELS, room, "some texts")
+
+
+def test_texts_without_tokens_are_refused_with_their_row(cache: Path) -> None:
+    def bare(*texts: Any, **options: Any) -> dict[str, Any]:
+        return {"input_ids": [list(range(len(text.split()))) for text in texts[0]]}
+
+    made = type("Bare", (), {"__call__": staticmethod(bare), "num_special_tokens_to_add": lambda *_: 0})()
+    for _ in ("made", "from the cache"):
+        with pytest.raises(ValueError, match=r"1 of 2 texts, the first in row 1 .*have no tokens: they are blank"):
+            tokenise(made, [("a b",), (" ",)], np.zeros(2), 8, "bare")

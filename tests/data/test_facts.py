@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepcuts.data.facts import check, count_facts, facts_in_words
+from deepcuts.data.facts import check, count_facts, facts_in_words, inferred_in_words
 from deepcuts.data.splits import Split, locate
 from deepcuts.experiment.metrics import accuracy, majority_score
 from deepcuts.experiment.sweepfile import OwnData
@@ -85,6 +85,30 @@ def test_the_majority_score_is_the_metric_of_a_constant_prediction():
     assert majority_score("matthews", labels) == majority_score("f1", labels) == 0
     assert majority_score("f1", 1 - labels) == 2 * 4 / (2 * 4 + 3)
     assert majority_score("f1", np.array([1.0, 0.0])) == 0  # of two that are equally frequent, class 0
+
+
+def test_what_the_sweep_file_left_out_is_said(tmp_path):
+    def told(labels: list[str], **fields: Any) -> list[str]:
+        path = tmp_path / "a.csv"
+        path.write_text("\n".join(["text,label", *(f"t{row},{label}" for row, label in enumerate(labels * 10))]))
+        own = OwnData(**{"file": str(path), "validation": 0.2, "text": "text", **fields})
+        task = locate("reviews", own)
+        return inferred_in_words(own, task, check("reviews", task))
+
+    by_class = "validation is 20 % of a.csv, stratified by class, data_seed 0; equal texts stay on one side"
+    inferred = "classes: [1, 2, 5], inferred from the labels"
+    assert told(["5", "1", "2"]) == [by_class, f"{inferred}; if they are numbers to predict, say kind: regression"]
+    assert told(["5", "1", "2"], kind="classification") == [by_class, inferred]
+    assert told(["5", "1", "2"], classes=[1, 2, 5]) == [by_class]
+    assert told(["b", "a"]) == [by_class, "classes: [a, b], inferred from the labels"]
+    at_random = "validation is 7 examples of a.csv, data_seed 3; equal texts stay on one side"
+    assert told(["5", "1", "3.5"], validation=7, data_seed=3) == [
+        at_random,
+        "kind: regression, guessed from labels that are not all whole numbers (1 to 5); say kind: regression to be"
+        " sure, or kind: classification",
+    ]
+    assert told(["5", "1", "3.5"], validation=7, data_seed=3, kind="regression") == [at_random]
+    assert inferred_in_words(None, TASK, {}) == []
 
 
 # What is refused

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from builders.hub_cache import COMMIT, fill_cache
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from deepcuts.data import hub
+from deepcuts.experiment.tasks import TASKS
 
 CARD = """---
 configs:
@@ -236,3 +241,48 @@ def test_only_the_files_in_use_are_downloaded_and_only_once(tmp_path):
     assert again == SST2
     [unplugged] = ask(tmp_path, ("sst2", None), **direct)
     assert unplugged == SST2
+
+
+@pytest.fixture
+def no_answer(monkeypatch):
+    """A Hub that is away: nobody listens at its address."""
+    hub._answers.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    yield
+    hub._answers.cache_clear()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_each_file(no_answer, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(head=lambda *a, **_: asked.append(a)))
+    assert not any(hub.hub_away() for _ in range(3))
+    assert len(asked) == 1
+
+
+def test_a_hub_that_refuses_or_hangs_is_away_and_one_that_is_not_to_be_asked_is_not(no_answer, monkeypatch):
+    assert hub.hub_away()
+    assert hub.why_away() == "the Hub does not answer"
+    hub._answers.cache_clear()
+    hanging = threading.Event()
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(head=lambda *_, **__: hanging.wait(20)))
+    assert hub.hub_away()
+    hanging.set()
+    monkeypatch.setattr("huggingface_hub.get_session", None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.hub_away()
+    assert hub.why_away() == "HF_HUB_OFFLINE is set"
+
+
+def test_of_a_hub_that_is_away_the_local_cache_alone_is_used(no_answer, monkeypatch):
+    asked = []
+
+    def download(*_, local_files_only, **__):
+        asked.append(local_files_only)
+        raise LocalEntryNotFoundError("none")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(hub.Unreachable, match=r"not in the Hub's local cache; .* \(the Hub does not answer\)"):
+        hub.hub_commit(TASKS["sst2"])
+    assert asked == [True]

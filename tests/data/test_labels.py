@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepcuts.data.labels import read_labels
+from deepcuts.data.labels import infer_labels, read_labels
 from deepcuts.experiment.sweepfile import OwnData
 from deepcuts.experiment.tasks import Kind, Task
 
@@ -91,3 +91,73 @@ def test_a_label_that_is_no_class_is_refused_with_advice(values, classes, messag
 
 def test_a_truth_value_is_no_number_of_a_regression():
     assert "label True in row 0 (from 0) of column 'label' is not a number" in problem([True, 2.5], None, "regression")
+
+
+# Classes that nobody named
+
+STARS = ("1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["5", "1", "3", "2", "4", "1"], STARS),
+        ([5, 1, 3, 2, 4], STARS),
+        ([5.0, 1.0, 3.0, 2.0, 4.0], STARS),
+        ([Decimal(5), 1, 3.0, 2, 4], STARS),
+        (["10", "9", "-1", "0"], ("-1", "0", "9", "10")),
+        (["1.0", "2.0", "10.0"], ("1.0", "2.0", "10.0")),
+        (["tell", "ask", "Zoë", "tell"], ("Zoë", "ask", "tell")),
+        (["Zoe\u0308", "Zoë", "a"], ("Zoë", "a")),
+        ([True, False], ("false", "true")),
+        (["True", "False"], ("false", "true")),
+        (["TRUE", "FALSE", "true"], ("false", "true")),
+        (["yes", "no"], ("no", "yes")),
+        (["nan", "None", "null"], ("None", "nan", "null")),
+        (["2024", "sport", "news"], ("2024", "news", "sport")),
+    ],
+)
+def test_classes_are_the_labels_that_occur_in_order(values, classes):
+    kind, found = infer_labels(values, "label")
+    assert (kind, found) == ("classification", classes)
+    numbers = read_labels(values, Task(text=("text",), classes=found))  # and each label has its class
+    assert sorted(set(numbers.tolist())) == list(range(len(classes)))
+
+
+@pytest.mark.parametrize("values", [["3.5", "1", "2"], [0.5, 1.0], ["1e-3", "2"]])
+def test_numbers_that_are_not_all_whole_are_a_regression_unless_classes_are_asked_for(values):
+    assert infer_labels(values, "label") == ("regression", None)
+    kind, classes = infer_labels(values, "label", "classification")
+    assert kind == "classification"
+    assert read_labels(values, Task(text=("text",), classes=classes)).max() == len(values) - 1
+
+
+def test_missing_labels_are_no_class_and_are_refused_when_they_are_read():
+    values = ["1", "", "2", None]
+    _, classes = infer_labels(values, "label")
+    assert classes == ("1", "2")
+    with pytest.raises(ValueError, match=r"in row 1 \(from 0\) of column 'label' is missing"):
+        read_labels(values, Task(text=("text",), classes=classes))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "holds no examples"),
+        (["", None], "column 'label' holds no label"),
+        ([[1], [2]], "column 'label' holds no label"),
+        (["5", "5"], "every label of column 'label' is '5': there is nothing to learn"),
+        (["1", "2", "N/A", "3"], "are numbers, except 1 of 4, such as 'N/A'; remove those rows, or name all classes"),
+        ([1, 2, True], "are numbers, except 1 of 3, such as 'true'"),
+        (["1", "1.0", "2"], "the labels '1' and '1.0' of column 'label' differ only in how they are written"),
+        (["good", "Good", "bad"], "the labels 'Good' and 'good' of column"),
+        (["good", "good ", "bad"], "the labels 'good' and 'good ' of column"),
+        (list(range(101)), "has 101 different labels, from '0' to '100', too many .* give kind: regression; if they"),
+        ([f"t{i}" for i in range(101)], "has 101 different labels, .*take them for classes; if they are, name them"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        infer_labels(values, "label")
+    if len(values) == 101:
+        assert len(infer_labels(values[1:], "label")[1] or ()) == 100

@@ -310,7 +310,7 @@ def test_check_refuses_files_that_became_wrong(tmp_path):
 def test_an_own_dataset_that_is_not_a_task_says_why(tmp_path):
     path = write(examples(["a", "b"]), tmp_path / "a.csv")
     with pytest.raises(ValueError, match="^dataset 'reviews': classes is missing; give the number"):
-        locate("reviews", own(path, classes=None))
+        locate("reviews", OwnData(hub="someone/reviews", text="body"))
     with pytest.raises(ValueError, match="repeats a class; name each once"):
         locate("reviews", own(path, classes=["a", "a"]))
     with pytest.raises(ValueError, match="both text and label"):

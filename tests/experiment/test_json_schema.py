@@ -66,6 +66,8 @@ def test_every_strategy_is_known_to_it(criterion):
             }
         },
         {"datasets": {"mine": {"hub": "x", "text": "t", "classes": [False, True], "same_data": True}}},
+        {"datasets": {"mine": {"file": "a.csv", "validation": 0.2, "text": "t"}}},
+        {"datasets": {"mine": {"file": "a.csv", "validation": 80, "text": "t", "data_seed": 1, "kind": "regression"}}},
         {"datasets": ["STSBDATA"], "overrides": {"STSBDATA": {"finetune": {"lr": 2e-5}}}},
         {"name": "a.b-c", "rewind": 5, "seeds": [0, 1], "resources": {"gpus": 0.5}},
         {"rewind": "none", "max_train_examples": None, "finetune": {"betas": [0.9, 0.99], "micro_batch": 4}},
@@ -101,6 +103,8 @@ def test_it_takes_what_the_reader_takes(change):
         {"name": "../x"},
         {"name": "_x"},
         {"tf32": "no"},
+        {"datasets": {"mine": {"file": "a.csv", "validation": 1.5, "text": "t"}}},
+        {"datasets": {"mine": {"file": "a.csv", "validation": 0, "text": "t"}}},
     ],
 )
 def test_it_refuses_what_the_reader_refuses(change):

@@ -151,6 +151,22 @@ def test_classes_may_be_numbers_and_truth_values(tmp_path, classes, names):
         ),
         ("train: a, validation: b, same_data: maybe", "same_data: must be true or false, not 'maybe'"),
         ("train: a, validation: b, classes: [0.5, 1]", "classes.0: must be text"),
+        ("file: a.csv", "mine: validation is None; beside file, it is the part of it to hold out: a share of the"),
+        ("file: a.csv, validation: b.csv", "mine: validation is 'b.csv'; beside file, it is the part of it to hold"),
+        ("file: a.csv, validation: 20 %", "mine: validation is '20 %'; .* a share of the examples such as 0.2"),
+        ("file: a.csv, train: b.csv, validation: 0.2", "mine: give either file, which is split, or train and"),
+        ("train: a.csv, validation: 0.2", "validation: 0.2 is a part of file; write file: PATH in place of train"),
+        ("file: a.csv, hub: a/b", "mine: give either hub, or train and validation, or file and validation"),
+        ("hub: a/b, validation: 0.2", "mine: give either hub, or train and validation, or file and validation"),
+        ("train: a, validation: b, data_seed: 1", "data_seed 1 draws the validation part of file, and there is no"),
+        *(
+            (
+                f"file: a.csv, validation: {value}",
+                rf"small\.yaml:\d+: datasets.mine.validation: {shown} is neither a share of the examples",
+            )
+            for value, shown in [("0", "0"), ("-0.2", "-0.2"), ("1.5", "1.5"), ("true", "True"), (".inf", "inf")]
+        ),
+        ("file: a.csv, validation: 0.2, data_seed: -1", "datasets.mine.data_seed: input should be greater than or"),
     ],
 )
 def test_what_is_wrong_in_ones_own_data_is_refused(tmp_path, fields, message):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from builders.hub_cache import fill_cache
 from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
@@ -52,6 +53,7 @@ def test_a_model_is_counted_once_for_each_thing_that_its_counts_depend_on(tmp_pa
 
 def test_a_revision_that_moves_on_the_hub_is_counted_again(tmp_path, counted, monkeypatch):
     config, asked = tmp_path / "config.json", []
+    monkeypatch.setattr("deepcuts.model.counts.hub_away", lambda: False)
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download", lambda *arguments, **options: asked.append(options) or str(config)
     )
@@ -59,7 +61,7 @@ def test_a_revision_that_moves_on_the_hub_is_counted_again(tmp_path, counted, mo
         config.write_text(text)
         count_parameters(HUB, 2, False)
         assert len(counted) == times
-    assert asked == [{"revision": "main"}] * 3
+    assert asked == [{"revision": "main", "local_files_only": False}] * 3
 
 
 def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains_why(counted, monkeypatch):
@@ -67,6 +69,7 @@ def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("deepcuts.model.counts.hub_away", lambda: False)
     for _ in range(2):
         assert count_parameters(HUB, 2, False) == FOUND
     assert len(counted) == 2
@@ -110,3 +113,14 @@ def test_a_second_plan_loads_no_torch_and_says_the_same(tmp_path):
     assert "102,400 of 108,866 parameters prunable" in said[0].stdout
     assert (first[-1], second[-1]) == ("True", "False")
     assert first[:-1] == second[:-1]
+
+
+@pytest.mark.parametrize(("offline", "why"), [(True, "HF_HUB_OFFLINE is set"), (False, "the Hub does not answer")])
+def test_a_mistyped_id_is_refused_at_once_where_the_hub_cannot_be_asked(tmp_path, monkeypatch, offline, why):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("deepcuts.data.hub._answers", lambda minute: False)
+    fill_cache(tmp_path, "google-bert/bert-base-uncased", {}, "models")
+    wrong = ModelSource(name="google-bert/bert-base-uncasd")
+    with pytest.raises(ValueError, match=rf"{why}; did you mean 'google-bert/bert-base-uncased'\? give"):
+        count_parameters(wrong, 2, False)

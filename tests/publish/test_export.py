@@ -43,7 +43,8 @@ retrain: {epochs: 1}
 """
 REGRESSION = """
 model: toy
-datasets: {stars: {train: DIR/stars.csv, validation: DIR/stars.csv, text: text, label: stars, kind: regression}}
+datasets:
+  stars: {train: DIR/stars.csv, validation: DIR/stars.csv, same_data: true, text: text, label: stars, kind: regression}
 strategies: [GlobalRandom]
 sparsities: [0.9]
 head: sigmoid5
@@ -122,7 +123,8 @@ def test_every_architecture_comes_back_with_its_outputs_and_their_names(
 ) -> None:
     folder = tiny_folder(tmp_path / "model", kind, labels=["yes", "no"])  # names of a head that is not used
     made = {"classes": classes} if classes else {"kind": "regression"}
-    own = {"train": f"{tmp_path}/own.jsonl", "validation": f"{tmp_path}/own.jsonl", "text": "text", **made}
+    own = {"train": f"{tmp_path}/own.jsonl", "validation": f"{tmp_path}/own.jsonl", "same_data": True, **made}
+    own["text"] = "text"
     lines = [{"text": text, "label": label if classes else 0.5} for text in WORDS for label in labels[:2]]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     raw = {"model": folder, "datasets": {"own": own}, "strategies": ["LayerMagWeight"], "sparsities": [0.5]}

@@ -36,5 +36,5 @@ def test_undecided_comparisons_say_how_many_seeds_would_decide() -> None:
 
 def test_the_corrected_p_of_a_comparison_is_that_of_what_is_said() -> None:
     for fields, p in (({}, "1e-08"), ({"p_differs": 0.4}, "0.03"), ({"verdict": "undecided", "p_differs": 0.4}, "0.4")):
-        cells = re.findall(r"<td[^>]*>(.*?)</td>", str(all_comparisons(pd.DataFrame([row(**fields)]))))
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", str(all_comparisons(pd.DataFrame([row(**fields)]), {})))
         assert p in cells

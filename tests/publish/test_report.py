@@ -95,6 +95,9 @@ def test_the_page_has_the_facts_of_the_data(tmp_path: Path) -> None:
     assert rows[1][6:] == ["4 (10.0%)", "1 (2.5%)", "2 (5.0%)", "accuracy 0.750"]
     ids = re.findall(r' id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
+    split = f"validation is 20 % of {HOSTILE}.csv, data_seed 0"
+    told = report(filled_store(Store(str(tmp_path / "three")), 1, data_facts=facts, data_split=split)).text
+    assert f"toy: {escape(split)}." in told
     older = report(filled_store(Store(str(tmp_path / "two")), 1)).text
     assert "These trials do not record facts of their data" in older
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from builders.filled_store import filled_store
@@ -16,7 +18,7 @@ from deepcuts.store.compact import compact
 from deepcuts.store.doctor import examine_store
 from deepcuts.store.merging import merge_stores, rename_sweep
 from deepcuts.store.removal import plan_removal, remove
-from deepcuts.store.store import Store
+from deepcuts.store.store import SCHEMAS, Store
 
 
 @pytest.fixture
@@ -67,6 +69,24 @@ def test_removed_trials_are_gone_from_every_table_and_the_others_stay(store: Sto
     assert not [each for each in examine_store(store, busy=False) if "damaged" in each.problem]
 
 
+def test_nothing_is_removed_where_a_compacted_file_is_damaged(store: Store) -> None:
+    compact(store)
+    [name] = store.files("masks")[1]
+    path = Path(store.root) / "masks" / name
+    column = pq.read_metadata(path).row_group(0).column(SCHEMAS["masks"].names.index("bits"))
+    content = bytearray(path.read_bytes())
+    content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1] ^= 0xFF
+    path.write_bytes(content)
+    everything, files = ids(store), {table: store.files(table) for table in SCHEMAS}
+    hit = pq.ParquetFile(path).read_row_group(0, ["trial_id"])["trial_id"][0].as_py()
+    other = next(key for key in sorted(ids(store, strategy="LayerSNIP", status="completed")) if key != hit)
+    with pytest.raises(OSError, match=r"is damaged: 1 of its \d+ row groups .* doctor .* --fix first"):
+        remove(store, plan_removal(store, [other]))
+    assert ids(store) == everything
+    assert {table: store.files(table) for table in SCHEMAS} == files
+    assert list(store.read("masks").damaged) == [store.path("masks", name)]
+
+
 def test_a_shared_stage_goes_with_the_last_trial_that_was_made_with_it(store: Store) -> None:
     one = plan_removal(store, ids(store, seed=1, strategy="LayerMagWeight"))
     assert one.stages == ()
@@ -84,12 +104,15 @@ def test_a_stage_that_a_wanted_trial_would_need_again_stays(store: Store) -> Non
 
 
 def test_a_removed_sweep_takes_only_the_trials_that_no_other_wants(store: Store) -> None:
+    for row in store.read("trials", where=ds.field("seed") == 0).table.to_pylist():
+        store.write("trials", row["trial_id"], [row | {"sweep": "small"}])
     everything = ids(store)
     small = plan_removal(store, ids(store, seed=0), "small")
     assert small.trials == ()
     remove(store, small)
     assert store.names("sweeps", ".yaml") == ["large.yaml"]
     assert ids(store) == everything
+    assert [each.path for each in examine_store(store, busy=False) if each.mend == "run again"] == []
     remove(store, plan_removal(store, everything, "large"))
     assert ids(store) == set()
     with pytest.raises(ValueError, match="unknown sweep 'smal'; the store has none"):
@@ -139,6 +162,7 @@ def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None
     [
         ("larg", "x", "did you mean 'large'"),
         ("large", "small", "has a sweep 'small' already"),
+        ("large", "large", "has the name 'large' already"),
         ("large", "../x", "valid"),
     ],
 )
@@ -171,7 +195,8 @@ def test_other_results_of_one_trial_are_named_and_left_alone(
     one, two, three = sorted(ids(store, status="completed"))[:3]
     by_id = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
     store.write("trials", one, [by_id[one] | {"dense": 0.123}])
-    store.write("trials", two, [by_id[two] | {"total_seconds": 1e6, "host": "elsewhere", "sweep": "other"}])
+    elsewhere = {"model": "/home/other/m", "spec": "{}", "prunable_share": 0.9, "score_micro_batch": 8}
+    store.write("trials", two, [by_id[two] | {"total_seconds": 1e6, "host": "far", "sweep": "other", **elsewhere}])
     target.write("trials", three, [trial(three, status="failed", failure="infrastructure")])
     assert main(["merge", target.uri, store.uri]) == 1
     out = capsys.readouterr()

@@ -40,9 +40,10 @@ def test_a_beat_tells_where_a_trial_is_and_what_it_makes_and_takes_all_back(tmp_
     with Beat(store, "t", "mine", ["stage1", "stage2"]) as beat:
         first = store.read_json("running/t.json")
         assert (first["launch"], first["stage"], first["epoch"], first["beat"]) == ("mine", "load", 0, 1)
-        assert set(first) == {"launch", "host", "pid", "boot", "namespace", "beat", "stage", "epoch", "step"}
+        known = {"launch", "host", "pid", "boot", "namespace", "beat"}
+        assert set(first) == known | {"stage", "epoch", "epochs", "step", "steps", "loss"}
         assert store.names("claims", ".json") == ["stage1.json", "stage2.json"]
-        beat.tell("score", 0, 7)
+        beat.tell({"stage": "score", "step": 7})
         waited = threading.Event()
         for _ in range(500):
             now = store.read_json("running/t.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,14 @@ from builders.specs import sweep
 
 from deepcuts.experiment.spec import canonical
 from deepcuts.store.store import Store
-from deepcuts.sweep.cost import Cost, check_disk, estimate
+from deepcuts.sweep.cost import OTHER_SECONDS, Cost, check_disk, estimate
+from deepcuts.sweep.devices import DEVICES
 from deepcuts.sweep.plan import make_plan
 from deepcuts.wording import size_text
 
 COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
-EXAMPLES = {"toy": {"train": 100, "validation": 10}}
+EXAMPLES = {"toy": 100}
+GUESS = "guessed: a training step reaches 0.02 TFLOP/s on 1 CPU core"
 
 
 def cost(store, trials, **fields):
@@ -24,11 +27,15 @@ def cost(store, trials, **fields):
     return estimate(make_plan(trials, store), COUNTS, EXAMPLES, store, **given)
 
 
-def finish(store, trial, seconds):
+def work(made):
+    return sum(made.seconds.values())
+
+
+def finish(store, trial, seconds, device=None):
     """A completed trial that retrained for so many seconds."""
     steps = trial.retrain.epochs * 7 if trial.retrain else 0
     spec = canonical(trial.model_dump(mode="json"))
-    store.write("trials", trial.trial_id, [row(trial.trial_id, retrain_seconds=seconds, spec=spec, model="toy")])
+    store.write("trials", trial.trial_id, [row(trial.trial_id, retrain_seconds=seconds, spec=spec, device=device)])
     store.write("metrics", trial.trial_id, [{"trial_id": trial.trial_id, "stage": "retrained", "step": steps}])
 
 
@@ -37,18 +44,27 @@ def test_bytes_are_the_shared_networks_scores_masks_and_checkpoints(tmp_path):
     checkpoints = 2 * 3 * 4 * 1000
     shared, masks = 2 * 4 * 1000 + 2 * 4 * 800, 6 * 100
     store = Store(str(tmp_path))
-    assert cost(store, trials).bytes == shared + masks + checkpoints
-    assert cost(store, trials, slots=3).bytes == shared + masks + 3 * checkpoints
-    assert cost(store, trials, keep_models=True).bytes == shared + masks + checkpoints + 6 * 4 * 1000
+    made = cost(store, trials)
+    assert (made.left_bytes, made.peak_bytes) == (shared + masks, shared + masks + checkpoints)
+    assert cost(store, trials, slots=3).peak_bytes == shared + masks + 3 * checkpoints
+    assert cost(store, trials, keep_models=True).left_bytes == shared + masks + 6 * 4 * 1000
+
+
+def test_the_weights_of_each_step_that_trials_rewind_to_are_counted(tmp_path):
+    store = Store(str(tmp_path))
+    none, one = (cost(store, sweep(rewind=rewind).trials()) for rewind in ("init", 3))
+    assert one.left_bytes - none.left_bytes == 4 * 1000
+    assert one.peak_bytes - none.peak_bytes == 2 * 4 * 1000  # the fine-tuning keeps its own copy until it is published
 
 
 def test_shared_work_is_counted_once(tmp_path):
     store = Store(str(tmp_path))
     few = cost(store, sweep(strategies=["LayerSNIP"]).trials())
     more = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP", "LayerGradCAM"]).trials())
-    unit = few.work_seconds / (5 + 12 + 1)  # fine-tuning, retraining and one pass over 100 examples
-    assert more.work_seconds == pytest.approx(unit * (5 + 3 * 12 + 1))
-    assert few.basis == "guessed from FLOPs"
+    # Fine-tuning, retraining and one pass over 100 examples.
+    unit = (work(few) - 2 * OTHER_SECONDS) / (5 + 12 + 1)
+    assert work(more) == pytest.approx(unit * (5 + 3 * 12 + 1) + 4 * OTHER_SECONDS)
+    assert few.basis == (GUESS,)
 
 
 def test_what_was_measured_in_the_store_is_believed(tmp_path):
@@ -56,10 +72,62 @@ def test_what_was_measured_in_the_store_is_believed(tmp_path):
     trials = sweep(compressions=[2, 3]).trials()
     finish(store, trials[1], seconds=12 * 7 * 16 * 0.5)
     made = cost(store, trials)
-    assert made.basis == "measured in this store for 1 of 1 datasets"
-    assert made.work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+    assert made.basis == ("measured in this store for 1 of 1 datasets, on cpu",)
+    assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
     other = sweep(strategies=["LayerRandom"]).trials()[1:]
-    assert cost(store, other).work_seconds == pytest.approx(0.5 * 100 * (5 + 12))
+    assert work(cost(store, other)) == pytest.approx(0.5 * 100 * (5 + 12) + OTHER_SECONDS)
+
+
+def on_gpu(**fields):
+    spec = sweep(**fields)
+    return replace(spec, device="cuda").trials()
+
+
+def test_a_plan_for_a_gpu_believes_what_was_measured_on_one_of_its_kind(tmp_path):
+    store, trials = Store(str(tmp_path)), on_gpu(compressions=[2, 3])
+    finish(store, trials[1], seconds=12 * 7 * 16 * 0.5, device="NVIDIA H100 80GB HBM3")
+    for on in ("gpu", "h100"):
+        made = cost(store, trials, gpus=1, on=on)
+        assert made.basis == ("measured in this store for 1 of 1 datasets, on NVIDIA H100 80GB HBM3",)
+        assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
+    [other] = cost(store, trials, gpus=1, on="l4").basis
+    assert other.startswith("guessed: a training step reaches 9.1 TFLOP/s in fp32 on a GPU like the L4")
+    [other] = cost(store, on_gpu(precision="bf16"), gpus=1).basis  # another precision than what was measured
+    assert other.startswith("guessed: a training step reaches 41 TFLOP/s in bf16 on a GPU like the A100")
+
+
+def test_a_guess_for_a_gpu_follows_its_peak_and_a_small_network_its_kernels(tmp_path):
+    large = {"toy": SimpleNamespace(parameters=10**9, prunable=10**9, positions=64)}
+    store, trials = Store(str(tmp_path)), on_gpu(precision="bf16")
+
+    def seconds(counts=large, **fields):
+        given = {"gpus": 1.0, "cpus": 1, "slots": 1, "keep_models": False} | fields
+        made = estimate(make_plan(trials, store), counts, EXAMPLES, store, **given)
+        return work(made) - len(trials) * OTHER_SECONDS
+
+    assert seconds(on="a100") / seconds(on="h100") == pytest.approx(989 / 312)
+    assert seconds(gpus=0.5) == pytest.approx(2 * seconds())
+    assert seconds(gpus=2.0) == seconds()
+    assert seconds(COUNTS, on="h100") == seconds(COUNTS, on="t4") == pytest.approx(100 / 16 * 17 * 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA RTX A1000", None),
+        ("x86_64", None),
+    ],
+)
+def test_a_device_is_known_by_what_torch_calls_it(name, kind):
+    assert [each for each, device in DEVICES.items() if device.is_called(name)] == ([kind] if kind else [])
 
 
 @pytest.mark.parametrize("spec", [None, "", "{}", '{"score": 3}', "half {"])
@@ -68,14 +136,15 @@ def test_rows_of_another_version_stop_no_plan(tmp_path, spec):
     trials = sweep().trials()
     finish(store, trials[1], seconds=5)
     store.write("trials", trials[1].trial_id, [row(trials[1].trial_id, retrain_seconds=5.0, spec=spec)])
-    assert cost(store, trials).basis == "guessed from FLOPs"
+    assert cost(store, trials).basis == (GUESS,)
 
 
 def test_side_by_side_takes_less_time_and_the_same_gpu_hours(tmp_path):
-    trials = sweep(compressions=[2, 3, 4]).trials()
+    trials = sweep(compressions=[2, 3, 4], seeds=[0, 1, 2, 3]).trials()
     one, four = (cost(Store(str(tmp_path)), trials, slots=slots, gpus=1) for slots in (1, 4))
     assert four.wall_seconds == pytest.approx(one.wall_seconds / 4)
-    assert four.gpu_hours == one.gpu_hours == pytest.approx(one.work_seconds / 3600)
+    assert one.wall_seconds == pytest.approx(work(one))
+    assert four.gpu_hours == one.gpu_hours == pytest.approx(work(one) / 3600)
 
 
 def test_nothing_left_costs_nothing(tmp_path):
@@ -83,17 +152,17 @@ def test_nothing_left_costs_nothing(tmp_path):
     for trial in sweep().trials():
         finish(store, trial, 1.0)
     made = cost(store, sweep().trials())
-    assert (made.work_seconds, made.wall_seconds, made.bytes) == (0, 0, 0)
+    assert (made.seconds, made.wall_seconds, made.left_bytes, made.peak_bytes) == ({}, 0, 0, 0)
 
 
 def test_too_little_disk_is_refused_with_both_numbers(tmp_path, monkeypatch):
     store = Store(str(tmp_path / "not" / "there"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
-    check_disk(store, Cost(0, 0, 0, "", 10**9))
+    check_disk(store, Cost({}, 1, 0, 0, "", 0, 10**9))
     with pytest.raises(ValueError, match="needs about 2.5 GB and 1.0 GB are free; make room"):
-        check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+        check_disk(store, Cost({}, 1, 0, 0, "", 0, 2_500_000_000))
     store.local = False
-    check_disk(store, Cost(0, 0, 0, "", 2_500_000_000))
+    check_disk(store, Cost({}, 1, 0, 0, "", 0, 2_500_000_000))
 
 
 @pytest.mark.parametrize(

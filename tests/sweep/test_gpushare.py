@@ -110,7 +110,8 @@ def test_nothing_is_recommended_on_a_cpu_or_where_nothing_is_left(store):
 
 
 def test_a_plan_says_what_it_recommends(store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("deepcuts.sweep.machines._gpus_of_machine", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     words = ["plan", str(write(tmp_path, SMALL + "max_tokens: 32\n")), "--store", str(tmp_path)]
     assert main(words) == 0
     assert "resources.gpus=" not in capsys.readouterr().out

@@ -139,7 +139,8 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
             kill(process, killed[-1], moments)
             LOG.info("kill %d: the %s, %.1f s after work began; %s", len(killed), killed[-1], wait, saved(stores[-1]))
         if process.poll() is not None:
-            assert process.returncode in (0, -signal.SIGKILL, RAY_DIED), process.communicate()
+            with process:  # which closes what it said
+                assert process.returncode in (0, -signal.SIGKILL, RAY_DIED)
             if process.returncode == 0:  # it came to its end between two kills
                 check_whole(stores[-1], undisturbed)
                 stores.append(sweep.parent / f"killed-{len(stores)}")

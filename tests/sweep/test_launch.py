@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders.toy_sweeps import SWEEP, run_file
@@ -11,7 +12,9 @@ from builders.toy_sweeps import SWEEP, run_file
 import deepcuts
 from deepcuts.store.store import Store
 from deepcuts.sweep.cluster import use_ray
-from deepcuts.sweep.launch import _RUNNING, Sweep, SweepPlan
+from deepcuts.sweep.launch import _RUNNING, Sweep
+from deepcuts.sweep.planned import SweepPlan
+from deepcuts.wording import size_text
 
 TWICE = SWEEP.replace("- LayerGradCAM", "- LayerMagWeight")
 
@@ -70,3 +73,53 @@ def test_what_is_planned_is_heard_before_a_run(sweep: Sweep, tmp_path: Path) -> 
     assert heard == [(["toy LayerMagWeight 50 % seed 0"], False)]
     assert (len(done.completed), len(done.failed), len(done.left)) == (2, 0, 0)
     assert store.exists("sweeps/twice.parquet")
+
+
+def test_a_plan_for_a_machine_that_is_not_here_checks_nothing_of_this_one(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.sweep.cost.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    store = Store(str(tmp_path / "store"))
+    asking = deepcuts.read_sweep(tmp_path / "small.yaml", resources={"gpus": 0.25, "cpus": 64})
+    there = deepcuts.plan(asking, store, on="a100")
+    assert "on one A100 that is not here, 4 trials at a time" in str(there)
+    assert {trial.dense.device for trial in there.todo.wanted} == {"cuda"}
+    assert "on a GPU like the A100" in str(there)
+    cpu = deepcuts.plan(sweep, store, on="cpu")
+    assert "on 4 CPU cores that are not here, 4 trials at a time" in str(cpu)
+    assert {trial.dense.device for trial in cpu.todo.wanted} == {"cpu"}
+    assert "GPU" not in str(cpu)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_machine_that_nobody_knows_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="on: unknown machine 'a10'; did you mean 'a100'.*known: cpu, gpu, t4,"):
+        deepcuts.plan(sweep, Store(str(tmp_path)), on="a10")
+    with pytest.raises(ValueError, match="give either address 'auto', a cluster to plan for, or on 'gpu'"):
+        deepcuts.plan(sweep, Store(str(tmp_path)), on="gpu", address="auto")
+
+
+def test_a_plan_says_the_examples_that_are_used_and_the_disk_at_the_end_and_on_the_way(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    planned = deepcuts.plan(sweep, Store(str(tmp_path / "store")))
+    assert "  toy: 64 of 4,000 train, 500 validation; " in str(planned)
+    assert planned.cost.left_bytes < planned.cost.peak_bytes
+    left, peak = size_text(planned.cost.left_bytes), size_text(planned.cost.peak_bytes)
+    assert f"  {left} of disk at the end, at most {peak} on the way" in str(planned)
+    whole = deepcuts.read_sweep(tmp_path / "small.yaml", max_train_examples=None)
+    assert "  toy: 4,000 train, 500 validation; " in str(deepcuts.plan(whole, Store(str(tmp_path / "store"))))
+
+
+def test_a_plan_says_what_the_file_of_the_sweep_leaves_to_the_data(sweep: Sweep, tmp_path: Path) -> None:
+    lines = [f"text {row},{row % 2}" for row in range(40)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["body,label", *lines]))
+    own = {"file": str(tmp_path / "reviews.csv"), "validation": 0.2, "text": "body"}
+    asking = deepcuts.read_sweep(tmp_path / "small.yaml", datasets={"reviews": own, "toy": None})
+    told = str(deepcuts.plan(asking, Store(str(tmp_path / "store")), on="cpu"))
+    assert "  reviews: 32 train, 8 validation; " in told
+    assert (
+        "    validation is 20 % of reviews.csv, stratified by class, data_seed 0; equal texts stay on one side\n"
+        in told
+    )
+    assert told.count("    classes: [0, 1], inferred from the labels; if they are numbers") == 1

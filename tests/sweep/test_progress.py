@@ -11,6 +11,7 @@ from builders.specs import sweep
 from rich.console import Console
 
 from deepcuts.sweep import progress
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.progress import Progress
 from deepcuts.wording import duration
 
@@ -20,7 +21,7 @@ ROW = DONE | {"total_seconds": 75.2}
 
 def made(total=4, done=1, terminal=False):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200, soft_wrap=True, color_system=None)
-    return Progress(console, total, done), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
+    return Progress(console, total, done, Pace((), {})), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
 
 
 def lines(board):
@@ -32,25 +33,23 @@ def test_in_a_pipe_every_trial_that_ends_is_one_plain_line():
     with board:
         for trial in trials[:3]:
             board.started(trial)
-        board.heard(trials[1].trial_id, "dense", 0, 5)
-        board.ended(trials[1].trial_id, ROW)
-        board.ended(trials[0].trial_id, ROW | {"retrained": None})
+        board.heard(trials[1].trial_id, {"stage": "dense", "epoch": 0, "step": 5, "steps": 10})
+        board.ended(trials[1], ROW)
+        board.ended(trials[0], ROW | {"retrained": None})
         failed = {"status": "failed", "error_stage": "dense", "error": "ValueError: [loss] is NaN"}
-        board.ended(trials[2].trial_id, failed)
+        board.ended(trials[2], failed)
     assert lines(board) == [
         "[2/4] toy LayerSNIP 2x seed 0: accuracy 0.812 (dense 0.900), sparsity 50.0%, 1 min 15 s",
         "[3/4] toy Dense seed 0: accuracy 0.900, 1 min 15 s",
-        "[3/4] toy Dense seed 1: failed in fine-tuning: ValueError: [loss] is NaN",
+        "[4/4] toy Dense seed 1: failed in fine-tuning: ValueError: [loss] is NaN",
     ]
 
 
-def test_a_trial_ends_once_and_an_unknown_one_is_nothing():
+def test_a_trial_ends_once_even_if_it_never_began_and_an_unknown_one_is_nothing():
     board, trials = made()
-    board.started(trials[0])
-    board.ended(trials[0].trial_id, ROW)
-    board.ended(trials[0].trial_id, ROW)
-    board.ended("unknown", ROW)
-    board.heard("unknown", "dense", 0, 0)
+    board.ended(trials[0], ROW)
+    board.ended(trials[0], ROW)
+    board.heard("unknown", {"stage": "dense", "epoch": 0, "step": 0, "steps": None})
     board.interrupted("unknown")
     assert (len(board.completed), len(board.failed)) == (1, 0)
 
@@ -58,34 +57,47 @@ def test_a_trial_ends_once_and_an_unknown_one_is_nothing():
 def test_the_board_shows_where_every_running_trial_is(monkeypatch):
     board, trials = made(terminal=True)
     with board.console.capture() as shown:
-        for trial in trials[:3]:
+        for trial in trials[:2]:
             board.started(trial)
-        board.heard(trials[0].trial_id, "dense", 1, 17)
-        board.heard(trials[1].trial_id, "score", 0, 3)
+        at = {"stage": "dense", "epoch": 1, "epochs": 5, "step": 17, "steps": 40, "loss": 0.41234}
+        board.heard(trials[0].trial_id, at)
         board.console.print(board._board())
-        board.heard(trials[1].trial_id, "retrained", 0, 2)
+        board.started(trials[2])
+        board.heard(trials[1].trial_id, {"stage": "score", "epoch": 0, "step": 3, "steps": 50})
+        board.console.print(board._board())
         board.interrupted(trials[2].trial_id)
         board.console.print(board._board())
     text = " ".join(shown.get().split())
-    assert "1 of 4 done, 3 running, 0 failed" in text
-    assert "time to go not known yet" in text
-    assert "toy Dense seed 0 fine-tuning, epoch 2 of 5, step 17" in text
-    assert "toy LayerSNIP 2x seed 0 scoring, batch 3 of at most 1000" in text
-    assert "toy Dense seed 1 starting" in text
-    assert "retraining, epoch 1 of 12, step 2" in text
-    assert "1 of 4 done, 2 running" in text
+    assert "1 of 4 done, 2 running, 0 failed, 1 waiting" in text
+    assert "toy Dense seed 0 fine-tuning, epoch 2 of 5, step 17 of 40, loss 0.412" in text
+    assert "toy LayerSNIP 2x seed 0 starting" in text
+    assert "1 of 4 done, 3 running, 0 failed, 0 waiting" in text
+    assert "toy LayerSNIP 2x seed 0 scoring, batch 3 of 50" in text
+    assert text.count("1 of 4 done, 2 running") == 2
 
 
-def test_time_to_go_is_at_the_pace_so_far(monkeypatch):
+def test_the_estimate_is_counted_down_between_two_of_them(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    board, trials = made(total=6, done=2)
-    assert board.eta_seconds() is None
-    for trial, row in ((trials[0], ROW), (trials[1], {"status": "failed"})):
-        board.started(trial)
-        now[0] += 10
-        board.ended(trial.trial_id, row)
-    assert board.eta_seconds() == pytest.approx(20)
+    trials = sweep(strategies=["LayerSNIP"]).trials()
+    seconds = {trials[0].dense.dense_id: 20.0, trials[0].trial_id: 0.0, trials[1].trial_id: 30.0}
+    board = Progress(Console(file=io.StringIO()), 2, 0, Pace(trials, seconds))
+    assert board.seconds_left() == 50
+    now[0] = 4.0
+    assert board.seconds_left() == 46
+    board.started(trials[0])
+    board.heard(trials[0].trial_id, {"stage": "dense", "epoch": 0, "step": 1, "steps": 2})
+    now[0] = 14.0  # half of the fine-tuning took 10 s, as planned
+    board.heard(trials[0].trial_id, {"stage": "dense", "epoch": 0, "step": 1, "steps": 2})
+    assert board.seconds_left() == pytest.approx(40)
+    now[0] = 100.0  # nothing was heard for long: that is no reason to say that the end is near
+    assert board.seconds_left() == pytest.approx(20)
+
+
+def test_what_another_launch_has_finished_is_done():
+    board, trials = made()
+    board.found([], [trials[0].trial_id])
+    assert "2 of 4 done, 0 running, 0 failed, 2 waiting" in str(board._board().renderables[0])
 
 
 @pytest.mark.parametrize(
@@ -118,15 +130,15 @@ def test_a_notebook_has_one_board_that_changes_and_lines_for_failures_alone(monk
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     monkeypatch.setattr("deepcuts.sweep.progress.NOTEBOOK_SECONDS", 0)
-    board, trials = Progress(Console(force_jupyter=True), 4, 1), sweep(strategies=["LayerSNIP"], seeds=[0, 1]).trials()
+    board, trials = Progress(Console(force_jupyter=True), 4, 1, Pace((), {})), made()[1]
     with board:
         for trial in trials[:2]:
             board.started(trial)
-        board.heard(trials[0].trial_id, "dense", 0, 5)
-        assert "fine-tuning, epoch 1 of 5, step 5" in shown[-1]
-        board.ended(trials[0].trial_id, ROW)
-        board.ended(trials[1].trial_id, {"status": "failed", "error_stage": "dense", "error": "diverged"})
+        board.heard(trials[0].trial_id, {"stage": "dense", "epoch": 0, "epochs": 5, "step": 5, "steps": 9})
+        assert "fine-tuning, epoch 1 of 5, step 5 of 9" in shown[-1]
+        board.ended(trials[0], ROW)
+        board.ended(trials[1], {"status": "failed", "error_stage": "dense", "error": "diverged"})
     assert "2 of 4 done, 0 running, 1 failed" in shown[-1]
     assert "accuracy 0.812" in shown[-1]
     said = capsys.readouterr().out.splitlines()
-    assert said == ["[2/4] toy LayerSNIP 2x seed 0: failed in fine-tuning: diverged"]
+    assert said == ["[3/4] toy LayerSNIP 2x seed 0: failed in fine-tuning: diverged"]

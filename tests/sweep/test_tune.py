@@ -1,5 +1,6 @@
 """Sweeps on a real, local Ray: what is run, where, and what survives."""
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import ray
 from builders.ray_sweeps import launch, one_strategy, write_row
 from builders.toy_sweeps import numbers, toy_sweep
 from ray import tune
+from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError, RayTaskError, WorkerCrashedError
 from ray.tune.utils import flatten_dict
 from rich.console import Console
 
@@ -24,6 +26,7 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.live import Watch
 from deepcuts.store.store import Store
 from deepcuts.sweep.cluster import choose_cpus, machines_of_cluster
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
 from deepcuts.sweep.queue import Queue
@@ -57,7 +60,7 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
     store = Store(str(tmp_path))
     plan = make_plan(dense, store)
     given = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
-    run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0), gpus=1)
+    run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0, Pace(dense, {})), gpus=1)
     notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
     assert len(notes) == 8
     assert {note["gpu"] for note in notes if note} == {"0", "1", "2", "3"}
@@ -101,7 +104,7 @@ def test_a_worker_unpacks_its_launch_once_for_all_its_trials(four_gpus: None, tm
 def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back(tmp_path: Path) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
     [dense, pruned] = spec.trials()
-    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0)
+    queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0, Pace((), {}))
     given = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
     searcher = _Searcher(queue, Watch(store, given.launch_id), store, progress)
     listener = _Listener(queue, given, store, progress, Outcome())
@@ -145,7 +148,8 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
     four_gpus: None, tmp_path: Path
 ) -> None:
     spec, store = one_strategy(), Store(str(tmp_path))
-    launch(spec, store, lose_everything, max_failures=1)
+    outcome = launch(spec, store, lose_everything, max_failures=1)
+    assert [each.lasting for each in outcome.outside.values()] == [False, False]
     dense, pruned = sorted(store.read("trials").table.to_pylist(), key=lambda row: row["strategy"])
     assert [(row["status"], row["failure"]) for row in (dense, pruned)] == [("failed", "infrastructure")] * 2
     assert (dense["compression"], dense["sparsity_asked"], dense["error_stage"]) == (1.0, 0.0, "score")
@@ -231,3 +235,35 @@ def test_an_error_without_a_word_is_said_by_its_name(error: Exception, said: str
     """An exception in here would end the whole sweep."""
     (tmp_path / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
     assert _last_error(SimpleNamespace(pickled_error_file=str(tmp_path / "error.pkl")))[0] == said
+
+
+def in_worker(cause: Exception) -> Exception:
+    return RayTaskError("run_in_worker", f"Traceback\n{cause}", cause).as_instanceof_cause()
+
+
+def at_birth(cause: Exception) -> Exception:
+    error = RayTaskError("__init__", f"Traceback\nImportError: {cause}", cause, actor_id="a" * 32)
+    return ActorDiedError(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "lasting"),
+    [
+        (in_worker(ModuleNotFoundError("No module named 'gone'")), "ModuleNotFoundError: No module named 'gone'", True),
+        (in_worker(KeyError("Gone")), "KeyError: 'Gone'", True),
+        (in_worker(RaySystemError("No module named 'gone'")), "RaySystemError: System error: No module", True),
+        (in_worker(OSError(errno.ENOSPC, "disk full")), "OSError: [Errno 28] disk full", True),
+        (in_worker(OSError("the store is away")), "OSError: the store is away", False),
+        (in_worker(ObjectLostError("a" * 40, "", "")), "ObjectLostError: ", False),
+        (WorkerCrashedError(), "WorkerCrashedError: ", False),
+        (ActorDiedError(), "ActorDiedError: The actor died unexpectedly", False),
+        (at_birth(ImportError("no numpy")), "ImportError: no numpy", True),
+    ],
+)
+def test_an_error_of_what_the_workers_run_on_lasts_and_a_lost_worker_or_store_does_not(
+    error: Exception, said: str, lasting: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
+    text, _, found = _last_error(SimpleNamespace(pickled_error_file=str(tmp_path / "error.pkl")))
+    assert text.startswith(said)
+    assert found is lasting

@@ -166,6 +166,44 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_step(micro_batch: int | N
         run(network, PLAIN.model_copy(update={"micro_batch": micro_batch}), tokens=tokens)
 
 
+@pytest.mark.parametrize(
+    ("limit", "advice"),
+    [
+        (None, r"lower the learning rate \(lr is 0.05\), or set max_grad_norm$"),
+        (0.5, r"lower the learning rate \(lr is 0.05\) or max_grad_norm \(it is 0.5\)$"),
+    ],
+)
+def test_the_advice_for_a_loss_that_is_not_finite_proposes_nothing_that_is_set(
+    limit: float | None, advice: str
+) -> None:
+    network, model = small()
+    hooks = Hooks(on_step=lambda epoch, step: None if step > 1 else spoil(model))
+    with pytest.raises(ValueError, match=r"the loss of dense step 1 .*; " + advice):
+        run(network, PLAIN.model_copy(update={"max_grad_norm": limit}), hooks=hooks)
+
+
+def spoil(model: Any) -> None:
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+
+
+def test_where_the_first_loss_is_not_finite_no_setting_is_blamed() -> None:
+    network, model = small()
+    spoil(model)
+    with pytest.raises(ValueError, match="step 0 .*nothing was trained by then: a weight of the model is not finite"):
+        run(network, PLAIN)
+
+
+def test_the_last_loss_is_told_whenever_losses_are_read() -> None:
+    network, _ = small()
+    told: list[float] = []
+    rows = run(network, PLAIN, hooks=Hooks(on_loss=told.append))
+    first = [row["value"] for row in rows if row["metric"] == "loss"][0]
+    steps = -(-EXAMPLES // PLAIN.batch_size)
+    assert len(told) == steps * PLAIN.epochs
+    assert sum(told[:steps]) / steps == first
+
+
 def train_anew(optimizer: Any, checkpoint: Memory | None = None, **hooks: Any) -> tuple[dict[str, Tensor], Any]:
     """Train as a new process would: the network is built again, and only the checkpoint is left of the last one."""
     network, model = small(dropout=0.3)

@@ -14,7 +14,7 @@ from builders.toy_trials import STEPS, TASK, TRAINING, context, dense, everythin
 from torch import Tensor
 
 from deepcuts.data.batches import shuffled
-from deepcuts.data.splits import locate
+from deepcuts.data.splits import load_split, locate
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.spec import Training, TrialSpec
 from deepcuts.experiment.sweepfile import OwnData
@@ -221,6 +221,23 @@ def test_a_bounded_head_is_trained_by_summed_squares_on_one_s_own_file(tmp_path:
             assert all(0 < each["prediction"] < 5 for each in examples)
             loss = [m["value"] for m in metrics if m["metric"] == "loss" and m["stage"] == "dense"][0]
             assert loss > 5  # summed over 16 examples, whose labels are 1 in the mean
+
+
+def test_a_trial_on_one_file_says_how_it_was_split(tmp_path: Path, store: Store) -> None:
+    lines = [f"the film was {word} {'very ' * i}good,{word}" for i in range(30) for word in ("not", "really")]
+    (tmp_path / "reviews.csv").write_text("\n".join(["body,stars", *lines]))
+    task = locate("mine", OwnData(file=str(tmp_path / "reviews.csv"), validation=0.25, text=["body"], label="stars"))
+    spec = trial("LayerMagWeight", of=dense(task, finetune=TRAINING))
+    row = completed(store, spec)
+    assert row["data_split"] == "validation is 25 % of reviews.csv, stratified by class, data_seed 0"
+    facts = json.loads(row["data_facts"])
+    assert [facts[split]["examples"] for split in ("train", "validation")] == [45, 15]
+    assert facts["validation"]["in_train"] == 0
+    predicted = [each for each in rows(store, "predictions", spec) if each["stage"] == "retrained"]
+    assert [each["label"] for each in predicted] == load_split(task, "validation").labels.tolist()
+    assert TrialSpec(**json.loads(row["spec"])).trial_id == spec.trial_id
+    plain = trial("LayerMagWeight", of=dense(finetune=TRAINING))
+    assert completed(store, plain)["data_split"] is None
 
 
 def test_a_shuffled_strategy_keeps_as_many_of_each_tensor_in_other_places(store: Store) -> None:

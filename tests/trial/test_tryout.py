@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from builders.bert_folder import SHAPE, bert_folder, change_config, change_weights, word_tokenizer
@@ -175,3 +177,34 @@ def test_a_missing_sentencepiece_is_named_whatever_the_library_asks_for(tmp_path
     monkeypatch.setattr("deepcuts.trial.tryout.find_spec", lambda package: None)
     with pytest.raises(ValueError, match="loading its tokenizer: it needs .* run `pip install sentencepiece`"):
         try_model(bert_folder(tmp_path))
+
+
+def test_blank_texts_are_refused_where_the_tokenizer_adds_no_special_tokens(tmp_path):
+    folder = bert_folder(tmp_path)
+    of = dense(task(folder, ["a"]), max_tokens=8).model_copy(
+        update={"model": ModelSource(name=str(folder), digest="0")}
+    )
+    rows = [{"a": text, "label": row % 2} for row, text in enumerate(("w1", "w2", " ", ""))]
+    (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert try_out([trial("LayerSNIP", of=of)]) == []
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.Sequence([])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"2 of the 4 texts in validation, the first in row 2 .* have no tokens"):
+        try_out([trial("LayerSNIP", of=of)])
+
+
+def test_the_texts_that_a_model_is_tried_on_are_not_blank(tmp_path):
+    folder = bert_folder(tmp_path)
+    of = dense(task(folder, ["a"]), max_tokens=8).model_copy(
+        update={"model": ModelSource(name=str(folder), digest="0")}
+    )
+    rows = [{"a": text, "label": row % 2} for row, text in enumerate(("", "w1 w2"))]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "deepcuts.trial.tryout.evaluate", lambda network, tokens: seen.append(tokens.lengths) or np.ones(2)
+        )
+        try_out([trial("LayerMagWeight", of=of)])
+    assert [list(lengths) for lengths in seen] == [[4, 8]]

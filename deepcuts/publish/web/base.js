@@ -25,6 +25,28 @@ const asked = (compression, sparsity) =>
   compression !== null ? `${short(compression)}x` : sparsity !== null ? percent(sparsity) : '';
 const unique = (values) => [...new Set(values)];
 
+// The view is kept in the address, as #section?key=value&..., so that a link opens it again; what is as usual is left out.
+const address = new URLSearchParams(location.hash.split('?')[1] ?? '');
+const place = { section: location.hash.slice(1).split('?')[0] };
+const recall = (key, known, usual) => (address.has(key) && known(address.get(key)) ? address.get(key) : usual);
+const recallList = (key) => {
+  try { return JSON.parse(address.get(key) ?? '[]').map(String); } catch { return []; }
+};
+function keep(values) {
+  for (const [key, [value, usual]] of Object.entries(values)) value === usual ? address.delete(key) : address.set(key, String(value));
+  writeAddress();
+}
+function writeAddress() {
+  const words = address.toString(), hash = `#${place.section}${words && `?${words}`}`;
+  if (hash !== (location.hash || '#')) history.replaceState(null, '', hash);
+}
+addEventListener('hashchange', () => {
+  if (location.hash.includes('?')) { location.reload(); return; }
+  place.section = location.hash.slice(1);
+  writeAddress();
+});
+addEventListener('load', () => { if (place.section && address.size) byId(place.section)?.scrollIntoView({ behavior: 'instant' }); });
+
 function select(label, options, chosen, onchange) {
   const entries = options.map((option) => (Array.isArray(option) ? option : [option, option]));
   const menu = el('select', { onchange: () => onchange(menu.value) },
@@ -77,3 +99,4 @@ const colours = (strategy) => {
 };
 const marker = (strategy, x, y) =>
   svg('path', { d: SHAPES[look(strategy).marker] ?? SHAPES.o, class: look(strategy).hollow ? 'mark hollow' : 'mark', transform: `translate(${x},${y})` });
+const unpacked = (shown) => (shown.size ? JSON.stringify([...shown]) : '');

@@ -1,15 +1,32 @@
 // Draws curves over seeds. A point is [sparsity, compression, n, mean, low, high, values].
 const [SPARSITY, COMPRESSION, COUNT, MEAN, LOW, HIGH, VALUES] = [0, 1, 2, 3, 4, 5, 6];
 const STAGES = [['retrained', 'retrained'], ['rewound', 'rewound, before retraining'], ['pruned', 'pruned, before the rewind']];
-const curveState = { facet: 0, stage: 'retrained', axis: null, scale: 'linear', relative: false, seeds: false, hidden: new Set(), at: null };
-
 const facetTask = (facet) => [facet.model, facet.dataset].filter(Boolean).join(' · ');
+const curveState = {
+  facet: Math.max(0, data.facets.findIndex((each) => facetTask(each) === address.get('task') && each.metric === (address.get('metric') ?? each.metric))),
+  stage: recall('network', (name) => STAGES.some(([key]) => key === name), 'retrained'),
+  axis: recall('across', (name) => ['compression', 'sparsity'].includes(name), null),
+  scale: recall('scale', (name) => name === 'log', 'linear'),
+  relative: address.has('relative'), seeds: address.has('seeds'), hidden: new Set(recallList('hidden')), at: null,
+};
+
+function keepCurves() {
+  const facet = facetNow();
+  keep({
+    task: [facetTask(facet), facetTask(data.facets[0])], metric: [facet.metric, data.facets.find((each) => facetTask(each) === facetTask(facet)).metric],
+    network: [curveState.stage, 'retrained'], across: [curveState.axis ?? facet.axis, facet.axis], scale: [curveState.scale, 'linear'],
+    relative: [curveState.relative, false], seeds: [curveState.seeds, false], hidden: [unpacked(curveState.hidden), ''],
+  });
+}
+
 const facetNow = () => data.facets[curveState.facet];
 const stageNow = () => facetNow().stages[curveState.stage];
 const axisNow = () => curveState.axis ?? facetNow().axis;
 const placeOf = (point) => point[axisNow() === 'sparsity' ? SPARSITY : COMPRESSION];
 const placeText = (place) => (axisNow() === 'sparsity' ? percent(place) : `${short(place)}x`);
 const base = () => (curveState.relative ? stageNow().dense ?? 0 : 0);
+// Two seeds have an interval of ± 12.7 standard errors: their two values say more.
+const dotted = (point) => curveState.seeds || point[COUNT] === 2;
 const shownLines = () => Object.entries(stageNow().lines).filter(([name]) => !curveState.hidden.has(name));
 
 function drawCurveControls() {
@@ -32,13 +49,17 @@ function drawCurveControls() {
     checkbox('every seed', curveState.seeds, change('seeds'))));
 }
 
+const allWords = () => (curveState.hidden.size ? 'show all' : 'hide all');
+
 function drawLegend() {
   const chips = Object.keys(stageNow().lines).map((name) => {
     const toggle = () => {
       curveState.hidden.has(name) ? curveState.hidden.delete(name) : curveState.hidden.add(name);
       chip.setAttribute('aria-pressed', String(!curveState.hidden.has(name)));
+      byId('curve-legend').querySelector('.all')?.replaceChildren(allWords());
       drawChart();
       drawCurveTable();
+      keepCurves();
     };
     const highlight = (on) => () => {
       for (const group of document.querySelectorAll('#curve-chart .series'))
@@ -50,12 +71,12 @@ function drawLegend() {
       onmouseenter: highlight(true), onmouseleave: highlight(false), onfocus: highlight(true), onblur: highlight(false) }, swatch, name);
     return chip;
   });
-  const all = el('button', { type: 'button', class: 'chip', onclick: () => {
+  const all = el('button', { type: 'button', class: 'chip all', onclick: () => {
     const names = Object.keys(stageNow().lines);
     curveState.hidden = new Set(curveState.hidden.size ? [] : names);
     drawCurves();
     byId('curve-legend').lastChild.focus();
-  } }, curveState.hidden.size ? 'show all' : 'hide all');
+  } }, allWords());
   byId('curve-legend').replaceChildren(...chips, ...(chips.length > 1 ? [all] : []));
 }
 
@@ -78,11 +99,11 @@ function frame(lines) {
   const wide = width >= 720;
   const margin = { left: 58, right: wide ? 188 : 18, top: 18, bottom: 46 };
   const places = unique(lines.flatMap(([, points]) => points.map(placeOf))).sort((a, b) => a - b);
-  const ys = lines.flatMap(([, points]) => points.flatMap((point) => [point[MEAN], point[LOW], point[HIGH], ...(curveState.seeds ? point[VALUES] : [])]));
+  const ys = lines.flatMap(([, points]) => points.flatMap((point) => [point[MEAN], ...(point[COUNT] > 2 ? [point[LOW], point[HIGH]] : []), ...(dotted(point) ? point[VALUES] : [])]));
   for (const level of [stageNow().dense, stageNow().unpruned]) ys.push(level);
   const means = lines.flatMap(([, points]) => points.map((point) => point[MEAN])).concat(stageNow().dense ?? [], stageNow().unpruned ?? []);
   const spread = Math.max(...means) - Math.min(...means) || 0.02;
-  // An interval over two seeds can be wider than the metric itself: it may leave the chart, the means may not.
+  // An interval over three seeds can be wider than the metric itself: it may leave the chart, the means may not.
   const floor = Math.min(...means) - 0.2 * spread, ceiling = Math.max(...means) + 0.2 * spread;
   const kept = ys.filter((value) => value !== null && value >= floor && value <= ceiling);
   let [low, high] = [Math.min(...kept), Math.max(...kept)];
@@ -133,7 +154,8 @@ function drawAxes(f, right, bottom) {
 }
 
 function drawLevels(f, right) {
-  return [['dense', stageNow().dense], ['unpruned, retrained', stageNow().unpruned]].filter(([, value]) => value !== null).flatMap(([name, value]) => [
+  const levels = [['dense', stageNow().dense], ['unpruned, retrained', stageNow().unpruned], ['most frequent class', facetNow().majority]];
+  return levels.filter(([, value]) => value !== null && value >= f.low && value <= f.high).flatMap(([name, value]) => [
     svg('line', { class: 'level', x1: f.margin.left, x2: right, y1: f.y(value), y2: f.y(value) }),
     svg('text', { x: name === 'dense' ? f.margin.left + 6 : right - 6, y: f.y(value) - 6, 'text-anchor': name === 'dense' ? 'start' : 'end' }, `${name} ${fixed(value)}`)]);
 }
@@ -146,9 +168,7 @@ function drawLine(name, points, f) {
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
   for (const point of sorted) {
-    // Over two seeds the interval is ± 12.7 standard errors: as a band it would hide everything else.
-    if (point[COUNT] === 2) group.append(svg('line', { class: 'whisker', x1: f.x(placeOf(point)), x2: f.x(placeOf(point)), y1: f.y(point[LOW]), y2: f.y(point[HIGH]) }));
-    if (curveState.seeds) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
+    if (dotted(point)) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
     group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
   }
   return group;
@@ -193,7 +213,9 @@ function point(chart, f, place, clientX, clientY) {
   rows.sort((a, b) => b[1][MEAN] - a[1][MEAN]);
   const value = (each) => {
     const mean = curveState.relative ? signed(each[MEAN] - base()) : fixed(each[MEAN]);
-    return each[LOW] === null ? `${mean} (1 seed)` : `${mean} ± ${fixed((each[HIGH] - each[LOW]) / 2)} (${each[COUNT]} seeds)`;
+    const shown = (number) => (curveState.relative ? signed(number - base()) : fixed(number));
+    if (each[LOW] === null) return `${mean} (${each[COUNT] > 1 ? each[VALUES].map(shown).join(', ') : '1 seed'})`;
+    return `${mean} (${shown(each[LOW])} to ${shown(each[HIGH])}, ${each[COUNT]} seeds)`;
   };
   showTip(clientX, clientY, el('b', {}, `${axisNow()} ${placeText(place)}`), rows.map(([name, each]) =>
     el('div', { class: 'line' }, el('span', { class: 'swatch', vars: colours(name) }), el('span', {}, name), el('span', { class: 'value' }, value(each)))));
@@ -207,7 +229,7 @@ function unhover(event) {
 
 function drawCurveTable() {
   const rows = shownLines().flatMap(([name, points]) => [...points].sort((a, b) => placeOf(a) - placeOf(b)).map((each) =>
-    [name, placeText(placeOf(each)), each[COUNT], fixed(each[MEAN]), each[LOW] === null ? '–' : `${fixed(each[LOW])} to ${fixed(each[HIGH])}`, each[VALUES].map((value) => fixed(value)).join(' ')]));
+    [name, placeText(placeOf(each)), each[COUNT], fixed(each[MEAN]), each[LOW] === null || each[COUNT] < 3 ? '–' : `${fixed(each[LOW])} to ${fixed(each[HIGH])}`, each[VALUES].map((value) => fixed(value)).join(' ')]));
   const head = ['strategy', axisNow(), 'seeds', 'mean', '95 % interval', 'values'];
   const caption = `${facetNow().metric} on ${facetTask(facetNow())}, ${curveState.stage}`;
   byId('curve-table').replaceChildren(el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, el('table', {}, el('caption', {}, caption),
@@ -221,7 +243,12 @@ function drawCurves() {
   drawLegend();
   drawChart();
   drawCurveTable();
-  byId('curve-caption').textContent = 'Mean over seeds. The band (with two seeds the vertical line) is its 95 % t interval, cut off at the edge of the chart.';
+  const { metric, dataset, majority } = facetNow(), [, stage] = STAGES.find(([key]) => key === curveState.stage);
+  const counts = Object.values(stageNow().lines).flatMap((points) => points.map((each) => each[COUNT]));
+  byId('curve-caption').textContent = `${metric} on ${dataset}, ${stage}: mean over seeds. ${Math.max(...counts) > 2 ? 'The band is its 95 % t interval, cut off at the edge of the chart. ' : ''}${
+    counts.includes(2) ? 'Where there are two seeds, small dots are their values: they are too few for an interval. ' : ''}${
+    majority === null ? '' : `Always predicting the most frequent class: ${fixed(majority)}.`}`;
+  keepCurves();
 }
 
 if (data.facets.length) {

@@ -1,7 +1,23 @@
 // Compares masks: all chosen trials as a matrix, then the layers of one pair, by depth and kind.
 // A trial is [id, dataset, strategy, compression, sparsity asked, seed]; a layer [name, depth, kind].
-const overlapState = { set: 0, measure: 'kappa', a: 0, b: 1 };
 const MEASURE_NAMES = { kappa: 'kappa (0 = chance)', kept_iou: 'IoU of kept weights', pruned_iou: 'IoU of pruned weights' };
+const overlapState = recalledOverlap();
+
+// The pair is kept as the ids of its trials, which say what they are whatever else the page shows.
+function recalledOverlap() {
+  const state = { set: 0, measure: recall('measure', (name) => name in MEASURE_NAMES, 'kappa'), a: 0, b: 1 };
+  const ids = (address.get('pair') ?? '').split(',');
+  data.overlaps.forEach((set, index) => {
+    const [a, b] = ids.map((id) => set.trials.findIndex((trial) => trial[0] === id));
+    if (a >= 0 && b >= 0) Object.assign(state, { set: index, a, b });
+  });
+  return state;
+}
+
+function keepOverlap() {
+  const { set, a, b, measure } = overlapState, ids = overlapNow().trials.map(([id]) => id);
+  keep({ measure: [measure, 'kappa'], pair: [set || a !== 0 || b !== 1 ? `${ids[a]},${ids[b]}` : '', ''] });
+}
 const overlapNow = () => data.overlaps[overlapState.set];
 const decoded = new Map();
 
@@ -77,36 +93,40 @@ function matrixNames(trials, size) {
 
 const scaleBar = () => el('div', { class: 'scale', 'aria-hidden': 'true' }, '0', el('span', { class: 'ramp' }), '1');
 
+// Makes a table of layers, by depth and kind; those outside the encoder below. A layer begins with [name, depth, kind].
+function layerGrid(caption, layers, cell) {
+  const known = (kind) => (data.kinds.indexOf(kind) + 99) % 99;
+  const kinds = unique(layers.filter(([, depth]) => depth !== null).map(([, , kind]) => kind)).sort((one, other) => known(one) - known(other));
+  const depths = unique(layers.map(([, depth]) => depth)).filter((depth) => depth !== null).sort((one, other) => one - other);
+  const at = (depth, kind) => layers.findIndex((each) => each[1] === depth && each[2] === kind);
+  const rows = depths.map((depth) => el('tr', {}, el('th', { scope: 'row' }, `layer ${depth}`), kinds.map((kind) => (at(depth, kind) < 0 ? el('td', {}) : cell(at(depth, kind))))));
+  const outside = layers.flatMap((layer, index) => (layer[1] === null ? [el('tr', {}, el('th', { scope: 'row' }, layer[2]), cell(index))] : []));
+  return el('table', { class: 'layers' }, el('caption', {}, caption), el('thead', {}, el('tr', {}, el('td', {}), kinds.map((kind) => el('th', { scope: 'col' }, kind)))), el('tbody', {}, rows, outside));
+}
+
 function drawLayers() {
   const { a, b, measure } = overlapState, { layers, trials } = overlapNow(), holder = byId('overlap-layers');
   if (a === b) {
     holder.replaceChildren(el('h3', {}, 'One pair'), el('p', { class: 'note' }, 'Both are the same trial: choose another.'));
     return;
   }
-  const cell = (layer) => {
-    if (layer < 0) return el('td', {});
-    const value = measured(a, b, layer, measure), look = shade(value), chance = measure === 'kappa' ? null : measured(a, b, layer, `${measure}_chance`);
+  const cell = (index) => {
+    const layer = index + 1, value = measured(a, b, layer, measure), look = shade(value), chance = measure === 'kappa' ? null : measured(a, b, layer, `${measure}_chance`);
     return el('td', { ...look, class: `cell ${look.class}` }, fixed(value, 2), chance === null ? null : el('small', {}, `chance ${fixed(chance, 2)}`));
   };
-  const known = (kind) => (overlapNow().kinds.indexOf(kind) + 99) % 99;
-  const kinds = unique(layers.filter(([, depth]) => depth !== null).map(([, , kind]) => kind)).sort((one, other) => known(one) - known(other));
-  const depths = unique(layers.map(([, depth]) => depth)).filter((depth) => depth !== null).sort((one, other) => one - other);
-  const rows = depths.map((depth) => el('tr', {}, el('th', { scope: 'row' }, `layer ${depth}`),
-    kinds.map((kind) => cell(layers.findIndex((each) => each[1] === depth && each[2] === kind) + 1 || -1))));
-  const outside = layers.flatMap((layer, index) => (layer[1] === null ? [el('tr', {}, el('th', { scope: 'row' }, layer[2]), cell(index + 1))] : []));
   const caption = `${MEASURE_NAMES[measure]}: ${trialName(trials[a])} and ${trialName(trials[b])}`;
   const whole = ['kappa', 'kept_iou', 'kept_iou_chance', 'pruned_iou', 'pruned_iou_chance'].map((name) => fixed(measured(a, b, 0, name)));
   const words = `Whole network: kappa ${whole[0]}; kept IoU ${whole[1]} (chance ${whole[2]}); pruned IoU ${whole[3]} (chance ${whole[4]}).`;
   holder.replaceChildren(el('h3', {}, 'One pair, layer by layer'),
     el('p', { class: 'quiet' }, trialName(trials[a]), el('br'), trialName(trials[b])), el('p', { id: 'overlap-said', 'aria-live': 'polite' }, words),
-    el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, el('table', {}, el('caption', {}, caption),
-      el('thead', {}, el('tr', {}, el('td', {}), kinds.map((kind) => el('th', { scope: 'col' }, kind)))), el('tbody', {}, rows, outside))));
+    el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, layerGrid(caption, layers, cell)));
 }
 
 function drawOverlap() {
   drawOverlapControls();
   drawMatrix();
   drawLayers();
+  keepOverlap();
 }
 
 if (data.overlaps.length) drawOverlap();

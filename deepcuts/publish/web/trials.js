@@ -1,13 +1,16 @@
 // Makes the table of trials: search it, sort it by any column, open a row.
-const COLUMN = Object.fromEntries(data.trials.columns.map((name, index) => [name, index]));
+// What the eye looks for comes first: a narrow window shows the first three.
 const SHOWN = [
-  ['trial', 'trial_id'], ['status', 'status'], ['dataset', 'dataset'], ['strategy', 'arm'], ['pruned to', 'compression'], ['seed', 'seed'],
-  ['dense', 'dense'], ['pruned', 'pruned'], ['rewound', 'rewound'], ['retrained', 'retrained'], ['sparsity', 'sparsity'], ['seconds', 'total_seconds'],
+  ['strategy', 'arm'], ['pruned to', 'compression'], ['retrained', 'retrained'], ['seed', 'seed'], ['dataset', 'dataset'], ['status', 'status'],
+  ['dense', 'dense'], ['pruned', 'pruned'], ['rewound', 'rewound'], ['sparsity', 'sparsity'], ['seconds', 'total_seconds'], ['trial', 'trial_id'],
 ];
 const NUMBERS = new Set(['compression', 'seed', 'dense', 'pruned', 'rewound', 'retrained', 'sparsity', 'total_seconds']);
 const PAGE = 100;
-const tableState = { sort: null, down: false, words: '', most: PAGE, open: new Set() };
-const cellOf = (row, name) => row[COLUMN[name]];
+const tableState = {
+  sort: recall('sort', (name) => SHOWN.some(([, column]) => column === name), null), down: address.has('down'),
+  words: address.get('search') ?? '', most: PAGE, open: new Set(recallList('open')),
+};
+const cellOf = (row, name) => row[TRIAL[name]];
 const askedOf = (row) => asked(cellOf(row, 'compression'), cellOf(row, 'sparsity_asked'));
 const haystack = data.trials.rows.map((row) => [...row.filter((value) => typeof value === 'string'), askedOf(row), `seed ${cellOf(row, 'seed')}`].join(' ').toLowerCase());
 
@@ -50,11 +53,11 @@ function bodyRows(row) {
   const toggle = (event) => {
     open ? tableState.open.delete(id) : tableState.open.add(id);
     drawTrials();
-    [...document.querySelectorAll('#trial-table .id')].find((button) => button.textContent === id)?.focus();
+    [...document.querySelectorAll('#trial-table .id')].find((button) => button.dataset.trial === id)?.focus();
     event.preventDefault();
   };
   const content = (name) => {
-    if (name === 'trial_id') return el('button', { type: 'button', class: 'id', 'aria-expanded': String(open), onclick: toggle }, id);
+    if (name === 'arm') return el('button', { type: 'button', class: 'id', 'data-trial': id, 'aria-expanded': String(open), onclick: toggle }, trialText(row, name));
     if (name === 'status') return el('span', { class: cellOf(row, 'status') === 'failed' ? 'state failed' : 'state' }, trialText(row, name));
     return trialText(row, name);
   };
@@ -62,21 +65,33 @@ function bodyRows(row) {
   return open ? [el('tr', {}, cells), moreRow(row, id)] : [el('tr', {}, cells)];
 }
 
+// Returns the settings of a trial as [name, value], those that differ between trials first.
+function settingsOf(id) {
+  const { same, differ, values, trials } = data.settings;
+  const own = (trials[id] ?? []).flatMap((at, index) => (at < 0 ? [] : [[differ[index], values[index][at], values[index].length > 1]]));
+  return [...own.filter(([, , several]) => several), ...own.filter(([, , several]) => !several), ...Object.entries(same)];
+}
+
 function moreRow(row, id) {
-  const facts = data.trials.columns.filter((name) => cellOf(row, name) !== null).map((name) =>
-    el('div', {}, el('dt', {}, name.replaceAll('_', ' ')), el('dd', {}, String(cellOf(row, name)))));
-  return el('tr', { class: 'more' }, el('td', { colspan: SHOWN.length }, el('dl', {}, facts), el('pre', {}, `deepcuts show ${data.shell} ${id}`)));
+  const list = (pairs) => el('dl', {}, pairs.map(([name, value, strong]) => el('div', {}, el('dt', {}, strong ? el('strong', {}, name) : name), el('dd', {}, value))));
+  const facts = data.trials.columns.filter((name) => cellOf(row, name) !== null).map((name) => [name.replaceAll('_', ' '), String(cellOf(row, name))]);
+  const settings = settingsOf(id), charts = trialCharts(row);
+  return el('tr', { class: 'more' }, el('td', { colspan: SHOWN.length }, el('div', { class: 'inside' },
+    ...(charts.length ? [el('h4', {}, 'Training'), el('div', { class: 'small-charts' }, charts)] : []),
+    ...(settings.length ? [el('h4', {}, 'Settings', el('small', {}, settings.some(([, , strong]) => strong) ? ' (bold: those that differ between trials)' : '')), list(settings)] : []),
+    el('h4', {}, 'Results'), list(facts), el('pre', {}, `deepcuts show ${data.shell} ${id}`))));
 }
 
 function drawTrials() {
   const found = foundTrials(), shown = found.slice(0, tableState.most);
-  const caption = 'Trials. The button of a column sorts by it; the id of a trial shows its details';
+  const caption = 'Trials. The button of a column sorts by it; the strategy of a trial opens its training, settings and results';
   byId('trial-count').textContent = `${found.length.toLocaleString('en')} of ${data.trials.rows.length.toLocaleString('en')} trials${shown.length < found.length ? `, the first ${shown.length} shown` : ''}`;
   const table = el('table', {}, el('caption', {}, caption), el('thead', {}, el('tr', {}, SHOWN.map(headCell))), el('tbody', {}, shown.flatMap(bodyRows)));
   const all = el('button', { type: 'button', class: 'button', onclick: () => { tableState.most = Infinity; drawTrials(); } }, `Show all ${found.length.toLocaleString('en')}`);
   byId('trial-table').replaceChildren(el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, table), ...(shown.length < found.length ? [all] : []));
+  keep({ sort: [tableState.sort ?? '', ''], down: [tableState.down, false], search: [tableState.words, ''], open: [unpacked(tableState.open), ''] });
 }
 
-const search = el('input', { type: 'search', placeholder: 'failed, cola, LayerSNIP, seed 1 …', oninput: () => { Object.assign(tableState, { words: search.value, most: PAGE }); drawTrials(); } });
+const search = el('input', { type: 'search', value: tableState.words, placeholder: 'failed, cola, LayerSNIP, seed 1 …', oninput: () => { Object.assign(tableState, { words: search.value, most: PAGE }); drawTrials(); } });
 byId('trial-controls').append(el('label', {}, 'Search: a trial must contain every word', search));
 drawTrials();

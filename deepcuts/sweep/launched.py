@@ -1,0 +1,84 @@
+"""Says how a launch ended: which trials are completed, which failed and why, which are left, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deepcuts.experiment.grid import describe
+from deepcuts.experiment.spec import TrialSpec
+from deepcuts.sweep.planned import SweepPlan
+
+
+@dataclass(frozen=True)
+class OutsideError:
+    """An error that stopped a trial from outside, such as a lost worker or a package that workers lack.
+
+    A `lasting` one would come again with the next launch.
+    """
+
+    text: str
+    lasting: bool
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What there is of a sweep after a launch. `str` of it says how many trials ended how, and how to go on.
+
+    `signal` is the number of the signal that ended the launch early (None: it came to its end), and `errors` are what
+    could not be written to the store. `outside` has, by trial, the errors that stopped some of those that are left from
+    outside.
+    """
+
+    plan: SweepPlan
+    completed: tuple[TrialSpec, ...]
+    failed: tuple[TrialSpec, ...]
+    left: tuple[TrialSpec, ...]
+    signal: int | None = None
+    errors: tuple[str, ...] = ()
+    outside: Mapping[str, OutsideError] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        uri, wanted = self.plan.store.uri, len(self.plan.todo.wanted)
+        lines = [
+            f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
+            f" store {uri}"
+        ]
+        lines += [f"  failed: {describe(trial)}: deepcuts show {uri} {trial.trial_id}" for trial in self.failed[:10]]
+        stopped = {
+            trial.trial_id: self.outside[trial.trial_id] for trial in self.left if trial.trial_id in self.outside
+        }
+        for error in dict.fromkeys(stopped.values()):
+            ids = [trial_id for trial_id, each in stopped.items() if each == error]
+            lines.append(
+                f"  {len(ids)} stopped by an error outside the trial: {error.text}: deepcuts show {uri} {ids[0]}"
+            )
+        if self.signal is not None:
+            lines.append("stopped early; what was under way is saved: run the same command again to go on")
+            return "\n".join(lines)
+        lasting = sum(error.lasting for error in stopped.values())
+        if lasting:
+            lines.append("running again will not help until that is mended (packages, code or disk of the workers)")
+        if len(self.left) > lasting:
+            lines.append("run the same command again to go on with what is left")
+        if self.failed:
+            lines.append("run the same command with --retry-failed to try the failed ones again")
+        if not self.left and not self.failed:
+            lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
+        return "\n".join(lines)
+
+
+def launched(
+    planned: SweepPlan,
+    signal: int | None = None,
+    errors: tuple[str, ...] = (),
+    outside: Mapping[str, OutsideError] | None = None,
+) -> Launched:
+    """Read from the store what there is of a sweep after a launch."""
+    statuses = planned.store.statuses()
+    by_status: dict[str, list[TrialSpec]] = {"completed": [], "failed": [], "left": []}
+    for trial in planned.todo.wanted:
+        status = statuses.get(trial.trial_id, "left")
+        by_status[status if status in by_status else "left"].append(trial)
+    completed, failed, left = map(tuple, by_status.values())
+    return Launched(planned, completed, failed, left, signal, errors, outside or {})

@@ -1,0 +1,105 @@
+"""Says what `run` would do with a sweep: how many trials, on what data, for how long, on how much disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from deepcuts.data.facts import facts_in_words, inferred_in_words
+from deepcuts.experiment.sweepfile import SweepFile
+from deepcuts.store.store import Store
+from deepcuts.store.tables import Row
+from deepcuts.sweep.cost import Cost, recommended
+from deepcuts.sweep.machines import Machines
+from deepcuts.sweep.plan import Plan
+from deepcuts.sweep.prepare import Prepared
+from deepcuts.wording import duration, size_text
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What `run` would do. `str` of it is what the command line prints; `rows` has each trial with its state.
+
+    `facts` are what trying the model out has shown of it, a sentence each.
+    """
+
+    prepared: Prepared
+    store: Store
+    todo: Plan
+    gpus: float
+    cost: Cost
+    machines: Machines
+    facts: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> SweepFile:
+        return self.prepared.spec.file
+
+    @cached_property
+    def counts(self) -> str:
+        """How many trials are wanted, done and to run."""
+        todo = self.todo
+        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
+        if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
+            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+        return text
+
+    def __str__(self) -> str:
+        todo, cost = self.todo, self.cost
+        lines = [f"sweep {self.file.name}, model {self.file.model}, store {self.store.uri}", f"  {self.counts}"]
+        for dataset, counts in self.prepared.counts.items():
+            ceiling = counts.parameters / (counts.parameters - counts.prunable)
+            lines.append(
+                f"  {dataset}: {self._examples(dataset)}; {counts.prunable:,} of {counts.parameters:,} parameters"
+                f" prunable, largest compression {ceiling:.4f}"
+            )
+            lines += [f"    {note}" for note in counts.notes()]
+            task, facts = self.prepared.spec.tasks[dataset], self.prepared.facts[dataset]
+            told = inferred_in_words(self.file.dataset_rows()[dataset], task, facts) + facts_in_words(facts, task)
+            lines += [f"    {line}" for line in told]
+        lines += [f"  {fact}" for fact in self.facts]
+        passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
+        lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
+        at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
+        lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
+        lines += [f"    {basis}" for basis in cost.basis]
+        lines.append(
+            f"  {size_text(cost.left_bytes)} of disk at the end, at most {size_text(cost.peak_bytes)} on the way"
+        )
+        if (share := recommended(todo, self.store)) is not None:
+            lines.append(f"  {share}")
+        return "\n".join(lines)
+
+    def _examples(self, dataset: str) -> str:
+        """The examples of each split, and of the training split how many are used."""
+        there = self.prepared.examples[dataset]
+        limit = self.file.for_dataset(dataset).max_train_examples
+        used = {split: min(count, limit) if limit and split == "train" else count for split, count in there.items()}
+        return ", ".join(
+            f"{used[split]:,} {split}" if used[split] == count else f"{used[split]:,} of {count:,} {split}"
+            for split, count in there.items()
+        )
+
+    def rows(self) -> list[Row]:
+        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
+        running = {trial.trial_id for trial in self.todo.to_run}
+        return [
+            {
+                "trial_id": trial.trial_id,
+                "dataset": trial.dense.dataset,
+                "strategy": trial.strategy,
+                "compression": trial.compression,
+                "sparsity": trial.sparsity,
+                "seed": trial.dense.seed,
+                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
+            }
+            for trial in self.todo.wanted
+        ]
+
+
+def _state(status: str | None, to_run: bool) -> str:
+    if status in ("completed", "failed") and to_run:
+        return "to run again"
+    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
+    return before.get(status or "", "to run")
