@@ -13,6 +13,7 @@ All that the command line does is one of these calls. Each is imported when it i
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -129,3 +130,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return ["__version__", *sorted(_HOMES)]
+
+
+def _give_the_hub_a_home() -> None:
+    """Where a user has no home folder, as in some containers, let the Hub's library keep its files with our cache.
+
+    It looks for its folder as it is imported, and where it finds none it fails at the first download.
+    """
+    if os.path.expanduser("~") == "~" and not {"HF_HOME", "XDG_CACHE_HOME"} & set(os.environ):
+        os.environ["HF_HOME"] = str(import_module("deepcuts.data.user_cache").cache_folder("hub"))
+
+
+_give_the_hub_a_home()

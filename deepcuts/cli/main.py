@@ -22,7 +22,8 @@ VERBS = {
 
 _EPILOG = """\
 exit codes: 0 done; 1 done, but something failed, is missing or damaged, and is named; 2 bad input, nothing written;
-130 and 143 stopped by SIGINT and SIGTERM, with what was under way saved.
+3 Ray died under a sweep: what was saved is kept, and the same command goes on; 130 and 143 stopped by SIGINT and
+SIGTERM, with what was under way saved.
 
 start here: deepcuts run sweeps/quickstart.yaml --store results
 """

@@ -56,7 +56,7 @@ def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -
 
             return task.model_copy(update={"digest": VERSION})
         if task.hub and data_dir:
-            paths = _files_in(Path(data_dir).expanduser().absolute(), name, task)
+            paths = _files_in(Path(os.path.abspath(os.path.expanduser(data_dir))), name, task)
             task = task.model_copy(update={"hub": None, "config": None, "files": paths})
         if task.files is None:
             return task

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.store.store import Store
@@ -48,10 +49,11 @@ def start_ray(address: str | None, source: str = "--address") -> None:
         _check_answers(address, source)
         try:
             ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ValueError(
-                f"{source} {address!r}: Ray cannot connect to it: {error}; is it a cluster of this version of Ray"
-                f" ({ray.__version__}) and does it ask for a token (RAY_AUTH_MODE)? {_OWN.capitalize()}"
+                f"{source} {address!r}: Ray cannot connect to it: {error}; see that the cluster has this version of Ray"
+                f" ({ray.__version__}), and where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN;"
+                f" {_OWN}"
             ) from None
         return
     here = this_machine().nodes[0]
@@ -65,7 +67,7 @@ def start_ray(address: str | None, source: str = "--address") -> None:
             _temp_dir=folder,
             **options,
         )
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, RayError) as error:
         raise ValueError(f"Ray cannot start on this machine, in {folder!r}: {error}") from None
 
 

@@ -27,6 +27,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
 from deepcuts.sweep.launched import OutsideError
+from deepcuts.sweep.lifeline import ending_with_ray
 from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
@@ -67,7 +68,7 @@ def run_plan(
 
     `gpus` is how many GPUs, or what share of one, a trial takes. `deadline` is a time of `time.monotonic()` at which
     the launch ends early, as it does at the first SIGINT or SIGTERM in the main thread: nothing new starts, and running
-    trials save and end.
+    trials save and end. Where Ray dies, the process ends with RAY_DIED.
     """
     outcome = Outcome()
     if not plan.to_run:
@@ -89,10 +90,16 @@ def run_plan(
             callbacks=[listener, *callbacks],
         ),
     )
+
+    def clean_up() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        progress.__exit__()
+
     try:
         with (
             LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
             _ending_early(outcome, searcher, store, launch.launch_id, deadline),
+            ending_with_ray(clean_up),
         ):
             tuner.fit()
     finally:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import AuthenticationError
 
 from deepcuts.sweep import cluster, machines
 from deepcuts.sweep.cluster import start_ray, temporary_folder
@@ -168,6 +173,20 @@ def test_a_dead_address_is_refused_at_once():
             start_ray(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
+@pytest.mark.parametrize("error", [AuthenticationError("no token was found"), ConnectionError("Failed to connect")])
+def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, error: Exception):
+    def refuse(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            ValueError, match="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; give --address local.*unset RAY_ADDRESS"
+        ):
+            start_ray(address)
+
+
 def test_the_files_of_ray_lie_where_its_sockets_have_room(monkeypatch, tmp_path: Path):
     deep = tmp_path / ("d" * 75)
     deep.mkdir()
@@ -188,3 +207,42 @@ def test_nowhere_to_write_names_every_place(monkeypatch):
         ValueError, match=r"'/nowhere/ray' \(RAY_TMPDIR\) cannot be written.*'/var/tmp/ray'.*RAY_TMPDIR"
     ):
         temporary_folder()
+
+
+def as_another_user(call: Callable[[], str]) -> str:
+    """What a function returns to a user who has no entry in passwd."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setresuid(54321, 54321, 54321)
+        os.write(writing, call().encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        os.waitpid(child, 0)
+        return answer.read()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_a_folder_of_ray_that_another_user_made_is_left_to_him(monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as folder:
+        os.chmod(folder, 0o1777)
+        Path(folder, "ray").mkdir(mode=0o755)
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        assert temporary_folder() == f"{folder}/ray"
+        assert as_another_user(temporary_folder) == f"{folder}/ray-54321"
+
+
+@pytest.mark.parametrize("options", ["size=8k", "ro"])
+def test_a_folder_that_is_full_or_cannot_be_written_is_passed_over(monkeypatch, tmp_path: Path, options: str):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no file system of our own can be mounted here")
+    try:
+        if options != "ro":
+            (tmp_path / "all").write_bytes(b"0" * 8192)
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(cluster, "LONGEST_FOLDER", 500)
+        assert temporary_folder().startswith("/tmp/ray")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

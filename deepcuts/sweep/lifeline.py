@@ -1,0 +1,108 @@
+"""Ends a sweep in our own words when the Ray under it dies. Ray ends the process too, up to a minute later, in its own.
+
+Two servers of Ray keep a driver alive: the cluster's gcs_server, and the raylet of the driver's node. Ray's library
+ends the process from C++ when it misses one of them, so nothing that Python would do at its end is done.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import ray
+
+RAY_DIED = 3  # the exit code
+
+RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"  # how long Ray's library waits for a gcs_server, as it reads it
+TRY_SECONDS = 2.0
+TRIES_HERE = 2
+CONNECT_SECONDS = 1.0
+
+
+@dataclass
+class _Server:
+    """A server of Ray, how many tries in a row may find nobody there, and how many have."""
+
+    name: str
+    host: str
+    port: int
+    tries: int
+    missed: int = 0
+
+    def answers(self) -> bool:
+        """Whether anybody listens there; also true where we cannot try, as with too many open files."""
+        try:
+            socket.create_connection((self.host, self.port), CONNECT_SECONDS).close()
+        except (ConnectionError, TimeoutError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def is_dead(self) -> bool:
+        self.missed = 0 if self.answers() else self.missed + 1
+        return self.missed >= self.tries
+
+
+@contextmanager
+def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
+    """End the process with words and RAY_DIED once a server of Ray is gone; `clean_up` is called before.
+
+    A server on this machine is gone when nobody listens at its port. One of another machine may be restarted, so it
+    is given two thirds of the time that Ray waits for it.
+    """
+    servers, over = [server for server in _servers() if server.answers()], threading.Event()
+
+    def watch() -> None:
+        began = time.monotonic()
+        while not over.wait(max(0.0, TRY_SECONDS - (time.monotonic() - began))):
+            began = time.monotonic()
+            for server in servers:
+                if server.is_dead():
+                    _end(server, clean_up)
+
+    thread = threading.Thread(target=watch, daemon=True, name="lifeline")
+    thread.start()
+    try:
+        yield
+    except Exception:
+        for server in servers:
+            if not server.answers():  # that is what the exception comes from
+                _end(server, clean_up)
+        raise
+    finally:
+        over.set()
+        thread.join()
+
+
+def _servers() -> list[_Server]:
+    """The servers that this driver cannot live without; none where it reaches its cluster through a proxy (ray://)."""
+    if ray.util.client.ray.is_connected():
+        return []
+    context = ray.get_runtime_context()
+    [node] = [node for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
+    here = node["NodeManagerAddress"]
+    host, _, port = context.gcs_address.rpartition(":")
+    host = host.strip("[]")
+    waits = float(os.environ.get(RAY_WAITS, "60"))
+    tries = TRIES_HERE if host in (here, "127.0.0.1", "localhost") else int(waits * 2 / 3 / TRY_SECONDS)
+    return [_Server("gcs_server", host, int(port), tries), _Server("raylet", here, node["NodeManagerPort"], TRIES_HERE)]
+
+
+def _end(server: _Server, clean_up: Callable[[], None]) -> None:
+    with suppress(Exception):
+        clean_up()
+    logs = ray._private.worker._global_node.get_logs_dir_path()
+    sys.stderr.write(
+        f"deepcuts: Ray died under the sweep: its {server.name} at {server.host}:{server.port} no longer answers"
+        f" (was it killed, or out of memory? its logs: {logs})\n"
+        "deepcuts: nothing that was saved is lost: run the same command again to go on\n"
+    )
+    sys.stderr.flush()
+    os._exit(RAY_DIED)

@@ -1,0 +1,69 @@
+"""A sweep notices that a server of Ray is gone. What it says and how it ends is tried by `test_kill.py`."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deepcuts.sweep import lifeline
+from deepcuts.sweep.lifeline import _Server, ending_with_ray
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def ended(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The servers for which the process would have been ended, while the listener stands for the raylet."""
+    servers = [_Server("raylet", *listener.getsockname(), 2), _Server("gcs_server", "127.0.0.1", 9, 2)]
+    names: list[str] = []
+    monkeypatch.setattr(lifeline, "_servers", lambda: servers)
+    monkeypatch.setattr(lifeline, "TRY_SECONDS", 0.05)
+    monkeypatch.setattr(lifeline, "_end", lambda server, clean_up: names.append(server.name))
+    return names
+
+
+def test_a_server_is_dead_when_it_misses_all_its_tries_in_a_row(listener: socket.socket) -> None:
+    server = _Server("raylet", *listener.getsockname(), 3)
+    assert not server.is_dead()
+    listener.close()
+    assert [server.is_dead() for _ in range(2)] == [False, False]
+    with socket.create_server((server.host, server.port)):
+        assert not server.is_dead()  # restarted: it has all its tries again
+    assert [server.is_dead() for _ in range(3)] == [False, False, True]
+
+
+def test_too_many_open_files_are_not_the_death_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert _Server("raylet", "127.0.0.1", 9, 1).answers()
+
+
+def test_the_process_ends_when_a_server_that_answered_is_gone(listener: socket.socket, ended: list[str]) -> None:
+    with ending_with_ray(lambda: None):
+        time.sleep(0.3)
+        assert ended == []  # the other one never answered, as one behind a wall that lets Ray alone through
+        listener.close()
+        until = time.monotonic() + 10
+        while not ended and time.monotonic() < until:
+            time.sleep(0.02)
+    assert set(ended) == {"raylet"}
+
+
+def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: socket.socket, ended: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="mine"), ending_with_ray(lambda: None):
+        raise RuntimeError("mine")
+    assert ended == []
+    with pytest.raises(OSError, match="Bad file"), ending_with_ray(lambda: None):
+        listener.close()
+        listener.accept()
+    assert ended[0] == "raylet"
