@@ -63,7 +63,11 @@ def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: sock
     with pytest.raises(RuntimeError, match="mine"), ending_with_ray(lambda: None):
         raise RuntimeError("mine")
     assert ended == []
-    with pytest.raises(OSError, match="Bad file"), ending_with_ray(lambda: None):
+
+    def fail() -> None:
         listener.close()
         listener.accept()
+
+    with pytest.raises(OSError, match="Bad file"), ending_with_ray(lambda: None):
+        fail()
     assert ended[0] == "raylet"
