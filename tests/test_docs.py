@@ -141,7 +141,11 @@ def test_every_example_of_the_front_door_runs(folder: Path, tmp_path: Path, monk
     names = {"dc": deepcuts, "store": store, "sweep": sweep, "trials": deepcuts.trials(store), "Path": Path}
     doors = [name for name in dir(deepcuts) if name != "__version__"]
     for name in sorted(doors, key=("compact", "collect_garbage", "mend_store").__contains__):
-        examples = re.findall(r"^>>> (.*)$", inspect.getdoc(getattr(deepcuts, name)) or "", re.M)
+        text = inspect.getdoc(getattr(deepcuts, name)) or ""
+        examples = [
+            re.sub(r"^(>>> |\.\.\. )", "", example, flags=re.M) + "\n"
+            for example in re.findall(r"^>>> .*(?:\n\.\.\. .*)*", text, re.M)
+        ]
         assert examples, f"{name} has no example"
         for example in examples:
             if name == "export":  # of a sweep that kept nothing

@@ -21,7 +21,13 @@ from deepcuts.experiment.tasks import Task
 from deepcuts.scoring.score import score
 from deepcuts.trial.tryout import try_out
 
-pytestmark = pytest.mark.usefixtures("torch_state")
+
+@pytest.fixture(autouse=True)
+def own_state(torch_state: None) -> None:
+    """Torch as a fresh process has it, whatever ran before."""
+    torch.use_deterministic_algorithms(False)
+
+
 STRATEGIES = ("Dense", "LayerMagIncrease", "LayerGradCAM", "GlobalSNIP", "RowWanda", "LayerSmoothGrad")
 
 
