@@ -52,14 +52,16 @@ def _checked(trials: Sequence[TrialSpec], download: bool) -> list[str]:
 
 
 def _kind(trial: TrialSpec) -> dict[str, object]:
-    """Return what decides whether a trial can run, besides the model and the criterion: not which texts it has."""
+    """Return what decides whether a trial can run, and what is said of it, besides the model and the criterion."""
     dense, task = trial.dense, trial.dense.task
     settings = dense.model_dump(mode="json", exclude=_NO_MATTER)
     decayed = dense.finetune.weight_decay > 0
-    return {**settings, "decayed": decayed, "kind": task.kind, "outputs": task.outputs, "texts": len(task.text)}
+    data = task.digest or task.model_dump(mode="json", exclude={"files"})
+    about = {"kind": task.kind, "outputs": task.outputs, "texts": len(task.text)}
+    return {**settings, **about, "decayed": decayed, "data": data}
 
 
-_NO_MATTER = {"model", "dataset", "task", "seed", "max_train_examples", "tf32", "compile", "device", "finetune"}
+_NO_MATTER = {"model", "task", "seed", "max_train_examples", "tf32", "compile", "device", "finetune"}
 
 
 def _cache_path(trials: Sequence[TrialSpec]) -> Path:

@@ -22,6 +22,7 @@ from deepcuts.training.train import evaluate, train
 from deepcuts.trial.loading import load_network
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
+TEXTS_LOOKED_AT = 2000
 CHARACTERS = 100  # of a text, for the shorter of the two; the longer one repeats them
 # One step on a batch of both texts. It is the last thing that is done, so its rate does not matter.
 ONE_STEP = Training(epochs=1, batch_size=2, optimizer="sgd", betas=(0, 0))
@@ -56,7 +57,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
         _try_passes(trials, dense, network, tokens)
         with _explained(dense, f"a step of training on two texts, of {lengths} tokens"):
             train(network, tokens, ONE_STEP.model_copy(update=_regularised(dense)), seed=dense.seed, stage="dense")
-        return _facts(network, tokenizer, tokens)
+        return [*_truncated(dense, tokenizer, split), *_facts(network, tokenizer, tokens)]
 
 
 @contextmanager
@@ -177,6 +178,17 @@ def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, S
 
 def _regularised(dense: DenseSpec) -> Mapping[str, Any]:
     return {"weight_decay": dense.finetune.weight_decay, "max_grad_norm": dense.finetune.max_grad_norm}
+
+
+def _truncated(dense: DenseSpec, tokenizer: Any, split: Split) -> list[str]:
+    """Say which share of the training texts is longer than `max_tokens`, from texts at even distances in the split."""
+    texts = split.texts[:: max(1, len(split.texts) // TEXTS_LOOKED_AT)]
+    lengths = [len(ids) for ids in tokenizer(*map(list, zip(*texts, strict=True)))["input_ids"]]
+    cut = sum(length > dense.max_tokens for length in lengths)
+    if not cut:
+        return []
+    share = f"{cut:,} of {len(lengths):,} training texts that were looked at ({cut / len(lengths):.1%})"
+    return [f"{dense.dataset}: {share} are longer than max_tokens {dense.max_tokens}, and are truncated"]
 
 
 def _facts(network: Network, tokenizer: Any, tokens: Tokens) -> list[str]:
