@@ -106,7 +106,7 @@ def model_commit(name: str, revision: str) -> str | None:
 def is_lasting(error: OSError) -> bool:
     """Return whether reading a model or data would fail again: for a file that is missing or forbidden.
 
-    A Hub or a disk that is away may be back the next time.
+    An unreachable Hub or disk may be back the next time.
     """
     from huggingface_hub import errors
 

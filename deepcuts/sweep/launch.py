@@ -168,7 +168,7 @@ def run(
     max_hours: float | None = None,
     on_plan: Callable[[SweepPlan], None] = lambda planned: None,
 ) -> Launched:
-    """Run what is missing of a sweep on Ray, with live progress. Calling it again goes on where it stopped.
+    """Run what is missing of a sweep on Ray, with live progress. Calling it again resumes where it stopped.
 
     Works on the command line, in a notebook's cell, in a thread and under asyncio. An interrupt (Ctrl-C, the
     notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray

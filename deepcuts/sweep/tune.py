@@ -157,7 +157,7 @@ class _Searcher(_Unsaved, Searcher):
                 left = self.queue.pending
                 passes = {t.score.pass_id for t in left if t.score.score_id in self.queue.scores_there}
                 self.progress.found(self.queue.dense_there | passes, waiting - {trial.trial_id for trial in left})
-        except OSError:  # a store that is away for a moment: look again later
+        except OSError:  # an unreachable store: look again later
             return
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -247,7 +247,7 @@ def _last_error(trial: Any) -> tuple[str, str, bool]:
 def _is_lasting(error: BaseException) -> bool:
     """Whether an error would come again: one of Python in the worker, of a full disk, or of a permission.
 
-    A lost worker or object is replaced, and a store that is away comes back.
+    A lost worker or object is replaced, and an unreachable store comes back.
     """
     if not isinstance(error, RayTaskError):
         return isinstance(error, RuntimeEnvSetupError) or "creation task" in str(error)

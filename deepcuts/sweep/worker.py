@@ -98,7 +98,7 @@ def run_in_worker(config: dict[str, Any], reference: list[ray.ObjectRef]) -> Non
 
 
 def _wait_for(store: Store) -> None:
-    """Wait for a store that is away to come back: a retry at once would fail again. Raises OSError if it does not."""
+    """Wait for an unreachable store to come back: a retry at once would fail again. Raises OSError if it does not."""
     for seconds in (*WAITS_SECONDS, None):
         try:
             return store.probe()
