@@ -103,8 +103,8 @@ def selection_text(only: Selection) -> str:
 def selected(key: str, values: Sequence[str], known: Sequence[object]) -> list[bool]:
     """Tell which of the known values of a key a selection names.
 
-    Numbers match however they are written (0.5 and .50), and an id (a key that ends in `trial` or `_id`) matches by 4
-    or more characters that only it begins with. Raises ValueError for a value that matches none, naming what there is.
+    Numbers match however they are written (0.5 and .50), and a trial matches by 4 or more
+    characters that only its id begins with. Raises ValueError for a value that matches none, naming what there is.
     """
     if key in ("trial", "trial_id"):
         ids = {find_id(value, [str(each) for each in known]) for value in values}

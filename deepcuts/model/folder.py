@@ -100,7 +100,7 @@ def _check_config(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"model folder {str(folder)!r} has no config.json; it needs one, weights and a tokenizer")
-    if "model_type" not in _json_object(config):
+    if "model_type" not in json_object(config):
         raise ValueError(f"{config} has no model_type; is it the config of a transformers model?")
     if (folder / "adapter_config.json").exists():  # applied only where the package peft is installed
         raise ValueError(
@@ -109,7 +109,8 @@ def _check_config(folder: Path) -> None:
         )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, empty for any other JSON. Raises ValueError where it is no JSON."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -128,7 +129,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
         raise ValueError(_no_weights(folder))
-    shards = _json_object(index).get("weight_map")
+    shards = json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{index} names no files: it has no weight_map; save the model again")
     names = sorted({str(name) for name in shards.values()})
@@ -153,7 +154,7 @@ def _no_weights(folder: Path) -> str:
 def _tokenizer_files(folder: Path) -> list[Path]:
     """Return the files that the tokenizer may be loaded from: those of TOKENIZER_FILES, then those it names itself."""
     config = folder / "tokenizer_config.json"
-    named = _texts(_json_object(config)) if config.is_file() else set()
+    named = _texts(json_object(config)) if config.is_file() else set()
     inside = {path.name for path in folder.iterdir() if path.is_file()}
     own = sorted((named & inside) - {*TOKENIZER_FILES, "config.json"})
     return [folder / name for name in (*TOKENIZER_FILES, *own) if name in inside]

@@ -6,10 +6,9 @@ import errno
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.model.folder import INDEX, WEIGHTS, folder_of, weight_files
+from deepcuts.model.folder import INDEX, WEIGHTS, folder_of, json_object, weight_files
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # What the system says of a file that is missing, forbidden or not a file: it would say so again.
@@ -28,7 +27,7 @@ def check_weights(model: ModelSource) -> bool:
     config = folder / "config.json" if folder else _file_of_hub(model, "config.json")
     if not files or config is None:
         return False
-    quantised = _json_object(config).get("quantization_config")
+    quantised = json_object(config).get("quantization_config")
     if isinstance(quantised, dict):
         raise ValueError(
             f"{config} says that the weights are quantised ({quantised.get('quant_method')}){_UNQUANTISED}"
@@ -61,15 +60,7 @@ def _file_of_hub(model: ModelSource, name: str) -> Path | None:
 
 
 def _shards(index: Path) -> list[str]:
-    return sorted(set(_json_object(index).get("weight_map", {}).values()))
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return sorted(set(json_object(index).get("weight_map", {}).values()))
 
 
 def _check_file(path: Path) -> None:
