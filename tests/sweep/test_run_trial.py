@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders.toy_trials import trial
 
 import deepcuts
 from deepcuts.store.store import Store
+from deepcuts.sweep.worker import run_pipeline
 
 
 @pytest.mark.usefixtures("torch_state")
@@ -41,3 +44,19 @@ def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(mon
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == expected
+
+
+def test_a_trial_asks_for_sleeping_threads_here_and_in_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str | None] = []
+    monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: ran.append(os.environ.get("OMP_WAIT_POLICY")))
+    together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
+    launch = SimpleNamespace(threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False)
+    for run in (
+        lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
+        lambda: run_pipeline(launch, trial(), Store(str(tmp_path)), SimpleNamespace(stopping=lambda: False)),  # type: ignore[arg-type]
+    ):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        run()
+    assert ran == ["PASSIVE", "PASSIVE"]
