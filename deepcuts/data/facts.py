@@ -10,7 +10,7 @@ import numpy as np
 
 from deepcuts.data.splits import Split, first_of_shuffle, load_split, naming_dataset
 from deepcuts.experiment.metrics import majority_score
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import Task
 
 MOST_CLASSES = 6  # that are listed one by one

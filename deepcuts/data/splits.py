@@ -24,7 +24,7 @@ from deepcuts.data.files import FORMATS, read_columns
 from deepcuts.data.holdout import hold_out
 from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
 from deepcuts.data.labels import infer_labels, is_missing, read_labels
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import ALIASES, TASKS, Holdout, Kind, Task
 from deepcuts.names import nearest
 from deepcuts.seeds import derive

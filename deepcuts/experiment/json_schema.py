@@ -9,8 +9,9 @@ import json
 import sys
 from typing import Any
 
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Scoring, Training
-from deepcuts.experiment.sweepfile import OwnData, Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import CRITERIA, SCOPES

@@ -9,7 +9,7 @@ import pytest
 from deepcuts.data.facts import check, count_facts, facts_in_words, inferred_in_words
 from deepcuts.data.splits import Split, locate
 from deepcuts.experiment.metrics import accuracy, majority_score
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import Task
 from deepcuts.seeds import derive
 

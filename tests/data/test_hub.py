@@ -68,7 +68,7 @@ def repository() -> dict[str, bytes]:
 PROGRAM = """
 import json, sys
 from deepcuts.data import facts, splits
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 
 for name, own in json.loads(sys.argv[1]):
     try:

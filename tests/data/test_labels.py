@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepcuts.data.labels import infer_labels, read_labels
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import Kind, Task
 
 

@@ -8,7 +8,7 @@ from builders.specs import dense
 
 from deepcuts.data.facts import check
 from deepcuts.data.splits import load_split, locate
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 
 
 def saved(frame: pd.DataFrame, path: Path) -> str:

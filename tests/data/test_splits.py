@@ -9,7 +9,7 @@ import pytest
 
 from deepcuts.data.facts import Facts, check
 from deepcuts.data.splits import Split, content_digest, data_commit, first_of_shuffle, load_split, locate
-from deepcuts.experiment.sweepfile import OwnData
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import TASKS, Task
 
 TRAPS = ["null", "NA", "None", "nan", "", "007", "1e5", " spaces ", "Zoë 日本 🙂"]

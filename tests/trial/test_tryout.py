@@ -15,8 +15,8 @@ from builders.bert_folder import SHAPE, bert_folder, change_config, change_weigh
 from builders.toy_trials import dense, trial
 
 from deepcuts.data.splits import locate
+from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.experiment.sweepfile import OwnData
 from deepcuts.experiment.tasks import Task
 from deepcuts.scoring.score import score
 from deepcuts.trial.tryout import try_out
