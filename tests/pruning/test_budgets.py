@@ -155,8 +155,8 @@ def test_erk_by_hand() -> None:
     assert erk_counts({"a": (3, 3), "b": (3, 3), "c": (3, 3)}, 11) == {"a": 4, "b": 4, "c": 3}
 
 
-def erk_by_the_authors_loop(shapes: Mapping[str, tuple[int, ...]], keep: int) -> dict[str, float]:
-    """Evci et al.'s own loop: densities by epsilon, and anew without the tensors that would be more than dense."""
+def published_erk_densities(shapes: Mapping[str, tuple[int, ...]], keep: int) -> dict[str, float]:
+    """The densities of Evci et al.: by epsilon, and anew for the others while a tensor would be above 1."""
     raw = {name: (shape[0] + (shape[1] if len(shape) > 1 else 1)) / np.prod(shape) for name, shape in shapes.items()}
     dense: set[str] = set()
     while True:
@@ -173,11 +173,11 @@ def erk_by_the_authors_loop(shapes: Mapping[str, tuple[int, ...]], keep: int) ->
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.tuples(st.integers(1, 40)), min_size=1, max_size=8),
     st.floats(0, 1),
 )
-def test_erk_counts_are_the_authors_densities_to_within_rounding(shapes: list[tuple[int, ...]], part: float) -> None:
+def test_erk_counts_are_the_published_densities_to_within_rounding(shapes: list[tuple[int, ...]], part: float) -> None:
     named = {str(place): shape for place, shape in enumerate(shapes)}
     sizes = {name: int(np.prod(shape)) for name, shape in named.items()}
     keep = count_kept(part, sum(sizes.values()))
-    found, expected = erk_counts(named, keep), erk_by_the_authors_loop(named, keep)
+    found, expected = erk_counts(named, keep), published_erk_densities(named, keep)
     assert sum(found.values()) == keep
     for name, count in found.items():
         assert 0 <= count <= sizes[name]
@@ -216,22 +216,23 @@ def test_owl_by_hand() -> None:
     assert owl_counts(dict.fromkeys(("x.0.w", "x.1.w"), one), 13) == {"x.0.w": 7, "x.1.w": 6}
 
 
-def owl_by_the_authors_code(wanda: Mapping[str, Tensor], blocks: list[str], density: float) -> dict[str, float]:
-    """Yin et al.'s code (prune_wanda_outlier) in float64, but for its mean, which here counts weights, not blocks."""
-    shares, sizes = [], []
-    for block in blocks:
+def published_owl_densities(wanda: Mapping[str, Tensor], blocks: list[str], density: float) -> dict[str, float]:
+    """The densities of Yin et al. in float64: outlier shares from 0 to 2 lambda, moved to the mean asked for.
+
+    Their mean is over blocks of equal size, and here over weights.
+    """
+    shares, sizes = np.zeros(len(blocks)), np.zeros(len(blocks))
+    for place, block in enumerate(blocks):
         metric = np.concatenate([s.double().numpy().ravel() for n, s in wanda.items() if n.startswith(f"{block}.")])
-        shares.append((metric > metric.mean() * 5).sum() / metric.size * 100)
-        sizes.append(metric.size)
-    ratio = np.array(shares)
-    ratio = (ratio - ratio.min()) * (1 / (ratio.max() - ratio.min()) * 0.08 * 2)
-    return dict(zip(blocks, ratio - np.average(ratio, weights=sizes) + density, strict=True))
+        shares[place], sizes[place] = np.mean(metric > 5 * np.mean(metric)), metric.size
+    stretched = 2 * 0.08 * (shares - shares.min()) / np.ptp(shares)
+    return dict(zip(blocks, stretched + density - (stretched @ sizes) / sizes.sum(), strict=True))
 
 
 @pytest.mark.parametrize("keep", [60, 100, 160, 250])
-def test_owl_masks_have_the_densities_of_the_authors_code(keep: int) -> None:
+def test_owl_masks_have_the_published_densities(keep: int) -> None:
     blocks = ["bert.layer.0", "bert.layer.1", "bert.layer.10", "bert.pooler.dense"]
-    expected = owl_by_the_authors_code(drawn(1), blocks, keep / SIZE)
+    expected = published_owl_densities(drawn(1), blocks, keep / SIZE)
     assert max(expected.values()) - min(expected.values()) > 0.1
     assert max(expected.values()) <= 1
     assert min(expected.values()) >= 0
