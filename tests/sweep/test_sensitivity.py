@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{UndefinedMetric.__module__}.UndefinedMetric"),
 ]
 # Of a regression, whose metric shows every change of the outputs.
-NUMBERS = TASK.model_copy(update={"kind": "regression", "metric": "pearson"})
+NUMBERS = TASK.model_copy(update={"kind": "regression", "classes": None, "metric": "pearson"})
 SPEC = trial("GlobalMagGrad", dense(NUMBERS), retrain=Training(epochs=0))
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
