@@ -121,7 +121,7 @@ def run_one_verb(args: argparse.Namespace) -> int:
         sweep = deepcuts.read_sweep(args.source, args.set)
         store, trials = opened(args.store), sweep.trials()
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
-        options["checkpoint_minutes"] = sweep.file.checkpoint_minutes
+        options |= {"checkpoint_minutes": sweep.file.checkpoint_minutes, "capture": sweep.file.capture}
     else:
         store = existing(args.source)
         trials = _recorded(store)

@@ -119,7 +119,7 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         torch.cuda.reset_peak_memory_stats()
     material = load_material(dense)
     account.row |= data_columns(dense.task, material)
-    network = prove_shortcuts(load_network(dense), material.train)
+    network = prove_shortcuts(load_network(dense, context.capture), material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
     found = find_prunable(network.model, trial.score.prune_biases)
     names = found.names
