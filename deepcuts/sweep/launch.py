@@ -262,7 +262,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     with progress:
         outcome = run_plan(
             todo,
-            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples),
+            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples, planned.labels),
             store,
             progress,
             gpus=planned.gpus,
@@ -288,6 +288,7 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
             "strategy": trial.strategy,
             **trial.level_columns,
             "seed": trial.dense.seed,
+            "arm": spec.labels[trial.trial_id],
         }
         for trial in spec.trials()
     ]

@@ -214,7 +214,7 @@ class _Listener(_Unsaved, tune.Callback):
         trial_id = trial.config["trial_id"]
         error, traceback, lasting = _last_error(trial)
         self.outcome.outside[trial_id] = OutsideError(error, lasting)
-        row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
+        row = identity_columns(self.launch.trials[trial_id], self.launch.sweep, self.launch.labels.get(trial_id))
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
         self.progress.ended(self.launch.trials[trial_id], row)

@@ -52,7 +52,9 @@ def test_a_trial_asks_for_sleeping_threads_here_and_in_a_worker(
     ran: list[str | None] = []
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: ran.append(os.environ.get("OMP_WAIT_POLICY")))
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
-    launch = SimpleNamespace(threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False)
+    launch = SimpleNamespace(
+        threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False, labels={}
+    )
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
         lambda: run_pipeline(launch, trial(), Store(str(tmp_path)), SimpleNamespace(stopping=lambda: False)),  # type: ignore[arg-type]
