@@ -119,7 +119,7 @@ def at_path(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def differing_text(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """Write the settings that differ from the base's, as labels have them: `rewind=100 epochs=3`."""
     ours, theirs = _flat(settings), _flat(base)
     differing = [key for key in ours if key not in theirs or theirs[key] != ours[key]]

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from deepcuts.experiment.arms import differences
+from deepcuts.experiment.arms import differing_text
 from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, TrialSpec, score_spec
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
@@ -41,7 +41,7 @@ class SweepSpec:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Map the ids of the trials to the names of their arms; of several names, the first that the sweep has."""
+        """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has."""
         return {trial.trial_id: label for label, trial in reversed(self._asked)}
 
     def repeated(self) -> list[str]:
@@ -135,7 +135,7 @@ def _after_scoring(settings: Settings) -> dict[str, Any]:
 def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
     """Return `Unpruned`, and what differs from the one that has the settings of the sweep itself."""
     of_masks = {"score", "scope", "control", "compression", "sparsity"}
-    differing = differences(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
+    differing = differing_text(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
     return f"Unpruned {differing}" if differing else "Unpruned"
 
 

@@ -295,7 +295,8 @@ def _check_axis(key: str, values: Sequence[Any]) -> None:
         raise misplaced(("axes", key), f"is several settings; name one of them, as in {known_axes()[0]}")
     if key not in known_axes():
         raise misplaced(("axes", key), unknown("axis", key, known_axes()))
-    for number, value in enumerate(values):
+    alone = key.partition(".")[0] in MERGED_KEYS or "." not in key  # what else it depends on, each arm has
+    for number, value in enumerate(values if alone else ()):
         try:
             ArmSettings(**at_path(key, value))
         except ValidationError as error:

@@ -94,7 +94,7 @@ class SweepPlan:
             {
                 "trial_id": trial.trial_id,
                 "dataset": trial.dense.dataset,
-                "arm": self.labels[trial.trial_id],
+                "arm": self.labels.get(trial.trial_id, trial.strategy),
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
