@@ -38,6 +38,6 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
         if isinstance(trial.rewind, int):
             steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
     return Shared(
-        {key: tuple(sorted(same.values(), key=lambda score: str(score.criterion))) for key, same in scores.items()},
+        {key: tuple(sorted(same.values(), key=lambda score: score.label)) for key, same in scores.items()},
         {key: frozenset(found) for key, found in steps.items()},
     )

@@ -140,6 +140,12 @@ class ScoreSpec(ScoringPass):
     def data(self) -> Pass:
         return CRITERIA[self.criterion].data if self.criterion else "none"
 
+    @property
+    def label(self) -> str:
+        """The criterion, and those of its settings in which the criteria of one pass may differ."""
+        shift = f" shift={self.shift!r}" if self.criterion and CRITERIA[self.criterion].shifted else ""
+        return f"{self.criterion}{shift}{' count_padding' if self.count_padding else ''}"
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return what enters the ids of scores and trials: the fields that are not defaults, and the dense id."""

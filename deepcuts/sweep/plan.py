@@ -79,14 +79,19 @@ def make_plan(
     )
 
 
-def only_those(trials: Sequence[TrialSpec], only: Selection) -> list[TrialSpec]:
+def only_those(
+    trials: Sequence[TrialSpec], only: Selection, labels: Mapping[str, str] | None = None
+) -> list[TrialSpec]:
     """Select the trials that `--only key=value,...` names: one of the values of each key.
+
+    `labels` has those of the arms, by the trials' ids (default: the strategies).
 
     Raises ValueError for an unknown key, for a value that no trial of the sweep has, and if none is left.
     """
     known: dict[str, Callable[[TrialSpec], object]] = {
         "trial": lambda trial: trial.trial_id,
         "dataset": lambda trial: trial.dense.dataset,
+        "arm": lambda trial: (labels or {}).get(trial.trial_id, trial.strategy),
         "strategy": lambda trial: trial.strategy,
         "seed": lambda trial: trial.dense.seed,
         "compression": lambda trial: trial.compression,

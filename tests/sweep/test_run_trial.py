@@ -53,13 +53,13 @@ def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here
 ) -> None:
     ran: list[tuple[str | None, bool]] = []
 
-    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool) -> None:
+    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool, arm: str | None) -> None:
         ran.append((os.environ.get("OMP_WAIT_POLICY"), context.capture))
 
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
     about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
-    launch = SimpleNamespace(**about, shared=together)
+    launch = SimpleNamespace(**about, labels={}, shared=together)
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path)), capture=True),
