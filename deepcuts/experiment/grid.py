@@ -9,13 +9,23 @@ from itertools import product
 from typing import Any, Literal
 
 from deepcuts.experiment.arms import differing_text
-from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, TrialSpec, score_spec
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    ModelSource,
+    ScoreSpec,
+    Scoring,
+    TrialSpec,
+    outlier_pass,
+    score_spec,
+)
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
+# What a score follows from, besides the fine-tuned network: the criterion, its settings, and the excluded tensors.
+_Scored = tuple[str, Scoring, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,12 @@ class SweepSpec:
             settings = self.file.for_dataset(dataset)
             arms = [(arm, self.file.for_arm(dataset, arm)) for arm in self.file.arms]
             for seed in self.file.seeds:
-                whole = ScoreSpec(dense=self._dense(dataset, task, settings, seed), prune_biases=self.file.prune_biases)
+                dense = self._dense(dataset, task, settings, seed)
+                excluded = tuple(sorted(set(settings.exclude)))
+                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases, exclude=excluded)
                 found.append(("Dense", TrialSpec(score=whole)))
                 plain = TrialSpec(score=whole, **_after_scoring(settings))
-                scores: dict[tuple[str, Scoring], ScoreSpec] = {}
+                scores: dict[_Scored, ScoreSpec] = {}
                 for (arm, own), level_asked in product(arms, self._levels()):
                     trial = _trial(arm.strategy, own, level_asked, whole, scores)
                     found.append((arm.label if trial.prunes else _unpruned_label(trial, plain), trial))
@@ -111,7 +123,7 @@ def _trial(
     settings: Settings,
     asked: Level,
     whole: ScoreSpec,
-    scores: dict[tuple[str, Scoring], ScoreSpec],
+    scores: dict[_Scored, ScoreSpec],
 ) -> TrialSpec:
     """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy.
 
@@ -121,10 +133,11 @@ def _trial(
     if asked in (("compression", 1), ("sparsity", 0)):
         return TrialSpec(score=whole, **fields)
     criterion, scope, control = parse_strategy(strategy)
-    key = criterion, settings.scoring
+    key = criterion, settings.scoring, tuple(settings.exclude)
     if key not in scores:
-        scores[key] = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases)
-    return TrialSpec(score=scores[key], scope=scope, control=control, **fields)
+        scores[key] = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
+    fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
+    return TrialSpec(score=scores[key], scope=scope, **fields)
 
 
 def _after_scoring(settings: Settings) -> dict[str, Any]:
