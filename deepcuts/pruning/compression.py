@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor
 
 # The share of an encoder below which a plan warns that little of it is prunable.
 LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of each feed-forward layer, and the prunable weights of one of every layer together."""
+
+    width: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -13,7 +22,8 @@ class Counts:
     """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit).
 
     `encoder` counts the parameters of the encoder but those of its embeddings; `left_out` names parameters of linear
-    layers that are not prunable because they have no effect on the network's outputs.
+    layers that are not prunable because they have no effect on the network's outputs. `neurons` are those of its
+    feed-forward layers, or why these cannot be pruned by whole neurons.
     """
 
     parameters: int
@@ -21,6 +31,7 @@ class Counts:
     positions: int | None
     encoder: int
     left_out: tuple[str, ...] = ()
+    neurons: Neurons | str = "its feed-forward layers were not looked for"
 
     @property
     def share(self) -> float:
@@ -76,3 +87,25 @@ def compression_to_fraction(compression: float, total: int, prunable: int) -> fl
             f" largest compression is {total / (total - prunable):.4f}; ask for less, or write the sweep in sparsities"
         )
     return min(fraction, 1.0)
+
+
+def count_kept_neurons(
+    compression: float | None, sparsity: float | None, total: int, prunable: int, neurons: Neurons
+) -> int:
+    """Return how many neurons each feed-forward layer keeps so that the whole network is as sparse as asked.
+
+    It is the nearest number, floor(x + 0.5). Raises ValueError where fewer than one neuron of each layer would stay,
+    with the largest compression or sparsity that is left, and as `compression_to_fraction` does.
+    """
+    most = (neurons.width - 1) * neurons.weights
+    asked, ceiling = ("sparsity", sparsity), most / prunable
+    if compression is not None:
+        asked, ceiling = ("compression", compression), total / (total - most)
+    pruned = (1 - fraction_to_keep(compression, sparsity, total, prunable)) * prunable / neurons.weights
+    if round(neurons.width - pruned, 6) < 1:
+        raise ValueError(
+            f"{asked[0]} {asked[1]!r} cannot be reached by whole neurons: of the {neurons.width:,} in each feed-forward"
+            f" layer one must stay, and other tensors stay whole, so the largest {asked[0]} is"
+            f" {floor(ceiling * 1e4) / 1e4:.4f}; ask for less, or take another scope, such as Layer"
+        )
+    return count_kept(1 - pruned / neurons.width, neurons.width)
