@@ -140,3 +140,13 @@ def layer_kind(layer: str) -> tuple[int | None, str]:
         return int(numbered[1]), LAYER_KINDS.get(numbered[2], numbered[2])
     tail = ".".join(layer.split(".")[-2:])
     return None, LAYER_KINDS.get(tail, tail)
+
+
+def block_of(tensor: str) -> str:
+    """Return the numbered layer of the encoder that a tensor belongs to, or else the module that holds it.
+
+    `bert.encoder.layer.3.output.dense.weight` is in `bert.encoder.layer.3`, `bert.pooler.dense.weight` in
+    `bert.pooler.dense`.
+    """
+    numbered = re.match(r"(?:.*?\.)??\d+(?=\.)", tensor)
+    return numbered[0] if numbered else tensor.rpartition(".")[0]
