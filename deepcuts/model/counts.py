@@ -18,7 +18,7 @@ from deepcuts.data.user_cache import cache_folder, write_cache
 from deepcuts.experiment.spec import ModelSource, canonical
 from deepcuts.model.folder import folder_of
 from deepcuts.names import nearest
-from deepcuts.pruning.compression import Counts
+from deepcuts.pruning.compression import Counts, Neurons
 
 
 def count_parameters(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
@@ -97,7 +97,9 @@ def _read_cache(path: Path) -> Counts | None:
     """Return the counts in a file; None where it is missing or damaged, or an older version wrote it."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        counts = Counts(**content | {"left_out": tuple(content["left_out"])})
+        neurons = content["neurons"]
+        neurons = neurons if isinstance(neurons, str) else Neurons(**neurons)
+        counts = Counts(**content | {"left_out": tuple(content["left_out"]), "neurons": neurons})
     except (OSError, ValueError, TypeError, KeyError):
         return None
     numbers = (counts.parameters, counts.prunable, counts.encoder)

@@ -27,7 +27,7 @@ def find_feed_forward(model: nn.Module, prunable: Collection[str]) -> list[FeedF
     of their definition, each layer that has it as outputs must come just before one that has it as inputs. Raises
     ValueError with the reason where the layers are not such pairs, of one width, all of them `prunable`.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    kind = _config(model).model_type
     axes = _axes_of_width(model, kind)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     widths = sorted({shapes[name][axis] for name, axis in axes.items()})
@@ -37,7 +37,7 @@ def find_feed_forward(model: nn.Module, prunable: Collection[str]) -> list[FeedF
     weights = [name for name in axes if name.endswith(".weight")]
     firsts = [axes[name] == (1 if name in turned else 0) for name in weights]
     if firsts != [True, False] * (len(weights) // 2):
-        raise ValueError(f"the feed-forward layers of {kind} are no pairs of matrices: they are gated ({_few(weights)})")
+        raise ValueError(_other_form(kind, weights))
     missing = [name for name in weights if name not in prunable]
     if missing:
         raise ValueError(f"feed-forward layers of {kind} are not prunable ({_few(missing)})")
@@ -54,8 +54,11 @@ def _axes_of_width(model: nn.Module, kind: str) -> dict[str, int]:
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     sizes = {size for shape in shapes.values() for size in shape}
     other = next(size for size in count(16, 16) if size not in sizes)
-    with torch.device("meta"):
-        built = _built(model, other)
+    try:
+        with torch.device("meta"):
+            built = _built(model, other)
+    except Exception as error:  # whatever its code expects of a width
+        raise ValueError(f"the architecture of {kind} takes no other width of feed-forward layers: {error}") from error
     changed = {name: each.shape for name, each in built.named_parameters() if each.shape != shapes[name]}
     if not changed:
         raise ValueError(f"the config of {kind} has no width of feed-forward layers (such as {WIDTHS[0]})")
@@ -66,8 +69,12 @@ def _axes_of_width(model: nn.Module, kind: str) -> dict[str, int]:
     axes = {name: next(i for i, size in enumerate(shape) if size != shapes[name][i]) for name, shape in changed.items()}
     gated = [name for name, axis in axes.items() if changed[name][axis] != other]
     if gated:
-        raise ValueError(f"the feed-forward layers of {kind} are no pairs of matrices: they are gated ({_few(gated)})")
+        raise ValueError(_other_form(kind, gated))
     return axes
+
+
+def _other_form(kind: str, names: Sequence[str]) -> str:
+    return f"the feed-forward layers of {kind} are not two matrices each, but gated or of another form ({_few(names)})"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -75,15 +82,19 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _built(model: nn.Module, width: int) -> Any:
-    """Build the model's architecture, in the precision of its config, with another width of feed-forward layers."""
-    config = deepcopy(getattr(model, "config", None))
+    """Build the model's architecture in fp32 with another width of feed-forward layers."""
+    config = deepcopy(_config(model))
     for key in WIDTHS:
         if hasattr(config, key):
             setattr(config, key, width)
     return type(model)(config)
 
 
-def narrowed(model: nn.Module, layers: Sequence[FeedForward], kept: Sequence[Tensor]) -> Any:
+def _config(model: Any) -> Any:
+    return model.config
+
+
+def with_neurons(model: nn.Module, layers: Sequence[FeedForward], kept: Sequence[Tensor]) -> Any:
     """Return the model with only the neurons that `kept` (F,) has for each layer, the same number in all of them.
 
     Its config says the new width; all other weights are copied.

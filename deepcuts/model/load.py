@@ -13,9 +13,11 @@ from torch import nn
 from deepcuts.data.hub import hub_away
 from deepcuts.data.toy import CONFIG, VOCABULARY
 from deepcuts.experiment.tasks import Task
+from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.folder import folder_of
 from deepcuts.model.network import SAMPLE_TOKENS, Prunable, find_prunable
-from deepcuts.pruning.compression import Counts
+from deepcuts.pruning.compression import Counts, Neurons
+from deepcuts.pruning.neurons import count_neurons
 
 
 def silence_transformers() -> None:
@@ -218,7 +220,17 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
         positions -= padding + 1
     prunable = sum(sizes[key] for key in found.names)
     limit = positions if positions is not None and positions > 0 else None  # XLNet says -1: it has no limit
-    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out))
+    neurons = _neurons(model, found.names)
+    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out), neurons)
+
+
+def _neurons(model: nn.Module, prunable: Sequence[str]) -> Neurons | str:
+    """Return the neurons of the feed-forward layers, or the reason why they cannot be pruned as such."""
+    try:
+        layers = find_feed_forward(model, prunable)
+    except ValueError as error:
+        return str(error)
+    return count_neurons({name: model.get_parameter(name) for name in prunable}, layers)
 
 
 def _found_prunable(config: Any, biases: bool) -> tuple[nn.Module, Prunable]:

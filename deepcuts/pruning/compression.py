@@ -31,7 +31,7 @@ class Counts:
     positions: int | None
     encoder: int
     left_out: tuple[str, ...] = ()
-    neurons: Neurons | str = "its feed-forward layers were not looked for"
+    neurons: Neurons | str = "not looked for"
 
     @property
     def share(self) -> float:
@@ -89,23 +89,24 @@ def compression_to_fraction(compression: float, total: int, prunable: int) -> fl
     return min(fraction, 1.0)
 
 
-def count_kept_neurons(
-    compression: float | None, sparsity: float | None, total: int, prunable: int, neurons: Neurons
-) -> int:
-    """Return how many neurons each feed-forward layer keeps so that the whole network is as sparse as asked.
+def count_kept_neurons(fraction: float, prunable: int, neurons: Neurons, total: int | None = None) -> int:
+    """Return how many neurons each feed-forward layer keeps for a fraction of all prunable weights to stay.
 
-    It is the nearest number, floor(x + 0.5). Raises ValueError where fewer than one neuron of each layer would stay,
-    with the largest compression or sparsity that is left, and as `compression_to_fraction` does.
+    It is the nearest number, floor(x + 0.5): all that is pruned are whole neurons, as many in each layer. Raises
+    ValueError where less than one neuron of each would stay, with the largest sparsity, and with the parameters of the
+    whole network (`total`) the largest compression.
     """
-    most = (neurons.width - 1) * neurons.weights
-    asked, ceiling = ("sparsity", sparsity), most / prunable
-    if compression is not None:
-        asked, ceiling = ("compression", compression), total / (total - most)
-    pruned = (1 - fraction_to_keep(compression, sparsity, total, prunable)) * prunable / neurons.weights
-    if round(neurons.width - pruned, 6) < 1:
+    kept = neurons.width - (1 - fraction) * prunable / neurons.weights
+    if round(kept, 6) < 1:
+        most = (neurons.width - 1) * neurons.weights
+        compression = f" (compression {_rounded_down(total / (total - most))})" if total else ""
         raise ValueError(
-            f"{asked[0]} {asked[1]!r} cannot be reached by whole neurons: of the {neurons.width:,} in each feed-forward"
-            f" layer one must stay, and other tensors stay whole, so the largest {asked[0]} is"
-            f" {floor(ceiling * 1e4) / 1e4:.4f}; ask for less, or take another scope, such as Layer"
+            f"a sparsity of {1 - fraction:.4g} cannot be reached by whole neurons: one of the {neurons.width:,} in each"
+            " feed-forward layer must stay, and all other tensors stay whole, so the largest is"
+            f" {_rounded_down(most / prunable)}{compression}; ask for less, or take another scope, such as Layer"
         )
-    return count_kept(1 - pruned / neurons.width, neurons.width)
+    return count_kept(kept / neurons.width, neurons.width)
+
+
+def _rounded_down(value: float) -> str:
+    return f"{floor(round(value * 1e4, 6)) / 1e4:.4f}"

@@ -12,13 +12,13 @@ from typing import Literal
 from deepcuts.data.facts import Facts, check
 from deepcuts.data.splits import locate
 from deepcuts.experiment.grid import SweepSpec
-from deepcuts.experiment.spec import ModelSource
+from deepcuts.experiment.spec import ModelSource, TrialSpec
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.model.head import head_rows, weights_hold_head
-from deepcuts.pruning.compression import Counts, compression_to_fraction
+from deepcuts.pruning.compression import Counts, compression_to_fraction, count_kept_neurons, fraction_to_keep
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
-    return Prepared(SweepSpec(file, model, tasks, device, with_head), counts, facts)
+    spec = SweepSpec(file, model, tasks, device, with_head)
+    _check_neurons(spec.trials(), counts)
+    return Prepared(spec, counts, facts)
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
@@ -102,6 +104,24 @@ def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Count
         raise ValueError(
             f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
         )
+
+
+def _check_neurons(trials: Sequence[TrialSpec], counts: Mapping[str, Counts]) -> None:
+    """Raise ValueError where a Neuron strategy cannot prune the model, or not so much of it."""
+    asked = {(each.dense.dataset, each.compression, each.sparsity): each for each in trials if each.scope == "neuron"}
+    for (dataset, compression, sparsity), trial in asked.items():
+        count, model = counts[dataset], trial.dense.model.name
+        if isinstance(count.neurons, str):
+            raise ValueError(
+                f"{trial.strategy!r} cannot prune whole neurons of model {model!r}: {count.neurons};"
+                " take another scope, such as Layer"
+            )
+        fraction = fraction_to_keep(compression, sparsity, count.parameters, count.prunable)
+        try:
+            count_kept_neurons(fraction, count.prunable, count.neurons, count.parameters)
+        except ValueError as error:
+            key = f"sparsities: {sparsity!r}" if compression is None else f"compressions: {compression!r}"
+            raise ValueError(f"{key}: {trial.strategy!r} on model {model!r}: {error}") from None
 
 
 def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:

@@ -227,7 +227,8 @@ def test_a_plan_counts_what_the_trial_will_prune(kind: str, tmp_path: Path) -> N
     found, sizes = find_prunable(model, True), {name: p.numel() for name, p in model.named_parameters()}
     counts = count_from_config(str(tmp_path), "main", 2, True)
     prunable = sum(sizes[name] for name in found.names)
-    assert counts == Counts(sum(sizes.values()), prunable, counts.positions, found.encoder, tuple(found.left_out))
+    whole, left_out = sum(sizes.values()), tuple(found.left_out)
+    assert counts == Counts(whole, prunable, counts.positions, found.encoder, left_out, counts.neurons)
     assert counts.positions == (None if kind == "xlnet" else 32 - 1 if kind in ("esm", "longformer", "roberta") else 32)
 
 
