@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 SHORTEST_PREFIX, SHORTEST_WORD = 4, 3
 
@@ -150,3 +151,13 @@ def block_of(tensor: str) -> str:
     """
     numbered = re.match(r"(?:.*?\.)??\d+(?=\.)", tensor)
     return numbered[0] if numbered else tensor.rpartition(".")[0]
+
+
+def names_tensor(glob: str, tensor: str) -> bool:
+    """Tell whether a glob matches the name of a tensor, or consecutive parts of it between dots.
+
+    `pooler` and `*.pooler.*` match `bert.pooler.dense.weight`; `layer.1` matches a tensor of layer 1, none of layer 10.
+    """
+    parts = tensor.split(".")
+    ends = range(1, len(parts) + 1)
+    return any(fnmatchcase(".".join(parts[first:end]), glob) for end in ends for first in range(end))

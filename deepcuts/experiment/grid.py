@@ -8,7 +8,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    ModelSource,
+    ScoreSpec,
+    Scoring,
+    Training,
+    TrialSpec,
+    outlier_pass,
+    score_spec,
+)
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import parse_strategy
@@ -58,22 +67,24 @@ class SweepSpec:
             retrain = settings.retraining()
             for seed in self.file.seeds:
                 dense = self._dense(dataset, task, settings, seed)
-                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
+                excluded = tuple(sorted(set(settings.exclude)))
+                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases, exclude=excluded)
                 found.append(TrialSpec(score=whole))
-                scores = self._scores(dense, settings.scoring)
+                scores = self._scores(dense, settings)
                 rewind = settings.rewind or "init"
                 for strategy, asked in product(self.file.strategies, self._levels()):
-                    found.append(_pruned(strategy, asked, whole, scores, rewind, retrain))
+                    found.append(_pruned(strategy, asked, whole, scores, rewind, retrain, settings.scoring))
         return found
 
     def _levels(self) -> list[Level]:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
-    def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
+    def _scores(self, dense: DenseSpec, settings: Settings) -> dict[str, ScoreSpec]:
         """Return the score specs of the criteria that the strategies use, by criterion."""
         criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
-        return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
+        biases, exclude = self.file.prune_biases, settings.exclude
+        return {name: score_spec(dense, name, settings.scoring, biases, exclude) for name in criteria}
 
     def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
@@ -103,13 +114,15 @@ def _pruned(
     scores: Mapping[str, ScoreSpec],
     rewind: Rewind,
     retrain: Training,
+    scoring: Scoring,
 ) -> TrialSpec:
     """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy."""
     fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
     if asked in (("compression", 1), ("sparsity", 0)):
         return TrialSpec(score=whole, **fields)
     criterion, scope, control = parse_strategy(strategy)
-    return TrialSpec(score=scores[criterion], scope=scope, control=control, **fields)
+    fields |= {"control": control, "outliers": outlier_pass(scope, scoring)}
+    return TrialSpec(score=scores[criterion], scope=scope, **fields)
 
 
 def describe(trial: TrialSpec) -> str:

@@ -191,17 +191,19 @@ def _speed(shrunk: Shrunk) -> str:
     """Say what was left out, that the outputs are the same, and how much faster it was where it was exported."""
     zeros = ""
     if shrunk.zeros:
-        zeros = f" {shrunk.zeros:,} other pruned weights are zeros in dense tensors: these make nothing faster by themselves."
+        zeros = f" {shrunk.zeros:,} other pruned weights are zeros in dense tensors: these make nothing faster."
     slowest, fastest = min(shrunk.ratios), max(shrunk.ratios)
     return (
         "## Size and speed\n\n"
         f"Each feed-forward layer has {shrunk.neurons:,} of {shrunk.full:,} neurons, the network"
-        f" {shrunk.parameters:,} of {shrunk.full_parameters:,} parameters; what is left out was pruned. Outputs for {shrunk.texts} English texts"
-        f" differ from those of the masked network of full width by at most {shrunk.difference:.1g}.{zeros}\n\n"
+        f" {shrunk.parameters:,} of {shrunk.full_parameters:,} parameters; what is left out was pruned. Outputs for"
+        f" {shrunk.texts} English texts differ from those of the masked network of full width by at most"
+        f" {shrunk.difference:.1g}.{zeros}\n\n"
         f"Measured at the export, on {shrunk.machine}, in fp32 with plain transformers: a batch of {shrunk.batch} texts"
-        f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:.3g} ms, and {1000 * shrunk.full_seconds:.3g} ms at full"
-        f" width. That is {shrunk.speedup:.2f} times as fast (the median of {len(shrunk.ratios)} pairs, one after the"
-        f" other in turn; {slowest:.2f} to {fastest:.2f}). Other machines, batches and lengths give other numbers.\n"
+        f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:.3g} ms, and {1000 * shrunk.full_seconds:.3g} ms at"
+        f" full width, as the dense network has it. That is {shrunk.speedup:.2f} times as fast (the median of"
+        f" {len(shrunk.ratios)} pairs that ran in turn, {slowest:.2f} to {fastest:.2f}). Other machines, batches and"
+        " lengths give other numbers.\n"
     )
 
 

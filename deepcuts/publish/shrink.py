@@ -89,7 +89,8 @@ def shrink_network(model: nn.Module, masks: Mapping[str, Bools], tokenizer: Any,
             f"the outputs of the smaller network differ by {difference:.2g} for {len(TEXTS)} texts, and {TOLERANCE:g}"
             " is allowed; export it without --shrink"
         )
-    long = tokenizer([" ".join(TEXTS * tokens)] * BATCH, truncation=True, max_length=tokens, return_tensors="pt")
+    text = " ".join(TEXTS * (1 + tokens // len(TEXTS)))  # longer than it takes
+    long = tokenizer([text] * BATCH, truncation=True, max_length=tokens, return_tensors="pt")
     full_times, times = _times(model, small, long)
     left, full = (sum(parameter.numel() for parameter in each.parameters()) for each in (small, model))
     return Shrunk(
