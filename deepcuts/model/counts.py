@@ -102,7 +102,9 @@ def _read_cache(path: Path) -> Counts | None:
         counts = Counts(**content | {"left_out": tuple(content["left_out"]), "neurons": neurons})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    numbers = (counts.parameters, counts.prunable, counts.encoder)
+    numbers = [counts.parameters, counts.prunable, counts.encoder]
+    if isinstance(counts.neurons, Neurons):
+        numbers += [counts.neurons.width, counts.neurons.weights]
     valid = all(isinstance(number, int) and number > 0 for number in numbers)
     valid = valid and all(isinstance(name, str) for name in counts.left_out)
     return counts if valid and isinstance(counts.positions, int | None) else None

@@ -198,7 +198,7 @@ def _speed(shrunk: Shrunk) -> str:
         f"Each feed-forward layer has {shrunk.neurons:,} of {shrunk.full:,} neurons, the network"
         f" {shrunk.parameters:,} of {shrunk.full_parameters:,} parameters; what is left out was pruned. Outputs for"
         f" {shrunk.texts} English texts differ from those of the masked network of full width by at most"
-        f" {shrunk.difference:.1g}.{zeros}\n\n"
+        f" {shrunk.difference:.2g}.{zeros}\n\n"
         f"Measured at the export, on {shrunk.machine}, in fp32 with plain transformers: a batch of {shrunk.batch} texts"
         f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:.3g} ms, and {1000 * shrunk.full_seconds:.3g} ms at"
         f" full width, as the dense network has it. That is {shrunk.speedup:.2f} times as fast (the median of"

@@ -21,9 +21,10 @@ from deepcuts.pruning.neurons import FeedForward, kept_neurons
 
 # The most by which an output may differ from that of the masked network; another order of sums changes the last bits.
 TOLERANCE = 1e-5
-# How its speed is measured.
+# How its speed is measured: texts of a batch, pairs of measurements, and the least seconds that one of them takes.
 BATCH = 8
 PAIRS = 9
+SECONDS = 0.02
 # Texts of 3 to 40 words that both networks are compared on.
 TEXTS = (
     "the film was good",
@@ -45,7 +46,7 @@ class Shrunk:
 
     `neurons` and `full` count the neurons of each feed-forward layer, `parameters` and `full_parameters` the
     parameters of the network, now and before; `zeros` counts pruned weights that are still in it. `difference` is the
-    largest of an output for some `texts`. `seconds` and `full_seconds` are medians over batches of `batch` texts of
+    largest of an output for `texts` texts. `seconds` and `full_seconds` are medians over batches of `batch` texts of
     `tokens` tokens; `ratios` say how many times as fast it was, pair by pair.
     """
 
@@ -92,6 +93,7 @@ def shrink_network(model: nn.Module, masks: Mapping[str, Bools], tokenizer: Any,
     text = " ".join(TEXTS * (1 + tokens // len(TEXTS)))  # longer than it takes
     long = tokenizer([text] * BATCH, truncation=True, max_length=tokens, return_tensors="pt")
     full_times, times = _times(model, small, long)
+    threads = torch.get_num_threads()
     left, full = (sum(parameter.numel() for parameter in each.parameters()) for each in (small, model))
     return Shrunk(
         model=small,
@@ -107,7 +109,7 @@ def shrink_network(model: nn.Module, masks: Mapping[str, Bools], tokenizer: Any,
         seconds=median(times),
         full_seconds=median(full_times),
         ratios=tuple(before / now for before, now in zip(full_times, times, strict=True)),
-        machine=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        machine=f"{platform.processor() or platform.machine()} with {threads} thread{'' if threads == 1 else 's'}",
     )
 
 
@@ -149,11 +151,16 @@ def _outputs(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _times(full: Any, small: Any, batch: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
-    """Return the seconds that each network takes for a batch, one after the other in turn, without the first pair."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(PAIRS + 1):
-        for network, found in zip((full, small), times, strict=True):
-            began = time.perf_counter()
-            _outputs(network, batch)
-            found.append(time.perf_counter() - began)
-    return times[0][1:], times[1][1:]
+    """Return the seconds that each network takes for a batch, PAIRS times, one network after the other in turn."""
+    _seconds(small, batch, 1)
+    _seconds(full, batch, 1)  # both are warm now
+    runs = 1 + int(SECONDS / _seconds(full, batch, 1))
+    pairs = [(_seconds(full, batch, runs), _seconds(small, batch, runs)) for _ in range(PAIRS)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _seconds(model: Any, batch: Mapping[str, Tensor], runs: int) -> float:
+    began = time.perf_counter()
+    for _ in range(runs):
+        _outputs(model, batch)
+    return (time.perf_counter() - began) / runs

@@ -14,9 +14,9 @@ from builders.specs import SMALL, write
 from deepcuts.experiment.spec import ModelSource
 from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
-from deepcuts.pruning.compression import Counts
+from deepcuts.pruning.compression import Counts, Neurons
 
-FOUND = Counts(1000, 800, 128, 900, ("head.weight",))
+FOUND = Counts(1000, 800, 128, 900, ("head.weight",), Neurons(12, 30))
 HUB = ModelSource(name="some/model")
 
 
@@ -82,6 +82,11 @@ def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains
         '{"parameters": "5", "prunable": 4, "positions": 3, "encoder": 4, "left_out": []}',
         '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [1]}',
         '{"parameters": 5, "prunable": 4, "positions": 3}',  # by an older version
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": []}',  # by one not so old
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "neurons": {"width": 3}}',
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "neurons": 7}',
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "neurons":'
+        ' {"width": "3", "weights": 2}}',
     ],
 )
 def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
@@ -89,7 +94,8 @@ def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
     count_parameters(toy, 2, False)
     [path] = (tmp_path / "cache/counts").iterdir()
     counts = {"parameters": 1000, "prunable": 800, "positions": 128}
-    assert json.loads(path.read_text()) == {**counts, "encoder": 900, "left_out": ["head.weight"]}
+    counts |= {"encoder": 900, "left_out": ["head.weight"], "neurons": {"width": 12, "weights": 30}}
+    assert json.loads(path.read_text()) == counts
     path.write_text(content)
     assert count_parameters(toy, 2, False) == FOUND
     assert len(counted) == 2

@@ -9,9 +9,12 @@ from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
 from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.pruning.compression import Neurons
 from deepcuts.sweep.prepare import prepare_sweep
 
-COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
+# Of the 800 prunable weights, 600 are of neurons, 50 in each layer: one less is a sparsity of 588/800 = 0.735.
+COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128, neurons=Neurons(50, 12))
+NEURON = "strategies=[LayerSNIP, NeuronSNIP]"
 REVIEWS = "datasets: {reviews: {train: train.csv, validation: validation.csv, text: body, classes: 2}}"
 
 
@@ -100,6 +103,14 @@ def test_known_tasks_come_from_the_folder_that_is_given(tmp_path, monkeypatch, b
         (["rewind=36", "max_train_examples=100"], "beyond the 35 steps"),
         (["rewind=1", "finetune.epochs=0"], "beyond the 0 steps"),
         (["model=./none"], "model './none': there is no folder"),
+        (
+            [NEURON, "compressions=[2, 2.5]"],
+            r"compressions: 2.5: 'NeuronSNIP' on model 'toy': .* the 50 .* is 0.7350 \(compression 2.4271\); ask",
+        ),
+        (
+            [NEURON, "compressions=null", "sparsities=[0.1, 0.74]"],
+            "sparsities: 0.74: 'NeuronSNIP' on model 'toy': a sparsity of 0.74 cannot be reached by whole neurons",
+        ),
         (["data_dir=none", "datasets=[cola]"], "dataset 'cola': .*none.* does not exist"),
     ],
 )
@@ -108,6 +119,23 @@ def test_what_cannot_run_is_refused(tmp_path, changes, message):
         prepare(tmp_path, SMALL, *changes)
 
 
-@pytest.mark.parametrize("changes", [["rewind=1250"], ["rewind=35", "max_train_examples=100"], ["compressions=[5]"]])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["rewind=1250"],
+        ["rewind=35", "max_train_examples=100"],
+        ["compressions=[5]"],
+        ["strategies=[NeuronSNIP]", "compressions=[2.4271]"],
+        ["strategies=[NeuronSNIP]", "compressions=null", "sparsities=[0.735]"],
+    ],
+)
 def test_the_most_that_can_be_asked_for_is_allowed(tmp_path, changes):
     assert len(prepare(tmp_path, SMALL, *changes).spec.trials()) == 2
+
+
+def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_alone(tmp_path, monkeypatch):
+    counts = SimpleNamespace(**vars(COUNTS) | {"neurons": "its feed-forward layers are gated"})
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+    prepare(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="'NeuronSNIP' cannot .* neurons of model 'toy': its .* gated; take another"):
+        prepare(tmp_path, SMALL, NEURON)
