@@ -18,7 +18,7 @@ from deepcuts.data.user_cache import cache_folder, write_cache
 from deepcuts.experiment.spec import ModelSource, canonical
 from deepcuts.model.folder import folder_of
 from deepcuts.names import nearest
-from deepcuts.pruning.compression import Counts, Neurons
+from deepcuts.pruning.compression import Counts
 
 
 def count_parameters(model: ModelSource, outputs: int, prune_biases: bool) -> Counts:
@@ -97,14 +97,17 @@ def _read_cache(path: Path) -> Counts | None:
     """Return the counts in a file; None where it is missing or damaged, or an older version wrote it."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        neurons = content["neurons"]
-        neurons = neurons if isinstance(neurons, str) else Neurons(**neurons)
-        counts = Counts(**content | {"left_out": tuple(content["left_out"]), "neurons": neurons})
-    except (OSError, ValueError, TypeError, KeyError):
+        tensors = {name: tuple(shape) for name, shape in content["tensors"].items()}
+        layers = content["feed_forward"]
+        layers = layers if isinstance(layers, str) else tuple({**layer} for layer in layers)
+        known = {"left_out": tuple(content["left_out"]), "tensors": tensors, "feed_forward": layers}
+        counts = Counts(**content | known)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    numbers = [counts.parameters, counts.prunable, counts.encoder]
-    if isinstance(counts.neurons, Neurons):
-        numbers += [counts.neurons.width, counts.neurons.weights]
+    numbers = (counts.parameters, counts.prunable, counts.encoder)
     valid = all(isinstance(number, int) and number > 0 for number in numbers)
     valid = valid and all(isinstance(name, str) for name in counts.left_out)
+    valid = valid and all(isinstance(size, int) for shape in counts.tensors.values() for size in shape)
+    if not isinstance(counts.feed_forward, str):
+        valid = valid and all(axis in (0, 1) for layer in counts.feed_forward for axis in layer.values())
     return counts if valid and isinstance(counts.positions, int | None) else None

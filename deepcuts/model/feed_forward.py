@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.model.network import linear_layers, transposed
-from deepcuts.pruning.neurons import FeedForward
+from deepcuts.pruning.compression import FeedForward
 
 # The keys of a config that say F, by architecture; BART has one for each side.
 WIDTHS = ("intermediate_size", "hidden_dim", "n_inner", "d_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcuts.pruning.budgets import check_two_of_four, erk_counts, lamp_scores, owl_counts
-from deepcuts.pruning.compression import count_kept, count_kept_neurons
+from deepcuts.pruning.budgets import erk_counts, lamp_scores, owl_counts
+from deepcuts.pruning.compression import FeedForward, check_two_of_four, count_kept, count_kept_neurons
 from deepcuts.pruning.criteria import Scope
-from deepcuts.pruning.neurons import FeedForward, count_neurons, neuron_scores, whole_neurons
+from deepcuts.pruning.neurons import neuron_scores, whole_neurons
 
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
@@ -84,9 +84,10 @@ def make_masks(
             check_two_of_four(name, score.t().shape if name in transposed else score.shape, 1 - fraction)
         return _by_rows(ordered, transposed, lambda row: highest(row.unflatten(-1, (-1, 4)), 2).flatten(-2))
     if scope == "neuron":
-        size = sum(score.numel() for score in ordered.values())
-        keep = count_kept_neurons(fraction, size, count_neurons(ordered, layers))
-        return whole_neurons(ordered, layers, [highest(neuron_scores(ordered, layer), keep) for layer in layers])
+        sums = [neuron_scores(ordered, layer) for layer in layers]
+        sizes = {name: score.numel() for name, score in ordered.items()}
+        keep = count_kept_neurons(fraction, sizes, layers, len(sums[0]))
+        return whole_neurons(ordered, layers, [highest(each, keep) for each in sums])
     if scope in ("global", "lamp"):
         ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
         return _highest_of_all(ranked, whole)

@@ -11,17 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from deepcuts.pruning.compression import Neurons
-
-# The tensors of one feed-forward layer by name, and the axis of each along which its neurons lie.
-FeedForward = Mapping[str, int]
-
-
-def count_neurons(tensors: Mapping[str, Tensor], layers: Sequence[FeedForward]) -> Neurons:
-    """Count the neurons of each layer, and the weights of one of every layer together, from all prunable tensors."""
-    width = next(tensors[name].shape[axis] for name, axis in layers[0].items())
-    sizes = [tensors[name].numel() for layer in layers for name in layer if name in tensors]
-    return Neurons(width, sum(sizes) // width)
+from deepcuts.pruning.compression import FeedForward
 
 
 def neuron_scores(scores: Mapping[str, Tensor], layer: FeedForward) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from deepcuts.model.feed_forward import find_feed_forward, with_neurons
 from deepcuts.pruning.bits import Bools
-from deepcuts.pruning.neurons import FeedForward, kept_neurons
+from deepcuts.pruning.compression import FeedForward
+from deepcuts.pruning.neurons import kept_neurons
 
 # The most by which an output may differ from that of the masked network; another order of sums changes the last bits.
 TOLERANCE = 1e-5

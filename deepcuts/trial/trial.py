@@ -26,9 +26,9 @@ from deepcuts.fast.process import prepare_process
 from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import fraction_to_keep
+from deepcuts.pruning.compression import FeedForward, fraction_to_keep
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
-from deepcuts.pruning.neurons import FeedForward, shuffle_neurons
+from deepcuts.pruning.neurons import shuffle_neurons
 from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcuts.pruning.compression import Neurons, count_kept_neurons
+from deepcuts.pruning.compression import count_kept_neurons
 from deepcuts.pruning.masks import make_masks
-from deepcuts.pruning.neurons import count_neurons, kept_neurons, neuron_scores, shuffle_neurons
+from deepcuts.pruning.neurons import kept_neurons, neuron_scores, shuffle_neurons
 
 WIDTH, INPUTS = 7, 3
 LAYERS = [{f"{i}.first.weight": 0, f"{i}.first.bias": 0, f"{i}.second.weight": 1} for i in "ab"]
@@ -124,34 +124,28 @@ def test_a_shuffled_mask_has_as_many_whole_neurons_at_other_places_and_stays_nes
 
 
 def test_the_neurons_of_bert_base_at_half_width() -> None:
-    neurons, prunable = Neurons(3072, 12 * 2 * 768), 12 * (4 * 768**2 + 2 * 768 * 3072) + 768**2
-    half = 1536 * neurons.weights / prunable
-    assert count_kept_neurons(1 - half, prunable, neurons) == 1536
-    assert count_kept_neurons(1, prunable, neurons) == 3072
-    ceiling = 3071 * neurons.weights / prunable
-    assert count_kept_neurons(1 - ceiling, prunable, neurons) == 1
+    layers = [{f"{i}.first.weight": 0, f"{i}.second.weight": 1} for i in range(12)]
+    sizes = dict.fromkeys((name for layer in layers for name in layer), 768 * 3072) | {"others": 48 * 768**2 + 768**2}
+    prunable, one = sum(sizes.values()), 12 * 2 * 768
+    assert count_kept_neurons(1 - 1536 * one / prunable, sizes, layers, 3072) == 1536
+    assert count_kept_neurons(1, sizes, layers, 3072) == 3072
+    assert count_kept_neurons(1 - 3071 * one / prunable, sizes, layers, 3072) == 1
     with pytest.raises(ValueError, match=r"0.7 cannot be reached by whole neurons: one of the 3,072 .* is 0.6618;"):
-        count_kept_neurons(0.3, prunable, neurons)
+        count_kept_neurons(0.3, sizes, layers, 3072)
     total = 109_483_778
-    compression = total / (total - 3071 * neurons.weights)
+    compression = total / (total - 3071 * one)
     with pytest.raises(ValueError, match=rf"\(compression {int(compression * 1e4) / 1e4:.4f}\)"):
-        count_kept_neurons(0.3, prunable, neurons, total)
+        count_kept_neurons(0.3, sizes, layers, 3072, total)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 500), st.fractions(0, 1))
 def test_the_nearest_number_of_neurons_is_kept(width: int, weights: int, others: int, sparsity: Fraction) -> None:
-    prunable = width * weights + others
-    exact = width - sparsity * prunable / weights
-    neurons = Neurons(width, weights)
+    sizes = {"a.first.weight": width * weights, "others": others}
+    exact = width - sparsity * sum(sizes.values()) / weights
     if round(float(exact), 6) < 1:
         with pytest.raises(ValueError, match="cannot be reached by whole neurons"):
-            count_kept_neurons(1 - float(sparsity), prunable, neurons)
+            count_kept_neurons(1 - float(sparsity), sizes, LAYERS[:1], width)
     else:
-        kept = count_kept_neurons(1 - float(sparsity), prunable, neurons)
+        kept = count_kept_neurons(1 - float(sparsity), sizes, LAYERS[:1], width)
         assert 1 <= kept <= width
         assert abs(kept - exact) <= Fraction(1, 2) + Fraction(1, 10**6)
-
-
-def test_the_weights_of_a_neuron_are_counted_with_its_bias_where_that_is_pruned() -> None:
-    assert count_neurons(scores(False), LAYERS) == Neurons(WIDTH, 2 * 2 * INPUTS)
-    assert count_neurons(scores(True), LAYERS) == Neurons(WIDTH, 2 * (2 * INPUTS + 1))
