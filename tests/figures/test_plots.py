@@ -181,14 +181,14 @@ def test_scope_and_control_show_beside_the_colour() -> None:
 
 
 def test_arms_of_a_strategy_can_be_told_apart() -> None:
-    names = ["RowRandom", "RowRandom [code=older]", *(f"RowRandom [retrain.epochs={epochs}]" for epochs in (1, 3, 12))]
+    names = ["RowRandom", "RowRandom (code=older)", *(f"RowRandom (retrain.epochs={epochs})" for epochs in (1, 3, 12))]
     looks = [look(name) for name in names]
     assert len({(style.color, style.marker) for style in looks}) == len(names)
     assert {style.dashes for style in looks} == {look("RowRandom").dashes}
 
 
 def test_long_names_of_arms_are_in_a_legend(trials: pd.DataFrame) -> None:
-    frame = curves(trials).replace({"arm": {"LayerMagWeight": "LayerMagWeight [retrain.epochs=12, rewind=none]"}})
+    frame = curves(trials).replace({"arm": {"LayerMagWeight": "LayerMagWeight (retrain.epochs=12, rewind=none)"}})
     figure = plot_curves(frame)
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(frame["arm"])
     assert not plot_curves(curves(trials)).legends
