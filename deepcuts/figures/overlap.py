@@ -50,6 +50,7 @@ _CONTROL: Dashes = (0, (4, 1.5, 1, 1.5))
 _RELATION_LOOKS = {
     "other seed": ("#0072B2", "o"),
     "other strategy": ("#D55E00", "s"),
+    "other settings": ("#E69F00", "P"),
     "other compression": ("#00693C", "^"),
     "other dataset": ("#7D1E5A", "D"),
     "all": (INK, "o"),
@@ -162,10 +163,10 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     """Draw the overlap per layer from a frame of `overlap` against depth, a line for each thing that differs.
 
     With the rows of `trials` a line is the mean over the pairs that differ in one thing alone, as in `decompose`: the
-    seed, the strategy, the compression or the dataset; of methods, or with a control (hollow, dotted). Pairs that
-    differ in more are left out, unless there are no others. Dots are the kinds of layers (query, key ...) of the
-    methods. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa beside the
-    highest that is possible. Raises ValueError for a frame without layers.
+    seed, the strategy, its settings, the compression or the dataset; of methods, or with a control (hollow, dotted).
+    Pairs that differ in more are left out, unless there are no others. Dots are the kinds of layers (query, key ...)
+    of the methods. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa beside
+    the highest that is possible. Raises ValueError for a frame without layers.
 
     >>> dc.plot_layers(dc.overlap(store), trials)
     """

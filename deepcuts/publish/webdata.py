@@ -14,7 +14,7 @@ import pandas as pd
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.curves import curves, with_metric
 from deepcuts.analysis.overlap import MEASURES, overlap_and_density
-from deepcuts.figures.style import look
+from deepcuts.figures.style import looks
 from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
@@ -35,11 +35,10 @@ _TABLE = [
 ]
 
 
-def looks(arms: Sequence[str]) -> dict[str, Data]:
+def web_looks(arms: Sequence[str]) -> dict[str, Data]:
     """Return the colours (for light and dark), marker and dashes of every arm, as in the figures."""
     found: dict[str, Data] = {}
-    for name in arms:
-        seen = look(name)
+    for name, seen in looks(arms).items():
         rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
         found[name] = {
             "light": _readable(rgb, _PAPER, 2.0),

@@ -112,7 +112,7 @@ def test_settings_are_columns_of_the_table_and_of_a_view(arms: str, capsys: pyte
     assert main(["query", arms, sql, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 2}]
     assert main(["query", arms, "select * from settings", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)[0]) == {"trial_id", "retrain.epochs"}
+    assert set(json.loads(capsys.readouterr().out)[0]) == {"trial_id", "arm", "retrain.epochs"}
     assert main(["table", arms, "--columns", "retrain.epoch"]) == 2
     assert "unknown setting 'retrain.epoch'; did you mean 'retrain.epochs'" in capsys.readouterr().err
 
