@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
-from deepcuts.names import nearest
+from deepcuts.names import natural, nearest
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED
 
 _Settings = Mapping[str, Any]
@@ -79,6 +79,17 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
     labels = dict(zip(last[kind].itertuples(index=False, name=None), last["label"], strict=True))
     keys = rows[kind].itertuples(index=False, name=None)
     return _column(frame, (labels.get(key, label) for key, label in zip(keys, rows["label"], strict=True)))
+
+
+def in_order(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Sort rows by these columns, with numbers in the names of arms by their size."""
+
+    def ranks(column: pd.Series) -> pd.Series:
+        if column.name not in ("arm", "strategy", "baseline"):
+            return column
+        return column.map({name: rank for rank, name in enumerate(sorted(column.unique(), key=natural))})
+
+    return frame.sort_values(list(by), key=ranks, kind="stable", ignore_index=True)
 
 
 def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:

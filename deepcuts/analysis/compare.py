@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepcuts.analysis.arms import agree, differences, of_dense, replaced
+from deepcuts.analysis.arms import agree, differences, in_order, of_dense, replaced
 from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
     FEWEST_SEEDS,
@@ -87,7 +87,7 @@ def compare(
     frame = frame.merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    return frame.sort_values(["dataset", "sparsity", *arms], ignore_index=True)[COMPARISON_COLUMNS]
+    return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
 
 
 def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:

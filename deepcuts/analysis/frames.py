@@ -106,15 +106,17 @@ def chosen_trials(
     """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
 
     Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
-    `.attrs["arms"]` has them all. Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the
-    frame is empty.
+    Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
     """
     only = only or {}
     names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
     frame = with_arms(trials(store, list(names), **({"sweep": sweep} if sweep else {})))
-    chosen = frame if frame.empty else narrowed(frame, only)
-    chosen.attrs["arms"] = sorted(set(frame["arm"]))
-    return chosen
+    return frame if frame.empty else narrowed(frame, only)
+
+
+def arms_of_store(store: Store) -> list[str]:
+    """Return the arms of all trials of a store, as figures call them, for `figures.style.figure_options`."""
+    return sorted(set(chosen_trials(store, [])["arm"]))
 
 
 def columns_of(only: Selection) -> list[str]:

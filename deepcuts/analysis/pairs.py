@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import agree, differences, of_dense, with_arms
 from deepcuts.analysis.overlap import MEASURES
+from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 
 # A pair that differs in one of these and in nothing else shows the effect of that one on the mask.
@@ -106,7 +107,7 @@ def _named(pairs: pd.DataFrame, control: bool) -> list[str]:
     """Return the arms of the pairs that are controls, or those that are not."""
     sides = ((pairs["strategy"], pairs["arm"]), (pairs["strategy_b"], pairs["arm_b"]))
     arms = {arm for strategies, arms in sides for arm in arms[strategies.map(is_control) == control]}
-    return sorted(arms)
+    return sorted(arms, key=natural)
 
 
 def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:

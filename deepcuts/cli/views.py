@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +70,13 @@ def _trials(args: argparse.Namespace) -> pd.DataFrame:
     return frame
 
 
-def _options(args: argparse.Namespace, arms: Sequence[str]) -> AbstractContextManager[None]:
-    """Return the context in which figures look as the flags ask for, and these arms of the store as everywhere."""
-    return deepcuts.figure_options(args.width, args.font_size, labels_of(args, arms), arms)
+def _options(args: argparse.Namespace, frame: pd.DataFrame) -> AbstractContextManager[None]:
+    """Return the context in which figures look as the flags ask for, and each arm as in all figures of the store."""
+    from deepcuts.analysis.frames import arms_of_store
+
+    arms = arms_of_store(existing(args.store_uri))
+    labels = labels_of(args, {*frame["arm"]})
+    return deepcuts.figure_options(args.width, args.font_size, labels, arms)
 
 
 def _code(damaged: Mapping[str, str]) -> int:
@@ -189,7 +193,7 @@ def curves_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"])
     out = args.output or "curves.png"
-    with _options(args, frame.attrs["arms"]):
+    with _options(args, frame):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     return _code(frame.attrs["damaged"])
@@ -220,7 +224,7 @@ def iou_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    with _options(args, frame.attrs["arms"]):
+    with _options(args, frame):
         figures, left_out = _iou_figures(made, kept, frame)
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
@@ -285,11 +289,11 @@ def compare_verb(args: argparse.Namespace) -> int:
     elif made.empty:
         print(f"nothing to compare: no arm besides {args.baseline} has completed trials")
     else:
-        _print_verdicts(made, args, frame.attrs["arms"])
+        _print_verdicts(made, args, frame)
     return _code(frame.attrs["damaged"])
 
 
-def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, known: Sequence[str]) -> None:
+def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
     print(
         f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
@@ -301,7 +305,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, known: Sequenc
             print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
     if args.output:
         arms = arms_of(args, {*made["strategy"], *made["baseline"]})
-        with _options(args, known):
+        with _options(args, frame):
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")

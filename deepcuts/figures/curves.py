@@ -27,6 +27,7 @@ from deepcuts.figures.style import (
     plain,
     tidy,
 )
+from deepcuts.names import natural
 from deepcuts.wording import level
 
 # How many letters a name at the end of a line may have; longer ones are in a legend.
@@ -68,7 +69,7 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if not named:
-        names = sorted(frame["arm"].unique())
+        names = sorted(frame["arm"].unique(), key=natural)
         legend(figure, [Line2D([], [], label=called(name), **line_style(arms[name])) for name in names])
     return figure
 
@@ -211,7 +212,7 @@ def plot_training(frame: pd.DataFrame) -> Figure:
         for axes in row[len(parts) :]:
             axes.remove()
     figure.supxlabel("epochs done")
-    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]))
+    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]), key=natural)
     handles = [Line2D([], [], label=called(name), **_training_line(arms[name])) for name in names]
     if handles:
         legend(figure, handles, "outside upper center")

@@ -31,6 +31,7 @@ from deepcuts.figures.style import (
     placed_layers,
     tidy,
 )
+from deepcuts.names import natural
 from deepcuts.wording import level
 
 _PANELS = {"rows": "Neurons (rows)", "columns": "Inputs (columns)", "heads": "Attention heads"}
@@ -84,7 +85,7 @@ def _density_rows(counts: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Return the arms whose layers differ, which have a row each, and those that keep the same share of every layer."""
     shares = (counts["kept"] / counts["size"]).groupby([counts["arm"], counts["trial_id"]]).agg(["min", "max"])
     even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("arm").all()
-    return list(map(str, even.index[~even])), list(map(str, even.index[even]))
+    return sorted(even.index[~even], key=natural), sorted(even.index[even], key=natural)
 
 
 def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
@@ -148,7 +149,7 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(places)), places)
         axes.set_xlabel(axis)
         axes.set_xlim(-0.3, len(places) - 0.7)
-    shown = sorted(points["arm"].unique())
+    shown = sorted(points["arm"].unique(), key=natural)
     handles = [Line2D([], [], label=called(name), **line_style(arms[name])) for name in shown]
     handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
     legend(figure, handles)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.pairs import RELATIONS, related
 from deepcuts.figures.style import (
     FAINT,
@@ -32,6 +32,7 @@ from deepcuts.figures.style import (
     tidy,
     wrapping,
 )
+from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
@@ -72,7 +73,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         raise ValueError("there is no overlap to plot: no two trials have masks")
     ids = set(whole["trial_a"]) | set(whole["trial_b"])
     rows = with_arms(trials[trials["trial_id"].isin(ids)])
-    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "arm", "seed"], ignore_index=True)
+    rows = in_order(rows, ["dataset", "compression", "sparsity_asked", "arm", "seed"])
     place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
     kappa = np.full((len(rows), len(rows)), np.nan)
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
@@ -206,8 +207,8 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
         pairs = len(part.drop_duplicates(["trial_a", "trial_b"]))
         parts.append(part.assign(line=f"{relation}, {of}, {pairs} pair{'' if pairs == 1 else 's'}"))
     arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
-    methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]))
-    controls = sorted(set(arms["arm"]) - set(methods)) if control.any() else []
+    methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]), key=natural)
+    controls = sorted(set(arms["arm"]) - set(methods), key=natural) if control.any() else []
     said = [
         f"{what}: {', '.join(map(called, names))}"
         for what, names in (("methods", methods), ("controls", controls))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,45 +78,50 @@ def looks(arms: Iterable[str]) -> dict[str, Look]:
     """Return the look of each arm of a figure.
 
     A strategy has the colour and marker of its criterion, in every figure of every store. Any other arm gets a colour
-    that no arm beside it has, as long as there are enough: first that of its criterion where its name begins with a
-    strategy, then one that follows from its name. The arms beside it are those of the figure, and of the store where
-    `figure_options` names them: then an arm looks the same in all figures of the store.
+    that no arm beside it has, as long as there are enough: that of its criterion where its name begins with a strategy,
+    if it is the first, else one that follows from its name. The arms beside it are those of the store, where
+    `figure_options` names them, and then those of the figure: so an arm looks the same in all figures of a store.
     """
-    beside = sorted({*map(str, arms), *_options.get().arms})
-    every = list(LOOKS.values())
-    found = {arm: _of_strategy(arm) for arm in beside}
-    used = Counter({look.color for look in found.values() if look is not None})
-    for arm in beside:
-        if found[arm] is None:
-            wanted = _wanted(arm)
-            color, marker = min(wanted, key=lambda one: used[one[0]])
-            again = used[color]
+    store = {*_options.get().arms}
+    found: dict[str, Look] = {}
+    used = Counter[str]()
+    for names in (store, {*map(str, arms)} - store):
+        fixed = {arm: look for arm in names if (look := _of_strategy(arm)) is not None}
+        used.update({look.color for look in fixed.values()})
+        found |= fixed
+        for arm in sorted(names - set(fixed), key=lambda arm: (_criterion(arm) not in LOOKS, natural(arm))):
+            color, marker = min(_wanted(arm), key=lambda one: used[one[0]])
+            found[arm] = _again(arm, color, marker, used[color])
             used[color] += 1
-            if again:
-                others = sorted({each for _, each in every} - {marker})
-                marker = others[(_number(arm) + again) % len(others)]
-            shade = to_hex([_SHADES[again % len(_SHADES)] * part for part in to_rgb(color)]).upper()
-            found[arm] = Look(shade, marker, *_drawn_as(arm))
-    return {arm: look for arm, look in found.items() if look is not None}
+    return found
+
+
+def _again(arm: str, color: str, marker: str, times: int) -> Look:
+    """Make the look of an arm; where its colour was used before, it is darker and has another marker."""
+    if times:
+        others = sorted({each for _, each in LOOKS.values()} - {marker})
+        marker = others[(_number(color) + times) % len(others)]
+        color = to_hex([_SHADES[times % len(_SHADES)] * part for part in to_rgb(color)])
+    return Look(color, marker, *_drawn_as(arm))
 
 
 def _of_strategy(arm: str) -> Look | None:
     """Return the look of a strategy, and of networks that are not pruned; None for any other arm."""
-    strategy, _, settings = arm.partition(" (")
-    if strategy in NOT_PRUNED:
+    if arm.split(" ")[0] in NOT_PRUNED:
         return Look(INK, "o", _DASHES["Layer"], hollow=False)
-    known = None if settings else LOOKS.get(_criterion(strategy))
+    known = None if " " in arm else LOOKS.get(_criterion(arm))
     return Look(*known, *_drawn_as(arm)) if known else None
 
 
-def _criterion(strategy: str) -> str:
-    base = strategy.partition("+")[0]
-    return base.removeprefix(next((scope for scope in _DASHES if base.startswith(scope)), ""))
+def _criterion(arm: str) -> str:
+    """Return the criterion of the strategy that an arm's name begins with; nothing where it begins with none."""
+    base = arm.split(" ")[0].partition("+")[0]
+    return next((base.removeprefix(scope) for scope in _DASHES if base.startswith(scope)), "")
 
 
 def _wanted(arm: str) -> list[tuple[str, str]]:
     """Return the colours and markers that an arm would have, the first one first; the grey of random masks is last."""
-    own = LOOKS.get(_criterion(arm.partition(" (")[0]))
+    own = LOOKS.get(_criterion(arm))
     others = [each for each in LOOKS.values() if each not in (own, LOOKS["Random"])]
     first = _number(arm) % len(others)
     return [*([own] if own else []), *others[first:], *others[:first], LOOKS["Random"]]
@@ -125,8 +129,8 @@ def _wanted(arm: str) -> list[tuple[str, str]]:
 
 def _drawn_as(arm: str) -> tuple[Dashes, bool]:
     """Return the dashes of an arm, and whether its markers are hollow."""
-    base, _, control = arm.partition(" (")[0].partition("+")
-    scope = next((scope for scope in _DASHES if re.match(f"{scope}[A-Z]", base)), "Layer")
+    base, _, control = arm.split(" ")[0].partition("+")
+    scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
     return (_SHUFFLED, True) if control else (_DASHES[scope], False)
 
 

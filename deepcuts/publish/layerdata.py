@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from deepcuts.analysis.curves import training_curves
-from deepcuts.names import layer_kind
+from deepcuts.names import layer_kind, natural
 from deepcuts.records import records
 from deepcuts.store.tables import Row
 
@@ -53,8 +53,12 @@ def layer_groups(trials: pd.DataFrame, kept: pd.DataFrame) -> list[Row]:
         first = records(part[_GROUP].head(1))[0]
         groups[int(str(number))] = {"layers": [_layer(row) for row in records(part)], **first}
     by_key = {tuple(row[name] for name in _GROUP): row["trial_id"] for row in records(seeds.reset_index())}
-    order = sorted(groups.values(), key=lambda group: [(each is not None, each) for each in map(group.get, _GROUP)])
+    order = sorted(groups.values(), key=lambda group: [_place(group[name]) for name in _GROUP])
     return [{**group, "n": by_key[tuple(group[name] for name in _GROUP)]} for group in order]
+
+
+def _place(value: Any) -> tuple[bool, Any]:
+    return value is not None, natural(value) if isinstance(value, str) else value
 
 
 def _layer(row: Row) -> list[Any]:

@@ -97,14 +97,12 @@ def report(
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
-    named = with_arms(trials)
-    arms = sorted(named["arm"].unique())
-    trials = narrowed(named, only or {})
+    trials = narrowed(with_arms(trials), only or {})
     if baseline is not None:
         of_arm(trials, baseline)
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
-    with figure_options(arms=arms):
+    with figure_options(arms=frames.arms_of_store(store)):
         page = _page(store, sweep, only or {}, gathered)
     return Report(page, gathered.damaged)
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import MARGIN
-from deepcuts.names import Selection, selection_text
+from deepcuts.names import Selection, natural, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines, seed_values
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
@@ -58,7 +58,7 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
     facts = {
         "Model": _listed(trials["model"]),
         "Datasets": _listed(trials["dataset"]),
-        "Arms (a strategy with its settings)": ", ".join(sorted(pruned["arm"].dropna().unique())),
+        "Arms (a strategy with its settings)": ", ".join(sorted(pruned["arm"].unique(), key=natural)),
         "Pruned to": _asked(trials),
         "Seeds": _listed(trials["seed"]),
         "Unpruned networks": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),

@@ -182,7 +182,7 @@ function drawNames(chart, lines, f, right) {
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
   for (const end of ends) {
-    chart.append(svg('g', { class: 'series', 'data-arm': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 25))));
+    chart.append(svg('g', { class: 'series', 'data-arm': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 22))));
   }
 }
 
