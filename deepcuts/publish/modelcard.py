@@ -124,10 +124,11 @@ def _front(spec: TrialSpec, title: str, values: Values, tag: str) -> str:
 
 def _summary(spec: TrialSpec, row: Row) -> str:
     task = spec.dense.task
+    arm = "" if row["arm"] in (None, spec.strategy) else f"- **Arm**: {_plain(row['arm'])}\n"
     kind = "regression" if task.kind == "regression" else f"{task.outputs}-class classification"
     return (
         f"- **Task**: {spec.dense.dataset} ({kind})\n"
-        f"- **Strategy**: {spec.strategy}\n"
+        f"{arm}- **Strategy**: {spec.strategy}\n"
         f"- **Sparsity**: {row['sparsity']:.4%} ({row['kept']:,} of {row['prunable']:,} prunable weights kept);"
         f" compression of the whole network {row['compression_achieved']:.4g}x of {row['parameters']:,} parameters\n"
         f"- **Trial**: `{row['trial_id']}`, seed {spec.dense.seed}\n"
