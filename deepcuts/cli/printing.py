@@ -136,7 +136,12 @@ def _spaced(values: Any) -> str:
 
 def print_latex(results: pd.DataFrame) -> None:
     """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
-    header, *rows = ([_escaped(cell) for cell in line] for line in _lines(records(for_people(results))))
+    header, *rows = ([in_latex(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_tabular(header, rows)
+
+
+def print_tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are LaTeX as a tabular, which needs the package booktabs."""
     lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
     sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
 
@@ -145,7 +150,8 @@ def _latex(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _escaped(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Escape what LaTeX would read as a command."""
     return "".join(_IN_LATEX.get(letter, letter) for letter in text)
 
 
@@ -161,11 +167,19 @@ _IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 
 def print_markdown(results: pd.DataFrame) -> None:
     """Print the table as a person reads it in Markdown."""
-    header, *rows = (
-        [cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in _lines(records(for_people(results)))
-    )
+    header, *rows = ([in_markdown(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_pipes(header, rows)
+
+
+def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are Markdown as a table."""
     for cells in (header, ["---"] * len(header), *rows):
         sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def in_markdown(text: str) -> str:
+    """Escape what would end a cell of a Markdown table, or make its text bold."""
+    return text.replace("|", r"\|").replace("*", r"\*")
 
 
 def _lines(found: list[dict[str, Any]]) -> list[list[str]]:
