@@ -5,7 +5,7 @@ A = arms, D = datasets, S = seeds. `docs/statistics.md` explains what is compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from deepcuts.analysis.significance import FEWEST_SEEDS, LEVEL, critical_differe
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.records import records
 from deepcuts.wording import Stage, level
 
 OVER_DATASETS_COLUMNS = [
@@ -45,6 +46,13 @@ _SIGNAL = 0.05
 _ZERO_AT_CHANCE = ("matthews", "pearson", "spearman")
 _ASKED = ["compression", "sparsity_asked"]
 _MOST_NAMED = 3
+# What a table shows of an arm, and how the best value is found; being better than the baseline has none.
+_MEASURES: dict[str, Callable[[Iterable[float]], float] | None] = {
+    "mean": max,
+    "iqm": max,
+    "improvement": None,
+    "rank": min,
+}
 
 
 @dataclass
@@ -305,3 +313,32 @@ def ranks_in_words(part: pd.DataFrame) -> str:
         f"ranks over {datasets} datasets differ (Friedman, {p}); two arms are told apart where theirs differ by"
         f" {row['critical_difference']:.2f} or more (Nemenyi, 5 %)"
     )
+
+
+def cells_of(
+    frame: pd.DataFrame, escaped: Callable[[str], str], bold: str, beside: str
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a frame of `compare_over_datasets` as a person reads it, as escaped text.
+
+    The best values of a level are written by the form `bold`, and an interval by the form `beside`.
+    """
+    header = ["asked", "strategy", "mean", "IQM", f"P(better than {frame['baseline'].iloc[0]})", "rank"]
+    lines = []
+    for part in by_level(frame):
+        rows = records(part)
+        best = {name: extreme and extreme(round(row[name], 3) for row in rows) for name, extreme in _MEASURES.items()}
+        for row in rows:
+            measured = [_cell(row, name, best[name], escaped, bold, beside) for name in _MEASURES]
+            lines.append([escaped(level(row["compression"], row["sparsity"])), escaped(row["arm"]), *measured])
+    return [escaped(name) for name in header], lines
+
+
+def _cell(
+    row: dict[str, Any], name: str, best: float | None, escaped: Callable[[str], str], bold: str, beside: str
+) -> str:
+    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    if value is None:
+        return escaped("–")
+    number = f"{value:.2f}" if name == "rank" else f"{value:.3f}"
+    text = bold % number if round(value, 3) == best else number
+    return text + (beside % escaped(f"{low:.3f} to {high:.3f}") if low is not None and high is not None else "")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepcuts.cli.arguments import argument
 from deepcuts.cli.printing import in_latex, in_markdown, print_json, print_pipes, print_records, print_tabular
@@ -22,13 +21,6 @@ OVER = (
     argument("--markdown", action="store_true", help="with --over: print a Markdown table"),
 )
 _FORMATS = ("json", "csv", "latex", "markdown")
-# What the table for people shows of an arm, and how the best value is found; being better than the baseline has none.
-_MEASURES: dict[str, Callable[[Iterable[float]], float] | None] = {
-    "mean": max,
-    "iqm": max,
-    "improvement": None,
-    "rank": min,
-}
 
 
 def check_over(args: argparse.Namespace) -> None:
@@ -45,7 +37,7 @@ def check_over(args: argparse.Namespace) -> None:
 
 def print_over_datasets(frame: pd.DataFrame, args: argparse.Namespace) -> None:
     """Print a frame of `compare_over_datasets`: a table and sentences, or in the format that was asked for."""
-    from deepcuts.analysis.across import by_level, difference_in_words, ranks_in_words
+    from deepcuts.analysis.across import by_level, cells_of, difference_in_words, ranks_in_words
 
     asked = next((name for name in _FORMATS if getattr(args, name)), None)
     for line in frame.attrs["left_out"]:
@@ -58,15 +50,15 @@ def print_over_datasets(frame: pd.DataFrame, args: argparse.Namespace) -> None:
     elif asked == "latex":
         for part in by_level(frame):
             sys.stdout.write(f"% {in_latex(_about(part, args))}\n")
-        print_tabular(*_cells(frame, in_latex, r"\textbf{%s}", r" {\scriptsize %s}"))
+        print_tabular(*cells_of(frame, in_latex, r"\textbf{%s}", r" {\scriptsize %s}"))
     elif asked == "markdown":
-        print_pipes(*_cells(frame, in_markdown, "**%s**", " (%s)"))
+        print_pipes(*cells_of(frame, in_markdown, "**%s**", " (%s)"))
     if asked:
         return
     print("normalised metric: 0 is chance, 1 the fine-tuned network of the same seed")
     for part in by_level(frame):
         print(f"\n{_about(part, args)}")
-        header, rows = _cells(part, str, "%s", " (%s)")
+        header, rows = cells_of(part, str, "%s", " (%s)")
         print_records([dict(zip(header[1:], row[1:], strict=True)) for row in rows])
         print(f"{ranks_in_words(part)}.")
         for row in records(part):
@@ -85,31 +77,3 @@ def _about(part: pd.DataFrame, args: argparse.Namespace) -> str:
         f"{level(row['compression'], row['sparsity'])}, {args.stage}: {len(datasets)} datasets ({', '.join(datasets)}),"
         f" {seeds} seed{'' if seeds == 1 else 's'}"
     )
-
-
-def _cells(
-    frame: pd.DataFrame, escaped: Callable[[str], str], bold: str, beside: str
-) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table; the best of each level is bold, its interval stands beside."""
-    from deepcuts.analysis.across import by_level
-
-    header = ["asked", "strategy", "mean", "IQM", f"P(better than {frame['baseline'].iloc[0]})", "rank"]
-    lines = []
-    for part in by_level(frame):
-        rows = records(part)
-        best = {name: extreme and extreme(round(row[name], 3) for row in rows) for name, extreme in _MEASURES.items()}
-        for row in rows:
-            measured = [_cell(row, name, best[name], escaped, bold, beside) for name in _MEASURES]
-            lines.append([escaped(level(row["compression"], row["sparsity"])), escaped(row["arm"]), *measured])
-    return [escaped(name) for name in header], lines
-
-
-def _cell(
-    row: dict[str, Any], name: str, best: float | None, escaped: Callable[[str], str], bold: str, beside: str
-) -> str:
-    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
-    if value is None:
-        return escaped("–")
-    number = f"{value:.2f}" if name == "rank" else f"{value:.3f}"
-    text = bold % number if round(value, 3) == best else number
-    return text + (beside % escaped(f"{low:.3f} to {high:.3f}") if low is not None and high is not None else "")
