@@ -43,13 +43,14 @@ def plot_ranks(frame: pd.DataFrame) -> Figure:
     heights = [_rows(part, both) for part in panels]
     figure.set_figheight(_ROW / 72 * float(mpl.rcParams["font.size"]) * (sum(heights) + 2.5 * len(heights) + 1))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
-    said = []
+    said: dict[str, list[str]] = {}
     for axes, part in zip(grid.flat, panels, strict=True):
         _panel(axes, part, both)
         at = level(*part[["compression", "sparsity"]].iloc[0])
         axes.set_title(plain(f"{at} · {len(part['datasets'].iloc[0])} datasets"))
-        said.append(f"{at}: {ranks_in_words(part)}")
-    figure.supxlabel("\n".join(line for text in said for line in wrap(text, wrapping(figure))))
+        said.setdefault(ranks_in_words(part), []).append(at)
+    texts = [f"{', '.join(levels)}: {words}" for words, levels in said.items()]
+    figure.supxlabel("\n".join(line for text in texts for line in wrap(text, wrapping(figure))))
     return figure
 
 
@@ -96,7 +97,7 @@ def _scale(axes: Axes, part: pd.DataFrame, ends: tuple[float, float]) -> None:
         axes.text(rank, -0.3, str(rank), ha="center", va="bottom", fontsize="small")
     if ranks_decide(part.iloc[0]):
         difference = float(part["critical_difference"].iloc[0])
-        axes.errorbar(1 + difference / 2, -1.5, xerr=difference / 2, color=INK, linewidth=1.2, capsize=2.5)
+        axes.errorbar(1 + difference / 2, -1.5, xerr=difference / 2, fmt="none", color=INK, linewidth=1.2, capsize=2.5)
         axes.text(1, -1.8, f"critical difference {difference:.2f}", va="bottom", fontsize="x-small")
 
 

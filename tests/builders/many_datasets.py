@@ -28,7 +28,7 @@ def many_datasets(
             for arm, name in enumerate(arms):
                 found = chance + (dense - chance) * value(arm, dataset, seed)
                 made = {"dataset": f"data{dataset}", "metric": metric, "majority": chance, "dense": dense}
-                made |= {"retrained": found, "compression": 4.0, "sparsity_asked": None, "sparsity": 0.9}
+                made |= {"retrained": found, "compression": 4.0, "sparsity_asked": None, "sparsity": 0.75}
                 rows.append(trial(f"{dataset:04d}{seed:06d}{arm:06d}", name, seed, **made | fields))
     return pd.DataFrame(rows)
 
