@@ -100,7 +100,8 @@ def plan_verb(args: argparse.Namespace) -> int:
             print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
-        print_records(planned.rows())
+        plain = all(row["arm"] == row["strategy"] for row in planned.rows())
+        print_records([{key: row[key] for key in row if key != "arm" or not plain} for row in planned.rows()])
     return DONE
 
 

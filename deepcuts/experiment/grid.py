@@ -42,7 +42,10 @@ class SweepSpec:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has."""
-        return {trial.trial_id: label for label, trial in reversed(self._asked)}
+        found: dict[str, str] = {}
+        for label, trial in self._asked:
+            found.setdefault(trial.trial_id, label)
+        return found
 
     def repeated(self) -> list[str]:
         """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
