@@ -120,11 +120,10 @@ def at_path(key: str, value: Any) -> dict[str, Any]:
 
 
 def differing_text(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Write the settings that differ from the base's, as labels have them: `rewind=100 epochs=3`."""
+    """Write the settings that differ from the base's by their whole keys: `rewind=100 retrain.epochs=3`."""
     ours, theirs = _flat(settings), _flat(base)
     differing = [key for key in ours if key not in theirs or theirs[key] != ours[key]]
-    names = _short(differing)
-    return " ".join(setting_text(names[key], ours[key]) for key in differing)
+    return " ".join(setting_text(key, ours[key]) for key in differing)
 
 
 def _flat(settings: Mapping[str, Any], begin: str = "") -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
     """Return `Unpruned`, and what differs from the one that has the settings of the sweep itself."""
     of_masks = {"score", "scope", "control", "compression", "sparsity"}
     differing = differing_text(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
-    return f"Unpruned {differing}" if differing else "Unpruned"
+    return f"Unpruned ({differing})" if differing else "Unpruned"
 
 
 def describe(trial: TrialSpec, arm: str | None = None) -> str:

@@ -153,9 +153,13 @@ def test_unpruned_is_one_trial_for_each_way_to_rewind_and_retrain_and_called_by_
     }
     made = sweep(strategies=arms, compressions=[1, 2])
     unpruned = {made.labels[trial.trial_id]: trial for trial in made.trials() if trial.strategy == "Unpruned"}
-    assert list(unpruned) == ["Unpruned", "Unpruned rewind=100", "Unpruned rewind=100 epochs=9 lr=0.1"]
+    assert list(unpruned) == [
+        "Unpruned",
+        "Unpruned (rewind=100)",
+        "Unpruned (rewind=100 retrain.epochs=9 retrain.lr=0.1)",
+    ]
     assert ids(made, "Unpruned") == ids(sweep(compressions=[1]), "Unpruned")
-    assert ids(made, "Unpruned rewind=100") == ids(sweep(compressions=[1], rewind=100), "Unpruned")
+    assert ids(made, "Unpruned (rewind=100)") == ids(sweep(compressions=[1], rewind=100), "Unpruned")
     assert len(ids(made, "Dense")) == 1
 
 
