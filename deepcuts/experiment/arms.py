@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from deepcuts.experiment.spec import scoring_keys
+from deepcuts.experiment.yaml_errors import explained
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
 
 # What an arm may set besides `use`: those of these names that are keys of `Settings`. To add one, add it there.
@@ -60,6 +63,36 @@ def changes(strategy: str, key: str) -> bool:
     return section != "scoring" or name in scoring_keys(parse_strategy(strategy)[0]).values()
 
 
+def axis_keys(settings: type[BaseModel]) -> list[str]:
+    """Return the keys that an axis may have, given what an arm may set: `rewind`, and `scoring.shift` by its path."""
+    found = []
+    for name, field in settings.model_fields.items():
+        if name in ARM_KEYS:
+            found += [] if name in MERGED_KEYS else [name]
+            for part in (field.annotation, *get_args(field.annotation)):
+                if isinstance(part, type) and issubclass(part, BaseModel):
+                    found += [f"{name}.{key}" for key in part.model_fields]
+    return found
+
+
+def wrong_values(
+    key: str, values: Sequence[Any], settings: type[BaseModel], known: Callable[[tuple[str, ...]], list[str]]
+) -> Iterator[tuple[int, str]]:
+    """Yield the place of each value of an axis that the key may not have, or that is repeated, and say what is wrong.
+
+    Of a key within another one that replaces the sweep's, only the arms know the rest, so it is not checked here.
+    """
+    alone = key.partition(".")[0] in MERGED_KEYS or "." not in key
+    for number, value in enumerate(values):
+        try:
+            if alone:
+                settings(**at_path(key, value))
+        except ValidationError as error:
+            yield number, explained("", None, error, known)[0].removeprefix(f"{key}: ")
+        if setting_text("", value) in [setting_text("", before) for before in values[:number]]:
+            yield number, f"{value!r} is repeated; name each value once"
+
+
 def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """Multiply each arm by the values of the axes that change it and whose key it does not set itself.
 
@@ -95,6 +128,16 @@ def _sets(settings: Mapping[str, Any], key: str) -> bool:
     """Whether an arm sets the key itself; what replaces the whole of the sweep's key sets all of it."""
     section, _, name = key.partition(".")
     return section in settings and (section not in MERGED_KEYS or name in settings[section])
+
+
+def idle_settings(arms: Iterable[Arm]) -> list[str]:
+    """Name the settings of arms that cannot change their trials, such as a shift of a magnitude."""
+    found = []
+    for arm in arms:
+        idle = [key for key in _flat(arm.settings) if not changes(arm.strategy, key)]
+        if idle:
+            found.append(f"{', '.join(idle)} of arm {arm.label!r}, because {arm.strategy} does not use it")
+    return found
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

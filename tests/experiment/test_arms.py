@@ -175,6 +175,15 @@ def test_arms_that_are_the_same_experiment_are_named_and_run_once():
     assert sweep(strategies=["LayerSNIP", "LayerSNIP"]).repeated() == ["toy LayerSNIP 2x seed 0"]
 
 
+def test_settings_that_change_nothing_are_named():
+    arms = {"a": {"use": "LayerMagWeight", "scoring": {"shift": 1, "dropout": False}, "rewind": 3}, SHIFTED: None}
+    arms |= {"b": {"use": SHIFTED, "scoring": {"shift": 1}}}
+    file = parse_sweep({"datasets": ["toy"], "compressions": [2], "strategies": arms})
+    assert file.without_effect() == [
+        "scoring.shift, scoring.dropout of arm 'a', because LayerMagWeight does not use it"
+    ]
+
+
 def test_a_resolved_sweep_keeps_arms_and_axes(tmp_path):
     text = ARMS + "axes: {scoring.shift: [0, 10], retrain.max_grad_norm: [null, 1]}\nfinetune: {lr: 3.0e-5}\n"
     asked = read(tmp_path, text + "overrides: {toy: {rewind: 5, retrain: {epochs: 2}}}")
@@ -246,7 +255,7 @@ def test_a_mistake_in_an_arm_is_refused_with_its_line_and_what_to_do(tmp_path, t
     [
         ("finetune.lr: [1]", f"FILE:8: axes.finetune.lr: an axis may not change 'finetune': {SAME}"),
         ("seeds: [1]", f"FILE:8: axes.seeds: an axis may not change 'seeds': {SAME}"),
-        ("scoring: [1]", "FILE:8: axes.scoring: is several settings; name one of them, as in scoring.batch_size"),
+        ("scoring: [1]", "FILE:8: axes.scoring: unknown axis 'scoring'; did you mean 'scoring.shift'? known: scoring.batch"),
         (
             "scoring.shfit: [1]",
             "axes.scoring.shfit: unknown axis 'scoring.shfit'; did you mean 'scoring.shift'? known: ",
