@@ -255,7 +255,10 @@ def test_a_mistake_in_an_arm_is_refused_with_its_line_and_what_to_do(tmp_path, t
     [
         ("finetune.lr: [1]", f"FILE:8: axes.finetune.lr: an axis may not change 'finetune': {SAME}"),
         ("seeds: [1]", f"FILE:8: axes.seeds: an axis may not change 'seeds': {SAME}"),
-        ("scoring: [1]", "FILE:8: axes.scoring: unknown axis 'scoring'; did you mean 'scoring.shift'? known: scoring.batch"),
+        (
+            "scoring: [1]",
+            "FILE:8: axes.scoring: unknown axis 'scoring'; did you mean 'scoring.shift'? known: scoring.batch",
+        ),
         (
             "scoring.shfit: [1]",
             "axes.scoring.shfit: unknown axis 'scoring.shfit'; did you mean 'scoring.shift'? known: ",
