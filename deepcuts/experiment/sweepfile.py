@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -134,13 +134,16 @@ def _check_key(key: str, place: Sequence[str | int], what: str = "an arm may not
 # The keys that decide the fine-tuned networks.
 _OF_DENSE = {"model", "revision", "data_dir", "datasets", "seeds", "overrides", *DenseSpec.model_fields}
 
-_ARM_FIELDS: dict[str, Any] = {
-    name: (Settings.model_fields[name].annotation, Settings.model_fields[name])
-    for name in ARM_KEYS
-    if name in Settings.model_fields
-}
-ArmSettings = create_model("ArmSettings", __base__=_OwnSettings, __doc__=_OwnSettings.__doc__, **_ARM_FIELDS)
-
+if TYPE_CHECKING:
+    ArmSettings = _OwnSettings
+else:
+    _OF_ARMS = {name: field for name, field in Settings.model_fields.items() if name in ARM_KEYS}
+    ArmSettings = create_model(
+        "ArmSettings",
+        __base__=_OwnSettings,
+        __doc__=_OwnSettings.__doc__,
+        **{name: (field.annotation, field) for name, field in _OF_ARMS.items()},
+    )
 
 # The keys that an axis may have: the settings of arms, by their paths.
 KNOWN_AXES = axis_keys(ArmSettings)
@@ -156,7 +159,7 @@ class SweepFile(Settings):
     datasets: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, OwnData | None], Field(min_length=1)]
     strategies: (
         Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
-        | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]  # type: ignore[valid-type]
+        | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]
     )
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     compressions: Annotated[list[Compression], Field(min_length=1)] | None = None
