@@ -80,6 +80,19 @@ def test_ranks_with_ties_by_hand() -> None:
     assert dict(zip(found["arm"], found["rank"], strict=True)) == dict(zip(ARMS, (1.5, 1.75, 2.75), strict=True))
 
 
+def test_means_that_differ_by_rounding_share_their_rank() -> None:
+    by_seed = [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]  # the first two sum to 0.6000000000000001 and 0.6
+    found = compare_over_datasets(many_datasets(lambda arm, _, seed: by_seed[arm][seed]))
+    assert sorted(found["rank"]) == [1.5, 1.5, 3]
+
+
+def test_unpruned_networks_are_no_arms() -> None:
+    trials = many_datasets(noisy(0))
+    whole = trials[trials["strategy"] == "LayerSNIP"].assign(compression=1.0, sparsity=0.0)
+    levels = [whole.assign(strategy=name, trial_id=name + whole["trial_id"]) for name in ("Dense", "Unpruned")]
+    pd.testing.assert_frame_equal(compare_over_datasets(pd.concat([trials, *levels])), compare_over_datasets(trials))
+
+
 # What is left out
 
 
