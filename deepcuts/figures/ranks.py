@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import wrap
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from deepcuts.analysis.across import by_level, rank_groups, ranks_decide, ranks_in_words
-from deepcuts.figures.style import GREY, INK, called, drawn, line_style, look, new_figure, plain, wrapping
+from deepcuts.figures.style import GREY, INK, Look, called, drawn, line_style, looks, new_figure, plain, wrapping
 from deepcuts.wording import level
 
 # How high a row of names is, in sizes of the text.
@@ -45,7 +46,7 @@ def plot_ranks(frame: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     said: dict[str, list[str]] = {}
     for axes, part in zip(grid.flat, panels, strict=True):
-        _panel(axes, part, both)
+        _panel(axes, part, looks(frame["arm"].unique()), both)
         at = level(*part[["compression", "sparsity"]].iloc[0])
         axes.set_title(plain(f"{at} · {len(part['datasets'].iloc[0])} datasets"))
         said.setdefault(ranks_in_words(part), []).append(at)
@@ -65,7 +66,7 @@ def _above(part: pd.DataFrame) -> float:
     return 2.7 if ranks_decide(part.iloc[0]) else 1.3
 
 
-def _panel(axes: Axes, part: pd.DataFrame, both: bool) -> None:
+def _panel(axes: Axes, part: pd.DataFrame, styles: Mapping[str, Look], both: bool) -> None:
     groups = rank_groups(part)
     ends = 1.0, float(max(len(part), part["rank"].max()))
     axes.set_xlim(ends[0] - 0.04 * (ends[1] - 1), ends[1] + 0.04 * (ends[1] - 1))
@@ -84,9 +85,9 @@ def _panel(axes: Axes, part: pd.DataFrame, both: bool) -> None:
     arms = list(places)
     left = -(-len(arms) // 2) if both else len(arms)
     for number, arm in enumerate(arms[:left]):
-        _name(axes, arm, places[arm], under + number, at_left=True)
+        _name(axes, (arm, places[arm]), styles[arm], under + number, at_left=True)
     for number, arm in enumerate(reversed(arms[left:])):
-        _name(axes, arm, places[arm], under + number, at_left=False)
+        _name(axes, (arm, places[arm]), styles[arm], under + number, at_left=False)
 
 
 def _scale(axes: Axes, part: pd.DataFrame, ends: tuple[float, float]) -> None:
@@ -101,9 +102,9 @@ def _scale(axes: Axes, part: pd.DataFrame, ends: tuple[float, float]) -> None:
         axes.text(1, -1.8, f"critical difference {difference:.2f}", va="bottom", fontsize="x-small")
 
 
-def _name(axes: Axes, arm: str, rank: float, height: float, at_left: bool) -> None:
+def _name(axes: Axes, at: tuple[str, float], style: Look, height: float, at_left: bool) -> None:
     """Lead a line from an arm's place on the axis down to its name, beside the panel."""
-    style = look(arm)
+    arm, rank = at
     edge = axes.get_xlim()[0 if at_left else 1]
     axes.plot([rank, rank, edge], [0, height, height], color=style.color, linewidth=1.0, dashes=(1, 0))
     axes.plot(rank, 0, **line_style(style) | {"markersize": 5.5, "zorder": 5, "clip_on": False})

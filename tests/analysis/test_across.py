@@ -172,7 +172,7 @@ def test_trials_that_cannot_be_compared_are_refused_with_what_to_do() -> None:
         compare_over_datasets(trials[trials["dataset"] == "data0"])
     with pytest.raises(ValueError, match="trials are not there"):
         compare_over_datasets(trials.iloc[:0])
-    with pytest.raises(ValueError, match="trials of 2 models are not compared: other, tiny"):
+    with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
         compare_over_datasets(trials.assign(model=trials["model"].mask(trials["seed"] == 0, "other")))
     apart = trials[trials["dataset"].eq("data0") == (trials["strategy"] == "LayerSNIP")]
     with pytest.raises(ValueError, match=r"run what is missing.*no trial of LayerMagWeight, LayerRandom is there"):
@@ -184,13 +184,14 @@ def test_trials_that_cannot_be_compared_are_refused_with_what_to_do() -> None:
 
 def test_arms_are_compared_and_a_baseline_of_several_arms_is_asked_for_by_its_arm() -> None:
     trials = many_datasets(noisy(0))
-    arms = trials.assign(arm=trials["strategy"].replace("LayerRandom", "late"), settings="{}")
-    arms["strategy"] = arms["strategy"].replace("LayerRandom", "LayerMagWeight")
-    assert compare_over_datasets(arms, "late")["baseline"].iloc[0] == "late"
-    assert compare_over_datasets(arms)["baseline"].iloc[0] == "LayerMagWeight"
-    several = arms.assign(arm=arms["arm"].replace("LayerMagWeight", "early"))
-    with pytest.raises(ValueError, match="'LayerMagWeight' has 2 arms; choose one: early, late"):
-        compare_over_datasets(several)
+    trials["label"] = trials["strategy"].replace("LayerRandom", "late")
+    arms = trials.assign(arm=trials["label"], settings="{}", strategy="LayerMagWeight")
+    found = compare_over_datasets(arms, "late")
+    assert (set(found["arm"]), found["baseline"].iloc[0]) == ({"LayerMagWeight", "LayerSNIP", "late"}, "late")
+    with pytest.raises(ValueError, match="'LayerFisher' is the strategy of LayerMagWeight, LayerSNIP, late; choose"):
+        compare_over_datasets(arms.assign(strategy="LayerFisher"), "LayerFisher")
+    with pytest.raises(ValueError, match="'late' has 3 arms; choose one: LayerMagWeight, LayerSNIP, late 2"):
+        compare_over_datasets(arms.assign(label="late", arm=arms["arm"].replace("late", "late 2")), "late")
 
 
 # In words
