@@ -14,11 +14,11 @@ import pandas as pd
 
 from deepcuts.analysis.aggregates import (
     Draws,
-    bootstrap,
-    bootstrap_improvement,
     drawn_seeds,
     improvement,
+    improvement_interval,
     interquartile_mean,
+    resampled_interval,
 )
 from deepcuts.analysis.compare import (
     FEWEST_TESTED,
@@ -192,17 +192,16 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     whole = table.dropna(axis="columns")
     datasets = sorted(whole.columns.unique("dataset"))
     for dataset in sorted(set(table.columns.unique("dataset")) - set(datasets)):
-        lacking = table.index[table[dataset].isna().all(axis="columns")]
-        why = f"no trial of {_listed(list(lacking))} is there" if len(lacking) else "its arms have no seed in common"
+        lacking = sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))
+        why = f"no trial of {_listed(lacking)} is there" if lacking else "its arms have no seed in common"
         left_out.add(dataset, why, at)
     if len(datasets) < 2:
         left_out.add(at, "fewer than two datasets are complete")
         return None
     seeds = sorted(set.intersection(*(set(whole[dataset].columns) for dataset in datasets)))
-    there = table.reindex(columns=pd.MultiIndex.from_product([datasets, sorted(part["seed"].unique())]))
-    for seed in sorted(set(there.columns.unique(1)) - set(seeds)):
-        gaps = there.xs(seed, axis="columns", level=1).stack(future_stack=True)
-        missing = [f"{arm} on {dataset}" for arm, dataset in gaps.index[gaps.isna()]]
+    for seed in sorted(set(part["seed"]) - set(seeds)):
+        found = table.reindex(columns=[(dataset, seed) for dataset in datasets]).notna()
+        missing = [f"{arm} on {dataset}" for dataset in datasets for arm in arms if not found.at[arm, (dataset, seed)]]
         left_out.add(f"seed {seed}", f"not there for {_listed(missing)}", at)
     if not seeds:
         left_out.add(at, "no seed is complete on all datasets")
@@ -242,8 +241,8 @@ def _level_rows(blocks: _Blocks, baseline: str, margin: float, family: int) -> l
 
 
 def _aggregates(values: Floats, draws: Draws) -> dict[str, float]:
-    mean_low, mean_high = bootstrap(values, draws, lambda drawn: drawn.mean(axis=-1))
-    iqm_low, iqm_high = bootstrap(values, draws, interquartile_mean)
+    mean_low, mean_high = resampled_interval(values, draws, lambda drawn: drawn.mean(axis=-1))
+    iqm_low, iqm_high = resampled_interval(values, draws, interquartile_mean)
     return {
         "mean": float(values.mean()),
         "mean_low": mean_low,
@@ -259,7 +258,7 @@ def _against(values: Floats, theirs: Floats | None, draws: Draws, margin: float,
     if theirs is None:
         return {"verdict": "undecided"}
     row: dict[str, Any] = tests_of((values - theirs).mean(axis=0), margin, family)
-    low, high = bootstrap_improvement(values, theirs, draws)
+    low, high = improvement_interval(values, theirs, draws)
     row |= {"improvement": improvement(values, theirs), "improvement_low": low, "improvement_high": high}
     return row | {"verdict": verdict_of(row | {"metric": "normalised"})}
 
