@@ -15,10 +15,10 @@ import numpy as np
 
 from deepcuts.analysis.aggregates import (
     Draws,
+    bootstrap_improvement,
     drawn_seeds,
-    improvement_interval,
     interquartile_mean,
-    resampled_interval,
+    percentile_interval,
 )
 from deepcuts.analysis.significance import LEVEL, critical_difference, friedman
 from deepcuts.experiment.metrics import Floats
@@ -47,9 +47,9 @@ def held(datasets: int, seeds: int, sweeps: int, every_seed: bool = False) -> Fl
 
 
 def _intervals(ours: Floats, theirs: Floats, drawn: Draws) -> Iterable[tuple[float, float]]:
-    yield resampled_interval(ours, drawn, lambda values: np.asarray(values.mean(axis=-1)))
-    yield resampled_interval(ours, drawn, interquartile_mean)
-    yield improvement_interval(ours, theirs, drawn)
+    yield percentile_interval(ours, drawn, lambda values: np.asarray(values.mean(axis=-1)))
+    yield percentile_interval(ours, drawn, interquartile_mean)
+    yield bootstrap_improvement(ours, theirs, drawn)
 
 
 def told_apart(arms: int, datasets: int, sweeps: int) -> float:

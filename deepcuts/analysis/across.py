@@ -14,11 +14,11 @@ import pandas as pd
 
 from deepcuts.analysis.aggregates import (
     Draws,
+    bootstrap_improvement,
     drawn_seeds,
     improvement,
-    improvement_interval,
     interquartile_mean,
-    resampled_interval,
+    percentile_interval,
 )
 from deepcuts.analysis.compare import (
     FEWEST_TESTED,
@@ -241,8 +241,8 @@ def _level_rows(blocks: _Blocks, baseline: str, margin: float, family: int) -> l
 
 
 def _aggregates(values: Floats, draws: Draws) -> dict[str, float]:
-    mean_low, mean_high = resampled_interval(values, draws, lambda drawn: drawn.mean(axis=-1))
-    iqm_low, iqm_high = resampled_interval(values, draws, interquartile_mean)
+    mean_low, mean_high = percentile_interval(values, draws, lambda drawn: drawn.mean(axis=-1))
+    iqm_low, iqm_high = percentile_interval(values, draws, interquartile_mean)
     return {
         "mean": float(values.mean()),
         "mean_low": mean_low,
@@ -258,7 +258,7 @@ def _against(values: Floats, theirs: Floats | None, draws: Draws, margin: float,
     if theirs is None:
         return {"verdict": "undecided"}
     row: dict[str, Any] = tests_of((values - theirs).mean(axis=0), margin, family)
-    low, high = improvement_interval(values, theirs, draws)
+    low, high = bootstrap_improvement(values, theirs, draws)
     row |= {"improvement": improvement(values, theirs), "improvement_low": low, "improvement_high": high}
     return row | {"verdict": verdict_of(row | {"metric": "normalised"})}
 

@@ -55,7 +55,7 @@ def drawn_seeds(datasets: int, seeds: int) -> Draws:
     return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, datasets, max(1, seeds - 1)))
 
 
-def resampled_interval(values: Floats, draws: Draws, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
+def percentile_interval(values: Floats, draws: Draws, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
     """Return the 95 % percentile interval of a statistic over the last axis of all values (D, S), flattened.
 
     NaN where there are fewer than 3 seeds.
@@ -64,7 +64,7 @@ def resampled_interval(values: Floats, draws: Draws, statistic: Callable[[Floats
     return _percentiles(statistic(drawn.reshape(len(draws), -1)), values.shape[1])
 
 
-def improvement_interval(ours: Floats, theirs: Floats, draws: Draws) -> tuple[float, float]:
+def bootstrap_improvement(ours: Floats, theirs: Floats, draws: Draws) -> tuple[float, float]:
     """Return the 95 % percentile interval of `improvement`, NaN where there are fewer than 3 seeds."""
     datasets, seeds = ours.shape
     times = (draws[..., None] == np.arange(seeds)).sum(axis=-2) / draws.shape[-1]  # R D S: how often each is drawn

@@ -56,7 +56,9 @@ def run_verb(args: argparse.Namespace) -> int:
     if args.json:
         raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     sweep = deepcuts.read_sweep(args.sweep, args.set)
-    launched = deepcuts.run(sweep, opened(args.store), **_chosen(args), max_hours=args.max_hours, on_plan=_say_repeated)
+    launched = deepcuts.run(
+        sweep, opened(args.store), **_chosen(args), max_hours=args.max_hours, on_plan=_say_what_is_odd
+    )
     for error in launched.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
     _print_results(launched)
@@ -73,9 +75,12 @@ def _print_results(launched: Launched) -> None:
         print_degenerate(launched.plan.store, trials)
 
 
-def _say_repeated(planned: SweepPlan) -> None:
+def _say_what_is_odd(planned: SweepPlan) -> None:
+    """Name what the sweep asks for in vain: what is there twice, and settings that change nothing."""
     for name in planned.prepared.spec.repeated():
         print(f"deepcuts: asked for more than once, run once: {name}", file=sys.stderr)
+    for name in planned.file.without_effect():
+        print(f"deepcuts: has no effect: {name}", file=sys.stderr)
 
 
 @verb(
@@ -93,14 +98,15 @@ def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
     sweep, on = deepcuts.read_sweep(args.sweep, args.set), getattr(args, "on", None)  # `run` has no --on
     planned = deepcuts.plan(sweep, opened(args.store), **_chosen(args), on=on)
-    _say_repeated(planned)
+    _say_what_is_odd(planned)
     if args.json:
         print_json(planned.rows())
         for fact in planned.facts:
             print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
-        print_records(planned.rows())
+        plain = all(row["arm"] == row["strategy"] for row in planned.rows())
+        print_records([{key: row[key] for key in row if key != "arm" or not plain} for row in planned.rows()])
     return DONE
 
 
