@@ -197,4 +197,6 @@ def _text(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, Mapping):
         return " ".join(f"{key} {_text(each)}" for key, each in value.items())
-    return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(_text, value)) or "none"
+    return str(value)
