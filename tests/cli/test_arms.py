@@ -18,7 +18,7 @@ from deepcuts.cli.main import main
 from deepcuts.figures.curves import plot_curves, plot_training
 from deepcuts.figures.density import plot_dead, plot_density
 from deepcuts.figures.overlap import plot_layers, plot_overlap
-from deepcuts.figures.style import figure_options, looks
+from deepcuts.figures.style import LOOKS, figure_options, looks
 from deepcuts.publish.report import report
 from deepcuts.store.store import Store
 
@@ -106,6 +106,7 @@ def test_an_arm_looks_the_same_in_all_figures_of_a_store(store: Store) -> None:
     with figure_options(arms=arms):
         whole = looks(ARMS)
         assert len({whole[arm].color for arm in ARMS}) == len(ARMS)
+        assert {whole[arm].color for arm in ARMS} < {color for color, _ in LOOKS.values()}  # which are far apart
         assert all(looks([arm])[arm] == whole[arm] for arm in ARMS)
         assert looks(["LayerMagWeight", "new"])["no dropout"] == whole["no dropout"]
     assert whole[EDITED[0]].color == looks(["LayerMagWeight"])["LayerMagWeight"].color
