@@ -29,6 +29,7 @@ from deepcuts.cli.arguments import (
     opened,
     verb,
 )
+from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
     DONE,
     INCOMPLETE,
@@ -269,10 +270,12 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
     argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    *OVER,
     JSON,
 )
 def compare_verb(args: argparse.Namespace) -> int:
     """Arms against a baseline over seeds, or two trials over examples."""
+    check_over(args)
     store, frame = existing(args.store_uri), _trials(args)
     if args.trials:
         if len(args.trials) != 2:
@@ -281,6 +284,15 @@ def compare_verb(args: argparse.Namespace) -> int:
         _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric), args)
         return _code(frame.attrs["damaged"])
     metrics = deepcuts.metrics(store) if args.metric else None
+    if args.over:
+        made = deepcuts.compare_over_datasets(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+        print_over_datasets(made, args)
+        if args.output:
+            with _options(args, made):
+                some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
+                deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
+            sys.stderr.write(f"wrote {args.output}\n")
+        return _code(frame.attrs["damaged"])
     made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
     if args.examples:
         made = deepcuts.with_examples(store, made, frame, args.stage)
@@ -336,15 +348,26 @@ def report_verb(args: argparse.Namespace) -> int:
     STORE,
     TRIAL,
     argument("folder", metavar="DIR", help="a new or empty folder"),
+    argument(
+        "--shrink",
+        action="store_true",
+        help="leave out the feed-forward neurons that are pruned as a whole (by a Neuron strategy, for one): a smaller"
+        " and faster network with the same outputs; its card says how much faster it was here",
+    ),
 )
 def export_verb(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
     try:
-        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder))
+        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder), shrink=args.shrink)
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE
     print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
+    if args.shrink:
+        print(
+            f"{row['neurons']:,} of {row['full_neurons']:,} neurons in each feed-forward layer,"
+            f" {row['speedup']:.2f} times as fast here; its README.md says how that was measured"
+        )
     return DONE
 
 
