@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders.arms import EPOCHS, LABELLED, armed_store, write_arm
+from builders.arms import EPOCHS, LABELLED, ONCE, armed_store, write_arm
 from builders.specs import dense, trial
 
 from deepcuts.analysis.curves import curves, training_curves
@@ -48,6 +48,17 @@ def test_the_table_has_rows_for_each_arm_in_every_format(store: Store, capsys: p
     assert [line.split("  ")[1].strip() for line in one.splitlines()[1:3]] == [EDITED[1]] * 2
     assert main(["table", store.uri, "--only", "arm=no dropuot"]) == 2
     assert "did you mean 'no dropout'?" in capsys.readouterr().err
+
+
+def test_the_commas_in_a_name_are_the_names_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "store"))
+    for fields in ({}, {"retrain": ONCE, "rewind": 7}):
+        write_arm(store, trial("SNIP", **fields), "mine", 0.8)
+    name = "mine (retrain.epochs=1, rewind=7)"
+    rows = json.loads(printed(capsys, "table", store.uri, "--json", "--only", f"arm={name},seed=0"))
+    assert [row["arm"] for row in rows] == [name]
+    made = json.loads(printed(capsys, "curves", store.uri, "--json", "--arms", f"{name},{name}"))
+    assert [row["arm"] for row in made] == [name]
 
 
 def test_compare_takes_an_arm_as_its_baseline(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
