@@ -14,10 +14,10 @@ import pyarrow.dataset as ds
 import torch
 from torch import Tensor, nn
 
+from deepcuts.analysis.frames import show
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.folder import find_model
 from deepcuts.model.load import load_tokenizer, untrained_model
-from deepcuts.names import find_id
 from deepcuts.pruning.bits import Bools
 from deepcuts.publish.modelcard import model_card
 from deepcuts.publish.shrink import Shrunk, shrink_network
@@ -40,8 +40,7 @@ def export(store: Store, trial: str, folder: Path, *, shrink: bool = False) -> R
 
     >>> dc.export(store, trials["trial_id"].iloc[1], Path("pruned"))  # of a sweep with keep_models: true
     """
-    rows = {row["trial_id"]: row for row in store.read("trials").table.to_pylist()}
-    row = rows[find_id(trial, rows)]
+    row = show(store, trial).to_dict("records")[0]
     _check_folder(folder)
     _check_kept(store, row)
     spec = TrialSpec.model_validate_json(row["spec"])
@@ -96,13 +95,14 @@ def _check_kept(store: Store, row: Row) -> None:
     """Raise ValueError unless the trial's weights were kept, with the command that keeps them."""
     if row["status"] == "completed" and store.artifact("models", row["trial_id"], "kept.safetensors"):
         return
-    what = f"trial {row['trial_id']!r} ({row['strategy']} on {row['dataset']}, seed {row['seed']})"
+    what = f"trial {row['trial_id']!r} ({row['arm']} on {row['dataset']}, seed {row['seed']})"
     if row["strategy"] == "Dense":
         raise ValueError(f"{what} ends after fine-tuning: it has no pruned network; export another trial")
     if row["status"] != "completed":
         raise ValueError(f"{what} failed: `deepcuts show {shlex.quote(store.uri)} {row['trial_id']}` says why")
     sweep = f"{store.root}/sweeps/{row['sweep']}.yaml" if store.local else f"{row['sweep']}.yaml"
-    only = {"dataset": row["dataset"], "strategy": row["strategy"], "seed": row["seed"]}
+    key = "strategy" if row["arm"] == row["strategy"] else "arm"
+    only = {"dataset": row["dataset"], key: row["arm"], "seed": row["seed"]}
     command = f"deepcuts run {shlex.quote(sweep)} --store {shlex.quote(store.uri)} --set keep_models=true"
     raise ValueError(
         f"the weights of {what} were not kept; this keeps them:"

@@ -124,10 +124,11 @@ def _front(spec: TrialSpec, title: str, values: Values, tag: str) -> str:
 
 def _summary(spec: TrialSpec, row: Row) -> str:
     task = spec.dense.task
+    arm = "" if row["arm"] in (None, spec.strategy) else f"- **Arm**: {_plain(row['arm'])}\n"
     kind = "regression" if task.kind == "regression" else f"{task.outputs}-class classification"
     return (
         f"- **Task**: {spec.dense.dataset} ({kind})\n"
-        f"- **Strategy**: {spec.strategy}\n"
+        f"{arm}- **Strategy**: {spec.strategy}\n"
         f"- **Sparsity**: {row['sparsity']:.4%} ({row['kept']:,} of {row['prunable']:,} prunable weights kept);"
         f" compression of the whole network {row['compression_achieved']:.4g}x of {row['parameters']:,} parameters\n"
         f"- **Trial**: `{row['trial_id']}`, seed {spec.dense.seed}\n"
@@ -167,13 +168,17 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     scored = f"Scored every prunable weight by {spec.score.criterion}"
     if spec.score.batches:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
+    if spec.score.exclude:
+        scored += f", but for those that {', '.join(spec.score.exclude)} names"
+    kept = f"Kept the highest scores, scope {spec.scope}"
+    if spec.outliers is not None:
+        kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
     shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
     steps = [
         f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {finetune.epochs} epochs,"
         f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
-        f"Kept the highest scores, scope {spec.scope}"
-        + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
+        kept + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
         f"Set the kept weights back to {start}; the pruned ones are zero from here on.",
         f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
         f" learning rate {retrain.lr:g}.",

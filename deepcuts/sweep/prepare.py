@@ -68,7 +68,8 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         if settings.exclude:
             counts[dataset] = _without(settings.exclude, counts[dataset], file.model)
         _check_size(dataset, file, settings, counts[dataset])
-        _check_rewind(dataset, settings, facts[dataset]["train"].examples)
+        for each in (settings, *(file.for_arm(dataset, arm) for arm in file.arms)):
+            _check_rewind(dataset, each, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
