@@ -90,7 +90,9 @@ def curves(
             raise ValueError(
                 "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
-        return _curves(best_epoch(with_arms(trials), metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
+        return _curves(best_epoch(with_arms(trials), metrics).assign(dense=float("nan")), "best", x).assign(
+            stage="best epoch"
+        )
     return _curves(in_metric(trials, stage, metric, metrics), stage, x)
 
 

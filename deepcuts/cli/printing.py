@@ -187,7 +187,7 @@ def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def in_markdown(text: str) -> str:
-    """Escape what Markdown would read as mark-up, or as the end of a cell."""
+    """Escape what would end a cell of a Markdown table, or be read as mark-up."""
     return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 

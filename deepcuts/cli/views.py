@@ -288,7 +288,7 @@ def compare_verb(args: argparse.Namespace) -> int:
         made = deepcuts.compare_over_datasets(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
         print_over_datasets(made, args)
         if args.output:
-            with _options(args):
+            with _options(args, made):
                 some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
                 deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
             sys.stderr.write(f"wrote {args.output}\n")
