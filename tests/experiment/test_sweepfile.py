@@ -56,9 +56,11 @@ DEFAULTS = {
     "rewind": "init",
     "keep_models": False,
     "checkpoint_minutes": 5.0,
+    "capture": False,
     "trackers": [],
     "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
     "overrides": {},
+    "axes": {},
 }
 LEAST = "datasets: [toy]\nstrategies: [LayerRandom]\ncompressions: [2]\n"
 

@@ -7,22 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from builders.toy_sweeps import toy_sweep
 from builders.toy_trials import trial
 
 import deepcuts
 from deepcuts.store.store import Store
-from deepcuts.sweep.worker import run_pipeline
+from deepcuts.sweep.launch import _write_sweep
+from deepcuts.sweep.plan import make_plan
+from deepcuts.sweep.worker import make_launch, run_pipeline
+from deepcuts.trial.context import Context
 
 
 @pytest.mark.usefixtures("torch_state")
-def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
+def test_a_trial_that_runs_again_keeps_the_names_of_its_sweep_and_arm(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
-    assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
-    assert deepcuts.run_trial(asked, store)["sweep"] == "ablation"
-    other = trial("LayerRandom")
-    assert deepcuts.run_trial(other, store)["sweep"] == "run-one"
+    for names in ({"sweep": "ablation", "arm": "mine"}, {}):
+        again = deepcuts.run_trial(asked, store, **names)
+        assert (again["sweep"], again["arm"]) == ("ablation", "mine")
+    other = deepcuts.run_trial(trial("LayerRandom"), store)
+    assert (other["sweep"], other["arm"]) == ("run-one", "LayerRandom")
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
 
 
@@ -46,17 +52,36 @@ def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(mon
     assert done.stdout.strip() == expected
 
 
-def test_a_trial_asks_for_sleeping_threads_here_and_in_a_worker(
+def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here_and_in_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[str | None] = []
-    monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: ran.append(os.environ.get("OMP_WAIT_POLICY")))
+    ran: list[tuple[str | None, bool]] = []
+
+    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool, arm: str | None) -> None:
+        ran.append((os.environ.get("OMP_WAIT_POLICY"), context.capture))
+
+    monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
-    launch = SimpleNamespace(threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False)
+    about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
+    launch = SimpleNamespace(**about, labels={}, shared=together)
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
+        lambda: deepcuts.run_trial(trial(), Store(str(tmp_path)), capture=True),
         lambda: run_pipeline(launch, trial(), Store(str(tmp_path)), SimpleNamespace(stopping=lambda: False)),  # type: ignore[arg-type]
     ):
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         run()
-    assert ran == ["PASSIVE", "PASSIVE"]
+    assert ran == [("PASSIVE", False), ("PASSIVE", True), ("PASSIVE", True)]
+
+
+def test_a_worker_hands_a_trial_the_label_of_its_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: heard.append(given[-1]))
+    spec = toy_sweep(strategies={"mine": {"use": "LayerMagWeight"}, "LayerRandom": None})
+    store = Store(str(tmp_path))
+    launch = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, run_pipeline, labels=spec.labels)
+    for each in spec.trials():
+        run_pipeline(launch, each, store, SimpleNamespace(stopping=lambda: False))  # type: ignore[arg-type]
+    assert heard == ["Dense", "mine", "LayerRandom"]
+    _write_sweep(store, spec)
+    assert [row["arm"] for row in store.read("sweeps").table.to_pylist()] == heard
