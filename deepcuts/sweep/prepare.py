@@ -162,7 +162,8 @@ def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
         try:
             _check_level_of_neurons(_without(exclude, counts[dataset], spec.file.model), compression, sparsity)
         except ValueError as error:
-            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r}: {error}") from None
+            level = f"sparsity {sparsity!r}" if compression is None else f"compression {compression!r}"
+            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r} at {level}: {error}") from None
 
 
 def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:
