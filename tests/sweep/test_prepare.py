@@ -201,7 +201,10 @@ def neurons(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["compressions=[2, 2.5]"], r"compression 2.5: .* 0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less"),
+        (
+            ["compressions=[2, 2.5]"],
+            r"compression 2.5: .* 0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less",
+        ),
         (["compressions=null", "sparsities=[0.1, 0.74]"], "sparsity 0.74: .* cannot be reached by whole"),
         (["axes.exclude=[[pooler], ['0.second']]"], "whole neurons have .* in '0.second.weight': take it out"),
         (["exclude=['0.second']"], "whole neurons have .* in '0.second.weight': take it out of `exclude`"),
