@@ -209,8 +209,13 @@ class TrialSpec(Frozen):
         """The Wanda scores that Owl needs beside those of the criterion; None for other scopes."""
         if self.outliers is None:
             return None
-        about = {"dense": self.dense, "prune_biases": self.score.prune_biases, "exclude": self.score.exclude}
-        return ScoreSpec(criterion="Wanda", **about, **self.outliers.model_dump())
+        return ScoreSpec(
+            dense=self.dense,
+            criterion="Wanda",
+            prune_biases=self.score.prune_biases,
+            exclude=self.score.exclude,
+            **self.outliers.model_dump(),
+        )
 
     @cached_property
     def passes(self) -> tuple[ScoreSpec, ...]:
