@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 from deepcuts.analysis.curves import comparable
 from deepcuts.analysis.significance import Floats, Resampled, mcnemar, two_level
 from deepcuts.experiment.metrics import FUNCTIONS
+from deepcuts.experiment.tasks import METRICS
 from deepcuts.names import find_id, nearest
 from deepcuts.store.store import Store
 
@@ -85,7 +86,7 @@ def compare_trials(
 
 def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) -> dict[str, float | None]:
     """Count the examples that only one of them has right, with McNemar's p; nulls for a regression."""
-    if main_metric not in ("accuracy", "f1", "matthews"):
+    if main_metric not in METRICS["classification"]:
         return {"only_a": None, "only_b": None, "p_mcnemar": None}
     only_a = int(((ours == labels) & (theirs != labels)).sum())
     only_b = int(((ours != labels) & (theirs == labels)).sum())

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Scoring, Training
+from deepcuts.experiment.spec import Distill, Scoring, Training
 from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
@@ -23,6 +23,7 @@ _SETTINGS = {
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
+    "class_weights": "balanced: each class has the same share of every loss (of a classification); null: each example",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
@@ -58,6 +59,11 @@ _TRAINING = {
     "schedule": "of the learning rate, after the warmup",
     "warmup": "a fraction of the steps",
     "max_grad_norm": "gradients are clipped to this norm; null: never",
+    "distill": "of retrain alone: the fine-tuned network teaches; null: the labels alone do",
+}
+_DISTILL = {
+    "temperature": "softens what teacher and student say of a classification, 1 as it is",
+    "weight": "the teacher's share of the loss, from 0 to 1; the labels have the rest",
 }
 _SCORING = {
     "batches": "batches per pass, at most one pass over the training split",
@@ -95,6 +101,7 @@ _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,
     Settings: _SETTINGS,
     Training: _TRAINING,
+    Distill: _DISTILL,
     Scoring: _SCORING,
     Resources: _RESOURCES,
     OwnData: _OWN,

@@ -15,7 +15,18 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from deepcuts.experiment.own_data import OwnData, Seed
-from deepcuts.experiment.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
+from deepcuts.experiment.spec import (
+    Above0,
+    Distill,
+    Fraction,
+    Frozen,
+    Natural,
+    NotNegative,
+    Number,
+    Positive,
+    Scoring,
+    Training,
+)
 from deepcuts.experiment.tasks import ALIASES, TASKS
 from deepcuts.experiment.yaml_errors import compose_yaml, explained, misplaced, parse_yaml, unknown
 from deepcuts.names import valid_name
@@ -66,10 +77,18 @@ class Settings(Frozen):
     head: Literal["linear", "sigmoid5"] = "linear"
     keep_head: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
+    class_weights: Literal["balanced"] | None = None
     finetune: Training = Training()
     scoring: Scoring = Scoring()
     rewind: Literal["init", "none"] | Natural = "init"
     retrain: Training = Training(epochs=12)
+
+    @field_validator("finetune")
+    @classmethod
+    def _no_teacher(cls, finetune: Training) -> Training:
+        if finetune.distill is not None:
+            raise ValueError("distill is for retrain: the fine-tuned network is the teacher, and there is none before")
+        return finetune
 
     def retraining(self) -> Training:
         """Return the settings of retraining: 12 epochs, and what `retrain` does not give comes from `finetune`."""
@@ -240,6 +259,7 @@ def _change(raw: dict[str, Any], change: str) -> None:
 _SECTIONS: dict[str, type[Frozen]] = {
     "finetune": Training,
     "retrain": Training,
+    "distill": Distill,
     "scoring": Scoring,
     "resources": Resources,
 }

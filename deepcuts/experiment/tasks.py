@@ -10,9 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Kind = Literal["classification", "regression"]
 
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
+    "classification": ("accuracy", "f1", "matthews", "macro_f1", "balanced_accuracy"),
     "regression": ("pearson", "spearman", "mse"),
 }
+# Those of METRICS that are recorded only where they are the main one; `--metric` finds them in the predictions.
+_WHERE_ASKED = ("macro_f1", "balanced_accuracy")
 
 
 def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ class Task(BaseModel):
         if self.main_metric not in METRICS[self.kind]:
             raise ValueError(f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}")
         if self.main_metric == "f1" and self.outputs != 2:
-            raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use accuracy or matthews")
+            raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use macro_f1 or matthews")
         return self
 
     @property
@@ -96,6 +98,12 @@ class Task(BaseModel):
     @property
     def main_metric(self) -> str:
         return self.metric or ("accuracy" if self.kind == "classification" else "pearson")
+
+    @property
+    def recorded_metrics(self) -> tuple[str, ...]:
+        """The metrics that a trial records; f1 is for two classes alone."""
+        names = [name for name in METRICS[self.kind] if name != "f1" or self.outputs == 2]
+        return tuple(name for name in names if name not in _WHERE_ASKED or name == self.main_metric)
 
 
 def _glue(config: str, *text: str, classes: int | None = 2, metric: str | None = None) -> Task:

@@ -77,6 +77,11 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 
 
 def _check_head(dataset: str, task: Task, settings: Settings) -> None:
+    if settings.class_weights is not None and task.kind == "regression":
+        raise ValueError(
+            f"class_weights: {settings.class_weights!r} is for a classification, and {dataset!r} is a regression; set"
+            f" overrides: {{{dataset}: {{class_weights: null}}}}"
+        )
     for key, value, plain in (("head", settings.head, "linear"), ("loss", settings.loss, "mean")):
         if value != plain and task.kind != "regression":
             raise ValueError(

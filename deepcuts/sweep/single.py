@@ -49,6 +49,7 @@ def run_trial(
         checkpoint_minutes=checkpoint_minutes,
         snapshots=together.snapshots(trial),
         partners=together.partners(trial),
+        teaches=together.teaches(trial),
         on_progress=on_progress,
     )
     return run_stages(trial, sweep or _sweep_of(trial, store) or "run-one", context, keep_model)

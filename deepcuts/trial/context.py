@@ -17,9 +17,9 @@ _Settings = TypeVar("_Settings", Training, ScoringPass)
 class Context:
     """Where a trial works, how much of the machine it may use, and the hooks that it calls.
 
-    `micro_batch` bounds how many examples run at once (None: nothing does). `snapshots` (steps of the fine-tuning) and
-    `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
-    the one that makes them.
+    `micro_batch` bounds how many examples run at once (None: nothing does). `snapshots` (steps of the fine-tuning),
+    `teaches` (the outputs of the fine-tuned network) and `partners` (scores of the same pass) are what other trials of
+    the sweep want of the shared stages, if this trial is the one that makes them.
     """
 
     store: Store
@@ -28,6 +28,7 @@ class Context:
     checkpoint_minutes: float = 5.0
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
+    teaches: bool = False
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
     on_loss: Callable[[float], None] = lambda loss: None

@@ -23,6 +23,7 @@ TRAINING = {
     "schedule": "constant",
     "warmup": 0.0,
     "max_grad_norm": None,
+    "distill": None,
 }
 # Every key that is not required, with its default: people's sweeps, and the meaning of old ones, depend on them.
 DEFAULTS = {
@@ -39,6 +40,7 @@ DEFAULTS = {
     "head": "linear",
     "keep_head": False,
     "loss": "mean",
+    "class_weights": None,
     "prune_biases": False,
     "finetune": TRAINING,
     "scoring": {
