@@ -20,6 +20,7 @@ from deepcuts.pruning.criteria import CRITERIA, SCOPES
 _SETTINGS = {
     "max_tokens": "longer texts are cut to this many tokens",
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
+    "holdout": "a share of the training split to validate on in place of the validation split, to choose settings by",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
@@ -85,11 +86,12 @@ _RESOURCES = {
 _OWN = {
     "train": "file of the training split: .parquet, .csv, .tsv or .jsonl",
     "validation": "file of the validation split; with `file`, a share of its examples (0.2) or their number (80)",
+    "test": "a file, or with `file` a share or a number of its examples: evaluated at the end of each stage alone",
     "file": "one file, a part of which is held out for validation, instead of train and validation",
-    "data_seed": "draws the part of `file` that is held out",
+    "data_seed": "draws the parts of `file`, or with `holdout` of the training split, that are held out",
     "hub": "id of a Hub dataset, instead of files",
     "config": "configuration of the Hub dataset",
-    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: test}",
+    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: dev, test: test}",
     "text": "the column of the text, or the two of a pair",
     "label": "the column of the label",
     "kind": "classification, or regression to a number; null: from the labels of the files, and `plan` says which",

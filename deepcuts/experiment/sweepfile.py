@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from deepcuts.experiment.own_data import OwnData, Seed
+from deepcuts.experiment.own_data import OwnData, Part, Seed
 from deepcuts.experiment.spec import (
     Above0,
     Distill,
@@ -74,6 +74,7 @@ class Settings(Frozen):
 
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
+    holdout: Part | None = None
     head: Literal["linear", "sigmoid5"] = "linear"
     keep_head: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
@@ -133,6 +134,7 @@ class SweepFile(Settings):
             place = ("datasets", dataset if isinstance(self.datasets, dict) else number)
             if own is not None:
                 _own_name(dataset, place)
+                self._check_data_seed(dataset, own)
             elif ALIASES.get(dataset, dataset) not in TASKS:
                 raise misplaced(place, unknown("dataset", dataset, [*TASKS, *ALIASES]))
             elif rows.get(ALIASES.get(dataset, "")) is not None:
@@ -144,6 +146,11 @@ class SweepFile(Settings):
             if self._row_name(dataset) not in self.dataset_rows():
                 raise misplaced(("overrides", dataset), unknown("dataset", dataset, list(self.dataset_rows())))
         return self
+
+    def _check_data_seed(self, dataset: str, own: OwnData) -> None:
+        if own.data_seed and own.file is None and self.for_dataset(dataset).holdout is None:
+            text = f"{own.data_seed!r} draws the parts of file, or with holdout of train, and there is neither"
+            raise misplaced(("datasets", dataset, "data_seed"), text)
 
     def _row_name(self, name: str) -> str:
         own = isinstance(self.datasets, dict) and self.datasets.get(name) is not None

@@ -50,8 +50,8 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
     tasks, facts, counts = {}, {}, {}
     for dataset, own in file.dataset_rows().items():
-        tasks[dataset] = locate(dataset, own, folder)
         settings = file.for_dataset(dataset)
+        tasks[dataset] = locate(dataset, own, folder, settings.holdout)
         _check_head(dataset, tasks[dataset], settings)
         same = own is not None and own.same_data
         facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
