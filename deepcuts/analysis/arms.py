@@ -124,7 +124,7 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     model, task = dense.pop("model"), _defaults(Task) | dense.pop("task")
     sections = {
         "model": _identity(model, {"revision"}),
-        "data": _identity(task, _BY_DIGEST),
+        "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
         "finetune": _defaults(Training) | dense.pop("finetune", {}),
         "scoring": _scoring(score),
     }

@@ -186,3 +186,11 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     for path, reason in damaged.items():
         sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
     return bool(damaged)
+
+
+def say_holdouts(trials: pd.DataFrame) -> None:
+    """Say below results which of them are of a part of the training split."""
+    from deepcuts.analysis.measured import holdouts_in_words
+
+    for line in holdouts_in_words(trials):
+        print(line)

@@ -18,6 +18,7 @@ from deepcuts.cli.arguments import (
     JSON,
     METRIC,
     OUTPUT,
+    SPLIT,
     STAGE,
     STORE,
     TRIAL,
@@ -40,7 +41,9 @@ from deepcuts.cli.printing import (
     print_records,
     print_results,
     say_damaged,
+    say_holdouts,
 )
+from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 
 if TYPE_CHECKING:
@@ -134,6 +137,8 @@ def show_verb(args: argparse.Namespace) -> int:
     "results: mean and 95 %% interval over seeds",
     STORE,
     *WHICH,
+    METRIC,
+    SPLIT,
     argument("--columns", default="", metavar="KEY,...", help="settings as columns, such as retrain.epochs"),
     argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
     argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
@@ -143,7 +148,10 @@ def show_verb(args: argparse.Namespace) -> int:
 def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
-    results = deepcuts.table(frame, [name.strip() for name in args.columns.split(",") if name.strip()])
+    results = deepcuts.table(
+        deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split),
+        [name.strip() for name in args.columns.split(",") if name.strip()],
+    )
     formats = {"json": print_json, "csv": print_csv, "latex": print_latex, "markdown": print_markdown}
     asked = [name for name in formats if getattr(args, name)]
     if len(asked) > 1:
@@ -153,6 +161,7 @@ def table_verb(args: argparse.Namespace) -> int:
     else:
         print_results(results)
         print_degenerate(existing(args.store_uri), frame)
+        say_holdouts(frame)
     return _code(frame.attrs["damaged"])
 
 
@@ -163,6 +172,7 @@ def table_verb(args: argparse.Namespace) -> int:
     *WHICH,
     OUTPUT,
     METRIC,
+    SPLIT,
     STAGE,
     *FIGURE,
     argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
@@ -180,12 +190,15 @@ def curves_verb(args: argparse.Namespace) -> int:
     frame, epochs = deepcuts.with_arms(_trials(args)), args.x == "epoch"
     frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
     store = existing(args.store_uri)
-    metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
+    if args.split == "test" and (epochs or args.report == "best"):
+        raise ValueError("--split test: it is evaluated at the end of each stage alone; there are no values of epochs")
     if epochs:
-        assert metrics is not None
-        made = deepcuts.training_curves(frame, metrics, args.metric)
+        made = deepcuts.training_curves(frame, deepcuts.metrics(store), args.metric, args.split)
+        made["metric"] = [in_split(metric, args.split) for metric in made["metric"]]
+    elif args.report == "best":
+        made = deepcuts.curves(frame, args.metric, args.stage, args.x, deepcuts.metrics(store), args.report)
     else:
-        made = deepcuts.curves(frame, args.metric, args.stage, args.x, metrics, args.report)
+        made = deepcuts.curves(deepcuts.measured(store, frame, args.metric, args.split), None, args.stage, args.x)
     if args.json:
         print_json(made)
         return _code(frame.attrs["damaged"])
@@ -193,6 +206,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     with _options(args):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
+    say_holdouts(frame)
     return _code(frame.attrs["damaged"])
 
 
@@ -256,6 +270,7 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     *WHICH,
     OUTPUT,
     METRIC,
+    SPLIT,
     STAGE,
     *FIGURE,
     argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
@@ -275,18 +290,19 @@ def compare_verb(args: argparse.Namespace) -> int:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
         one, other = args.trials
-        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric), args)
+        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
         return _code(frame.attrs["damaged"])
-    metrics = deepcuts.metrics(store) if args.metric else None
-    made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+    shown = deepcuts.measured(store, frame, args.metric, args.split)
+    made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
-        made = deepcuts.with_examples(store, made, frame, args.stage)
+        made = deepcuts.with_examples(store, made, shown, args.stage)
     if args.json:
         print_json(made)
     elif made.empty:
         print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
     else:
         _print_verdicts(made, args)
+        say_holdouts(frame)
     return _code(frame.attrs["damaged"])
 
 

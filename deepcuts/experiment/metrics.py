@@ -152,6 +152,17 @@ def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats)
     return {name: FUNCTIONS[name](labels, predictions) for name in names}
 
 
+def in_split(metric: str, split: str) -> str:
+    """Return how a metric of a split is called in frames: by its own name for validation, else `accuracy (test)`."""
+    return metric if split == "validation" else f"{metric} ({split})"
+
+
+def metric_and_split(name: str) -> tuple[str, str]:
+    """Return the metric and the split that `in_split` named."""
+    metric, _, split = name.partition(" (")
+    return metric, split.removesuffix(")") or "validation"
+
+
 def majority_score(metric: str, labels: Floats) -> float:
     """Return the metric of always predicting the most frequent class of the labels (N,), of several the lowest."""
     classes, counts = np.unique(labels, return_counts=True)

@@ -13,8 +13,8 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews", "macro_f1", "balanced_accuracy"),
     "regression": ("pearson", "spearman", "mse"),
 }
-# Those of METRICS that are recorded only where they are the main one; `--metric` finds them in the predictions.
-_WHERE_ASKED = ("macro_f1", "balanced_accuracy")
+# Those of METRICS that are recorded only where they are the main one; `--metric` takes them from the predictions.
+ON_REQUEST = ("macro_f1", "balanced_accuracy")
 
 
 def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Task(BaseModel):
     def recorded_metrics(self) -> tuple[str, ...]:
         """The metrics that a trial records; f1 is for two classes alone."""
         names = [name for name in METRICS[self.kind] if name != "f1" or self.outputs == 2]
-        return tuple(name for name in names if name not in _WHERE_ASKED or name == self.main_metric)
+        return tuple(name for name in names if name not in ON_REQUEST or name == self.main_metric)
 
 
 def _part(size: float) -> str:

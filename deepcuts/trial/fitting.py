@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 from torch import Tensor
@@ -73,10 +73,9 @@ def fit(
     is (epoch 0, step 0). `key` names the checkpoint to go on from.
     """
     predictions: list[Row] = []
-    watched = replace(material, evaluated={name: each for name, each in material.evaluated.items() if name != "test"})
 
     def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
-        values, rows = evaluate_stage(network, material if epoch + 1 >= settings.epochs else watched, stage)
+        values, rows = evaluate_stage(network, material if epoch + 1 >= settings.epochs else material.watched, stage)
         predictions[:] = rows
         context.on_metrics(stage, epoch, values)
         return values

@@ -32,6 +32,11 @@ class Material:
     length_grouping: bool = True
 
     @property
+    def watched(self) -> Material:
+        """The material without the test split, which is left alone until a stage ends."""
+        return replace(self, evaluated={name: each for name, each in self.evaluated.items() if name != "test"})
+
+    @property
     def cut(self) -> int:
         return int(sum(tokens.cut.sum() for tokens in (self.train, *self.evaluated.values())))
 
