@@ -125,13 +125,15 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     sections = {
         "model": _identity(model, {"revision"}),
         "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
-        "finetune": _defaults(Training) | dense.pop("finetune", {}),
+        "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
         "scoring": _scoring(score),
     }
     found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
     if (retrain := trial.pop("retrain", None)) is not None:
         found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
         sections["retrain"] = _defaults(Training) | retrain
+        taught = sections["retrain"].pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
+        sections["retrain"] |= {f"distill.{name}": value for name, value in taught.items()}
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
 

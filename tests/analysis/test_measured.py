@@ -14,11 +14,13 @@ from builders import specs
 from builders.rows import row_of, trial, write_trial
 
 import deepcuts as dc
+from deepcuts.analysis.arms import agree
 from deepcuts.analysis.examples import bootstrap
 from deepcuts.analysis.measured import holdouts_in_words
 from deepcuts.cli.main import main
 from deepcuts.data.splits import locate
 from deepcuts.experiment.metrics import balanced_accuracy, in_split, macro_f1, metric_and_split
+from deepcuts.experiment.spec import Distill, Training
 from deepcuts.store.store import Store
 
 STAGES = ("dense", "pruned", "rewound", "retrained")
@@ -180,3 +182,16 @@ def test_results_on_a_holdout_say_so(store: Store, capsys: pytest.CaptureFixture
         write_trial(store, row)
     assert main(["table", store.uri]) == 0
     assert "validation is a holdout of 10 % of the training split" in capsys.readouterr().out
+
+
+def test_an_arm_with_a_teacher_is_told_by_its_weight_and_never_paired_with_one_without() -> None:
+    taught = Training(epochs=12, distill=Distill(temperature=3))
+    made = [
+        specs.trial(retrain=retrain, of=specs.dense(seed=s))
+        for retrain in (Training(epochs=12), taught)
+        for s in (0, 1)
+    ]
+    rows = dc.with_arms(pd.DataFrame([row_of(each) for each in made]))
+    arms = ["retrain.distill.weight=0", "retrain.distill.temperature=3, retrain.distill.weight=0.9"]
+    assert [arm for arm in dict.fromkeys(rows["arm"])] == [f"LayerMagWeight [{arm}]" for arm in arms]
+    assert not agree(*dict.fromkeys(rows["settings"]))
