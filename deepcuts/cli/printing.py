@@ -188,9 +188,14 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     return bool(damaged)
 
 
-def say_holdouts(trials: pd.DataFrame) -> None:
-    """Say below results which of them are of a part of the training split."""
+def say_measured(trials: pd.DataFrame, shown: pd.DataFrame) -> None:
+    """Say below results which of the trials do not have them, and which were measured on a part of the training split.
+
+    `shown` are the trials as `measured` gave them.
+    """
     from deepcuts.analysis.measured import holdouts_in_words
 
-    for line in holdouts_in_words(trials):
+    if missing := sorted(set(trials["dataset"]) - set(shown["dataset"])):
+        print(f"left out, as no trial has these numbers: {', '.join(missing)}")
+    for line in holdouts_in_words(shown[~shown["metric"].astype(str).str.endswith(")")]):
         print(line)

@@ -41,7 +41,7 @@ from deepcuts.cli.printing import (
     print_records,
     print_results,
     say_damaged,
-    say_holdouts,
+    say_measured,
 )
 from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
@@ -148,10 +148,8 @@ def show_verb(args: argparse.Namespace) -> int:
 def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
-    results = deepcuts.table(
-        deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split),
-        [name.strip() for name in args.columns.split(",") if name.strip()],
-    )
+    shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
+    results = deepcuts.table(shown, [name.strip() for name in args.columns.split(",") if name.strip()])
     formats = {"json": print_json, "csv": print_csv, "latex": print_latex, "markdown": print_markdown}
     asked = [name for name in formats if getattr(args, name)]
     if len(asked) > 1:
@@ -161,7 +159,7 @@ def table_verb(args: argparse.Namespace) -> int:
     else:
         print_results(results)
         print_degenerate(existing(args.store_uri), frame)
-        say_holdouts(frame)
+        say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 
@@ -190,6 +188,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     frame, epochs = deepcuts.with_arms(_trials(args)), args.x == "epoch"
     frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
     store = existing(args.store_uri)
+    shown = frame
     if args.split == "test" and (epochs or args.report == "best"):
         raise ValueError("--split test: it is evaluated at the end of each stage alone; there are no values of epochs")
     if epochs:
@@ -198,7 +197,8 @@ def curves_verb(args: argparse.Namespace) -> int:
     elif args.report == "best":
         made = deepcuts.curves(frame, args.metric, args.stage, args.x, deepcuts.metrics(store), args.report)
     else:
-        made = deepcuts.curves(deepcuts.measured(store, frame, args.metric, args.split), None, args.stage, args.x)
+        shown = deepcuts.measured(store, frame, args.metric, args.split)
+        made = deepcuts.curves(shown, None, args.stage, args.x)
     if args.json:
         print_json(made)
         return _code(frame.attrs["damaged"])
@@ -206,7 +206,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     with _options(args):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
-    say_holdouts(frame)
+    say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 
@@ -302,7 +302,7 @@ def compare_verb(args: argparse.Namespace) -> int:
         print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
     else:
         _print_verdicts(made, args)
-        say_holdouts(frame)
+        say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 

@@ -184,6 +184,14 @@ def test_results_on_a_holdout_say_so(store: Store, capsys: pytest.CaptureFixture
     assert "validation is a holdout of 10 % of the training split" in capsys.readouterr().out
 
 
+def test_datasets_without_the_numbers_are_named(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, "old", "LayerSNIP", 9, test=False, dataset="cola")
+    assert main(["table", store.uri, "--split", "test"]) == 0
+    out = capsys.readouterr().out
+    assert "left out, as no trial has these numbers: cola" in out
+    assert "holdout" not in out
+
+
 def test_an_arm_with_a_teacher_is_told_by_its_weight_and_never_paired_with_one_without() -> None:
     taught = Training(epochs=12, distill=Distill(temperature=3))
     made = [
