@@ -119,16 +119,18 @@ def run_one_verb(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {}
     if Path(args.source).suffix in (".yaml", ".yml"):
         sweep = deepcuts.read_sweep(args.source, args.set)
-        store, trials = opened(args.store), sweep.trials()
+        store, spec = opened(args.store), sweep.here()
+        trials, labels = spec.trials(), spec.labels
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
-        options["checkpoint_minutes"] = sweep.file.checkpoint_minutes
+        options |= {"checkpoint_minutes": sweep.file.checkpoint_minutes, "capture": sweep.file.capture}
     else:
         store = existing(args.source)
-        trials = _recorded(store)
+        trials, labels = _recorded(store)
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
-    told = _Told(f"{trial.trial_id}: {describe(trial)}")
-    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=told, **options)
+    arm = labels.get(trial.trial_id)
+    told = _Told(f"{trial.trial_id}: {describe(trial, arm)}")
+    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=told, arm=arm, **options)
     if row["status"] != "completed":
         print(row["traceback"], file=sys.stderr)
         return INCOMPLETE
@@ -137,15 +139,16 @@ def run_one_verb(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _recorded(store: Store) -> list[TrialSpec]:
-    """The trials whose rows are in a store, but for those that another version wrote."""
+def _recorded(store: Store) -> tuple[list[TrialSpec], dict[str, str]]:
+    """The trials whose rows are in a store, but for those that another version wrote, and the labels of their arms."""
     from deepcuts.experiment.spec import TrialSpec
 
     trials: list[TrialSpec] = []
-    for row in store.read("trials", ["spec"]).table.to_pylist():
+    rows = store.read("trials", ["trial_id", "spec", "arm"]).table.to_pylist()
+    for row in rows:
         with suppress(ValueError):
             trials.append(TrialSpec.model_validate_json(row["spec"] or ""))
-    return trials
+    return trials, {row["trial_id"]: row["arm"] for row in rows}
 
 
 class _Told:

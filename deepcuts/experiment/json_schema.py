@@ -9,12 +9,13 @@ import json
 import sys
 from typing import Any
 
+from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Distill, Scoring, Training
-from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import ArmSettings, Resources, Settings, SweepFile, known_axes
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
-from deepcuts.pruning.criteria import CRITERIA, SCOPES
+from deepcuts.pruning.criteria import plain_strategies
 
 # What each key means, as editors show it.
 _SETTINGS = {
@@ -23,6 +24,7 @@ _SETTINGS = {
     "holdout": "a share of the training split to validate on in place of the validation split, to choose settings by",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
+    "exclude": "tensors that stay dense: globs over their names, or over parts of them between dots, as in [pooler]",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "class_weights": "balanced: each class has the same share of every loss (of a classification); null: each example",
     "finetune": "how the dense network is trained",
@@ -36,7 +38,9 @@ _SWEEP = {
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
+    " to their settings (null: the strategy of that name itself)",
+    "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",
     "seeds": "each decides the head, the order of the data and dropout",
@@ -47,6 +51,7 @@ _SWEEP = {
     "prune_biases": "prune the biases too, not only the weights",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",
+    "capture": "record training steps as CUDA graphs and replay them; the bits are the same",
     "trackers": "where the sweep is also logged, besides the store; a tracker that fails harms no trial",
     "resources": "what one trial uses; never changes a result",
     "overrides": "maps a dataset to the settings that differ for it",
@@ -99,6 +104,7 @@ _OWN = {
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
     "same_data": "allow a validation split that has the same examples as the training split",
 }
+_ARM = {"use": "the strategy that the arm uses; by default the arm's own name"}
 _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,
     Settings: _SETTINGS,
@@ -107,6 +113,7 @@ _DESCRIBED = {
     Scoring: _SCORING,
     Resources: _RESOURCES,
     OwnData: _OWN,
+    ArmSettings: _ARM | {key: text for key, text in _SETTINGS.items() if key in ArmSettings.model_fields},
 }
 
 
@@ -123,7 +130,10 @@ def sweep_schema() -> dict[str, Any]:
     listed["items"] = {"enum": names}
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
-    properties["strategies"]["items"] = _strategies()
+    listed, mapped = properties["strategies"]["anyOf"]
+    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = _strategies()
+    mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
+    properties["axes"]["propertyNames"] = {"enum": known_axes()}
     columns = parts["OwnData"]["properties"]["text"]
     text = columns.pop("description")
     parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}
@@ -145,7 +155,7 @@ def _in_its_words(value: Any) -> Any:
 
 def _strategies() -> dict[str, Any]:
     """Describe the plain strategies by name, for completion, and any of them shuffled."""
-    plain = [f"{scope.capitalize()}{criterion}" for criterion in CRITERIA for scope in SCOPES]
+    plain = list(plain_strategies())
     return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
 
 

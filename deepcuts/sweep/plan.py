@@ -42,9 +42,10 @@ class Plan:
     def passes(self) -> Counter[str]:
         """Count the passes over scoring batches that are still to be made, by kind."""
         missing = {
-            trial.score.pass_id: trial.score.data
+            score.pass_id: score.data
             for trial in self.to_run
-            if trial.score.data != "none" and trial.score.score_id not in self.scores_there
+            for score in trial.passes
+            if score.score_id not in self.scores_there
         }
         return Counter(missing.values())
 
@@ -69,7 +70,7 @@ def make_plan(
             continue
         to_run.append(trial)
     dense = {trial.dense.dense_id for trial in to_run}
-    scores = {trial.score.score_id for trial in to_run if trial.score.data != "none"} - {None}
+    scores = {score.score_id for trial in to_run for score in trial.passes}
     return Plan(
         tuple(trials),
         statuses,
@@ -79,14 +80,19 @@ def make_plan(
     )
 
 
-def only_those(trials: Sequence[TrialSpec], only: Selection) -> list[TrialSpec]:
+def only_those(
+    trials: Sequence[TrialSpec], only: Selection, labels: Mapping[str, str] | None = None
+) -> list[TrialSpec]:
     """Select the trials that `--only key=value,...` names: one of the values of each key.
+
+    `labels` has those of the arms, by the trials' ids (default: the strategies).
 
     Raises ValueError for an unknown key, for a value that no trial of the sweep has, and if none is left.
     """
     known: dict[str, Callable[[TrialSpec], object]] = {
         "trial": lambda trial: trial.trial_id,
         "dataset": lambda trial: trial.dense.dataset,
+        "arm": lambda trial: (labels or {}).get(trial.trial_id, trial.strategy),
         "strategy": lambda trial: trial.strategy,
         "seed": lambda trial: trial.dense.seed,
         "compression": lambda trial: trial.compression,

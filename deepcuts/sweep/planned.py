@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +35,11 @@ class SweepPlan:
     @property
     def file(self) -> SweepFile:
         return self.prepared.spec.file
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The label of each trial's arm, by the trial's id."""
+        return self.prepared.spec.labels
 
     @cached_property
     def counts(self) -> str:
@@ -82,12 +88,13 @@ class SweepPlan:
         )
 
     def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
+        """The wanted trials in order: `trial_id, dataset, arm, strategy, compression, sparsity, seed, state`."""
         running = {trial.trial_id for trial in self.todo.to_run}
         return [
             {
                 "trial_id": trial.trial_id,
                 "dataset": trial.dense.dataset,
+                "arm": self.labels.get(trial.trial_id, trial.strategy),
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,

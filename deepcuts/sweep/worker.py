@@ -42,8 +42,10 @@ class Launch:
     threads: int
     keep_models: bool
     checkpoint_minutes: float
+    capture: bool
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the arms, by trial
 
     @cached_property
     def shared(self) -> Shared:
@@ -57,6 +59,7 @@ def make_launch(
     threads: int,
     work: RunTrial,
     examples: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Launch:
     """Put together what the workers need to run the plan."""
     return Launch(
@@ -68,8 +71,10 @@ def make_launch(
         threads=threads,
         keep_models=file.keep_models,
         checkpoint_minutes=file.checkpoint_minutes,
+        capture=file.capture,
         work=work,
         examples=examples or {},
+        labels=labels or {},
     )
 
 
@@ -91,7 +96,7 @@ def run_in_worker(config: dict[str, Any], reference: list[ray.ObjectRef]) -> Non
     launch = _fetched(reference[0])
     trial, store = launch.trials[config["trial_id"]], Store(launch.store_uri)
     _wait_for(store)
-    stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
+    stages = [trial.dense.dense_id, *dict.fromkeys(score.pass_id for score in trial.passes)]
     with Beat(store, trial.trial_id, launch.launch_id, stages) as beat:
         row = launch.work(launch, trial, store, beat)
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})
@@ -139,6 +144,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         store,
         launch.threads,
         checkpoint_minutes=launch.checkpoint_minutes,
+        capture=launch.capture,
         snapshots=launch.shared.snapshots(trial),
         partners=launch.shared.partners(trial),
         teaches=launch.shared.teaches(trial),
@@ -148,6 +154,6 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         stop=beat.stopping,
     )
     try:
-        return run_stages(trial, launch.sweep, context, launch.keep_models)
+        return run_stages(trial, launch.sweep, context, launch.keep_models, launch.labels.get(trial.trial_id))
     except Interrupted:
         return {}

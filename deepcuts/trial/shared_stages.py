@@ -13,11 +13,10 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, examples_at_once
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
-from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.score import score
+from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
@@ -156,15 +155,14 @@ def find_scores(
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
-    names = prunable(network.model, spec.prune_biases)
+    names = prunable(network.model, spec.prune_biases, spec.exclude)
     if spec.data != "none":
         meta = context.store.artifact("scores", spec.score_id)
         if meta is not None:
             loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
     began = time.monotonic()
-    wanted = _served(spec, context)
-    settings = _settings(wanted, context)
+    wanted, settings = _served(spec, context), context.bound(spec)
 
     def after_batch(used: int) -> bool:
         context.on_progress("score", 0, used)
@@ -173,7 +171,7 @@ def find_scores(
     scores, used = score(
         replace(network, compiled=None),  # hooks look into its layers
         names,
-        list(wanted),
+        {label: Variant.of(each, str(each.criterion)) for label, each in wanted.items()},
         material.train.to(network.device),
         _scoring_order(material, spec),
         settings,
@@ -182,18 +180,18 @@ def find_scores(
         context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
     )
-    made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
+    made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
         made = replace(made, micro_batch=examples_at_once(settings))
-        for criterion, partner in wanted.items():
-            _publish_scores(context.store, partner, replace(made, scores=scores[criterion]))
+        for label, partner in wanted.items():
+            _publish_scores(context.store, partner, replace(made, scores=scores[label]))
         context.checkpoint(spec.pass_id).remove()
     return made
 
 
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
-    """Return the specs that one pass serves, by criterion: the one asked for, and partners that the store lacks."""
-    wanted = {str(spec.criterion): spec}
+    """Return the specs that one pass serves, by label: the one asked for, and partners that the store lacks."""
+    wanted = {spec.label: spec}
     if spec.data == "none":
         return wanted
     for partner in context.partners:
@@ -202,20 +200,8 @@ def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
             and partner.pass_id == spec.pass_id
             and not context.store.artifact("scores", partner.score_id)
         ):
-            wanted.setdefault(str(partner.criterion), partner)
+            wanted.setdefault(partner.label, partner)
     return wanted
-
-
-def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
-    """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
-    first = next(iter(wanted.values()))
-    shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
-    observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
-    update = {
-        "shift": (shifted or [first])[0].shift,
-        "count_padding": (observing or [first])[0].count_padding,
-    }
-    return context.bound(first).model_copy(update=update)
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

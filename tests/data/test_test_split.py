@@ -148,3 +148,12 @@ def test_a_sweep_holds_out_where_it_says_so():
     for share in (0, 1, 80, "a"):
         with pytest.raises(ValueError, match="holdout"):
             parse_sweep(raw | {"holdout": share})
+
+
+def test_a_seed_that_draws_nothing_is_refused(tmp_path):
+    parts = {"train": saved(tmp_path, "a.csv"), "validation": saved(tmp_path, "b.csv", 1000, 20), "text": "text"}
+    raw = {"model": "toy", "strategies": ["LayerMagWeight"], "compressions": [2], "max_tokens": 32}
+    raw["datasets"] = {"mine": {**parts, "data_seed": 1}}
+    with pytest.raises(ValueError, match="'mine': data_seed 1 draws the parts of file, or with holdout that"):
+        prepare_sweep(parse_sweep(raw), "cpu")
+    prepare_sweep(parse_sweep(raw | {"holdout": 0.1}), "cpu")

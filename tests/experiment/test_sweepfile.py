@@ -43,6 +43,7 @@ DEFAULTS = {
     "class_weights": None,
     "holdout": None,
     "prune_biases": False,
+    "exclude": [],
     "finetune": TRAINING,
     "scoring": {
         "batches": 1000,
@@ -58,9 +59,11 @@ DEFAULTS = {
     "rewind": "init",
     "keep_models": False,
     "checkpoint_minutes": 5.0,
+    "capture": False,
     "trackers": [],
     "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
     "overrides": {},
+    "axes": {},
 }
 LEAST = "datasets: [toy]\nstrategies: [LayerRandom]\ncompressions: [2]\n"
 
@@ -161,7 +164,6 @@ def test_classes_may_be_numbers_and_truth_values(tmp_path, classes, names):
         ("train: a.csv, validation: 0.2", "validation: 0.2 is a part of file; write file: PATH in place of train"),
         ("file: a.csv, hub: a/b", "mine: give either hub, or train and validation, or file and validation"),
         ("hub: a/b, validation: 0.2", "mine: give either hub, or train and validation, or file and validation"),
-        ("train: a, validation: b, data_seed: 1", "mine.data_seed: 1 draws the parts of file, or with holdout of"),
         ("train: a, validation: b, test: 0.1", "test is 0.1; beside train and validation, it is a file"),
         ("file: a.csv, validation: 0.2, test: t.csv", "test is 't.csv'; beside file, it is a part of it"),
         ("file: a.csv, validation: 0.2, test: 1.5", "mine.test: 1.5 is neither a share of the examples"),

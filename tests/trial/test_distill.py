@@ -139,6 +139,22 @@ def test_only_retraining_has_a_teacher_and_its_settings_are_checked() -> None:
             parse_sweep(SWEEP | change)
 
 
+def test_arms_and_axes_may_have_a_teacher() -> None:
+    taught = {"use": "LayerMagWeight", "retrain": {"distill": {"temperature": 4}}}
+    arms = {"plain": {"use": "LayerMagWeight"}, "taught": taught}
+    file = parse_sweep(SWEEP | {"strategies": arms, "axes": {"retrain.distill.weight": [0, 0.5]}})
+    found = {arm.label: file.for_arm("toy", arm).retraining().distill for arm in file.arms}
+    assert found == {
+        "plain weight=0": None,
+        "plain weight=0.5": Distill(weight=0.5),
+        "taught weight=0": None,
+        "taught weight=0.5": Distill(temperature=4, weight=0.5),
+    }
+    own = {"taught": taught | {"retrain": {"distill": {"weight": 0.2}}}, "plain": {"use": "LayerSNIP"}}
+    file = parse_sweep(SWEEP | {"strategies": own, "axes": {"retrain.distill.weight": [0.5, 1]}})
+    assert [arm.label for arm in file.arms] == ["taught", "plain weight=0.5", "plain weight=1"]
+
+
 def test_classes_are_weighted_by_the_examples_that_are_used_in_every_loss(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
