@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcuts.analysis.across import compare_over_datasets as compare_over_datasets
     from deepcuts.analysis.arms import with_arms as with_arms
     from deepcuts.analysis.checklist import checklist as checklist
     from deepcuts.analysis.compare import compare as compare
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from deepcuts.figures.forest import plot_forest as plot_forest
     from deepcuts.figures.overlap import plot_layers as plot_layers
     from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.ranks import plot_ranks as plot_ranks
+    from deepcuts.figures.sensitivity import plot_sensitivity as plot_sensitivity
     from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
     from deepcuts.publish.export import export as export
@@ -66,12 +69,14 @@ if TYPE_CHECKING:
     from deepcuts.sweep.launch import plan as plan
     from deepcuts.sweep.launch import read_sweep as read_sweep
     from deepcuts.sweep.launch import run as run
+    from deepcuts.sweep.sensitivity import sensitivity as sensitivity
     from deepcuts.sweep.single import run_trial as run_trial
 
 __version__ = "0.1.0"
 
 # Where each name of the front door is defined.
 _HOMES = {
+    "compare_over_datasets": "analysis.across",
     "with_arms": "analysis.arms",
     "checklist": "analysis.checklist",
     "compare": "analysis.compare",
@@ -102,6 +107,8 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
+    "plot_ranks": "figures.ranks",
+    "plot_sensitivity": "figures.sensitivity",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
     "export": "publish.export",
@@ -120,6 +127,7 @@ _HOMES = {
     "plan": "sweep.launch",
     "read_sweep": "sweep.launch",
     "run": "sweep.launch",
+    "sensitivity": "sweep.sensitivity",
     "run_trial": "sweep.single",
 }
 

@@ -37,7 +37,8 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     `settings` is a text that is equal for trials of one strategy that agree in all settings but the seed; together they
     are one arm. `label` is what the sweep file calls it: the column `arm` of the table, or the strategy where there is
     none, as in rows of earlier versions, and for Dense and Unpruned. Where trials of an arm have several labels, that
-    of the trial that finished last is the label of all.
+    of the newest sweep is the label of all, as far as the frame is one of `trials(store)` and knows the sweeps, else
+    that of the trial that finished last.
 
     `arm` is the label, then what tells it from the others of its model and dataset, where several arms have it:
     `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these name them
@@ -73,9 +74,12 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
     own = frame["arm"].where(~frame["strategy"].isin(NOT_PRUNED)) if "arm" in frame else frame["strategy"]
     rows = frame.assign(label=own.where(own.notna(), frame["strategy"]))
     rows["own"] = rows["label"] != rows["strategy"]
+    rows["age"] = rows["label"].map({name: age for age, name in enumerate(frame.attrs.get("labels", []))}).fillna(-1)
     when = [name for name in ("finished_at",) if name in rows]
     kind = [*_TASK, "strategy", "settings"]
-    last = rows.sort_values([*when, "own"], kind="stable", na_position="first").drop_duplicates(kind, keep="last")
+    last = rows.sort_values(["age", *when, "own"], kind="stable", na_position="first").drop_duplicates(
+        kind, keep="last"
+    )
     labels = dict(zip(last[kind].itertuples(index=False, name=None), last["label"], strict=True))
     keys = rows[kind].itertuples(index=False, name=None)
     return _column(frame, (labels.get(key, label) for key, label in zip(keys, rows["label"], strict=True)))

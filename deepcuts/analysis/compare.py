@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ COMPARISON_COLUMNS = [
 MARGIN = 0.01
 
 # Fewer differences have no spread, and so no test.
-_FEWEST_TESTED = 2
+FEWEST_TESTED = 2
 
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
@@ -74,25 +74,30 @@ def compare(
 
     >>> dc.compare(trials, baseline="LayerMagWeight")[["strategy", "difference", "low", "high", "verdict"]]
     """
-    known = _rows(trials, stage, metric, metrics)
+    known = rows_of_one_model(trials, stage, metric, metrics)
     if not margin > 0:
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
     pairs = _paired(known, baseline, stage)
     arms = ["strategy", "baseline"]
     groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
-    rows = sum(len(differences) >= _FEWEST_TESTED for _, differences in groups)
-    tested = pd.DataFrame([_tested(differences, margin, max(1, rows)) for _, differences in groups])
+    rows = sum(len(differences) >= FEWEST_TESTED for _, differences in groups)
+    tested = pd.DataFrame([tests_of(differences, margin, max(1, rows)) for _, differences in groups])
     if tested.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
     frame = frame.merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
-    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
+    frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
 
 
-def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the completed trials of one model, with the metric that was asked for."""
+def rows_of_one_model(
+    trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the completed trials of one model, with the metric that was asked for, without those of older code.
+
+    Raises ValueError where the trials are of several models.
+    """
     rows = comparable(in_metric(trials, stage, metric, metrics))
     rows = rows[~replaced(rows)]
     models = sorted(rows["model"].unique())
@@ -178,7 +183,8 @@ def _differences(part: pd.DataFrame) -> Floats:
     return (part["ours"] - part["theirs"]).dropna().to_numpy(np.float64)
 
 
-def _tested(differences: Floats, margin: float, rows: int) -> dict[str, float]:
+def tests_of(differences: Floats, margin: float, rows: int) -> dict[str, float]:
+    """Return the tests of the differences (S,) of one of `rows` rows, called as the columns of `compare`."""
     mean = float(differences.mean()) if len(differences) else float("nan")
     low, high = interval(differences)
     p = t_test(differences)
@@ -202,7 +208,8 @@ def _places(pairs: pd.DataFrame) -> pd.DataFrame:
     return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
 
 
-def _verdict(row: Mapping[Hashable, Any]) -> str:
+def verdict_of(row: Mapping[Any, Any]) -> str:
+    """Return the verdict of a row that was tested, by the one rule of all verdicts."""
     if is_shown(row["p_within"], row["n"]):
         return "equivalent"
     if not is_shown(row["p_differs"], row["n"]):

@@ -90,7 +90,9 @@ def curves(
             raise ValueError(
                 "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
-        return _curves(best_epoch(trials, metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
+        return _curves(best_epoch(with_arms(trials), metrics).assign(dense=float("nan")), "best", x).assign(
+            stage="best epoch"
+        )
     return _curves(in_metric(trials, stage, metric, metrics), stage, x)
 
 
@@ -104,7 +106,7 @@ def in_metric(trials: pd.DataFrame, stage: str, metric: str | None, metrics: pd.
     if metric is not None:
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
-        trials = with_metric(trials, metrics, metric)
+        trials = with_metric(with_arms(trials), metrics, metric)
     return trials
 
 

@@ -54,16 +54,21 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
         return _frame(store, "trials", asked, where)
     frame = _frame(store, "trials", list(dict.fromkeys([*asked, "arm", "trial_id", "strategy"])), where)
     damaged = frame.attrs["damaged"]
-    frame["arm"] = _called(store, frame, None if sweep is None else _listed(sweep), damaged)
+    frame["arm"], labels = _called(store, frame, None if sweep is None else _listed(sweep), damaged)
     for name in named.values():
         frame = frame[frame["arm"].isin(_listed(name))]
     frame = frame[asked].reset_index(drop=True)
-    frame.attrs["damaged"] = damaged
+    frame.attrs = {"damaged": damaged, "labels": labels}
     return frame
 
 
-def _called(store: Store, rows: pd.DataFrame, sweeps: list[Value] | None, damaged: dict[str, str]) -> list[str]:
-    """Return what sweep files call the trials: those of `sweeps`, by default of all, the newest first."""
+def _called(
+    store: Store, rows: pd.DataFrame, sweeps: list[Value] | None, damaged: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """Return what sweep files call the trials: those of `sweeps`, by default of all, the newest first.
+
+    The second list has the labels of these sweeps, from the oldest to the newest.
+    """
     read = store.read("sweeps", ["sweep", "trial_id", "strategy", "arm"])
     damaged |= read.damaged
     files = store.filesystem.get_file_info(fs.FileSelector(store.path("sweeps"), allow_not_found=True))
@@ -72,7 +77,8 @@ def _called(store: Store, rows: pd.DataFrame, sweeps: list[Value] | None, damage
     wanted.sort(key=lambda row: (written.get(row["sweep"], 0), row["sweep"]))
     names = {row["trial_id"]: row["arm"] or row["strategy"] for row in wanted}
     known = zip(rows["trial_id"], rows["strategy"], rows["arm"], strict=True)
-    return [strategy if strategy in NOT_PRUNED else names.get(key, arm or strategy) for key, strategy, arm in known]
+    called = [strategy if strategy in NOT_PRUNED else names.get(key, arm or strategy) for key, strategy, arm in known]
+    return called, list(dict.fromkeys(row["arm"] or row["strategy"] for row in reversed(wanted)))[::-1]
 
 
 def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
@@ -110,7 +116,10 @@ def chosen_trials(
     """
     only = only or {}
     names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
-    frame = with_arms(trials(store, list(names), **({"sweep": sweep} if sweep else {})))
+    frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
+    if "sweep" in only and not sweep:
+        frame["arm"], frame.attrs["labels"] = _called(store, frame, list(chosen_values(only)["sweep"]), {})
+    frame = with_arms(frame)
     return frame if frame.empty else narrowed(frame, only)
 
 
@@ -247,7 +256,7 @@ def show(store: Store, trial: str) -> pd.DataFrame:
         damaged = "".join(f"; damaged: {path}: {reason}" for path, reason in read.damaged.items())
         raise ValueError(f"{error}{damaged}") from None
     frame = pd.DataFrame([row], dtype=object)
-    frame["arm"] = _called(store, frame, None, read.damaged)
+    frame["arm"], _ = _called(store, frame, None, read.damaged)
     frame.attrs["damaged"] = read.damaged
     return frame
 

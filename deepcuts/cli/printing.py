@@ -140,7 +140,12 @@ def _spaced(values: Any) -> str:
 
 def print_latex(results: pd.DataFrame) -> None:
     """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
-    header, *rows = ([_escaped(cell) for cell in line] for line in _lines(records(for_people(results))))
+    header, *rows = ([in_latex(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_tabular(header, rows)
+
+
+def print_tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are LaTeX as a tabular, which needs the package booktabs."""
     lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
     sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
 
@@ -149,7 +154,8 @@ def _latex(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _escaped(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Escape what LaTeX would read as a command."""
     return "".join(_IN_LATEX.get(letter, letter) for letter in text)
 
 
@@ -170,11 +176,19 @@ _IN_MARKDOWN = re.compile(r"[\\`*|\[\]<>]|(?<!\w)_|_(?!\w)")
 
 def print_markdown(results: pd.DataFrame) -> None:
     """Print the table as a person reads it in Markdown."""
-    header, *rows = (
-        [_IN_MARKDOWN.sub(r"\\\g<0>", cell) for cell in line] for line in _lines(records(for_people(results)))
-    )
+    header, *rows = ([in_markdown(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_pipes(header, rows)
+
+
+def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are Markdown as a table."""
     for cells in (header, ["---"] * len(header), *rows):
         sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def in_markdown(text: str) -> str:
+    """Escape what would end a cell of a Markdown table, or be read as mark-up."""
+    return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _lines(found: list[dict[str, Any]]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The verbs that look at a store: progress, trials, tables, figures, overlap, SQL, the report, an exported network.
+"""The verbs that look at a store: progress, trials, tables, figures, overlap, comparisons, SQL.
 
 Each returns the exit code.
 """
@@ -30,6 +30,7 @@ from deepcuts.cli.arguments import (
     opened,
     verb,
 )
+from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
     DONE,
     INCOMPLETE,
@@ -284,10 +285,12 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
     argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    *OVER,
     JSON,
 )
 def compare_verb(args: argparse.Namespace) -> int:
     """Arms against a baseline over seeds, or two trials over examples."""
+    check_over(args)
     store, frame = existing(args.store_uri), _trials(args)
     if args.trials:
         if len(args.trials) != 2:
@@ -296,6 +299,15 @@ def compare_verb(args: argparse.Namespace) -> int:
         _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
         return _code(frame.attrs["damaged"])
     shown = deepcuts.measured(store, frame, args.metric, args.split)
+    if args.over:
+        made = deepcuts.compare_over_datasets(shown, args.baseline, args.stage, args.margin)
+        print_over_datasets(made, args)
+        if args.output:
+            with _options(args, made):
+                some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
+                deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
+            sys.stderr.write(f"wrote {args.output}\n")
+        return _code(frame.attrs["damaged"])
     made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
         made = deepcuts.with_examples(store, made, shown, args.stage)
@@ -325,54 +337,6 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
-
-
-@verb(
-    "report",
-    "one HTML page of everything, to open offline and pass on",
-    STORE,
-    *WHICH,
-    argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page"),
-    argument("--baseline", metavar="ARM", help="what the others are compared with"),
-)
-def report_verb(args: argparse.Namespace) -> int:
-    """One HTML page of a store or of one sweep."""
-    out = Path(args.output)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    page = deepcuts.report(existing(args.store_uri), args.sweep, args.baseline, args.only)
-    page.save(out)
-    print(f"wrote {out} ({len(page.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
-    return _code(page.damaged)
-
-
-@verb(
-    "export",
-    "the pruned network of a trial as a transformers folder with a model card",
-    STORE,
-    TRIAL,
-    argument("folder", metavar="DIR", help="a new or empty folder"),
-    argument(
-        "--shrink",
-        action="store_true",
-        help="leave out the feed-forward neurons that are pruned as a whole (by a Neuron strategy, for one): a smaller"
-        " and faster network with the same outputs; its card says how much faster it was here",
-    ),
-)
-def export_verb(args: argparse.Namespace) -> int:
-    """The pruned network of a trial as a transformers folder."""
-    try:
-        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder), shrink=args.shrink)
-    except OSError as error:
-        print(f"deepcuts: {error}", file=sys.stderr)
-        return INCOMPLETE
-    print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
-    if args.shrink:
-        print(
-            f"{row['neurons']:,} of {row['full_neurons']:,} neurons in each feed-forward layer,"
-            f" {row['speedup']:.2f} times as fast here; its README.md says how that was measured"
-        )
-    return DONE
 
 
 @verb(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from deepcuts.experiment.spec import scoring_keys
+from deepcuts.experiment.yaml_errors import explained
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
 
 # What an arm may set besides `use`: those of these names that are keys of `Settings`. To add one, add it there.
@@ -64,6 +65,43 @@ def changes(strategy: str, key: str) -> bool:
     return section != "scoring" or any(name in scoring_keys(each).values() for each in scored)
 
 
+def axis_keys(settings: type[BaseModel]) -> list[str]:
+    """Return the keys that an axis may have, given what an arm may set: `rewind`, and `scoring.shift` by its path."""
+    found = []
+    for name, field in settings.model_fields.items():
+        if name in ARM_KEYS:
+            found += [] if name in MERGED_KEYS else [name]
+            found += _paths(field.annotation, name)
+    return found
+
+
+def _paths(annotation: Any, begin: str) -> list[str]:
+    """Return the paths below `begin` of the fields that a type has, if it is of settings: `retrain.distill.weight`."""
+    found = []
+    for part in (annotation, *get_args(annotation)):
+        for name, field in part.model_fields.items() if isinstance(part, type) and issubclass(part, BaseModel) else ():
+            found += [f"{begin}.{name}", *_paths(field.annotation, f"{begin}.{name}")]
+    return found
+
+
+def wrong_values(
+    key: str, values: Sequence[Any], settings: type[BaseModel], known: Callable[[tuple[str, ...]], list[str]]
+) -> Iterator[tuple[int, str]]:
+    """Yield the place of each value of an axis that the key may not have, or that is repeated, and say what is wrong.
+
+    Of a key within another one that replaces the sweep's, only the arms know the rest, so it is not checked here.
+    """
+    alone = key.partition(".")[0] in MERGED_KEYS or "." not in key
+    for number, value in enumerate(values):
+        try:
+            if alone:
+                settings(**at_path(key, value))
+        except ValidationError as error:
+            yield number, explained("", None, error, known)[0].removeprefix(f"{key}: ")
+        if setting_text("", value) in [setting_text("", before) for before in values[:number]]:
+            yield number, f"{value!r} is repeated; name each value once"
+
+
 def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """Multiply each arm by the values of the axes that change it and whose key it does not set itself.
 
@@ -108,12 +146,13 @@ def _sets(settings: Mapping[str, Any], key: str) -> bool:
     return True
 
 
-def setting_paths(annotation: Any, begin: str) -> list[str]:
-    """Return the paths below `begin` of the fields that a type has, if it is of settings: `retrain.distill.weight`."""
+def idle_settings(arms: Iterable[Arm]) -> list[str]:
+    """Name the settings of arms that cannot change their trials, such as a shift of a magnitude."""
     found = []
-    for part in (annotation, *get_args(annotation)):
-        for name, field in part.model_fields.items() if isinstance(part, type) and issubclass(part, BaseModel) else ():
-            found += [f"{begin}.{name}", *setting_paths(field.annotation, f"{begin}.{name}")]
+    for arm in arms:
+        idle = [key for key in _flat(arm.settings) if not changes(arm.strategy, key)]
+        if idle:
+            found.append(f"{', '.join(idle)} of arm {arm.label!r}, because {arm.strategy} does not use it")
     return found
 
 
@@ -140,11 +179,10 @@ def at_path(key: str, value: Any) -> dict[str, Any]:
 
 
 def differing_text(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Write the settings that differ from the base's, as labels have them: `rewind=100 epochs=3`."""
+    """Write the settings that differ from the base's by their whole keys: `rewind=100 retrain.epochs=3`."""
     ours, theirs = _flat(settings), _flat(base)
     differing = [key for key in ours if key not in theirs or theirs[key] != ours[key]]
-    names = _short(differing)
-    return " ".join(setting_text(names[key], ours[key]) for key in differing)
+    return " ".join(setting_text(key, ours[key]) for key in differing)
 
 
 def _flat(settings: Mapping[str, Any], begin: str = "") -> dict[str, Any]:

@@ -52,7 +52,10 @@ class SweepSpec:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has."""
-        return {trial.trial_id: label for label, trial in reversed(self._asked)}
+        found: dict[str, str] = {}
+        for label, trial in self._asked:
+            found.setdefault(trial.trial_id, label)
+        return found
 
     def repeated(self) -> list[str]:
         """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
@@ -150,7 +153,7 @@ def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
     """Return `Unpruned`, and what differs from the one that has the settings of the sweep itself."""
     of_masks = {"score", "scope", "control", "compression", "sparsity"}
     differing = differing_text(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
-    return f"Unpruned {differing}" if differing else "Unpruned"
+    return f"Unpruned ({differing})" if differing else "Unpruned"
 
 
 def describe(trial: TrialSpec, arm: str | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Distill, Scoring, Training
-from deepcuts.experiment.sweepfile import ArmSettings, Resources, Settings, SweepFile, known_axes
+from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import plain_strategies
@@ -133,7 +133,7 @@ def sweep_schema() -> dict[str, Any]:
     listed, mapped = properties["strategies"]["anyOf"]
     listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = _strategies()
     mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
-    properties["axes"]["propertyNames"] = {"enum": known_axes()}
+    properties["axes"]["propertyNames"] = {"enum": KNOWN_AXES}
     columns = parts["OwnData"]["properties"]["text"]
     text = columns.pop("description")
     parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 
 
+def snapshot_file(step: int) -> str:
+    """Return the name of the file in which a fine-tuned network keeps the weights of a step."""
+    return f"step-{step}.safetensors"
+
+
 @dataclass(frozen=True)
 class Shared:
     """What trials make for each other.

@@ -246,7 +246,8 @@ class TrialSpec(Frozen):
         """The seed of what a control draws: random scores, or a permutation of the mask.
 
         It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
-        that no two controls share random numbers. It does not follow from the level: masks stay nested.
+        that no two controls share random numbers. It does not follow from the level: masks stay nested. Nor from other
+        settings: two arms of one control differ in what their settings change, and not by chance.
         """
         return derive(self.dense.seed, "control", self.strategy, canonical(_task_identity(self.dense.task)))
 

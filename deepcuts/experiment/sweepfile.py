@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,15 +24,14 @@ from pydantic import (
 
 from deepcuts.experiment.arms import (
     ARM_KEYS,
-    MERGED_KEYS,
     Arm,
-    at_path,
+    axis_keys,
     check_label,
+    idle_settings,
     laid_over,
     merged,
     multiplied,
-    setting_paths,
-    setting_text,
+    wrong_values,
 )
 from deepcuts.experiment.changes import apply_change
 from deepcuts.experiment.own_data import OwnData, Part, Seed
@@ -146,21 +145,19 @@ def _check_key(key: str, place: Sequence[str | int], what: str = "an arm may not
 # The keys that decide the fine-tuned networks.
 _OF_DENSE = {"model", "revision", "data_dir", "datasets", "seeds", "overrides", *DenseSpec.model_fields}
 
-_ARM_FIELDS: dict[str, Any] = {
-    name: (Settings.model_fields[name].annotation, Settings.model_fields[name])
-    for name in ARM_KEYS
-    if name in Settings.model_fields
-}
-ArmSettings = create_model("ArmSettings", __base__=_OwnSettings, __doc__=_OwnSettings.__doc__, **_ARM_FIELDS)
+if TYPE_CHECKING:
+    ArmSettings = _OwnSettings
+else:
+    _OF_ARMS = {name: field for name, field in Settings.model_fields.items() if name in ARM_KEYS}
+    ArmSettings = create_model(
+        "ArmSettings",
+        __base__=_OwnSettings,
+        __doc__=_OwnSettings.__doc__,
+        **{name: (field.annotation, field) for name, field in _OF_ARMS.items()},
+    )
 
-
-def known_axes() -> list[str]:
-    """Return the keys that an axis may have: the settings of arms, by their paths."""
-    found = []
-    for name, (annotation, _) in _ARM_FIELDS.items():
-        found += [] if name in MERGED_KEYS else [name]
-        found += setting_paths(annotation, name)
-    return found
+# The keys that an axis may have: the settings of arms, by their paths.
+KNOWN_AXES = axis_keys(ArmSettings)
 
 
 class SweepFile(Settings):
@@ -173,7 +170,7 @@ class SweepFile(Settings):
     datasets: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, OwnData | None], Field(min_length=1)]
     strategies: (
         Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
-        | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]  # type: ignore[valid-type]
+        | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]
     )
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     compressions: Annotated[list[Compression], Field(min_length=1)] | None = None
@@ -229,7 +226,12 @@ class SweepFile(Settings):
                     needs = "" if use else "; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
                     raise misplaced(("strategies", label), f"{error}{needs}") from None
         for key, values in self.axes.items():
-            _check_axis(key, values)
+            place = ("axes", key)
+            _check_key(key.partition(".")[0], place, "an axis may not change")
+            if key not in KNOWN_AXES:
+                raise misplaced(place, unknown("axis", key, KNOWN_AXES))
+            for number, told in wrong_values(key, values, ArmSettings, known_keys):
+                raise misplaced((*place, number), told)
         for key in self.axes:
             try:
                 multiplied(_arms(rows), {key: self.axes[key]})
@@ -256,6 +258,10 @@ class SweepFile(Settings):
         """The arms that `strategies` names, each multiplied by the axes that change it; in the order of the file."""
         arms = _arms(self._arm_rows())
         return multiplied(arms, self.axes) if self.axes else arms
+
+    def without_effect(self) -> list[str]:
+        """Name the settings of arms that change nothing, in words."""
+        return idle_settings(_arms(self._arm_rows()))
 
     def for_arm(self, dataset: str, arm: Arm) -> Settings:
         """Return the settings of an arm: the sweep's, over them the dataset's, over them those of the arm."""
@@ -296,26 +302,6 @@ class SweepFile(Settings):
 
 def _arms(rows: Iterable[tuple[str, str | None, dict[str, Any]]]) -> list[Arm]:
     return [Arm(label, use or label, own) for label, use, own in rows]
-
-
-def _check_axis(key: str, values: Sequence[Any]) -> None:
-    """Raise an error for a key that no axis may have, a value that the key may not have, and one that is repeated."""
-    _check_key(key.partition(".")[0], ("axes", key), "an axis may not change")
-    if key in MERGED_KEYS:
-        raise misplaced(("axes", key), f"is several settings; name one of them, as in {known_axes()[0]}")
-    if key not in known_axes():
-        raise misplaced(("axes", key), unknown("axis", key, known_axes()))
-    alone = key.partition(".")[0] in MERGED_KEYS or "." not in key  # what else it depends on, each arm has
-    for number, value in enumerate(values if alone else ()):
-        try:
-            ArmSettings(**at_path(key, value))
-        except ValidationError as error:
-            told = explained("", None, error, known_keys)[0].removeprefix(f"{key}: ")
-            raise misplaced(("axes", key, number), told) from None
-    texts = [setting_text("", value) for value in values]
-    for number, text in enumerate(texts):
-        if text in texts[:number]:
-            raise misplaced(("axes", key, number), f"{values[number]!r} is repeated; name each value once")
 
 
 # `--set` texts (`finetune.epochs=3`), or a mapping that is merged over: nested mappings merge, lists replace.

@@ -291,12 +291,17 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     >>> dc.save_figure(dc.plot_curves(dc.curves(trials)), "curves.svg")
     """
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(check_suffix(path))
+    with mpl.rc_context(_ours() | {"svg.hashsalt": "deepcuts"}):
+        figure.savefig(path, metadata=undated)
+
+
+def check_suffix(path: str | Path) -> str:
+    """Return the suffix of a figure's file in lower case. Raises ValueError for one that cannot be written."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"cannot write a figure as {suffix!r} ({str(path)!r}); choose {', '.join(SUFFIXES)}")
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
-    with mpl.rc_context(_ours() | {"svg.hashsalt": "deepcuts"}):
-        figure.savefig(path, metadata=undated)
+    return suffix
 
 
 def plain(text: object) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 import deepcuts
 from deepcuts.analysis import frames
+from deepcuts.analysis.across import compare_over_datasets
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.compare import compare, of_arm
 from deepcuts.analysis.curves import curves
@@ -24,6 +25,7 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.answer import answer
 from deepcuts.publish.html import Child, element, html_page, joined
 from deepcuts.publish.layerdata import layer_groups, training
+from deepcuts.publish.over_datasets import over_datasets_section
 from deepcuts.publish.sections import (
     checklist_section,
     curves_section,
@@ -66,6 +68,7 @@ class Gathered:
     facets: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[pd.DataFrame] = field(default_factory=list)
+    over_datasets: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     shared: list[dict[str, Any]] = field(default_factory=list)
     training: list[list[Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -121,6 +124,7 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
     for model, of_model in trials.groupby("model"):
         label = str(model) if trials["model"].nunique() > 1 else ""
         _compare(gathered, of_model, baseline, label)
+        _over_datasets(gathered, of_model, baseline, label)
         dead += _overlap(gathered, store, of_model, label)
     if dead:  # of the trials whose masks are compared: to open those of all would take several times as long
         gathered.layers += layer_groups(trials, pd.concat(dead))
@@ -130,9 +134,7 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
 
 
 def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
-    done = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
-    there = set(done["label"])
-    chosen = baseline or next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+    chosen = baseline or _usual_baseline(trials)
     try:
         frame = compare(trials, chosen)
     except ValueError as error:
@@ -144,6 +146,23 @@ def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, lab
     if label:
         frame = frame.assign(dataset=[f"{label} · {dataset}" for dataset in frame["dataset"]])
     gathered.comparisons.append(frame)
+
+
+def _usual_baseline(trials: pd.DataFrame) -> str:
+    done = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
+    there = set(done["label"])
+    return next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+
+
+def _over_datasets(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
+    if trials["dataset"].nunique() < 2:
+        return
+    try:
+        frame = compare_over_datasets(trials, baseline or _usual_baseline(trials))
+    except ValueError as error:
+        gathered.note("verdicts", label, f"over datasets: {error}")
+        return
+    gathered.over_datasets.append((label, frame))
 
 
 def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> list[pd.DataFrame]:
@@ -177,9 +196,11 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
     title += f", only {selection_text(only)}" if only else ""
+    over = {"over": ("Over datasets", over_datasets_section(gathered.over_datasets))} if gathered.over_datasets else {}
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
         "verdicts": ("Verdicts", verdicts_section(trials, gathered.comparisons, gathered.notes.get("verdicts", []))),
+        **over,
         "layers": ("Layers", layers_section(gathered.warnings, sum(group["n"] for group in gathered.layers))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),
         "training": ("Training", training_section()),

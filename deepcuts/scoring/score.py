@@ -106,11 +106,8 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    scores = {
-        label: _scores(variant.criterion, tensors, totals.get(label, {}), start, seed)
-        for label, variant in criteria.items()
-    }
-    return {label: _turn(made, turned) for label, made in scores.items()}, used
+    made = {key: _scores(each.criterion, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
+    return {label: _turn(scores, turned) for label, scores in made.items()}, used
 
 
 def _turn(tensors: Mapping[str, Tensor], turned: Collection[str]) -> dict[str, Tensor]:

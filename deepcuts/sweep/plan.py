@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deepcuts.experiment.sharing import Shared, shared, snapshot_file
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
 from deepcuts.store.store import Store
@@ -75,9 +76,19 @@ def make_plan(
         tuple(trials),
         statuses,
         tuple(to_run),
-        frozenset(key for key in dense if store.artifact("dense", key)),
+        frozenset(stored_dense(store, dense, shared(trials))),
         frozenset(key for key in scores if key and store.artifact("scores", key)),
     )
+
+
+def stored_dense(store: Store, dense_ids: Iterable[str], wanted: Shared) -> set[str]:
+    """Return the fine-tuned networks that a store has with all steps that trials rewind to; others are made anew."""
+    found = set()
+    for key in dense_ids:
+        meta = store.artifact("dense", key)
+        if meta is not None and {snapshot_file(step) for step in wanted.steps.get(key, ())} <= set(meta["files"]):
+            found.add(key)
+    return found
 
 
 def only_those(

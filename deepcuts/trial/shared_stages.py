@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
+from deepcuts.experiment.sharing import snapshot_file
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, examples_at_once
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
@@ -49,7 +50,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
         "data_commit": data_commit(dense.task),
     }
     meta = context.store.artifact("dense", key)
-    if meta is not None and {_snapshot(step) for step in context.snapshots} <= set(meta["files"]):
+    if meta is not None and {snapshot_file(step) for step in context.snapshots} <= set(meta["files"]):
         _same_commits(meta, commits, key)
         set_weights(network, load_artifact(context.store, "dense", key, "model.safetensors"))
         rows, predictions = (_stored_rows(context.store, key, table) for table in ("metrics", "predictions"))
@@ -64,7 +65,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
             (folder / f"{table}.parquet").write_bytes(encode(table, content))
         for step in context.snapshots:
             with context.store.local_copy(context.snapshot_name(key, step)) as path:
-                (folder / _snapshot(step)).write_bytes(path.read_bytes())
+                (folder / snapshot_file(step)).write_bytes(path.read_bytes())
     context.checkpoint(key).remove()
     for step in context.snapshots:
         context.store.delete(context.snapshot_name(key, step))
@@ -102,13 +103,9 @@ def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> 
             context.checkpoint(key).remove()
 
 
-def _snapshot(step: int) -> str:
-    return f"step-{step}.safetensors"
-
-
 def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
     """Load the weights after `step` steps of fine-tuning, which `fine_tune` kept so that a trial can rewind to them."""
-    return load_artifact(store, "dense", dense.dense_id, _snapshot(step))
+    return load_artifact(store, "dense", dense.dense_id, snapshot_file(step))
 
 
 def _stored_rows(store: Store, key: str, table: str) -> list[Row]:

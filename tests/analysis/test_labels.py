@@ -86,6 +86,19 @@ def test_a_trial_is_called_as_the_selected_sweep_calls_it_else_as_the_newest(tmp
     assert [trials(store, ["arm"], sweep=name)["arm"].item() for name in "abc"] == ["older", "newest", "LayerSNIP"]
     assert trials(store, arm="newest")["trial_id"].tolist() == [spec.trial_id]
     assert trials(store, arm=["older", "first name"]).empty
+    assert chosen_trials(store, [], only={"sweep": "a"})["arm"].tolist() == ["older"]  # it ran the trial
+
+
+def test_an_experiment_is_called_as_the_newest_sweep_calls_a_part_of_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    made = [trial("SNIP", of=dense(seed=seed)) for seed in range(4)]
+    for spec in made:
+        write_arm(store, spec, "first", 0.8)
+    for place, (sweep, label, wanted) in enumerate((("a", "first", made), ("b", "second", made[:1]))):
+        write_sweep(store, sweep, [(spec, label) for spec in wanted])
+        os.utime(tmp_path / "sweeps" / f"{sweep}.parquet", (place, place))
+    assert curves(trials(store))[["arm", "n"]].values.tolist() == [["second", 4]]
+    assert curves(trials(store, sweep="a"))["arm"].tolist() == ["first"]
 
 
 def test_arms_are_chosen_by_name_or_label_and_called_as_without_the_choice(store: Store) -> None:

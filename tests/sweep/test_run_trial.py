@@ -19,12 +19,13 @@ from deepcuts.trial.context import Context
 
 
 @pytest.mark.usefixtures("torch_state")
-def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
+def test_a_trial_that_runs_again_keeps_the_names_of_its_sweep_and_arm(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
-    assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
-    assert deepcuts.run_trial(asked, store)["sweep"] == "ablation"
-    other = trial("LayerRandom")
-    assert deepcuts.run_trial(other, store)["sweep"] == "run-one"
+    for names in ({"sweep": "ablation", "arm": "mine"}, {}):
+        again = deepcuts.run_trial(asked, store, **names)
+        assert (again["sweep"], again["arm"]) == ("ablation", "mine")
+    other = deepcuts.run_trial(trial("LayerRandom"), store)
+    assert (other["sweep"], other["arm"]) == ("run-one", "LayerRandom")
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
 
 
