@@ -186,9 +186,9 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
     if (retrain := trial.pop("retrain", None)) is not None:
         found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers"})
-        sections["retrain"] = _defaults(Training) | retrain
-        taught = sections["retrain"].pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
-        sections["retrain"] |= {f"distill.{name}": value for name, value in taught.items()}
+        trained = _defaults(Training) | retrain
+        taught = trained.pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
+        sections["retrain"] = trained | {f"distill.{name}": value for name, value in taught.items()}
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
 

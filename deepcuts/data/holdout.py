@@ -28,9 +28,10 @@ def split_of(
     test = holdout.test if holdout.test is None or holdout.test >= 1 else int(holdout.test * len(texts) + 0.5)
     for name, size in (("validation", holdout.size), ("test", test), ("holdout", holdout.of_train)):
         if size is not None:
-            left = np.flatnonzero(splits == "train")
+            left = np.flatnonzero(splits == "train").tolist()
             asked = Holdout(size=size, seed=holdout.seed)
-            splits[left[hold_out([texts[i] for i in left], labels[left], asked, classes, name)]] = name
+            part = hold_out([texts[i] for i in left], labels[left], asked, classes, name)
+            splits[np.array(left)[part]] = name
     if holdout.of_train is not None:
         splits[splits == "validation"] = None
         splits[splits == "holdout"] = "validation"
