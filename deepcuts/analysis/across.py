@@ -192,17 +192,16 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     whole = table.dropna(axis="columns")
     datasets = sorted(whole.columns.unique("dataset"))
     for dataset in sorted(set(table.columns.unique("dataset")) - set(datasets)):
-        lacking = table.index[table[dataset].isna().all(axis="columns")]
-        why = f"no trial of {_listed(list(lacking))} is there" if len(lacking) else "its arms have no seed in common"
+        lacking = sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))
+        why = f"no trial of {_listed(lacking)} is there" if lacking else "its arms have no seed in common"
         left_out.add(dataset, why, at)
     if len(datasets) < 2:
         left_out.add(at, "fewer than two datasets are complete")
         return None
     seeds = sorted(set.intersection(*(set(whole[dataset].columns) for dataset in datasets)))
-    there = table.reindex(columns=pd.MultiIndex.from_product([datasets, sorted(part["seed"].unique())]))
-    for seed in sorted(set(there.columns.unique(1)) - set(seeds)):
-        gaps = there.xs(seed, axis="columns", level=1).stack(future_stack=True)
-        missing = [f"{arm} on {dataset}" for arm, dataset in gaps.index[gaps.isna()]]
+    for seed in sorted(set(part["seed"]) - set(seeds)):
+        found = table.reindex(columns=[(dataset, seed) for dataset in datasets]).notna()
+        missing = [f"{arm} on {dataset}" for dataset in datasets for arm in arms if not found.at[arm, (dataset, seed)]]
         left_out.add(f"seed {seed}", f"not there for {_listed(missing)}", at)
     if not seeds:
         left_out.add(at, "no seed is complete on all datasets")

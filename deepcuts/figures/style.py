@@ -61,6 +61,7 @@ _DASHES: dict[str, Dashes] = {
     "Erk": (0, (9, 1.5)),
     "Owl": (0, (6, 1.2, 1, 1.2, 1, 1.2)),
     "NM24": (0, (8, 1.2, 2.5, 1.2)),
+    "Neuron": (0, (4, 1.2, 1, 1.2, 1, 1.2)),
 }
 _SHUFFLED: Dashes = (0, (1, 1.2))
 # How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.

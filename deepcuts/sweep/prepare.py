@@ -55,7 +55,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     _check_trackers(file.trackers)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
-    tasks, facts, counts = {}, {}, {}
+    tasks, facts, whole, counts = {}, {}, {}, {}
     for dataset, own in file.dataset_rows().items():
         settings = file.for_dataset(dataset)
         if own is not None and own.data_seed and own.file is None and settings.holdout is None:
@@ -69,18 +69,17 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
     for dataset, task in tasks.items():
         settings = file.for_dataset(dataset)
-        counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
-        if settings.exclude:
-            counts[dataset] = _without(settings.exclude, counts[dataset], file.model)
-        _check_size(dataset, file, settings, counts[dataset])
-        for each in (settings, *(file.for_arm(dataset, arm) for arm in file.arms)):
+        whole[dataset] = count_parameters(model, task.outputs, file.prune_biases)
+        counts[dataset] = _without(settings.exclude, whole[dataset], file.model)
+        for each in (file.for_arm(dataset, arm) for arm in file.arms):
+            _check_size(dataset, file, each, _without(each.exclude, whole[dataset], file.model))
             _check_rewind(dataset, each, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
     spec = SweepSpec(file, model, tasks, device, with_head)
-    _check_two_of_four(spec, counts)
-    _check_neurons(spec, counts)
+    _check_two_of_four(spec, whole)
+    _check_neurons(spec, whole)
     return Prepared(spec, counts, facts)
 
 
@@ -132,6 +131,8 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
     Raises ValueError for a glob that names none, and where all of them are named.
     """
+    if not globs:
+        return counts
     parts = dict.fromkeys(part for name in counts.tensors for part in name.split(".") if not part.isdecimal())
     for glob in globs:
         if not any(names_tensor(glob, name) for name in counts.tensors):
@@ -153,9 +154,10 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
 def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
     """Check that NM24 can prune every tensor, to the levels that the sweep asks for. Raises ValueError."""
-    asked = {(trial.dense.dataset, trial.sparsity): trial.strategy for trial in spec.trials() if trial.scope == "nm24"}
-    for (dataset, sparsity), strategy in asked.items():
-        for name, shape in counts[dataset].tensors.items():
+    pruned = [trial for trial in spec.trials() if trial.scope == "nm24"]
+    asked = {(trial.dense.dataset, trial.score.exclude, trial.sparsity): trial.strategy for trial in pruned}
+    for (dataset, exclude, sparsity), strategy in asked.items():
+        for name, shape in _without(exclude, counts[dataset], spec.file.model).tensors.items():
             try:
                 check_two_of_four(name, shape, sparsity)
             except ValueError as error:
@@ -165,12 +167,12 @@ def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
 def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
     """Check that Neuron strategies can prune the model, to the levels that the sweep asks for. Raises ValueError."""
     neuron = [trial for trial in spec.trials() if trial.scope == "neuron"]
-    asked = {(trial.dense.dataset, trial.compression, trial.sparsity): trial.strategy for trial in neuron}
-    for (dataset, compression, sparsity), strategy in asked.items():
+    asked = {(each.dense.dataset, each.score.exclude, each.compression, each.sparsity): each for each in neuron}
+    for (dataset, exclude, compression, sparsity), trial in asked.items():
         try:
-            _check_level_of_neurons(counts[dataset], compression, sparsity)
+            _check_level_of_neurons(_without(exclude, counts[dataset], spec.file.model), compression, sparsity)
         except ValueError as error:
-            raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
+            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r}: {error}") from None
 
 
 def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:
