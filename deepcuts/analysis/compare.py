@@ -165,7 +165,7 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     found = []
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
     for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
-        apart: dict[tuple[str, str], int] = {}
+        apart: dict[tuple[str, str | None], int] = {}
         for other, others, of, formula in of_dataset.get(dataset, theirs.head(0))[arm].itertuples(
             index=False, name=None
         ):
