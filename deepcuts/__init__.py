@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deepcuts.analysis.frames import show as show
     from deepcuts.analysis.frames import status as status
     from deepcuts.analysis.frames import trials as trials
+    from deepcuts.analysis.measured import measured as measured
     from deepcuts.analysis.overlap import overlap as overlap
     from deepcuts.analysis.overlap import overlap_and_density as overlap_and_density
     from deepcuts.analysis.pairs import decompose as decompose
@@ -94,6 +95,7 @@ _HOMES = {
     "show": "analysis.frames",
     "status": "analysis.frames",
     "trials": "analysis.frames",
+    "measured": "analysis.measured",
     "overlap": "analysis.overlap",
     "overlap_and_density": "analysis.overlap",
     "decompose": "analysis.pairs",

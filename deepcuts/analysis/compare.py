@@ -23,6 +23,7 @@ from deepcuts.analysis.significance import (
     t_test,
     within_bounds,
 )
+from deepcuts.experiment.metrics import metric_and_split
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import Stage, level
@@ -164,7 +165,7 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     found = []
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
     for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
-        apart: dict[tuple[str, str], int] = {}
+        apart: dict[tuple[str, str | None], int] = {}
         for other, others, of, formula in of_dataset.get(dataset, theirs.head(0))[arm].itertuples(
             index=False, name=None
         ):
@@ -214,7 +215,7 @@ def verdict_of(row: Mapping[Any, Any]) -> str:
     if not is_shown(row["p_differs"], row["n"]):
         return "undecided"
     above = row["difference"] > 0
-    return "better" if above != (row["metric"] in LOWER_IS_BETTER) else "worse"
+    return "better" if above != (metric_and_split(row["metric"])[0] in LOWER_IS_BETTER) else "worse"
 
 
 LOWER_IS_BETTER = ("mse", "loss")

@@ -209,3 +209,16 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     for path, reason in damaged.items():
         sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
     return bool(damaged)
+
+
+def say_measured(trials: pd.DataFrame, shown: pd.DataFrame) -> None:
+    """Say below results which of the trials do not have them, and which were measured on a part of the training split.
+
+    `shown` are the trials as `measured` gave them.
+    """
+    from deepcuts.analysis.measured import holdouts_in_words
+
+    if missing := sorted(set(trials["dataset"]) - set(shown["dataset"])):
+        print(f"left out, as no trial has these numbers: {', '.join(missing)}")
+    for line in holdouts_in_words(shown[~shown["metric"].astype(str).str.endswith(")")]):
+        print(line)

@@ -110,6 +110,7 @@ class SweepSpec:
             keep_head=settings.keep_head,
             head_in_weights=dataset in self.with_head,
             loss=settings.loss,
+            class_weights=settings.class_weights,
             max_tokens=settings.max_tokens,
             max_train_examples=settings.max_train_examples,
             length_grouping=self.file.length_grouping,

@@ -57,8 +57,13 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
     tasks, facts, whole, counts = {}, {}, {}, {}
     for dataset, own in file.dataset_rows().items():
-        tasks[dataset] = locate(dataset, own, folder)
         settings = file.for_dataset(dataset)
+        if own is not None and own.data_seed and own.file is None and settings.holdout is None:
+            raise ValueError(
+                f"dataset {dataset!r}: data_seed {own.data_seed!r} draws the parts of file, or with holdout that of the"
+                " training split, and there is neither; remove it"
+            )
+        tasks[dataset] = locate(dataset, own, folder, settings.holdout)
         _check_head(dataset, tasks[dataset], settings)
         same = own is not None and own.same_data
         facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
@@ -89,6 +94,11 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 
 
 def _check_head(dataset: str, task: Task, settings: Settings) -> None:
+    if settings.class_weights is not None and task.kind == "regression":
+        raise ValueError(
+            f"class_weights: {settings.class_weights!r} is for a classification, and {dataset!r} is a regression; set"
+            f" overrides: {{{dataset}: {{class_weights: null}}}}"
+        )
     for key, value, plain in (("head", settings.head, "linear"), ("loss", settings.loss, "mean")):
         if value != plain and task.kind != "regression":
             raise ValueError(
@@ -162,7 +172,8 @@ def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
         try:
             _check_level_of_neurons(_without(exclude, counts[dataset], spec.file.model), compression, sparsity)
         except ValueError as error:
-            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r}: {error}") from None
+            level = f"sparsity {sparsity!r}" if compression is None else f"compression {compression!r}"
+            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r} at {level}: {error}") from None
 
 
 def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:

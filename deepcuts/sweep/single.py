@@ -53,6 +53,7 @@ def run_trial(
         capture=capture,
         snapshots=together.snapshots(trial),
         partners=together.partners(trial),
+        teaches=together.teaches(trial),
         on_progress=on_progress,
     )
     before = _names_of(trial, store)

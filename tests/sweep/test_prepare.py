@@ -201,14 +201,17 @@ def neurons(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["compressions=[2, 2.5]"], r"0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less"),
-        (["compressions=null", "sparsities=[0.1, 0.74]"], "a sparsity of 0.74 cannot be reached by whole neurons"),
+        (
+            ["compressions=[2, 2.5]"],
+            r"compression 2.5: .* 0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less",
+        ),
+        (["compressions=null", "sparsities=[0.1, 0.74]"], "sparsity 0.74: .* cannot be reached by whole"),
         (["axes.exclude=[[pooler], ['0.second']]"], "whole neurons have .* in '0.second.weight': take it out"),
         (["exclude=['0.second']"], "whole neurons have .* in '0.second.weight': take it out of `exclude`"),
     ],
 )
 def test_what_whole_neurons_cannot_reach_is_refused(tmp_path, neurons, changes, message):
-    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy': .*{message}"):
+    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy' at .*{message}"):
         prepare(tmp_path, SMALL, "strategies=[LayerSNIP, NeuronSNIP]", *changes)
 
 
@@ -221,5 +224,5 @@ def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_a
     counts = SimpleNamespace(**vars(COUNTS), feed_forward="the feed-forward layers are gated")
     monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
     prepare(tmp_path, SMALL)
-    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy': its whole neurons cannot .* are gated; take another"):
+    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy' at .*: its whole neurons cannot .* are gated; take"):
         prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]")
