@@ -40,7 +40,7 @@ def export(store: Store, trial: str, folder: Path, *, shrink: bool = False) -> R
 
     >>> dc.export(store, trials["trial_id"].iloc[1], Path("pruned"))  # of a sweep with keep_models: true
     """
-    row = show(store, trial).to_dict("records")[0]
+    row = {str(name): value for name, value in show(store, trial).iloc[0].items()}
     _check_folder(folder)
     _check_kept(store, row)
     spec = TrialSpec.model_validate_json(row["spec"])
