@@ -263,9 +263,9 @@ def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     for place, (label, _, _) in enumerate(kinds):
         pools.setdefault(label if label in given else None, []).append(place)
     names = [""] * len(kinds)
-    for given_label, places in pools.items():
+    for pool, places in pools.items():
         read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if given_label is not None else read
+        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if pool is not None else read
         for place, settings in zip(places, _told_apart(told), strict=True):
             names[place] = _name(kinds[place][0], settings)
     return [
