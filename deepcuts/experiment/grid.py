@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.chain import MaskFrom, in_rounds, with_mask_in, with_mask_of, with_what_they_need
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    MaskFile,
+    ModelSource,
+    ScoreSpec,
+    TrialSpec,
+    score_spec,
+)
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
+from deepcuts.experiment.yaml_errors import unknown
+from deepcuts.pruning.compression import Counts, fraction_to_keep
 from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
-Rewind = Literal["init", "none"] | int
 
 
 @dataclass(frozen=True)
 class SweepSpec:
     """A sweep file with the exact model, datasets and device that its names were found to mean.
 
-    `with_head` has the datasets that a head in the model's weights fits.
+    `with_head` has the datasets that a head in the model's weights fits, `counts` the parameters of the network by
+    dataset (needed where compressions are reached in rounds), and `mask_files` what each `mask_from` with a file means.
     """
 
     file: SweepFile
@@ -30,14 +40,19 @@ class SweepSpec:
     tasks: Mapping[str, Task]
     device: Literal["cpu", "cuda"]
     with_head: frozenset[str] = frozenset()
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    mask_files: Mapping[MaskFrom, MaskFile] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.file.name
 
     def trials(self) -> list[TrialSpec]:
-        """Return every wanted trial once: per dataset and seed first Dense, then each strategy at each level."""
-        return list({trial.trial_id: trial for trial in self._asked}.values())
+        """Return every wanted trial once: per dataset and seed first Dense, then each strategy at each level.
+
+        A trial that builds on others comes after them; those are wanted too.
+        """
+        return with_what_they_need(self._asked)
 
     def repeated(self) -> list[str]:
         """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
@@ -53,29 +68,19 @@ class SweepSpec:
     def _asked(self) -> list[TrialSpec]:
         """Make the product of the axes. Trials share the objects that they have in common: each id is made once."""
         found = []
-        for dataset, task in self.tasks.items():
-            settings = self.file.for_dataset(dataset)
-            retrain = settings.retraining()
+        rows = _Rows(self)
+        for dataset in self.tasks:
             for seed in self.file.seeds:
-                dense = self._dense(dataset, task, settings, seed)
-                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
-                found.append(TrialSpec(score=whole))
-                scores = self._scores(dense, settings.scoring)
-                rewind = settings.rewind or "init"
+                found.append(TrialSpec(score=rows.whole(dataset, seed)))
                 for strategy, asked in product(self.file.strategies, self._levels()):
-                    found.append(_pruned(strategy, asked, whole, scores, rewind, retrain))
+                    found.append(rows.trial(dataset, seed, strategy, asked))
         return found
 
     def _levels(self) -> list[Level]:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
-    def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
-        """Return the score specs of the criteria that the strategies use, by criterion."""
-        criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
-        return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
-
-    def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
+    def dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
             model=self.model,
             dataset=dataset,
@@ -96,26 +101,74 @@ class SweepSpec:
         )
 
 
-def _pruned(
-    strategy: str,
-    asked: Level,
-    whole: ScoreSpec,
-    scores: Mapping[str, ScoreSpec],
-    rewind: Rewind,
-    retrain: Training,
-) -> TrialSpec:
-    """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy."""
-    fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
-    if asked in (("compression", 1), ("sparsity", 0)):
-        return TrialSpec(score=whole, **fields)
-    criterion, scope, control = parse_strategy(strategy)
-    return TrialSpec(score=scores[criterion], scope=scope, control=control, **fields)
+class _Rows:
+    """Makes the trials of a sweep, with what they have in common made once."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self._spec = spec
+        self._whole: dict[tuple[str, int], ScoreSpec] = {}
+        self._scores: dict[tuple[str, int, str], ScoreSpec] = {}
+        self._rounds: dict[tuple[str, int, str], dict[Any, TrialSpec]] = {}
+        self._settings = {dataset: spec.file.for_dataset(dataset) for dataset in spec.tasks}
+
+    def whole(self, dataset: str, seed: int) -> ScoreSpec:
+        """The score spec of Dense and Unpruned, which has the fine-tuned network."""
+        if (dataset, seed) not in self._whole:
+            file = self._spec.file
+            dense = self._spec.dense(dataset, self._spec.tasks[dataset], self._settings[dataset], seed)
+            self._whole[dataset, seed] = ScoreSpec(dense=dense, prune_biases=file.prune_biases)
+        return self._whole[dataset, seed]
+
+    def trial(self, dataset: str, seed: int, strategy: str, asked: Level) -> TrialSpec:
+        """Make the trial of a strategy at a level."""
+        settings = self._settings[dataset]
+        if settings.mask_from is None:
+            return self._own(dataset, seed, strategy, asked, settings)
+        single = self._single(dataset, seed, strategy, asked, settings)
+        if settings.mask_from.file is not None:
+            return with_mask_in(single, self._spec.mask_files[settings.mask_from])
+        source = self._spec.file.row_name(settings.mask_from.dataset or dataset)
+        if source not in self._spec.tasks:
+            raise ValueError(f"mask_from: {unknown('dataset', source, list(self._spec.tasks))}")
+        source_seed = seed if settings.mask_from.seed is None else settings.mask_from.seed
+        return with_mask_of(single, self._own(source, source_seed, strategy, asked, self._settings[source]))
+
+    def _own(self, dataset: str, seed: int, strategy: str, asked: Level, settings: Settings) -> TrialSpec:
+        """Make the trial that finds its own mask, in rounds where the settings say so."""
+        single = self._single(dataset, seed, strategy, asked, settings)
+        known = self._rounds.setdefault((dataset, seed, strategy), {})
+        return in_rounds(single, settings.rounds, lambda: self._density(dataset, single), known)
+
+    def _density(self, dataset: str, trial: TrialSpec) -> float:
+        if trial.sparsity is not None:
+            return 1 - trial.sparsity
+        counts = self._spec.counts[dataset]
+        return fraction_to_keep(trial.compression, None, counts.parameters, counts.prunable)
+
+    def _single(self, dataset: str, seed: int, strategy: str, asked: Level, settings: Settings) -> TrialSpec:
+        """Make the trial at once; where the level prunes nothing it is Unpruned, whatever the strategy."""
+        whole, rewind = self.whole(dataset, seed), settings.rewind or "init"
+        fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": settings.retraining()}
+        if asked in (("compression", 1), ("sparsity", 0)):
+            return TrialSpec(score=whole, **fields)
+        criterion, scope, control = parse_strategy(strategy)
+        if (dataset, seed, criterion) not in self._scores:
+            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases)
+            self._scores[dataset, seed, criterion] = made
+        return TrialSpec(score=self._scores[dataset, seed, criterion], scope=scope, control=control, **fields)
 
 
 def describe(trial: TrialSpec) -> str:
     """Describe a trial in a few words: dataset, strategy, how much is pruned, seed."""
     asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
-    return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
+    round_ = f" round {trial.round}" if trial.previous else ""
+    return f"{trial.dense.dataset} {trial.strategy}{asked}{round_} seed {trial.dense.seed}{_mask_in_words(trial)}"
+
+
+def _mask_in_words(trial: TrialSpec) -> str:
+    if trial.mask_file is not None:
+        return f" with the mask of {trial.mask_file.trial} in {trial.mask_file.name}"
+    return "" if trial.mask_of is None else f" with the mask of {describe(trial.mask_of)}"
 
 
 def tracker_labels(trial: TrialSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds what the trials of a sweep can make for each other: scores of one pass, and steps of one fine-tuning."""
+"""Finds what the trials of a sweep can make for each other: scores of one pass, steps of one fine-tuning, networks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ class Shared:
     """What trials make for each other.
 
     `scores` has the scores that each pass over the batches can make, by the pass's id; `steps` has, by dense id, the
-    steps of the fine-tuning that some trial rewinds to.
+    steps of the fine-tuning that some trial rewinds to. `networks` are the ids of the trials whose retrained network is
+    pruned further by a later round, of these trials or of a deeper level.
     """
 
     scores: Mapping[str, tuple[ScoreSpec, ...]]
     steps: Mapping[str, frozenset[int]]
+    networks: frozenset[str] = frozenset()
 
     def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
         """Return the scores that the trial's pass over the batches can make, its own included."""
@@ -32,7 +34,12 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
     """Collect what the trials share."""
     scores: dict[str, dict[str | None, ScoreSpec]] = {}
     steps: dict[str, set[int]] = {}
+    networks: set[str] = set()
     for trial in trials:
+        if trial.previous is not None:
+            networks.add(trial.previous.trial_id)
+        if trial.chain is not None and trial.chain.goes_on:
+            networks.add(trial.trial_id)
         if trial.score.data != "none":
             scores.setdefault(trial.score.pass_id, {})[trial.score.score_id] = trial.score
         if isinstance(trial.rewind, int):
@@ -40,4 +47,5 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
     return Shared(
         {key: tuple(sorted(same.values(), key=lambda score: str(score.criterion))) for key, same in scores.items()},
         {key: frozenset(found) for key, found in steps.items()},
+        frozenset(networks),
     )

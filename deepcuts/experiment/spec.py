@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, is_control, strategy_name
@@ -128,10 +128,12 @@ class DenseSpec(Frozen):
 class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
-    `criterion` is None where nothing is scored: for Dense and Unpruned.
+    `criterion` is None where nothing is scored: for Dense and Unpruned. `network` is the id of the trial whose
+    retrained network is scored, in place of the fine-tuned one.
     """
 
     dense: DenseSpec
+    network: str | None = None
     criterion: str | None = None
     batches: Natural = 0
     prune_biases: bool = False
@@ -158,17 +160,69 @@ class ScoreSpec(ScoringPass):
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
 
+class MaskFile(Frozen):
+    """The masks of one trial in a file of the form of a store's masks; `name` is its path, `digest` its SHA-256."""
+
+    name: str
+    digest: str
+    trial: str
+
+
+class Chain(Frozen):
+    """What place a trial has in iterative pruning, as a sweep asks for it; never a part of its id.
+
+    `rule` is the setting `rounds` in words, as in `keep 0.8`. A `step` is a round that no level asks for. One that
+    `goes_on` may be the round before of a deeper level, so its retrained network is kept.
+    """
+
+    rule: str
+    step: bool = False
+    goes_on: bool = False
+
+
 class TrialSpec(Frozen):
     """One trial: fine-tune, score, prune, rewind, retrain. `scope` is None for Dense and Unpruned, `retrain`
-    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks."""
+    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks.
+
+    `previous` is the round before: the trial whose retrained network this one prunes further. `mask_of` is the trial
+    whose mask this one takes, and `mask_file` the file that has it; nothing is scored then. With `rewind_head` false
+    the head stays as trained.
+    """
 
     score: ScoreSpec
+    previous: TrialSpec | None = None
+    mask_of: TrialSpec | None = None
+    mask_file: MaskFile | None = None
+    chain: Chain | None = None
     scope: Scope | None = None
     control: Literal["none", "shuffle"] = "none"
     compression: float | None = None
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
+    rewind_head: bool = True
     retrain: Training | None = None
+
+    @model_validator(mode="after")
+    def _scores_what_it_prunes(self) -> TrialSpec:
+        expected = None if self.previous is None else self.previous.trial_id
+        if self.score.network != expected:
+            raise ValueError(f"the scores are of the network {self.score.network!r}, and {expected!r} is pruned")
+        return self
+
+    @property
+    def mask_given(self) -> bool:
+        """Whether the mask is that of another trial or of a file, so that nothing is scored."""
+        return self.mask_of is not None or self.mask_file is not None
+
+    @property
+    def builds_on(self) -> TrialSpec | None:
+        """The trial that must be completed before this one can run: the round before, or the source of the mask."""
+        return self.previous or self.mask_of
+
+    @property
+    def round(self) -> int:
+        """Which round of iterative pruning the trial is, from 1."""
+        return 1 if self.previous is None else 1 + self.previous.round
 
     @property
     def dense(self) -> DenseSpec:
@@ -202,7 +256,12 @@ class TrialSpec(Frozen):
 
     @cached_property
     def trial_id(self) -> str:
-        fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
+        fields = _changed(self, leave_out={"score", "previous", "mask_of", "mask_file", "chain"})
+        fields["score"] = self.score.settings  # with the id of the round before
+        if self.mask_of is not None:
+            fields["mask_of"] = self.mask_of.trial_id
+        if self.mask_file is not None:
+            fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
         if is_control(self.strategy):
             fields["control_version"] = VERSIONS["control"]
         if self.prunes:

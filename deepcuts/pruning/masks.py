@@ -76,15 +76,28 @@ def make_masks(scores: Scores, fraction: float, scope: Scope, transposed: Collec
     return masks
 
 
-def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
-    """Permute each mask within its own tensor: same densities, random places (the reviewer's control)."""
+def shuffle(masks: Masks, seed: int, among: Masks | None = None) -> dict[str, Tensor]:
+    """Permute each mask within its own tensor: same densities, random places (the reviewer's control).
+
+    `among` has the places that may be kept; all of the mask's are among them, and it is permuted within them.
+    """
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
     for name in bytewise(masks):
         mask = masks[name]
+        if among is not None:
+            free = mask[among[name]]
+            order = torch.randperm(free.numel(), generator=generator)
+            shuffled[name] = torch.zeros_like(mask).masked_scatter(among[name], free[order])
+            continue
         order = torch.randperm(mask.numel(), generator=generator)
         shuffled[name] = mask.flatten()[order.to(mask.device)].view(mask.shape)
     return shuffled
+
+
+def _dead_last(scores: Scores, alive: Masks) -> dict[str, Tensor]:
+    """Return the scores with minus infinity where a weight is pruned already, so that it stays pruned."""
+    return {name: score.masked_fill(~alive[name], -torch.inf) for name, score in scores.items()}
 
 
 @torch.no_grad()
