@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.spec import DenseSpec, OutlierPass, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import CRITERIA
@@ -128,9 +128,11 @@ def _complete(trial: dict[str, Any]) -> _Settings:
         "finetune": _defaults(Training) | dense.pop("finetune", {}),
         "scoring": _scoring(score),
     }
-    found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
+    if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
+        sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
+    found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
     if (retrain := trial.pop("retrain", None)) is not None:
-        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
+        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers"})
         sections["retrain"] = _defaults(Training) | retrain
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
@@ -158,7 +160,7 @@ def _scoring(score: _Settings) -> _Settings:
     if criterion is None:
         return {}
     if criterion not in CRITERIA:
-        return _without(score, {"criterion", "prune_biases"})
+        return _without(score, {"criterion", "prune_biases", "exclude"})
     return {key: score[field] for field, key in scoring_keys(criterion).items()}
 
 

@@ -7,19 +7,28 @@ A round is a trial of its own, which prunes the retrained network of the round b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from deepcuts.experiment.own_data import Seed
 from deepcuts.experiment.spec import Chain, Frozen, MaskFile, Number, Positive, ScoreSpec, Training, TrialSpec
+from deepcuts.pruning.criteria import Scope
 from deepcuts.wording import level
+
+_Spec = TypeVar("_Spec", TrialSpec, ScoreSpec)
 
 # Densities that differ by less are one level; sparsities of rounds have so many digits, as a person writes them.
 SAME, DIGITS = 1e-9, 12
 # The most rounds of a chain: more than anybody retrains, and few enough for the names of trials to be made.
 MOST_ROUNDS = 200
+
+# Scopes whose masks cannot be nested, and why.
+NO_ROUNDS: Mapping[Scope | None, str] = {
+    "nm24": "it keeps two of four weights, and no other share of them",
+    "owl": "the share of a block may rise from one round to the next, and what was pruned stays pruned",
+}
 
 Between0And1 = Annotated[Number, Field(gt=0, lt=1)]
 
@@ -122,6 +131,8 @@ def in_rounds(
     if rounds is None or not single.prunes or single.mask_given:
         return single
     assert single.retrain is not None
+    if single.scope in NO_ROUNDS:
+        raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: {NO_ROUNDS[single.scope]}")
     try:
         densities, between = rounds.densities(density()), rounds.retraining(single.retrain)
     except ValueError as error:
@@ -140,32 +151,34 @@ def in_rounds(
 
 
 def _round(single: TrialSpec, rounds: Rounds, previous: TrialSpec | None, **changes: Any) -> TrialSpec:
-    """Make a trial anew, not by `model_copy`, which would copy its id."""
-    score = single.score
-    if previous is not None:
-        score = ScoreSpec(**{**dict(score), "network": previous.trial_id})
+    score = single.score if previous is None else _anew(single.score, network=previous.trial_id)
     head = rounds.rewind_head or single.rewind == "none"
-    fields = {**dict(single), "score": score, "previous": previous, "rewind_head": head, **changes}
-    return TrialSpec(**fields)
+    return _anew(single, score=score, previous=previous, rewind_head=head, **changes)
+
+
+def _anew(spec: _Spec, **changes: Any) -> _Spec:
+    """Make a spec anew with some fields changed; `model_copy` would copy the ids that it has cached."""
+    return type(spec)(**{name: getattr(spec, name) for name in type(spec).model_fields} | changes)
 
 
 def with_mask_of(trial: TrialSpec, source: TrialSpec) -> TrialSpec:
     """Return the trial with the mask of another in place of its own scores; the source itself where they agree."""
     if trial.dense.dense_id == source.dense.dense_id or not trial.prunes:
         return source if trial.prunes else trial
-    return TrialSpec(**{**dict(trial), "score": _unscored(trial.score), "mask_of": source})
+    return _anew(trial, score=_unscored(trial.score), outliers=None, mask_of=source)
 
 
 def with_mask_in(trial: TrialSpec, file: MaskFile) -> TrialSpec:
     """Return the trial with a mask that a file has in place of its own scores."""
     if not trial.prunes:
         return trial
-    return TrialSpec(**{**dict(trial), "score": _unscored(trial.score), "mask_file": file})
+    return _anew(trial, score=_unscored(trial.score), outliers=None, mask_file=file)
 
 
 def _unscored(score: ScoreSpec) -> ScoreSpec:
     """Return a score spec without the settings of a pass, for there is none."""
-    return ScoreSpec(dense=score.dense, criterion=score.criterion, prune_biases=score.prune_biases)
+    kept = {name: getattr(score, name) for name in ("dense", "criterion", "prune_biases", "exclude")}
+    return ScoreSpec(**kept)
 
 
 def with_what_they_need(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
@@ -191,7 +204,7 @@ def _asked(trial: TrialSpec, step: TrialSpec) -> TrialSpec:
     """Return a trial that a level asks for and that is also a round of a chain: its network is kept then."""
     assert step.chain is not None
     rule = trial.chain.rule if trial.chain else step.chain.rule
-    return TrialSpec(**{**dict(trial), "chain": Chain(rule=rule, goes_on=True)})
+    return _anew(trial, chain=Chain(rule=rule, goes_on=True))
 
 
 def is_step(trial: TrialSpec) -> bool:

@@ -15,6 +15,7 @@ from deepcuts.experiment.spec import (
     ModelSource,
     ScoreSpec,
     TrialSpec,
+    outlier_pass,
     score_spec,
 )
 from deepcuts.experiment.sweepfile import Settings, SweepFile
@@ -114,9 +115,10 @@ class _Rows:
     def whole(self, dataset: str, seed: int) -> ScoreSpec:
         """The score spec of Dense and Unpruned, which has the fine-tuned network."""
         if (dataset, seed) not in self._whole:
-            file = self._spec.file
-            dense = self._spec.dense(dataset, self._spec.tasks[dataset], self._settings[dataset], seed)
-            self._whole[dataset, seed] = ScoreSpec(dense=dense, prune_biases=file.prune_biases)
+            settings, biases = self._settings[dataset], self._spec.file.prune_biases
+            dense = self._spec.dense(dataset, self._spec.tasks[dataset], settings, seed)
+            excluded = tuple(sorted(set(settings.exclude)))
+            self._whole[dataset, seed] = ScoreSpec(dense=dense, prune_biases=biases, exclude=excluded)
         return self._whole[dataset, seed]
 
     def trial(self, dataset: str, seed: int, strategy: str, asked: Level) -> TrialSpec:
@@ -153,9 +155,10 @@ class _Rows:
             return TrialSpec(score=whole, **fields)
         criterion, scope, control = parse_strategy(strategy)
         if (dataset, seed, criterion) not in self._scores:
-            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases)
+            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, whole.exclude)
             self._scores[dataset, seed, criterion] = made
-        return TrialSpec(score=self._scores[dataset, seed, criterion], scope=scope, control=control, **fields)
+        fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
+        return TrialSpec(score=self._scores[dataset, seed, criterion], scope=scope, **fields)
 
 
 def describe(trial: TrialSpec) -> str:

@@ -14,7 +14,7 @@ from deepcuts.experiment.spec import Scoring, Training
 from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
-from deepcuts.pruning.criteria import CRITERIA, SCOPES
+from deepcuts.pruning.criteria import plain_strategies
 
 # What each key means, as editors show it.
 _SETTINGS = {
@@ -136,7 +136,7 @@ def _in_its_words(value: Any) -> Any:
 
 def _strategies() -> dict[str, Any]:
     """Describe the plain strategies by name, for completion, and any of them shuffled."""
-    plain = [f"{scope.capitalize()}{criterion}" for criterion in CRITERIA for scope in SCOPES]
+    plain = list(plain_strategies())
     return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
 
 

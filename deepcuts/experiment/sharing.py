@@ -22,8 +22,9 @@ class Shared:
     networks: frozenset[str] = frozenset()
 
     def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
-        """Return the scores that the trial's pass over the batches can make, its own included."""
-        return () if trial.score.data == "none" else self.scores[trial.score.pass_id]
+        """Return the scores that the trial's passes over the batches can make, its own included."""
+        keys = dict.fromkeys(score.pass_id for score in trial.passes)
+        return tuple(score for key in keys for score in self.scores[key])
 
     def snapshots(self, trial: TrialSpec) -> frozenset[int]:
         """Return the steps of the trial's fine-tuning that some trial rewinds to."""
@@ -40,8 +41,8 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
             networks.add(trial.previous.trial_id)
         if trial.chain is not None and trial.chain.goes_on:
             networks.add(trial.trial_id)
-        if trial.score.data != "none":
-            scores.setdefault(trial.score.pass_id, {})[trial.score.score_id] = trial.score
+        for score in trial.passes:
+            scores.setdefault(score.pass_id, {})[score.score_id] = score
         if isinstance(trial.rewind, int):
             steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
     return Shared(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, is_control, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Control, Pass, Scope, is_control, strategy_name
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
@@ -129,7 +129,8 @@ class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
     `criterion` is None where nothing is scored: for Dense and Unpruned. `network` is the id of the trial whose
-    retrained network is scored, in place of the fine-tuned one.
+    retrained network is scored, in place of the fine-tuned one. `exclude` has globs of tensors that are neither scored
+    nor pruned.
     """
 
     dense: DenseSpec
@@ -137,6 +138,7 @@ class ScoreSpec(ScoringPass):
     criterion: str | None = None
     batches: Natural = 0
     prune_biases: bool = False
+    exclude: tuple[str, ...] = ()
 
     @property
     def data(self) -> Pass:
@@ -180,9 +182,19 @@ class Chain(Frozen):
     goes_on: bool = False
 
 
+class OutlierPass(Frozen):
+    """How Wanda's scores are gathered where a trial needs them beside those of its criterion."""
+
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    batches: Positive = 1000
+    count_padding: bool = False
+
+
 class TrialSpec(Frozen):
     """One trial: fine-tune, score, prune, rewind, retrain. `scope` is None for Dense and Unpruned, `retrain`
-    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks.
+    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks. `outliers` is set for Owl alone,
+    which looks for outliers among Wanda's scores.
 
     `previous` is the round before: the trial whose retrained network this one prunes further. `mask_of` is the trial
     whose mask this one takes, and `mask_file` the file that has it; nothing is scored then. With `rewind_head` false
@@ -195,12 +207,13 @@ class TrialSpec(Frozen):
     mask_file: MaskFile | None = None
     chain: Chain | None = None
     scope: Scope | None = None
-    control: Literal["none", "shuffle"] = "none"
+    control: Control = "none"
     compression: float | None = None
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
     rewind_head: bool = True
     retrain: Training | None = None
+    outliers: OutlierPass | None = None
 
     @model_validator(mode="after")
     def _scores_what_it_prunes(self) -> TrialSpec:
@@ -238,6 +251,25 @@ class TrialSpec(Frozen):
     def prunes(self) -> bool:
         """False for Dense and Unpruned, which have no criterion."""
         return self.score.criterion is not None
+
+    @cached_property
+    def wanda(self) -> ScoreSpec | None:
+        """The Wanda scores that Owl needs beside those of the criterion; None for other scopes."""
+        if self.outliers is None:
+            return None
+        about = {name: getattr(self.score, name) for name in ("dense", "network", "prune_biases", "exclude")}
+        return ScoreSpec(criterion="Wanda", **about, **self.outliers.model_dump())
+
+    @cached_property
+    def passes(self) -> tuple[ScoreSpec, ...]:
+        """The scores that the trial needs a pass over the batches for, each once; two of them may share a pass.
+
+        None where the mask is given.
+        """
+        if self.mask_given:
+            return ()
+        needed = [spec for spec in (self.score, self.wanda) if spec is not None and spec.data != "none"]
+        return tuple({spec.score_id: spec for spec in needed}.values())
 
     @cached_property
     def control_seed(self) -> int:
@@ -288,10 +320,19 @@ def scoring_keys(criterion: str) -> dict[str, str]:
     return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
 
 
-def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
-    """Make the spec of a criterion, with only the settings that it uses."""
+def score_spec(
+    dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool, exclude: Sequence[str] = ()
+) -> ScoreSpec:
+    """Make the spec of a criterion, with only the settings that it uses; the order of `exclude` changes no id."""
     used = {field: getattr(scoring, key) for field, key in scoring_keys(criterion).items()}
-    return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, **used)
+    globs = tuple(sorted(set(exclude)))
+    return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, exclude=globs, **used)
+
+
+def outlier_pass(scope: Scope, scoring: Scoring) -> OutlierPass | None:
+    """Return how Wanda's scores are gathered for a scope that needs them."""
+    used = {field: getattr(scoring, key) for field, key in scoring_keys("Wanda").items()}
+    return OutlierPass(**used) if scope == "owl" else None
 
 
 def _changed(model: BaseModel, leave_out: set[str]) -> dict[str, Any]:

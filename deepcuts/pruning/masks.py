@@ -6,12 +6,13 @@ O = outputs of a linear layer, I = its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepcuts.pruning.budgets import check_two_of_four, erk_counts, lamp_scores, owl_counts
 from deepcuts.pruning.compression import count_kept
 from deepcuts.pruning.criteria import Scope
 
@@ -51,27 +52,70 @@ def _ascending(scores: Tensor, place: int) -> Tensor:
     return torch.from_numpy(parted[..., place : place + 1].copy())
 
 
-def make_masks(scores: Scores, fraction: float, scope: Scope, transposed: Collection[str] = ()) -> dict[str, Tensor]:
-    """Keep a fraction of the highest scores per tensor (layer), over all tensors (global), or per output row (row).
+def make_masks(
+    scores: Scores,
+    fraction: float,
+    scope: Scope,
+    transposed: Collection[str] = (),
+    wanda: Scores | None = None,
+    alive: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Keep a fraction of all weights, by the highest scores of those that compete with each other in this scope.
 
-    Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Masks
-    have the shape of the scores; True keeps. Raises ValueError for a NaN score, and for a fraction outside 0 to 1.
+    Layer, Erk and Owl: those of a tensor, which keeps the same share as every other, or the number of its budget;
+    Global and Lamp: all of them, by the score or the one that Lamp makes of it; Row: those of an output row; NM24: each
+    four consecutive inputs of a row, of which two stay (`fraction` must be 0.5).
+
+    Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Owl
+    needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. What is not `alive` was
+    pruned before, and is kept last; the fraction is of all weights nevertheless. Raises ValueError for a NaN score, for
+    a fraction outside 0 to 1, and where NM24 cannot be had.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
             raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
-    names = bytewise(scores)
-    if scope == "global":
-        everything = torch.cat([scores[name].flatten() for name in names])
-        kept = highest(everything, count_kept(fraction, everything.numel()))
-        parts = kept.split([scores[name].numel() for name in names])
-        return {name: part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    ordered = _dead_last({name: scores[name] for name in bytewise(scores)}, alive)
+    whole = count_kept(fraction, sum(score.numel() for score in ordered.values()))
+    if scope == "row":
+        return _by_rows(ordered, transposed, lambda row: highest(row, count_kept(fraction, row.shape[-1])))
+    if scope == "nm24":
+        for name, score in ordered.items():
+            check_two_of_four(name, score.t().shape if name in transposed else score.shape, 1 - fraction)
+        return _by_rows(ordered, transposed, lambda row: highest(row.unflatten(-1, (-1, 4)), 2).flatten(-2))
+    if scope in ("global", "lamp"):
+        if scope == "lamp":  # what was pruned before is no part of the sums
+            ranked = {name: lamp_scores(score.masked_fill(score.isneginf(), 0.0)) for name, score in ordered.items()}
+            ordered = _dead_last(ranked, alive)
+        return _highest_of_all(ordered, whole)
+    if scope == "erk":
+        counts = erk_counts({name: score.shape for name, score in ordered.items()}, whole)
+    elif scope == "owl":
+        assert wanda is not None, "Owl needs Wanda scores"
+        counts = owl_counts({name: wanda[name] for name in ordered}, whole)
+    else:
+        counts = {name: count_kept(fraction, score.numel()) for name, score in ordered.items()}
+    return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
+
+
+def _dead_last(scores: Scores, alive: Masks | None) -> dict[str, Tensor]:
+    """Return the scores with minus infinity where a weight was pruned before (None: none was)."""
+    if alive is None:
+        return dict(scores)
+    return {name: score.masked_fill(~alive[name], -torch.inf) for name, score in scores.items()}
+
+
+def _highest_of_all(scores: Scores, keep: int) -> dict[str, Tensor]:
+    kept = highest(torch.cat([score.flatten() for score in scores.values()]), keep)
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def _by_rows(scores: Scores, transposed: Collection[str], mask_of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Make the mask of each tensor from its scores by output row, (O, I); that of a bias from a single row (O,)."""
     masks = {}
-    for name in names:
-        turned = scope == "row" and name in transposed
-        score = scores[name].t().contiguous() if turned else scores[name]
-        rows = score if scope == "row" else score.flatten()
-        mask = highest(rows, count_kept(fraction, rows.shape[-1])).view(score.shape)
+    for name, score in scores.items():
+        turned = name in transposed
+        mask = mask_of(score.t().contiguous() if turned else score)
         masks[name] = mask.t().contiguous() if turned else mask
     return masks
 
@@ -93,11 +137,6 @@ def shuffle(masks: Masks, seed: int, among: Masks | None = None) -> dict[str, Te
         order = torch.randperm(mask.numel(), generator=generator)
         shuffled[name] = mask.flatten()[order.to(mask.device)].view(mask.shape)
     return shuffled
-
-
-def _dead_last(scores: Scores, alive: Masks) -> dict[str, Tensor]:
-    """Return the scores with minus infinity where a weight is pruned already, so that it stays pruned."""
-    return {name: score.masked_fill(~alive[name], -torch.inf) for name, score in scores.items()}
 
 
 @torch.no_grad()

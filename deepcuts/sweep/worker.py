@@ -91,7 +91,7 @@ def run_in_worker(config: dict[str, Any], reference: list[ray.ObjectRef]) -> Non
     launch = _fetched(reference[0])
     trial, store = launch.trials[config["trial_id"]], Store(launch.store_uri)
     _wait_for(store)
-    stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
+    stages = [trial.dense.dense_id, *dict.fromkeys(score.pass_id for score in trial.passes)]
     with Beat(store, trial.trial_id, launch.launch_id, stages) as beat:
         row = launch.work(launch, trial, store, beat)
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})
@@ -141,6 +141,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         checkpoint_minutes=launch.checkpoint_minutes,
         snapshots=launch.shared.snapshots(trial),
         partners=launch.shared.partners(trial),
+        keep_network=trial.trial_id in launch.shared.networks,
         on_progress=on_progress,
         on_metrics=on_metrics,
         on_loss=on_loss,

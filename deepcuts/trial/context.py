@@ -19,7 +19,7 @@ class Context:
 
     `micro_batch` bounds how many examples run at once (None: nothing does). `snapshots` (steps of the fine-tuning) and
     `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
-    the one that makes them.
+    the one that makes them. With `keep_network` a later round prunes the trial's retrained network further.
     """
 
     store: Store
@@ -28,6 +28,7 @@ class Context:
     checkpoint_minutes: float = 5.0
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
+    keep_network: bool = False
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
     on_loss: Callable[[float], None] = lambda loss: None

@@ -6,6 +6,9 @@ scores   = criterion(theta_1, batches)
 masks    = the highest scores               -> pruned: theta_1 * masks, before any retraining
 theta_0' = theta_0 * masks                  -> rewound: bitwise theta_0 where kept, 0 elsewhere
 theta_2  = retrain theta_0'                 -> retrained: the last epoch is the result
+
+A later round of iterative pruning scores and prunes, in place of theta_1, the theta_2 of the round before; what was
+pruned stays pruned. A trial with the mask of another one scores nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
+from deepcuts.model.load import outside_encoder
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
 from deepcuts.pruning.compression import fraction_to_keep
@@ -30,14 +34,14 @@ from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
 from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
-from deepcuts.store.tensors import save_tensors
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
 from deepcuts.trial.context import Context
+from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights
+from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 
@@ -121,7 +125,7 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     account.row |= data_columns(dense.task, material)
     network = prove_shortcuts(load_network(dense), material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
-    found = find_prunable(network.model, trial.score.prune_biases)
+    found = find_prunable(network.model, trial.score.prune_biases, trial.score.exclude)
     names = found.names
     account.row |= _size_columns(network, material, found, trial, context)
     theta_0 = weights_of(network)
@@ -138,12 +142,16 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     if trial.retrain is None:
         account.row |= _pruned_columns(network, trial, _all_kept(network, names))
     else:
-        kept = _prune(trial, context, account, network, material, names, theta_0)
-        _retrain(trial, context, account, network, material, kept, _start(trial, context, theta_0, tuned))
+        trained, alive = tuned.weights, None
+        if (before := round_before(context.store, trial)) is not None:
+            trained, alive = before.weights, before.masks
+            set_weights(network, trained)
+        kept = _prune(trial, context, account, network, material, names, theta_0, alive)
+        _retrain(trial, context, account, network, material, kept, _start(trial, context, network, theta_0, trained))
         _begin("store", account, context)
         _publish_masks(trial, context, kept)
-        if keep_model:
-            _keep_weights(trial, context, network, kept)
+        if keep_model or context.keep_network:
+            keep_weights(context.store, "models" if keep_model else "rounds", trial.trial_id, network, kept)
     if dense.device == "cuda":
         account.row |= _gpu_memory()
     account.row |= {"status": "completed", **_shortcuts_column(network)}
@@ -211,13 +219,19 @@ def _prune(
     material: Material,
     names: list[str],
     theta_0: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
-    found = Scored({}, 0, None, False, 0.0)
-    if trial.prunes:
+    """Score and make the masks (on the CPU), or take those that are given; evaluate the network with them."""
+    found, wanda = Scored({}, 0, None, False, 0.0), None
+    if trial.prunes and not trial.mask_given:
         _begin("score", account, context)
         found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
-        account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.criterion)
+        if trial.wanda is not None:
+            also = find_scores(network, material, trial.wanda, context, theta_0, trial.control_seed)
+            cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
+            found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
+        observing = trial.score.criterion if trial.wanda is None else trial.wanda.criterion
+        account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
@@ -226,7 +240,10 @@ def _prune(
     kept = _all_kept(network, names)
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model))
+        if trial.mask_given:
+            kept = given_mask(context.store, trial, kept, _fraction(trial, parameters, kept))
+        else:
+            kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, alive)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
@@ -234,26 +251,41 @@ def _prune(
 
 
 def masks_of_trial(
-    trial: TrialSpec, scores: Mapping[str, Tensor], parameters: int, transposed: Collection[str] = ()
+    trial: TrialSpec,
+    scores: Mapping[str, Tensor],
+    parameters: int,
+    transposed: Collection[str] = (),
+    wanda: Mapping[str, Tensor] | None = None,
+    alive: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
 
-    The weights in `transposed` are stored as (inputs, outputs).
+    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too. What is not `alive` was
+    pruned in a round before, and stays so.
     """
     assert trial.scope is not None
-    prunable = sum(score.numel() for score in scores.values())
-    fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed)
-    return shuffle(made, derive(trial.control_seed, "shuffle")) if trial.control == "shuffle" else made
+    made = make_masks(scores, _fraction(trial, parameters, scores), trial.scope, transposed, wanda, alive)
+    if alive is not None:
+        assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
+    return shuffle(made, derive(trial.control_seed, "shuffle"), alive) if trial.control == "shuffle" else made
 
 
-def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
-    """Return the weights that the rewind restores."""
+def _fraction(trial: TrialSpec, parameters: int, prunable: Mapping[str, Tensor]) -> float:
+    """Return the share of the prunable weights that the trial keeps."""
+    size = sum(each.numel() for each in prunable.values())
+    return fraction_to_keep(trial.compression, trial.sparsity, parameters, size)
+
+
+def _start(
+    trial: TrialSpec, context: Context, network: Network, theta_0: dict[str, Tensor], trained: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that the rewind restores; `trained` are those of the network that was pruned."""
     if trial.rewind == "none":
-        return tuned.weights
-    if trial.rewind == "init":
-        return theta_0
-    return snapshot_weights(context.store, trial.dense, trial.rewind)
+        return trained
+    start = theta_0 if trial.rewind == "init" else snapshot_weights(context.store, trial.dense, trial.rewind)
+    if trial.rewind_head:
+        return start
+    return start | {name: trained[name] for name in outside_encoder(network.model)}
 
 
 def _retrain(
@@ -324,14 +356,6 @@ def _publish_masks(trial: TrialSpec, context: Context, kept: Mapping[str, Tensor
             }
         )
     context.store.write("masks", trial.trial_id, rows)
-
-
-def _keep_weights(trial: TrialSpec, context: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
-    """Publish the kept weights, flat and in the order of the mask; tensors that are not prunable stay whole."""
-    weights = weights_of(network)
-    small = {name: weights[name][kept[name]] if name in kept else weights[name] for name in weights}
-    with context.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:
-        save_tensors(folder / "kept.safetensors", small)
 
 
 def _publish(trial: TrialSpec, account: Account, context: Context) -> None:
