@@ -53,20 +53,16 @@ def masks(store: Store, trial_id: str) -> dict[str, Bools]:
     return arrays
 
 
-def masks_in_file(path: Path, trial: str | None = None, digest: str | None = None) -> dict[str, Bools]:
+def masks_in_file(path: Path, trial_id: str, digest: str) -> dict[str, Bools]:
     """Return the masks of one trial in a file of the form of a store's masks, as `masks` does.
 
-    `trial` is an id, or a prefix of one; it may be left out where the file has one trial. Raises ValueError for a file
-    that cannot be read, has other content than `digest` says, or does not tell which trial.
+    Raises ValueError for a file that cannot be read, or has other content than the SHA-256 `digest` says.
     """
-    content, ids = read_mask_file(path)
-    if digest is not None and content_digest(path) != digest:
+    content = _mask_rows(path)
+    if mask_file_digest(path) != digest:
         raise ValueError(f"the file of masks {str(path)!r} has changed since the sweep was planned; plan it again")
-    if trial is None and len(ids) > 1:
-        raise ValueError(f"{str(path)!r} has the masks of {len(ids)} trials; say which, as in trial: {ids[0]}")
-    wanted = find_id(trial, ids) if trial else ids[0]
     arrays = {}
-    for row in content.filter(pc.equal(content["trial_id"], wanted)).to_pylist():
+    for row in content.filter(pc.equal(content["trial_id"], trial_id)).to_pylist():
         name = f"{row['layer']}.{row['parameter']}"
         try:
             mask = unpack(row["bits"], row["size"]).reshape(row["shape"])
@@ -78,20 +74,28 @@ def masks_in_file(path: Path, trial: str | None = None, digest: str | None = Non
     return arrays
 
 
-def read_mask_file(path: Path) -> tuple[pa.Table, list[str]]:
-    """Return the content of a file of masks, and the sorted ids of its trials. Raises ValueError."""
+def trial_in_file(path: Path, trial: str | None = None) -> str:
+    """Return the id of the trial that a file of masks has; `trial` is the id or a prefix of one, where it has several.
+
+    Raises ValueError where the file cannot be read, or does not tell which trial.
+    """
+    ids = sorted(set(_mask_rows(path)["trial_id"].to_pylist()) - {None})
+    if not ids:
+        raise ValueError(f"{str(path)!r} is no file of masks: it has no trial_id; name one of a store's folder masks")
+    if trial is None and len(ids) > 1:
+        raise ValueError(f"{str(path)!r} has the masks of {len(ids)} trials; say which, as in trial: {ids[0]}")
+    return find_id(trial, ids) if trial else ids[0]
+
+
+def _mask_rows(path: Path) -> pa.Table:
     try:
-        content = pq.read_table(path, schema=SCHEMAS["masks"], page_checksum_verification=True)
+        return pq.read_table(path, schema=SCHEMAS["masks"], page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"cannot read the file of masks {str(path)!r}: {reason}") from None
-    ids = sorted(set(content["trial_id"].to_pylist()) - {None})
-    if not ids:
-        raise ValueError(f"{str(path)!r} is no file of masks: it has no trial_id; name one of a store's folder masks")
-    return content, ids
 
 
-def content_digest(path: Path) -> str:
+def mask_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from deepcuts.store.store import Store
 
 # The file of a retrained network: its kept weights, flat, and the tensors that are not pruned.
-KEPT = "kept.safetensors"
+NETWORK_FILE = "kept.safetensors"
 # Where one may be: left for the next round, or kept because the sweep says `keep_models`.
 KINDS = ("rounds", "models")
 
 
 def find_network(store: Store, trial_id: str) -> str | None:
     """Return the kind of artifact that has the retrained network of a trial; None where the store has none."""
-    return next((kind for kind in KINDS if store.artifact(kind, trial_id, KEPT)), None)
+    return next((kind for kind in KINDS if store.artifact(kind, trial_id, NETWORK_FILE)), None)
 
 
-def networks_there(store: Store, trial_ids: Iterable[str], statuses: Mapping[str, str]) -> set[str]:
-    """Return those of the trials that are completed and whose network the store has. Raises OSError."""
-    return {key for key in trial_ids if statuses.get(key) == "completed" and find_network(store, key)}
+def left_behind(store: Store, completed: Iterable[str], rounds: Collection[str]) -> set[str]:
+    """Return those of the completed trials that others can build on: all but `rounds` that have left no network."""
+    return {key for key in completed if key not in rounds or find_network(store, key)}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from deepcuts.data.facts import facts_in_words, inferred_in_words
+from deepcuts.experiment.chain import is_step
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
@@ -42,6 +44,8 @@ class SweepPlan:
         text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
         if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
             text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+        if todo.waiting:
+            text += f", {len(todo.waiting)} wait for those that failed"
         return text
 
     def __str__(self) -> str:
@@ -60,6 +64,9 @@ class SweepPlan:
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        if todo.steps:
+            work = sum(self._own_seconds(trial) for trial in todo.steps)
+            lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
         at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
         lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
@@ -70,6 +77,11 @@ class SweepPlan:
         if (share := recommended(todo, self.store)) is not None:
             lines.append(f"  {share}")
         return "\n".join(lines)
+
+    def _own_seconds(self, trial: TrialSpec) -> float:
+        """The seconds of a round: its retraining, and the pass over the scoring batches that it alone needs."""
+        passes = trial.passes if trial.previous else ()
+        return sum(self.cost.seconds.get(key, 0.0) for key in (trial.trial_id, *(score.pass_id for score in passes)))
 
     def _examples(self, dataset: str) -> str:
         """The examples of each split, and of the training split how many are used."""
@@ -82,7 +94,11 @@ class SweepPlan:
         )
 
     def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
+        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, round, step, seed,
+        state`.
+
+        `round` counts the rounds of iterative pruning; null for other trials. A step is a round that no level asks for.
+        """
         running = {trial.trial_id for trial in self.todo.to_run}
         return [
             {
@@ -91,15 +107,19 @@ class SweepPlan:
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
+                "round": trial.round if trial.chain else None,
+                "step": is_step(trial),
                 "seed": trial.dense.seed,
-                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
+                "state": self._state(trial, trial.trial_id in running),
             }
             for trial in self.todo.wanted
         ]
 
-
-def _state(status: str | None, to_run: bool) -> str:
-    if status in ("completed", "failed") and to_run:
-        return "to run again"
-    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
-    return before.get(status or "", "to run")
+    def _state(self, trial: TrialSpec, to_run: bool) -> str:
+        if trial.trial_id in self.todo.waiting:
+            return f"waits for {self.todo.waiting[trial.trial_id]}, which failed"
+        status = self.todo.statuses.get(trial.trial_id)
+        if status in ("completed", "failed") and to_run:
+            return "to run again"
+        before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
+        return before.get(status or "", "to run")

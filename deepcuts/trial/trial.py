@@ -241,7 +241,7 @@ def _prune(
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
         if trial.mask_given:
-            kept = given_mask(context.store, trial, kept, _fraction(trial, parameters, kept))
+            kept = given_mask(context.store, trial, network)
         else:
             kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, alive)
     zero_weights(network.model, _on(network, kept))
@@ -264,16 +264,12 @@ def masks_of_trial(
     pruned in a round before, and stays so.
     """
     assert trial.scope is not None
-    made = make_masks(scores, _fraction(trial, parameters, scores), trial.scope, transposed, wanda, alive)
+    prunable = sum(score.numel() for score in scores.values())
+    fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
+    made = make_masks(scores, fraction, trial.scope, transposed, wanda, alive)
     if alive is not None:
         assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
     return shuffle(made, derive(trial.control_seed, "shuffle"), alive) if trial.control == "shuffle" else made
-
-
-def _fraction(trial: TrialSpec, parameters: int, prunable: Mapping[str, Tensor]) -> float:
-    """Return the share of the prunable weights that the trial keeps."""
-    size = sum(each.numel() for each in prunable.values())
-    return fraction_to_keep(trial.compression, trial.sparsity, parameters, size)
 
 
 def _start(
