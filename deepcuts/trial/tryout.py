@@ -33,7 +33,8 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
     """Run a batch of two texts of different length through what the trials do, on the CPU; return facts of the model.
 
     The trials must be of one model and one kind of task. Tokenises, evaluates, runs every pass that their criteria
-    need, compares the masks of files with the network, and takes a step of training. Raises ValueError with the first thing that fails.
+    need, compares the masks of files with the network, and takes a step of training. Raises ValueError with the first
+    thing that fails.
     """
     dense = trials[0].dense.model_copy(update={"device": "cpu", "compile": False})
     model = dense.model
