@@ -79,9 +79,10 @@ def trial_in_file(path: Path, trial: str | None = None) -> str:
 
     Raises ValueError where the file cannot be read, or does not tell which trial.
     """
-    ids = sorted(set(_mask_rows(path)["trial_id"].to_pylist()) - {None})
-    if not ids:
-        raise ValueError(f"{str(path)!r} is no file of masks: it has no trial_id; name one of a store's folder masks")
+    content = _mask_rows(path)
+    ids = sorted(set(content["trial_id"].to_pylist()) - {None})
+    if not ids or content["bits"].null_count:
+        raise ValueError(f"{str(path)!r} has no masks; name a file of the folder masks of a store")
     if trial is None and len(ids) > 1:
         raise ValueError(f"{str(path)!r} has the masks of {len(ids)} trials; say which, as in trial: {ids[0]}")
     return find_id(trial, ids) if trial else ids[0]

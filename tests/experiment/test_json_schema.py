@@ -42,7 +42,7 @@ def test_the_sweeps_are_those_that_the_readme_tells_of():
 
 def test_every_key_is_described():
     made = sweep_schema()
-    for name in ("OwnData", "Resources", "Scoring", "Settings", "Training"):
+    for name in ("MaskFrom", "OwnData", "Resources", "Rounds", "Scoring", "Settings", "Training"):
         keys = made["$defs"][name]["properties"]
         plain = {"revision", "kind", "optimizer", "weight_decay"}
         assert {key for key, value in keys.items() if "description" not in value} <= plain, name
