@@ -140,11 +140,13 @@ def in_rounds(
         raise ValueError(f"rounds: {rounds.rule} cannot reach {asked} of {single.dense.dataset!r}: {error}") from None
     previous: TrialSpec | None = None
     for number, share in enumerate(densities[:-1], 1):
-        asked = {"compression": None, "sparsity": round(1 - share, DIGITS)}
-        key = (number, asked["sparsity"], previous and previous.trial_id)
+        sparsity = round(1 - share, DIGITS)
+        key = (number, sparsity, previous and previous.trial_id)
         if key not in known:
             place = Chain(rule=rounds.rule, step=True, goes_on=True)
-            known[key] = _round(single, rounds, previous, chain=place, retrain=between, **asked)
+            known[key] = _round(
+                single, rounds, previous, chain=place, retrain=between, compression=None, sparsity=sparsity
+            )
         previous = known[key]
     goes_on = rounds.on_chain(densities) and between == single.retrain
     return _round(single, rounds, previous, chain=Chain(rule=rounds.rule, goes_on=goes_on))
