@@ -8,12 +8,14 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
+from deepcuts.experiment.arms import Arm, differing_text
 from deepcuts.experiment.chain import MaskFrom, in_rounds, with_mask_in, with_mask_of, with_what_they_need
 from deepcuts.experiment.spec import (
     DenseSpec,
     MaskFile,
     ModelSource,
     ScoreSpec,
+    Scoring,
     TrialSpec,
     outlier_pass,
     score_spec,
@@ -49,32 +51,60 @@ class SweepSpec:
         return self.file.name
 
     def trials(self) -> list[TrialSpec]:
-        """Return every wanted trial once: per dataset and seed first Dense, then each strategy at each level.
+        """Return every wanted trial once: per dataset and seed first Dense, then each arm at each level.
 
         A trial that builds on others comes after them; those are wanted too.
         """
-        return with_what_they_need(self._asked)
+        return with_what_they_need(trial for _, trial in self._asked)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has.
+
+        The rounds of an arm that no level asks for have its label too.
+        """
+        found: dict[str, str] = {}
+        for label, trial in self._asked:
+            found.setdefault(trial.trial_id, label)
+        for label, trial in self._asked:
+            while trial.previous is not None:
+                trial = trial.previous
+                found.setdefault(trial.trial_id, label)
+        return found
 
     def repeated(self) -> list[str]:
         """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
         seen: set[str] = set()
         names = [f"dataset {name}" for name in self.file.repeated_datasets()]
-        for trial in self._asked:
+        same: dict[tuple[str, str], set[str]] = {}
+        for label, trial in self._asked:
             if trial.trial_id in seen and trial.strategy != "Unpruned":
-                names.append(describe(trial))
+                if (first := self.labels[trial.trial_id]) == label:
+                    names.append(describe(trial, label))
+                else:
+                    same.setdefault((label, first), set()).add(trial.dense.dataset)
             seen.add(trial.trial_id)
+        for (label, first), datasets in same.items():
+            where = f" on {', '.join(sorted(datasets))}" if len(datasets) < len(self.tasks) else ""
+            names.append(f"arm {label!r}, which is the same experiment as {first!r}{where}")
         return list(dict.fromkeys(names))
 
     @cached_property
-    def _asked(self) -> list[TrialSpec]:
-        """Make the product of the axes. Trials share the objects that they have in common: each id is made once."""
+    def _asked(self) -> list[tuple[str, TrialSpec]]:
+        """Make the product of the axes, each trial with the name of its arm.
+
+        Trials share the objects that they have in common: each id is made once.
+        """
         found = []
         rows = _Rows(self)
         for dataset in self.tasks:
             for seed in self.file.seeds:
-                found.append(TrialSpec(score=rows.whole(dataset, seed)))
-                for strategy, asked in product(self.file.strategies, self._levels()):
-                    found.append(rows.trial(dataset, seed, strategy, asked))
+                whole = rows.whole(dataset, seed)
+                found.append(("Dense", TrialSpec(score=whole)))
+                plain = TrialSpec(score=whole, **_after_scoring(self.file.for_dataset(dataset)))
+                for arm, asked in product(self.file.arms, self._levels()):
+                    trial = rows.trial(dataset, seed, arm, asked)
+                    found.append((arm.label if trial.prunes else _unpruned_label(trial, plain), trial))
         return found
 
     def _levels(self) -> list[Level]:
@@ -108,38 +138,40 @@ class _Rows:
     def __init__(self, spec: SweepSpec) -> None:
         self._spec = spec
         self._whole: dict[tuple[str, int], ScoreSpec] = {}
-        self._scores: dict[tuple[str, int, str], ScoreSpec] = {}
+        self._scores: dict[tuple[str, int, str, Scoring], ScoreSpec] = {}
         self._rounds: dict[tuple[str, int, str], dict[Any, TrialSpec]] = {}
-        self._settings = {dataset: spec.file.for_dataset(dataset) for dataset in spec.tasks}
+        self._settings = {
+            (dataset, arm.label): spec.file.for_arm(dataset, arm) for dataset in spec.tasks for arm in spec.file.arms
+        }
 
     def whole(self, dataset: str, seed: int) -> ScoreSpec:
         """The score spec of Dense and Unpruned, which has the fine-tuned network."""
         if (dataset, seed) not in self._whole:
-            settings, biases = self._settings[dataset], self._spec.file.prune_biases
+            settings, biases = self._spec.file.for_dataset(dataset), self._spec.file.prune_biases
             dense = self._spec.dense(dataset, self._spec.tasks[dataset], settings, seed)
             excluded = tuple(sorted(set(settings.exclude)))
             self._whole[dataset, seed] = ScoreSpec(dense=dense, prune_biases=biases, exclude=excluded)
         return self._whole[dataset, seed]
 
-    def trial(self, dataset: str, seed: int, strategy: str, asked: Level) -> TrialSpec:
-        """Make the trial of a strategy at a level."""
-        settings = self._settings[dataset]
-        if settings.mask_from is None:
-            return self._own(dataset, seed, strategy, asked, settings)
-        single = self._single(dataset, seed, strategy, asked, settings)
-        if settings.mask_from.file is not None:
-            return with_mask_in(single, self._spec.mask_files[settings.mask_from])
-        source = self._spec.file.row_name(settings.mask_from.dataset or dataset)
+    def trial(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
+        """Make the trial of an arm at a level."""
+        given = self._settings[dataset, arm.label].mask_from
+        if given is None:
+            return self._own(dataset, seed, arm, asked)
+        single = self._single(dataset, seed, arm, asked)
+        if given.file is not None:
+            return with_mask_in(single, self._spec.mask_files[given])
+        source = self._spec.file.row_name(given.dataset or dataset)
         if source not in self._spec.tasks:
             raise ValueError(f"mask_from: {unknown('dataset', source, list(self._spec.tasks))}")
-        source_seed = seed if settings.mask_from.seed is None else settings.mask_from.seed
-        return with_mask_of(single, self._own(source, source_seed, strategy, asked, self._settings[source]))
+        return with_mask_of(single, self._own(source, seed if given.seed is None else given.seed, arm, asked))
 
-    def _own(self, dataset: str, seed: int, strategy: str, asked: Level, settings: Settings) -> TrialSpec:
+    def _own(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
         """Make the trial that finds its own mask, in rounds where the settings say so."""
-        single = self._single(dataset, seed, strategy, asked, settings)
-        known = self._rounds.setdefault((dataset, seed, strategy), {})
-        return in_rounds(single, settings.rounds, lambda: self._density(dataset, single), known)
+        single = self._single(dataset, seed, arm, asked)
+        known = self._rounds.setdefault((dataset, seed, arm.label), {})
+        rounds = self._settings[dataset, arm.label].rounds
+        return in_rounds(single, rounds, lambda: self._density(dataset, single), known)
 
     def _density(self, dataset: str, trial: TrialSpec) -> float:
         if trial.sparsity is not None:
@@ -147,25 +179,40 @@ class _Rows:
         counts = self._spec.counts[dataset]
         return fraction_to_keep(trial.compression, None, counts.parameters, counts.prunable)
 
-    def _single(self, dataset: str, seed: int, strategy: str, asked: Level, settings: Settings) -> TrialSpec:
-        """Make the trial at once; where the level prunes nothing it is Unpruned, whatever the strategy."""
-        whole, rewind = self.whole(dataset, seed), settings.rewind or "init"
-        fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": settings.retraining()}
+    def _single(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
+        """Make the trial that prunes at once; where the level prunes nothing it is Unpruned, whatever the arm."""
+        whole, settings = self.whole(dataset, seed), self._settings[dataset, arm.label]
+        fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
         if asked in (("compression", 1), ("sparsity", 0)):
             return TrialSpec(score=whole, **fields)
-        criterion, scope, control = parse_strategy(strategy)
-        if (dataset, seed, criterion) not in self._scores:
+        criterion, scope, control = parse_strategy(arm.strategy)
+        key = dataset, seed, criterion, settings.scoring
+        if key not in self._scores:
             made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, whole.exclude)
-            self._scores[dataset, seed, criterion] = made
+            self._scores[key] = made
         fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
-        return TrialSpec(score=self._scores[dataset, seed, criterion], scope=scope, **fields)
+        return TrialSpec(score=self._scores[key], scope=scope, **fields)
 
 
-def describe(trial: TrialSpec) -> str:
-    """Describe a trial in a few words: dataset, strategy, how much is pruned, seed."""
+def _after_scoring(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a trial that say what is done with its mask."""
+    return {"rewind": settings.rewind or "init", "retrain": settings.retraining()}
+
+
+def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
+    """Return `Unpruned`, and what differs from the one that has the settings of the sweep itself."""
+    of_masks = {"score", "scope", "control", "compression", "sparsity"}
+    differing = differing_text(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
+    return f"Unpruned ({differing})" if differing else "Unpruned"
+
+
+def describe(trial: TrialSpec, arm: str | None = None) -> str:
+    """Describe a trial in a few words: dataset, arm (by default its strategy), how much is pruned, seed."""
     asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
     round_ = f" round {trial.round}" if trial.previous else ""
-    return f"{trial.dense.dataset} {trial.strategy}{asked}{round_} seed {trial.dense.seed}{_mask_in_words(trial)}"
+    return (
+        f"{trial.dense.dataset} {arm or trial.strategy}{asked}{round_} seed {trial.dense.seed}{_mask_in_words(trial)}"
+    )
 
 
 def _mask_in_words(trial: TrialSpec) -> str:
@@ -174,8 +221,9 @@ def _mask_in_words(trial: TrialSpec) -> str:
     return "" if trial.mask_of is None else f" with the mask of {describe(trial.mask_of)}"
 
 
-def tracker_labels(trial: TrialSpec) -> dict[str, Any]:
+def tracker_labels(trial: TrialSpec, arm: str | None = None) -> dict[str, Any]:
     """Return the labels under which a tracker lists a trial; the trial itself is found by its id alone."""
     asked = {"compression": trial.compression, "sparsity": trial.sparsity}
     known = {name: value for name, value in asked.items() if value is not None}
-    return {"dataset": trial.dense.dataset, "strategy": trial.strategy, "seed": trial.dense.seed, **known}
+    named = {"arm": arm or trial.strategy, "strategy": trial.strategy}
+    return {"dataset": trial.dense.dataset, **named, "seed": trial.dense.seed, **known}

@@ -9,10 +9,11 @@ import json
 import sys
 from typing import Any
 
+from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Scoring, Training
-from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import plain_strategies
@@ -50,7 +51,9 @@ _SWEEP = {
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
+    " to their settings (null: the strategy of that name itself)",
+    "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",
     "seeds": "each decides the head, the order of the data and dropout",
@@ -107,6 +110,7 @@ _OWN = {
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
     "same_data": "allow a validation split that has the same examples as the training split",
 }
+_ARM = {"use": "the strategy that the arm uses; by default the arm's own name"}
 _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,
     Settings: _SETTINGS,
@@ -116,6 +120,7 @@ _DESCRIBED = {
     OwnData: _OWN,
     Rounds: _ROUNDS,
     MaskFrom: _MASK_FROM,
+    ArmSettings: _ARM | {key: text for key, text in _SETTINGS.items() if key in ArmSettings.model_fields},
 }
 
 
@@ -132,7 +137,10 @@ def sweep_schema() -> dict[str, Any]:
     listed["items"] = {"enum": names}
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
-    properties["strategies"]["items"] = _strategies()
+    listed, mapped = properties["strategies"]["anyOf"]
+    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = _strategies()
+    mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
+    properties["axes"]["propertyNames"] = {"enum": KNOWN_AXES}
     columns = parts["OwnData"]["properties"]["text"]
     text = columns.pop("description")
     parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}

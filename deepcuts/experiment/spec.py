@@ -144,6 +144,12 @@ class ScoreSpec(ScoringPass):
     def data(self) -> Pass:
         return CRITERIA[self.criterion].data if self.criterion else "none"
 
+    @property
+    def label(self) -> str:
+        """The criterion, and those of its settings in which the criteria of one pass may differ."""
+        shift = f" shift={self.shift!r}" if self.criterion and CRITERIA[self.criterion].shifted else ""
+        return f"{self.criterion}{shift}{' count_padding' if self.count_padding else ''}"
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return what enters the ids of scores and trials: the fields that are not defaults, and the dense id."""
@@ -276,7 +282,8 @@ class TrialSpec(Frozen):
         """The seed of what a control draws: random scores, or a permutation of the mask.
 
         It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
-        that no two controls share random numbers. It does not follow from the level: masks stay nested.
+        that no two controls share random numbers. It does not follow from the level: masks stay nested. Nor from other
+        settings: two arms of one control differ in what their settings change, and not by chance.
         """
         return derive(self.dense.seed, "control", self.strategy, canonical(_task_identity(self.dense.task)))
 

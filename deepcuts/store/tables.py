@@ -79,6 +79,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         int: round
         bool: step
         string: previous mask_from mask_trial
+        string: arm
     """),
     "metrics": _schema("""
         string: trial_id stage
@@ -104,6 +105,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         int: seed
         bool: step
         string: builds_on
+        string: arm
     """),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +39,11 @@ class SweepPlan:
     def file(self) -> SweepFile:
         return self.prepared.spec.file
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The label of each trial's arm, by the trial's id."""
+        return self.prepared.spec.labels
+
     @cached_property
     def counts(self) -> str:
         """How many trials are wanted, done and to run."""
@@ -67,6 +74,8 @@ class SweepPlan:
         if todo.steps:
             work = sum(self._own_seconds(trial) for trial in todo.steps)
             lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")
+        if isinstance(self.file.strategies, dict) or self.file.axes:
+            lines += _arms_in_words(todo, self.labels)
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
         at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
         lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
@@ -94,16 +103,17 @@ class SweepPlan:
         )
 
     def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, round, step, seed,
-        state`.
+        """The wanted trials in order.
 
-        `round` counts the rounds of iterative pruning; null for other trials. A step is a round that no level asks for.
+        A row has `trial_id, dataset, arm, strategy, compression, sparsity, round, step, seed, state`. `round` counts
+        the rounds of iterative pruning, null for other trials; a step is a round that no level asks for.
         """
         running = {trial.trial_id for trial in self.todo.to_run}
         return [
             {
                 "trial_id": trial.trial_id,
                 "dataset": trial.dense.dataset,
+                "arm": self.labels.get(trial.trial_id, trial.strategy),
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
@@ -123,3 +133,40 @@ class SweepPlan:
             return "to run again"
         before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
         return before.get(status or "", "to run")
+
+
+def _arms_in_words(todo: Plan, labels: Mapping[str, str]) -> list[str]:
+    """Say of each arm how many of its trials are to run, and which scoring passes it adds or shares with others."""
+    arms: dict[str, list[TrialSpec]] = {}
+    for trial in todo.wanted:
+        if trial.retrain is not None:
+            arms.setdefault(labels.get(trial.trial_id, trial.strategy), []).append(trial)
+    running = {trial.trial_id for trial in todo.to_run}
+    passes = {
+        arm: {
+            score.pass_id: score.data
+            for each in trials
+            if each.trial_id in running
+            for score in each.passes
+            if score.score_id not in todo.scores_there
+        }
+        for arm, trials in arms.items()
+    }
+    width = max(map(len, arms), default=0)
+    lines = ["  arms, which all prune the same fine-tuned networks:"]
+    for arm, trials in arms.items():
+        text = f"{sum(each.trial_id in running for each in trials)} of {len(trials)} to run"
+        lines.append(f"    {arm:<{width}}  {text}, {_passes_in_words(arm, passes)}")
+    return lines
+
+
+def _passes_in_words(arm: str, passes: Mapping[str, Mapping[str, str]]) -> str:
+    """Say which scoring passes an arm still needs, and whether other arms need them too."""
+    if not passes[arm]:
+        return "no scoring pass to make"
+    count = Counter(passes[arm].values())
+    text = f"scoring passes: {', '.join(f'{number} {kind}' for kind, number in sorted(count.items()))}"
+    others = [other for other, needed in passes.items() if other != arm and set(needed) & set(passes[arm])]
+    if not others:
+        return f"{text}, for it alone"
+    return f"{text}, shared with {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")

@@ -62,7 +62,8 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         settings = file.for_dataset(dataset)
         counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
         _check_size(dataset, file, settings, counts[dataset])
-        _check_rewind(dataset, settings, facts[dataset]["train"].examples)
+        for each in (settings, *(file.for_arm(dataset, arm) for arm in file.arms)):
+            _check_rewind(dataset, each, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
@@ -73,7 +74,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
 def _mask_files(file: SweepFile, datasets: Iterable[str]) -> dict[MaskFrom, MaskFile]:
     """Find the files of masks that a sweep names, and the trial whose masks are meant. Raises ValueError."""
     found: dict[MaskFrom, MaskFile] = {}
-    for source in (file.for_dataset(dataset).mask_from for dataset in datasets):
+    for source in (file.for_arm(dataset, arm).mask_from for dataset in datasets for arm in file.arms):
         if source is not None and source.file is not None and source not in found:
             path = Path(source.file).expanduser().absolute()
             try:

@@ -10,6 +10,7 @@ from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.networks import left_behind
 from deepcuts.store.store import Store
+from deepcuts.sweep.plan import stored_dense
 from deepcuts.wording import is_past
 
 _NOTHING = ""  # stands for the stage that a trial lacks, where it lacks none
@@ -134,7 +135,7 @@ class Queue:
         left = {place: self._trials[place] for place in self._places() if self._trials[place].trial_id not in done}
         dense = {trial.dense.dense_id for trial in left.values()} - self.dense_there
         scores = {score.score_id for trial in left.values() for score in trial.passes} - self.scores_there
-        self.dense_there |= {key for key in dense if store.artifact("dense", key)}
+        self.dense_there |= stored_dense(store, dense, self._shared)
         self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}
         sources = {source.trial_id for trial in left.values() if (source := trial.builds_on)} - self.left_there
         self.left_there |= left_behind(store, sources & done, self._rounds_before)

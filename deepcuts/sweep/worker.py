@@ -44,6 +44,7 @@ class Launch:
     checkpoint_minutes: float
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the arms, by trial
 
     @cached_property
     def shared(self) -> Shared:
@@ -57,6 +58,7 @@ def make_launch(
     threads: int,
     work: RunTrial,
     examples: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Launch:
     """Put together what the workers need to run the plan."""
     return Launch(
@@ -70,6 +72,7 @@ def make_launch(
         checkpoint_minutes=file.checkpoint_minutes,
         work=work,
         examples=examples or {},
+        labels=labels or {},
     )
 
 
@@ -148,6 +151,6 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         stop=beat.stopping,
     )
     try:
-        return run_stages(trial, launch.sweep, context, launch.keep_models)
+        return run_stages(trial, launch.sweep, context, launch.keep_models, launch.labels.get(trial.trial_id))
     except Interrupted:
         return {}

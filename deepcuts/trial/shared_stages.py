@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
+from deepcuts.experiment.sharing import snapshot_file
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, examples_at_once
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
-from deepcuts.pruning.criteria import CRITERIA
-from deepcuts.scoring.score import score
+from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
@@ -49,7 +49,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
         "data_commit": data_commit(dense.task),
     }
     meta = context.store.artifact("dense", key)
-    if meta is not None and {_snapshot(step) for step in context.snapshots} <= set(meta["files"]):
+    if meta is not None and {snapshot_file(step) for step in context.snapshots} <= set(meta["files"]):
         _same_commits(meta, commits, key)
         set_weights(network, load_artifact(context.store, "dense", key, "model.safetensors"))
         rows, predictions = (_stored_rows(context.store, key, table) for table in ("metrics", "predictions"))
@@ -64,7 +64,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
             (folder / f"{table}.parquet").write_bytes(encode(table, content))
         for step in context.snapshots:
             with context.store.local_copy(context.snapshot_name(key, step)) as path:
-                (folder / _snapshot(step)).write_bytes(path.read_bytes())
+                (folder / snapshot_file(step)).write_bytes(path.read_bytes())
     context.checkpoint(key).remove()
     for step in context.snapshots:
         context.store.delete(context.snapshot_name(key, step))
@@ -85,13 +85,9 @@ def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> 
             context.checkpoint(key).remove()
 
 
-def _snapshot(step: int) -> str:
-    return f"step-{step}.safetensors"
-
-
 def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
     """Load the weights after `step` steps of fine-tuning, which `fine_tune` kept so that a trial can rewind to them."""
-    return load_artifact(store, "dense", dense.dense_id, _snapshot(step))
+    return load_artifact(store, "dense", dense.dense_id, snapshot_file(step))
 
 
 def _stored_rows(store: Store, key: str, table: str) -> list[Row]:
@@ -145,8 +141,7 @@ def find_scores(
             loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
     began = time.monotonic()
-    wanted = _served(spec, context)
-    settings = _settings(wanted, context)
+    wanted, settings = _served(spec, context), context.bound(spec)
 
     def after_batch(used: int) -> bool:
         context.on_progress("score", 0, used)
@@ -155,7 +150,7 @@ def find_scores(
     scores, used = score(
         replace(network, compiled=None),  # hooks look into its layers
         names,
-        list(wanted),
+        {label: Variant.of(each, str(each.criterion)) for label, each in wanted.items()},
         material.train.to(network.device),
         _scoring_order(material, spec),
         settings,
@@ -164,18 +159,18 @@ def find_scores(
         context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
     )
-    made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
+    made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
         made = replace(made, micro_batch=examples_at_once(settings))
-        for criterion, partner in wanted.items():
-            _publish_scores(context.store, partner, replace(made, scores=scores[criterion]))
+        for label, partner in wanted.items():
+            _publish_scores(context.store, partner, replace(made, scores=scores[label]))
         context.checkpoint(spec.pass_id).remove()
     return made
 
 
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
-    """Return the specs that one pass serves, by criterion: the one asked for, and partners that the store lacks."""
-    wanted = {str(spec.criterion): spec}
+    """Return the specs that one pass serves, by label: the one asked for, and partners that the store lacks."""
+    wanted = {spec.label: spec}
     if spec.data == "none":
         return wanted
     for partner in context.partners:
@@ -184,20 +179,8 @@ def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
             and partner.pass_id == spec.pass_id
             and not context.store.artifact("scores", partner.score_id)
         ):
-            wanted.setdefault(str(partner.criterion), partner)
+            wanted.setdefault(partner.label, partner)
     return wanted
-
-
-def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
-    """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
-    first = next(iter(wanted.values()))
-    shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
-    observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
-    update = {
-        "shift": (shifted or [first])[0].shift,
-        "count_padding": (observing or [first])[0].count_padding,
-    }
-    return context.bound(first).model_copy(update=update)
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

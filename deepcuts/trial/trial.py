@@ -55,8 +55,10 @@ class Account:
     stage: str = "load"
 
 
-def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
+def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False, arm: str | None = None) -> Row:
     """Run a trial and publish its rows, the one in `trials` last; return that one.
+
+    `sweep` and `arm` are what its row calls the sweep and the arm; the arm is by default the strategy.
 
     Errors of the trial itself become a failed row. Raises OSError where the store cannot be read or written, and
     Interrupted when it is asked to stop: neither is the trial's fault, and it will run again. Where memory runs out the
@@ -64,7 +66,7 @@ def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool 
     """
     if isinstance(trial.rewind, int):  # to be kept by the trial that fine-tunes
         context = replace(context, snapshots=context.snapshots | {trial.rewind})
-    identity, before = identity_columns(trial, sweep), Row()
+    identity, before = identity_columns(trial, sweep, arm), Row()
     identity |= {"host": socket.gethostname(), "started_at": datetime.now(UTC)}
     began = time.monotonic()
     while True:

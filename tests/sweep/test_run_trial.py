@@ -17,12 +17,13 @@ from deepcuts.sweep.worker import run_pipeline
 
 
 @pytest.mark.usefixtures("torch_state")
-def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
+def test_a_trial_that_runs_again_keeps_the_names_of_its_sweep_and_arm(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
-    assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
-    assert deepcuts.run_trial(asked, store)["sweep"] == "ablation"
-    other = trial("LayerRandom")
-    assert deepcuts.run_trial(other, store)["sweep"] == "run-one"
+    for names in ({"sweep": "ablation", "arm": "mine"}, {}):
+        again = deepcuts.run_trial(asked, store, **names)
+        assert (again["sweep"], again["arm"]) == ("ablation", "mine")
+    other = deepcuts.run_trial(trial("LayerRandom"), store)
+    assert (other["sweep"], other["arm"]) == ("run-one", "LayerRandom")
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
 
 
@@ -52,7 +53,9 @@ def test_a_trial_asks_for_sleeping_threads_here_and_in_a_worker(
     ran: list[str | None] = []
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: ran.append(os.environ.get("OMP_WAIT_POLICY")))
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
-    launch = SimpleNamespace(threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False)
+    launch = SimpleNamespace(
+        threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False, labels={}
+    )
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
         lambda: run_pipeline(launch, trial(), Store(str(tmp_path)), SimpleNamespace(stopping=lambda: False)),  # type: ignore[arg-type]
