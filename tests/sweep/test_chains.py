@@ -157,7 +157,7 @@ def test_a_mask_needs_its_source_completed_and_no_network(tmp_path: Path) -> Non
 
 def planned(store: Store, plan: Plan, **seconds: float) -> SweepPlan:
     cost: Any = SimpleNamespace(seconds=seconds)
-    return SweepPlan(SimpleNamespace(), store, plan, 0.0, cost, SimpleNamespace())  # type: ignore[arg-type]
+    return SweepPlan(SimpleNamespace(spec=SimpleNamespace(labels={})), store, plan, 0.0, cost, SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_what_waits_is_counted_and_named(tmp_path: Path) -> None:
