@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.forest import plot_forest as plot_forest
     from deepcuts.figures.overlap import plot_layers as plot_layers
     from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.sensitivity import plot_sensitivity as plot_sensitivity
     from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
     from deepcuts.publish.export import export as export
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from deepcuts.sweep.launch import plan as plan
     from deepcuts.sweep.launch import read_sweep as read_sweep
     from deepcuts.sweep.launch import run as run
+    from deepcuts.sweep.sensitivity import sensitivity as sensitivity
     from deepcuts.sweep.single import run_trial as run_trial
 
 __version__ = "0.1.0"
@@ -100,6 +102,7 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
+    "plot_sensitivity": "figures.sensitivity",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
     "export": "publish.export",
@@ -118,6 +121,7 @@ _HOMES = {
     "plan": "sweep.launch",
     "read_sweep": "sweep.launch",
     "run": "sweep.launch",
+    "sensitivity": "sweep.sensitivity",
     "run_trial": "sweep.single",
 }
 

@@ -7,11 +7,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import deepcuts
-from deepcuts.cli.arguments import INTO, ONLY, SWEEP, TRIAL, argument, existing, opened, verb
+from deepcuts.cli.arguments import INTO, JSON, ONLY, OUTPUT, STORE, SWEEP, TRIAL, argument, existing, opened, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_degenerate, print_json, print_records, print_results
+from deepcuts.wording import duration
 
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
@@ -143,6 +144,49 @@ def run_one_verb(args: argparse.Namespace) -> int:
     shown = ("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved", "total_seconds")
     print_records([{key: row.get(key) for key in shown}])
     return DONE
+
+
+@verb(
+    "sensitivity",
+    "the metric with one tensor, kind or layer pruned alone, before any retraining; a table and a figure",
+    STORE,
+    TRIAL,
+    argument("--sparsity", type=float, nargs="+", default=[0.5], metavar="S", help="shares to prune (default: 0.5)"),
+    argument("--by", default="tensor", choices=("tensor", "kind", "layer"), help="what is pruned together"),
+    OUTPUT,
+    JSON,
+)
+def sensitivity_verb(args: argparse.Namespace) -> int:
+    """Prune each part of a trial's fine-tuned network alone, by the trial's own scores."""
+    from deepcuts.figures.style import check_suffix
+
+    store, out = existing(args.store_uri), args.output or "sensitivity.png"
+    check_suffix(out)
+    told = _Evaluations(sys.stderr if args.json else sys.stdout)
+    made = deepcuts.sensitivity(store, args.trial, args.sparsity, args.by, on_evaluation=told)
+    if args.json:
+        print_json(made)
+        return DONE
+    columns = ["part", "tensors", "size", "sparsity", "kept", "metric", "dense", "pruned", "drop"]
+    print_records(made.sort_values("drop", ascending=False, kind="stable")[columns])
+    deepcuts.save_figure(deepcuts.plot_sensitivity(made), out)
+    print(f"wrote {out}")
+    return DONE
+
+
+class _Evaluations:
+    """Prints first how many evaluations there are and how long they may take, then every ten seconds how far it is."""
+
+    def __init__(self, to: TextIO) -> None:
+        self.to = to
+        self.said = 0.0
+
+    def __call__(self, done: int, total: int, seconds: float) -> None:
+        if done and time.monotonic() - self.said < 10:
+            return
+        self.said = time.monotonic()
+        about = f"about {duration((total - done) * seconds)} left" if done else f"about {duration(total * seconds)}"
+        print(f"{done} of {total} evaluations, {about}", file=self.to, flush=True)
 
 
 def _recorded(store: Store) -> tuple[list[TrialSpec], dict[str, str]]:

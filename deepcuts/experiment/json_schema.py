@@ -24,6 +24,7 @@ _SETTINGS = {
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
+    "exclude": "tensors that stay dense: globs over their names, or over parts of them between dots, as in [pooler]",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",

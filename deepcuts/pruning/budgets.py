@@ -14,7 +14,6 @@ from torch import Tensor
 
 from deepcuts.names import block_of
 
-HALF = 0.5
 Counts64 = NDArray[np.int64]
 
 # Of Owl: a Wanda score above this many times the mean of its block is an outlier,
@@ -83,17 +82,6 @@ def outlier_shares(wanda: Mapping[str, Tensor]) -> dict[str, float]:
         blocks.setdefault(block_of(name), []).append(scores.flatten())
     joined = {block: torch.cat(parts).double() for block, parts in blocks.items()}
     return {block: float((each > OUTLIER * each.mean()).double().mean()) for block, each in joined.items()}
-
-
-def check_two_of_four(name: str, shape: Sequence[int], sparsity: float | None) -> None:
-    """Raise ValueError where NM24 cannot keep two of each four inputs of a tensor (O, I), or not at this sparsity."""
-    if sparsity != HALF:
-        asked = "compressions" if sparsity is None else f"sparsity {sparsity!r}"
-        raise ValueError(f"NM24 keeps two of each four inputs, a sparsity of 0.5, not {asked}; use sparsities: [0.5]")
-    if len(shape) != 2 or shape[1] % 4:
-        what = "is a bias" if len(shape) != 2 else f"has {shape[1]} inputs, which 4 does not divide"
-        todo = "leave out prune_biases" if len(shape) != 2 else f"write exclude: [{name}]"
-        raise ValueError(f"NM24 keeps two of each four inputs of a row, and {name!r} {what}; {todo}")
 
 
 def _summing_to(keep: int, counts_at: Callable[[float], Counts64], low: float, high: float) -> Counts64:

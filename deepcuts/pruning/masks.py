@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcuts.pruning.budgets import check_two_of_four, erk_counts, lamp_scores, owl_counts
-from deepcuts.pruning.compression import count_kept
+from deepcuts.pruning.budgets import erk_counts, lamp_scores, owl_counts
+from deepcuts.pruning.compression import check_two_of_four, count_kept
 from deepcuts.pruning.criteria import Scope
 
 Scores = Mapping[str, Tensor]
