@@ -129,7 +129,7 @@ def run_one_verb(args: argparse.Namespace) -> int:
         store, spec = opened(args.store), sweep.here()
         trials, labels = spec.trials(), spec.labels
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
-        options["checkpoint_minutes"] = sweep.file.checkpoint_minutes
+        options |= {"checkpoint_minutes": sweep.file.checkpoint_minutes, "capture": sweep.file.capture}
     else:
         store = existing(args.source)
         trials, labels = _recorded(store)

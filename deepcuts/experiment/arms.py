@@ -16,7 +16,7 @@ from deepcuts.experiment.yaml_errors import explained
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
 
 # What an arm may set besides `use`: those of these names that are keys of `Settings`. To add one, add it there.
-ARM_KEYS = ("scoring", "rewind", "retrain", "start", "rounds", "mask_from")
+ARM_KEYS = ("scoring", "exclude", "rewind", "retrain", "start", "rounds", "mask_from")
 # Of them, those that lie over the sweep's key by key; the others replace what the sweep has.
 MERGED_KEYS = ("scoring", "retrain")
 
@@ -60,7 +60,9 @@ def _is_strategy(name: str) -> bool:
 def changes(strategy: str, key: str) -> bool:
     """Whether a setting, given by its path as in `scoring.shift`, can change the trials of a strategy."""
     section, _, name = key.partition(".")
-    return section != "scoring" or name in scoring_keys(parse_strategy(strategy)[0]).values()
+    criterion, scope, _ = parse_strategy(strategy)
+    scored = [criterion, "Wanda"] if scope == "owl" else [criterion]
+    return section != "scoring" or any(name in scoring_keys(each).values() for each in scored)
 
 
 def axis_keys(settings: type[BaseModel]) -> list[str]:

@@ -133,6 +133,8 @@ def in_rounds(
     assert single.retrain is not None
     if single.scope in NO_ROUNDS:
         raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: {NO_ROUNDS[single.scope]}")
+    if single.scope == "neuron" and single.control == "shuffle":
+        raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: shuffled neurons would come back")
     try:
         densities, between = rounds.densities(density()), rounds.retraining(single.retrain)
     except ValueError as error:

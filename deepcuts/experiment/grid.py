@@ -28,6 +28,8 @@ from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
+# What a score follows from, besides the fine-tuned network: the criterion, its settings, and the excluded tensors.
+_Scored = tuple[str, Scoring, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class _Rows:
     def __init__(self, spec: SweepSpec) -> None:
         self._spec = spec
         self._whole: dict[tuple[str, int], ScoreSpec] = {}
-        self._scores: dict[tuple[str, int, str, Scoring], ScoreSpec] = {}
+        self._scores: dict[tuple[str, int, _Scored], ScoreSpec] = {}
         self._rounds: dict[tuple[str, int, str], dict[Any, TrialSpec]] = {}
         self._settings = {
             (dataset, arm.label): spec.file.for_arm(dataset, arm) for dataset in spec.tasks for arm in spec.file.arms
@@ -186,9 +188,9 @@ class _Rows:
         if asked in (("compression", 1), ("sparsity", 0)):
             return TrialSpec(score=whole, **fields)
         criterion, scope, control = parse_strategy(arm.strategy)
-        key = dataset, seed, criterion, settings.scoring
+        key = dataset, seed, (criterion, settings.scoring, tuple(settings.exclude))
         if key not in self._scores:
-            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, whole.exclude)
+            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
             self._scores[key] = made
         fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
         return TrialSpec(score=self._scores[key], scope=scope, **fields)

@@ -65,6 +65,7 @@ _SWEEP = {
     "prune_biases": "prune the biases too, not only the weights",
     "keep_models": "keep every retrained network in the store",
     "checkpoint_minutes": "how often a long stage saves what it has",
+    "capture": "record training steps as CUDA graphs and replay them; the bits are the same",
     "trackers": "where the sweep is also logged, besides the store; a tracker that fails harms no trial",
     "resources": "what one trial uses; never changes a result",
     "overrides": "maps a dataset to the settings that differ for it",

@@ -184,6 +184,7 @@ class SweepFile(Settings):
     prune_biases: bool = False
     keep_models: bool = False
     checkpoint_minutes: Above0 = 5.0
+    capture: bool = False
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
     resources: Resources = Resources()
     overrides: dict[str, Settings] = {}

@@ -53,7 +53,7 @@ class _Replay:
 
 
 class Captured:
-    """Runs `compute`, by replaying recordings of it where the device has a recorder.
+    """Runs `compute`, by replaying recordings of it where that is `wanted` and the device has a recorder.
 
     The first call with a shape runs directly, so that libraries can initialise; the second is recorded, and it and all
     later calls are replays. `state` returns the fp32 tensors that the computation changes. The very first replay must
@@ -68,9 +68,10 @@ class Captured:
         state: Callable[[], Iterable[Tensor]],
         device: torch.device,
         on_failure: Callable[[], None] = lambda: None,
+        wanted: bool = True,
     ) -> None:
         self.compute, self.state, self.device, self.on_failure = compute, state, device, on_failure
-        make_recorder = RECORDERS.get(device.type)
+        make_recorder = RECORDERS.get(device.type) if wanted else None
         self.record = make_recorder() if make_recorder else None
         self.seen_shapes: set[tuple[int, ...]] = set()
         self.replays: dict[tuple[int, ...], _Replay] = {}

@@ -37,8 +37,8 @@ class Network:
 
     `head` says what its outputs mean ("linear" or "sigmoid5"), `loss` how a batch's loss is reduced ("mean" or
     "mse_sum"), `precision` the type of matrix products ("fp32" or "bf16"). Training runs `compiled`, where it is given,
-    in place of the model. `shortcuts_off` names the shortcuts that would change what this model computes, or
-    that failed; copies share it.
+    in place of the model. `capture` lets a GPU record its training steps and replay them. `shortcuts_off` names the
+    shortcuts that would change what this model computes, or that failed; copies share it.
     """
 
     model: nn.Module
@@ -47,6 +47,7 @@ class Network:
     precision: str
     device: torch.device
     compiled: Callable[..., Any] | None = None
+    capture: bool = False
     shortcuts_off: set[Shortcut] = field(default_factory=set)
 
     def takes(self, shortcut: Shortcut) -> bool:

@@ -21,7 +21,13 @@ from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.model.head import head_rows, weights_hold_head
 from deepcuts.names import names_tensor, nearest
-from deepcuts.pruning.compression import Counts, check_two_of_four, compression_to_fraction
+from deepcuts.pruning.compression import (
+    Counts,
+    check_two_of_four,
+    compression_to_fraction,
+    count_kept_neurons,
+    fraction_to_keep,
+)
 from deepcuts.store.masks import mask_file_digest, trial_in_file
 
 
@@ -72,6 +78,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
     spec = SweepSpec(file, model, tasks, device, with_head, counts, _mask_files(file, tasks))
     _check_two_of_four(spec, counts)
+    _check_neurons(spec, counts)
     return Prepared(spec, counts, facts)
 
 
@@ -163,6 +170,30 @@ def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
                 check_two_of_four(name, shape, sparsity)
             except ValueError as error:
                 raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
+
+
+def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
+    """Check that Neuron strategies can prune the model, to the levels that the sweep asks for. Raises ValueError."""
+    neuron = [trial for trial in spec.trials() if trial.scope == "neuron"]
+    asked = {(trial.dense.dataset, trial.compression, trial.sparsity): trial.strategy for trial in neuron}
+    for (dataset, compression, sparsity), strategy in asked.items():
+        try:
+            _check_level_of_neurons(counts[dataset], compression, sparsity)
+        except ValueError as error:
+            raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
+
+
+def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:
+    layers = counts.feed_forward
+    if isinstance(layers, str):
+        raise ValueError(f"its whole neurons cannot be pruned: {layers}; take another scope, such as Layer")
+    matrices = [name for layer in layers for name in layer if name.endswith(".weight")]
+    left_out = [name for name in matrices if name not in counts.tensors]
+    if left_out:
+        raise ValueError(f"whole neurons have a column or a row in {left_out[0]!r}: take it out of `exclude`")
+    width, sizes = counts.tensors[matrices[0]][0], {name: math.prod(shape) for name, shape in counts.tensors.items()}
+    fraction = fraction_to_keep(compression, sparsity, counts.parameters, counts.prunable)
+    count_kept_neurons(fraction, sizes, layers, width, counts.parameters)
 
 
 def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:

@@ -23,14 +23,16 @@ def run_trial(
     threads: int | None = None,
     keep_model: bool = False,
     checkpoint_minutes: float = 5.0,
+    capture: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None,
 ) -> Row:
     """Run one trial in this process, without Ray, and return its row of the table `trials`.
 
     What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
     `sweep` and `arm` are the names that its row gets (default: those of the row it replaces, else "run-one" and the
-    strategy), `threads` the CPU threads (default: up to 4), and `on_progress` hears the stage, epoch and step. A trial
-    that fails leaves a row with `status` failed, its `error` and `traceback`.
+    strategy), `threads` the CPU threads (default: up to 4), and `on_progress` hears the stage, epoch and step.
+    `capture` lets a GPU record its training steps and replay them, with the same bits. A trial that fails leaves a row
+    with `status` failed, its `error` and `traceback`.
 
     Raises ValueError where the trial is for a GPU and there is none, the store cannot be written, or lacks the trial
     that this one builds on; OSError where the store fails on the way.
@@ -51,6 +53,7 @@ def run_trial(
         store,
         threads or min(MOST_CPUS, usable_cpus()),
         checkpoint_minutes=checkpoint_minutes,
+        capture=capture,
         snapshots=together.snapshots(trial),
         partners=together.partners(trial),
         keep_network=trial.trial_id in together.networks,

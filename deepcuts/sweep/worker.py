@@ -42,6 +42,7 @@ class Launch:
     threads: int
     keep_models: bool
     checkpoint_minutes: float
+    capture: bool
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
     labels: Mapping[str, str] = field(default_factory=dict)  # of the arms, by trial
@@ -70,6 +71,7 @@ def make_launch(
         threads=threads,
         keep_models=file.keep_models,
         checkpoint_minutes=file.checkpoint_minutes,
+        capture=file.capture,
         work=work,
         examples=examples or {},
         labels=labels or {},
@@ -142,6 +144,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         store,
         launch.threads,
         checkpoint_minutes=launch.checkpoint_minutes,
+        capture=launch.capture,
         snapshots=launch.shared.snapshots(trial),
         partners=launch.shared.partners(trial),
         keep_network=trial.trial_id in launch.shared.networks,

@@ -17,7 +17,7 @@ from deepcuts.experiment.spec import Training
 from deepcuts.fast.cuda_graphs import RECORDERS, Captured
 from deepcuts.model.network import Network
 
-# Where steps are recorded, batches are padded to multiples of this many tokens, so that fewer shapes occur.
+# Where steps can be recorded, batches are padded to multiples of this many tokens, so that fewer shapes occur.
 LENGTH_MULTIPLE = 8
 # Takes a seed and the examples of a batch; returns the loss of the batch, still on the device.
 Step = Callable[[int, Integers], Tensor]
@@ -32,11 +32,13 @@ def make_step(
 ) -> Step:
     """Return the function that takes one step on a batch of `tokens`, which must be on the network's device.
 
-    `masked` pairs parameters with their masks. On a device that records, the step is recorded and replayed.
+    `masked` pairs parameters with their masks. On a device that can, the step is recorded and replayed if the network
+    asks for it; the bits are the same.
     """
     compute = partial(take_step, network, tokens, settings, optimiser, masked)
     on_failure = partial(network.shortcuts_off.add, "cuda_graphs")
-    captured = Captured(compute, partial(_state, network.model, optimiser), network.device, on_failure)
+    state = partial(_state, network.model, optimiser)
+    captured = Captured(compute, state, network.device, on_failure, wanted=network.capture)
     lengths, longest = tokens.lengths, int(tokens.lengths.max())
 
     def step(seed: int, batch: Integers) -> Tensor:
@@ -92,7 +94,7 @@ def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tenso
 def make_optimiser(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """Return a fresh optimiser that, as is usual, decays matrices but not vectors (biases and LayerNorm).
 
-    Where steps are recorded, the learning rate is a tensor on the device: a recording would keep any Python number.
+    Where steps can be recorded, the learning rate is a tensor on the device: a recording would keep any Python number.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]

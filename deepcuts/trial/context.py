@@ -17,7 +17,8 @@ _Settings = TypeVar("_Settings", Training, ScoringPass)
 class Context:
     """Where a trial works, how much of the machine it may use, and the hooks that it calls.
 
-    `micro_batch` bounds how many examples run at once (None: nothing does). `snapshots` (steps of the fine-tuning) and
+    `micro_batch` bounds how many examples run at once (None: nothing does). `capture` lets a GPU record its training
+    steps and replay them. `snapshots` (steps of the fine-tuning) and
     `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
     the one that makes them. With `keep_network` a later round prunes the trial's retrained network further.
     """
@@ -26,6 +27,7 @@ class Context:
     threads: int
     micro_batch: int | None = None
     checkpoint_minutes: float = 5.0
+    capture: bool = False
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
     keep_network: bool = False

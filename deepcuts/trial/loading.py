@@ -80,8 +80,11 @@ def load_material(dense: DenseSpec) -> Material:
 
 
 @_reading_inputs("model")
-def load_network(dense: DenseSpec) -> Network:
-    """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device."""
+def load_network(dense: DenseSpec, capture: bool = False) -> Network:
+    """Load theta_0, the pretrained encoder with the head that the seed draws or the weights hold, onto its device.
+
+    `capture` lets a GPU record its training steps and replay them.
+    """
     regression = dense.task.kind == "regression"
     rows = head_rows(dense.model, dense.task) if dense.keep_head else None
     model = load_model(dense.model.name, dense.model.revision, dense.task.outputs, regression, dense.seed, rows)
@@ -90,4 +93,4 @@ def load_network(dense: DenseSpec) -> Network:
     use_quick_attention(model)
     model = model.to(device)
     quick = compiled(model) if dense.compile else None
-    return Network(model, dense.head, dense.loss, dense.precision, device, quick)
+    return Network(model, dense.head, dense.loss, dense.precision, device, quick, capture)

@@ -17,7 +17,7 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,11 +26,13 @@ from torch import Tensor
 
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
+from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.load import outside_encoder
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import fraction_to_keep
+from deepcuts.pruning.compression import FeedForward, fraction_to_keep
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
+from deepcuts.pruning.neurons import shuffle_neurons
 from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
@@ -125,7 +127,7 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         torch.cuda.reset_peak_memory_stats()
     material = load_material(dense)
     account.row |= data_columns(dense.task, material)
-    network = prove_shortcuts(load_network(dense), material.train)
+    network = prove_shortcuts(load_network(dense, context.capture), material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
     found = find_prunable(network.model, trial.score.prune_biases, trial.score.exclude)
     names = found.names
@@ -245,7 +247,8 @@ def _prune(
         if trial.mask_given:
             kept = given_mask(context.store, trial, network)
         else:
-            kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, alive)
+            layers = find_feed_forward(network.model, names) if trial.scope == "neuron" else ()
+            kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, layers, alive)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
@@ -258,20 +261,24 @@ def masks_of_trial(
     parameters: int,
     transposed: Collection[str] = (),
     wanda: Mapping[str, Tensor] | None = None,
+    layers: Sequence[FeedForward] = (),
     alive: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
 
-    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too. What is not `alive` was
-    pruned in a round before, and stays so.
+    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers`
+    whose neurons it prunes. What is not `alive` was pruned in a round before, and stays so.
     """
     assert trial.scope is not None
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed, wanda, alive)
+    made = make_masks(scores, fraction, trial.scope, transposed, wanda, layers, alive)
     if alive is not None:
         assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
-    return shuffle(made, derive(trial.control_seed, "shuffle"), alive) if trial.control == "shuffle" else made
+    if trial.control == "none":
+        return made
+    seed = derive(trial.control_seed, "shuffle")
+    return shuffle_neurons(made, layers, seed) if trial.scope == "neuron" else shuffle(made, seed, alive)
 
 
 def _start(

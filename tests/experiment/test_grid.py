@@ -26,7 +26,9 @@ def test_a_sweep_is_dense_and_the_product_of_its_axes():
 
 def test_names_and_resources_enter_no_id():
     plain = sweep()
-    other = sweep(name="other", resources={"cpus": 1, "max_concurrent": 3}, checkpoint_minutes=1, keep_models=True)
+    other = sweep(
+        name="other", resources={"cpus": 1, "max_concurrent": 3}, checkpoint_minutes=1, keep_models=True, capture=True
+    )
     assert ids(plain.trials()) == ids(other.trials())
 
 

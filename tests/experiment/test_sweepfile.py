@@ -58,6 +58,7 @@ DEFAULTS = {
     "mask_from": None,
     "keep_models": False,
     "checkpoint_minutes": 5.0,
+    "capture": False,
     "trackers": [],
     "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
     "overrides": {},

@@ -71,7 +71,7 @@ def fast_network(device: torch.device, kind: str = "bert", precision: str = "fp3
     net = network(kind)
     use_quick_dropout(net.model)
     use_quick_attention(net.model)  # type: ignore[arg-type]
-    return replace(net, model=net.model.to(device), device=device, precision=precision)
+    return replace(net, model=net.model.to(device), device=device, precision=precision, capture=True)
 
 
 def masks(of: Network) -> dict[str, Tensor]:
@@ -170,11 +170,25 @@ def test_a_step_that_depends_on_python_state_is_noticed(
     assert net.shortcuts_off == {"cuda_graphs"}
 
 
+def test_nothing_is_recorded_unless_it_is_asked_for_and_the_bits_are_the_same(
+    device: Any, calls: CountingRecorder
+) -> None:
+    found = []
+    for capture in (True, False):
+        net = replace(fast_network(device), capture=capture)
+        rows = train(net, tokens(), SETTINGS["adam"], seed=5, stage="dense")
+        found.append(([row["value"] for row in rows], weights(net)))
+        assert calls.recorded == 2  # by the first run
+        assert not net.shortcuts_off
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("capture", [True, False])
 @pytest.mark.parametrize(("records", "expected"), [(True, {4, 6}), (False, {3, 5, 6})])
 def test_recorded_batches_are_padded_to_few_lengths_but_never_beyond_the_longest_text(
-    records: bool, expected: set[int], monkeypatch: pytest.MonkeyPatch
+    capture: bool, records: bool, expected: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model may have no positions beyond its longest text."""
+    """A model may have no positions beyond its longest text. Lengths decide bits, so capturing does not change them."""
     sizes: set[int] = set()
 
     def note_sizes(*arguments: Any) -> Tensor:
@@ -185,7 +199,8 @@ def test_recorded_batches_are_padded_to_few_lengths_but_never_beyond_the_longest
     monkeypatch.setattr("deepcuts.training.step.LENGTH_MULTIPLE", 4)
     if records:
         monkeypatch.setitem(RECORDERS, "cpu", lambda: None)
-    train(fast_network(CPU), tokens(), SETTINGS["adam"], seed=5, stage="dense")
+    net = replace(fast_network(CPU), capture=capture)
+    train(net, tokens(), SETTINGS["adam"], seed=5, stage="dense")
     assert sizes == expected
 
 

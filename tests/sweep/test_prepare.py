@@ -183,3 +183,38 @@ def test_two_of_four_of_inputs_that_4_does_not_divide_is_refused_unless_they_are
         prepare(tmp_path, SMALL, *changes)
     ready = prepare(tmp_path, SMALL, *changes, "exclude=[bert.pooler.dense.weight]")
     assert [trial.strategy for trial in ready.spec.trials()] == ["Dense", "Unpruned", "NM24SNIP"]
+
+
+@pytest.fixture
+def neurons(monkeypatch):
+    """Two layers of 50 neurons, with 600 of 800 prunable weights: all but one of each are a sparsity of 0.735."""
+    shapes = {f"{n}.{kind}.weight": shape for n in "01" for kind, shape in (("first", (50, 3)), ("second", (3, 50)))}
+    layers = ({"0.first.weight": 0, "0.second.weight": 1}, {"1.first.weight": 0, "1.second.weight": 1})
+    counts = Counts(1000, 800, 128, 900, (), {**shapes, "pooler.weight": (20, 10)}, {}, layers)
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["compressions=[2, 2.5]"], r"0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less"),
+        (["compressions=null", "sparsities=[0.1, 0.74]"], "a sparsity of 0.74 cannot be reached by whole neurons"),
+        (["exclude=['0.second']"], "whole neurons have .* in '0.second.weight': take it out of `exclude`"),
+    ],
+)
+def test_what_whole_neurons_cannot_reach_is_refused(tmp_path, neurons, changes, message):
+    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy': .*{message}"):
+        prepare(tmp_path, SMALL, "strategies=[LayerSNIP, NeuronSNIP]", *changes)
+
+
+@pytest.mark.parametrize("changes", [["compressions=[2.4271]"], ["compressions=null", "sparsities=[0.735]"]])
+def test_the_most_that_whole_neurons_reach_is_allowed(tmp_path, neurons, changes):
+    assert len(prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]", *changes).spec.trials()) == 2
+
+
+def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_alone(tmp_path, monkeypatch):
+    counts = SimpleNamespace(**vars(COUNTS), feed_forward="the feed-forward layers are gated")
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+    prepare(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy': its whole neurons cannot .* are gated; take another"):
+        prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]")

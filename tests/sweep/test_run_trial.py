@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from builders.toy_trials import trial
@@ -14,6 +15,7 @@ from builders.toy_trials import trial
 import deepcuts
 from deepcuts.store.store import Store
 from deepcuts.sweep.worker import run_pipeline
+from deepcuts.trial.context import Context
 
 
 @pytest.mark.usefixtures("torch_state")
@@ -47,19 +49,23 @@ def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(mon
     assert done.stdout.strip() == expected
 
 
-def test_a_trial_asks_for_sleeping_threads_here_and_in_a_worker(
+def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here_and_in_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[str | None] = []
-    monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: ran.append(os.environ.get("OMP_WAIT_POLICY")))
+    ran: list[tuple[str | None, bool]] = []
+
+    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool, arm: str | None) -> None:
+        ran.append((os.environ.get("OMP_WAIT_POLICY"), context.capture))
+
+    monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
-    launch = SimpleNamespace(
-        threads=1, checkpoint_minutes=1.0, shared=together, sweep="some", keep_models=False, labels={}
-    )
+    about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
+    launch = SimpleNamespace(**about, labels={}, shared=together)
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
+        lambda: deepcuts.run_trial(trial(), Store(str(tmp_path)), capture=True),
         lambda: run_pipeline(launch, trial(), Store(str(tmp_path)), SimpleNamespace(stopping=lambda: False)),  # type: ignore[arg-type]
     ):
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         run()
-    assert ran == ["PASSIVE", "PASSIVE"]
+    assert ran == [("PASSIVE", False), ("PASSIVE", True), ("PASSIVE", True)]
