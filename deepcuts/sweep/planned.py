@@ -105,10 +105,11 @@ class SweepPlan:
     def rows(self) -> list[Row]:
         """The wanted trials in order.
 
-        A row has `trial_id, dataset, arm, strategy, compression, sparsity, round, step, seed, state`. `round` counts
-        the rounds of iterative pruning, null for other trials; a step is a round that no level asks for.
+        A row has `trial_id, dataset, arm, strategy, compression, sparsity, seed, state`; where the sweep prunes in
+        rounds also `round`, null for other trials, and whether it is a `step`, which no level asks for.
         """
         running = {trial.trial_id for trial in self.todo.to_run}
+        chains = any(trial.chain for trial in self.todo.wanted)
         return [
             {
                 "trial_id": trial.trial_id,
@@ -117,8 +118,7 @@ class SweepPlan:
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
-                "round": trial.round if trial.chain else None,
-                "step": is_step(trial),
+                **({"round": trial.round if trial.chain else None, "step": is_step(trial)} if chains else {}),
                 "seed": trial.dense.seed,
                 "state": self._state(trial, trial.trial_id in running),
             }
