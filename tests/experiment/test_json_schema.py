@@ -37,7 +37,7 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
-    assert [path.stem for path in FILES] == ["ablation", "minilm", "paper", "quickstart", "seed"]
+    assert [path.stem for path in FILES] == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "seed"]
 
 
 def test_every_key_is_described():
