@@ -15,10 +15,10 @@ import numpy as np
 
 from deepcuts.analysis.aggregates import (
     Draws,
-    bootstrap,
     bootstrap_improvement,
     drawn_seeds,
     interquartile_mean,
+    percentile_interval,
 )
 from deepcuts.analysis.significance import LEVEL, critical_difference, friedman
 from deepcuts.experiment.metrics import Floats
@@ -47,8 +47,8 @@ def held(datasets: int, seeds: int, sweeps: int, every_seed: bool = False) -> Fl
 
 
 def _intervals(ours: Floats, theirs: Floats, drawn: Draws) -> Iterable[tuple[float, float]]:
-    yield bootstrap(ours, drawn, lambda values: np.asarray(values.mean(axis=-1)))
-    yield bootstrap(ours, drawn, interquartile_mean)
+    yield percentile_interval(ours, drawn, lambda values: np.asarray(values.mean(axis=-1)))
+    yield percentile_interval(ours, drawn, interquartile_mean)
     yield bootstrap_improvement(ours, theirs, drawn)
 
 
@@ -57,7 +57,7 @@ def told_apart(arms: int, datasets: int, sweeps: int) -> float:
     generator = np.random.default_rng(0)
     found = 0
     for _ in range(sweeps):
-        ranks = generator.random((datasets, arms)).argsort(axis=1) + 1.0
+        ranks = (generator.random((datasets, arms)).argsort(axis=1) + 1).astype(np.float64)
         found += friedman(ranks) <= LEVEL and np.ptp(ranks.mean(axis=0)) >= critical_difference(arms, datasets)
     return found / sweeps
 

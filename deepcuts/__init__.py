@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deepcuts.analysis.frames import show as show
     from deepcuts.analysis.frames import status as status
     from deepcuts.analysis.frames import trials as trials
+    from deepcuts.analysis.measured import measured as measured
     from deepcuts.analysis.overlap import overlap as overlap
     from deepcuts.analysis.overlap import overlap_and_density as overlap_and_density
     from deepcuts.analysis.pairs import decompose as decompose
@@ -96,6 +97,7 @@ _HOMES = {
     "show": "analysis.frames",
     "status": "analysis.frames",
     "trials": "analysis.frames",
+    "measured": "analysis.measured",
     "overlap": "analysis.overlap",
     "overlap_and_density": "analysis.overlap",
     "decompose": "analysis.pairs",
@@ -107,8 +109,8 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
-    "plot_sensitivity": "figures.sensitivity",
     "plot_ranks": "figures.ranks",
+    "plot_sensitivity": "figures.sensitivity",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
     "export": "publish.export",

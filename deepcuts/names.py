@@ -143,14 +143,13 @@ def layer_kind(layer: str) -> tuple[int | None, str]:
     return None, LAYER_KINDS.get(tail, tail)
 
 
-def block_of(tensor: str) -> str:
-    """Return the numbered layer of the encoder that a tensor belongs to, or else the module that holds it.
+def block_of(tensor: str) -> str | None:
+    """Return the numbered layer of the encoder that a tensor belongs to; None for one outside, as in the pooler.
 
-    `bert.encoder.layer.3.output.dense.weight` is in `bert.encoder.layer.3`, `bert.pooler.dense.weight` in
-    `bert.pooler.dense`.
+    `bert.encoder.layer.3.output.dense.weight` is in `bert.encoder.layer.3`.
     """
     numbered = re.match(r"(?:.*?\.)??\d+(?=\.)", tensor)
-    return numbered[0] if numbered else tensor.rpartition(".")[0]
+    return numbered[0] if numbered else None
 
 
 def names_tensor(glob: str, tensor: str) -> bool:

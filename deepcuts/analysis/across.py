@@ -20,8 +20,15 @@ from deepcuts.analysis.aggregates import (
     interquartile_mean,
     percentile_interval,
 )
-from deepcuts.analysis.compare import MARGIN, in_words, of_arm, tests_of, verdict_of
-from deepcuts.analysis.curves import comparable, in_metric
+from deepcuts.analysis.compare import (
+    FEWEST_TESTED,
+    MARGIN,
+    in_words,
+    of_arm,
+    rows_of_one_model,
+    tests_of,
+    verdict_of,
+)
 from deepcuts.analysis.significance import FEWEST_SEEDS, LEVEL, critical_difference, friedman
 from deepcuts.experiment.metrics import Floats
 from deepcuts.pruning.criteria import NOT_PRUNED
@@ -107,8 +114,8 @@ def compare_over_datasets(
     """
     if not margin > 0:
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
-    rows = _pruned(in_metric(trials, stage, metric, metrics))
-    base = _arm(rows, baseline)
+    rows = _pruned(rows_of_one_model(trials, stage, metric, metrics))
+    base = _baseline_arm(rows, baseline)
     left_out = _LeftOut()
     rows = _normalised(rows, stage, left_out)
     levels = [_blocks(part, left_out) for _, part in rows.groupby(_ASKED, dropna=False)]
@@ -119,19 +126,16 @@ def compare_over_datasets(
             "no level has two datasets on which all arms have trials of the same seeds: run what is missing, leave out"
             f" arms or datasets that lack trials, or compare dataset by dataset.{why}"
         )
-    family = sum(arm != base for blocks in complete for arm in blocks.arms)
+    tested = [each for each in complete if base in each.arms and len(each.seeds) >= FEWEST_TESTED]
+    family = max(1, sum(len(blocks.arms) - 1 for blocks in tested))
     found = [row for blocks in complete for row in _level_rows(blocks, base, margin, family)]
     frame = pd.DataFrame(found, columns=OVER_DATASETS_COLUMNS)
     frame.attrs = {"left_out": left_out.lines()}
     return frame
 
 
-def _pruned(trials: pd.DataFrame) -> pd.DataFrame:
-    rows = comparable(trials)
+def _pruned(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[~rows["strategy"].isin(NOT_PRUNED)]
-    models = sorted(rows["model"].unique())
-    if len(models) > 1:
-        raise ValueError(f"trials of {len(models)} models are not compared: {', '.join(models)}; choose one model")
     datasets = list(rows["dataset"].unique())
     if len(datasets) < 2:
         what = f"of one dataset, {datasets[0]!r}" if datasets else "not there"
@@ -142,18 +146,17 @@ def _pruned(trials: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _arm(rows: pd.DataFrame, baseline: str) -> str:
-    """Return the arm that the baseline, an arm, a label or a strategy, names."""
-    arms = sorted(rows["arm"].unique())
+def _baseline_arm(rows: pd.DataFrame, baseline: str) -> str:
+    """Return the arm that the baseline names, which may be an arm, a label or a strategy."""
     if baseline in NOT_PRUNED:
         raise ValueError(
             f"baseline {baseline!r}: over datasets the baseline is pruned, as the fine-tuned network is 1 by"
-            f" definition; choose {', '.join(arms)}"
+            f" definition; choose {', '.join(sorted(rows['arm'].unique()))}"
         )
     named = sorted(rows.loc[of_arm(rows, baseline), "arm"].unique())
     if len(named) > 1:
         raise ValueError(f"baseline {baseline!r} has {len(named)} arms; choose one: {', '.join(named)}")
-    return named[0]
+    return str(named[0])
 
 
 def _normalised(rows: pd.DataFrame, stage: Stage, left_out: _LeftOut) -> pd.DataFrame:
@@ -189,17 +192,16 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     whole = table.dropna(axis="columns")
     datasets = sorted(whole.columns.unique("dataset"))
     for dataset in sorted(set(table.columns.unique("dataset")) - set(datasets)):
-        lacking = table.index[table[dataset].isna().all(axis="columns")]
-        why = f"no trial of {_listed(list(lacking))} is there" if len(lacking) else "its arms have no seed in common"
+        lacking = sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))
+        why = f"no trial of {_listed(lacking)} is there" if lacking else "its arms have no seed in common"
         left_out.add(dataset, why, at)
     if len(datasets) < 2:
         left_out.add(at, "fewer than two datasets are complete")
         return None
     seeds = sorted(set.intersection(*(set(whole[dataset].columns) for dataset in datasets)))
-    there = table.reindex(columns=pd.MultiIndex.from_product([datasets, sorted(part["seed"].unique())]))
-    for seed in sorted(set(there.columns.unique(1)) - set(seeds)):
-        gaps = there.xs(seed, axis="columns", level=1).stack(future_stack=True)
-        missing = [f"{arm} on {dataset}" for arm, dataset in gaps.index[gaps.isna()]]
+    for seed in sorted(set(part["seed"]) - set(seeds)):
+        found = table.reindex(columns=[(dataset, seed) for dataset in datasets]).notna()
+        missing = [f"{arm} on {dataset}" for dataset in datasets for arm in arms if not found.at[arm, (dataset, seed)]]
         left_out.add(f"seed {seed}", f"not there for {_listed(missing)}", at)
     if not seeds:
         left_out.add(at, "no seed is complete on all datasets")

@@ -200,8 +200,8 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     model, task = dense.pop("model"), _defaults(Task) | dense.pop("task")
     sections = {
         "model": _identity(model, {"revision"}),
-        "data": _identity(task, _BY_DIGEST),
-        "finetune": _defaults(Training) | dense.pop("finetune", {}),
+        "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
+        "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
         "scoring": _scoring(score),
     }
     if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
@@ -210,7 +210,9 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     found |= _in_rounds(trial)
     if (retrain := trial.pop("retrain", None)) is not None:
         found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", *_OTHER_TRIALS})
-        sections["retrain"] = _defaults(Training) | retrain
+        trained = _defaults(Training) | retrain
+        taught = trained.pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
+        sections["retrain"] = trained | {f"distill.{name}": value for name, value in taught.items()}
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
 
@@ -297,9 +299,9 @@ def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     for place, (label, _, _) in enumerate(kinds):
         pools.setdefault(label if label in given else None, []).append(place)
     names = [""] * len(kinds)
-    for label, places in pools.items():
+    for given_label, places in pools.items():
         read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if label is not None else read
+        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if given_label is not None else read
         for place, settings in zip(places, _told_apart(told), strict=True):
             names[place] = _name(kinds[place][0], settings)
     return [

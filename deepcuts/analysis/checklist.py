@@ -164,7 +164,7 @@ def _magnitude(pruned: pd.DataFrame) -> Met:
 
 
 def _magnitude_per_layer(pruned: pd.DataFrame) -> Met:
-    """LayerMagWeight keeps the same share of every layer, as Layer, Row and NM24 strategies do; none matches others."""
+    """LayerMagWeight keeps the same share of every layer, as Layer, Row, NM24 and Neuron do; none matches others."""
     names = [name for name in set(pruned["strategy"]) if "+" not in name]
     baselines = [f"{scope}{criterion}" for scope in _UNEVEN for criterion in ("Random", "MagWeight")]
     uneven = [name for name in names if name.startswith(_UNEVEN) and name not in baselines]
@@ -185,7 +185,7 @@ def _random_per_layer(pruned: pd.DataFrame) -> Met:
     """LayerRandom serves strategies that keep the same fraction of every layer; others need their own +shuffle."""
     names = set(pruned["strategy"])
     needed = [name for name in names if "+" not in name and not name.endswith("Random")]
-    even = bool({"LayerRandom", "RowRandom"} & names)
+    even = bool({"LayerRandom", "RowRandom", "NeuronRandom"} & names)
     alone = [n for n in needed if f"{n}+shuffle" not in names and (n.startswith(_UNEVEN) or not even)]
     if alone:
         return (

@@ -23,6 +23,7 @@ from deepcuts.analysis.significance import (
     t_test,
     within_bounds,
 )
+from deepcuts.experiment.metrics import metric_and_split
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import Stage, level
@@ -36,7 +37,7 @@ COMPARISON_COLUMNS = [
 MARGIN = 0.01
 
 # Fewer differences have no spread, and so no test.
-_FEWEST_TESTED = 2
+FEWEST_TESTED = 2
 
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
@@ -73,13 +74,13 @@ def compare(
 
     >>> dc.compare(trials, baseline="LayerMagWeight")[["strategy", "difference", "low", "high", "verdict"]]
     """
-    known = _rows(trials, stage, metric, metrics)
+    known = rows_of_one_model(trials, stage, metric, metrics)
     if not margin > 0:
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
     pairs = _paired(known, baseline, stage)
     arms = ["strategy", "baseline"]
     groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
-    rows = sum(len(differences) >= _FEWEST_TESTED for _, differences in groups)
+    rows = sum(len(differences) >= FEWEST_TESTED for _, differences in groups)
     tested = pd.DataFrame([tests_of(differences, margin, max(1, rows)) for _, differences in groups])
     if tested.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
@@ -90,8 +91,13 @@ def compare(
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
 
 
-def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the completed trials of one model, with the metric that was asked for."""
+def rows_of_one_model(
+    trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the completed trials of one model, with the metric that was asked for, without those of older code.
+
+    Raises ValueError where the trials are of several models.
+    """
     rows = comparable(in_metric(trials, stage, metric, metrics))
     rows = rows[~replaced(rows)]
     models = sorted(rows["model"].unique())
@@ -159,7 +165,7 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     found = []
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
     for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
-        apart: dict[tuple[str, str], int] = {}
+        apart: dict[tuple[str, str | None], int] = {}
         for other, others, of, formula in of_dataset.get(dataset, theirs.head(0))[arm].itertuples(
             index=False, name=None
         ):
@@ -209,7 +215,7 @@ def verdict_of(row: Mapping[Any, Any]) -> str:
     if not is_shown(row["p_differs"], row["n"]):
         return "undecided"
     above = row["difference"] > 0
-    return "better" if above != (row["metric"] in LOWER_IS_BETTER) else "worse"
+    return "better" if above != (metric_and_split(row["metric"])[0] in LOWER_IS_BETTER) else "worse"
 
 
 LOWER_IS_BETTER = ("mse", "loss")

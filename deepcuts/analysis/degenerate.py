@@ -13,12 +13,12 @@ import pyarrow.dataset as ds
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import mask_counts
+from deepcuts.experiment.tasks import METRICS
 from deepcuts.store.store import Store
 from deepcuts.wording import level
 
 DEGENERATE_COLUMNS = ["trial_id", "kind", "what"]
 
-_CLASSES = ("accuracy", "f1", "matthews")
 # Dead heads are looked for in masks of at most this many weights together: 256 MB, read in about a second.
 _MOST_WEIGHTS = 2_000_000_000
 _MOST_LINES = 12
@@ -40,7 +40,7 @@ def degenerate(store: Store, trials: pd.DataFrame, kept: pd.DataFrame | None = N
     emptied = pd.DataFrame(
         {"trial_id": empty["trial_id"], "kind": "emptied", "what": empty["layer"] + "." + empty["parameter"]}
     )
-    parts = [_one_class(store, done[done["metric"].isin(_CLASSES)]), emptied]
+    parts = [_one_class(store, done[done["metric"].isin(METRICS["classification"])]), emptied]
     if kept is None and 0 < counts["size"].sum() <= _MOST_WEIGHTS:
         kept = density(store, sorted(counts["trial_id"].unique()))
     if kept is not None:

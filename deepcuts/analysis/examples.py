@@ -11,7 +11,8 @@ import pyarrow.dataset as ds
 
 from deepcuts.analysis.curves import comparable
 from deepcuts.analysis.significance import Floats, Resampled, mcnemar, two_level
-from deepcuts.experiment.metrics import FUNCTIONS
+from deepcuts.experiment.metrics import FUNCTIONS, in_split, metric_and_split
+from deepcuts.experiment.tasks import METRICS
 from deepcuts.names import find_id, nearest
 from deepcuts.store.store import Store
 
@@ -22,18 +23,19 @@ def bootstrap(store: Store, ours: Sequence[Made], theirs: Sequence[Made], metric
     """Estimate a mean difference of a metric, with an interval over other seeds and other validation examples.
 
     `ours` and `theirs` are the (trial_id, stage) of the trials and of their baselines, one of each per seed, in the
-    same order; `significance.two_level` resamples them. Raises ValueError where predictions are missing or were made
-    on other examples.
+    same order; `significance.two_level` resamples them. A metric of another split (`in_split`) is of its examples.
+    Raises ValueError where predictions are missing or were made on other examples.
     """
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} trials and {len(theirs)} baselines do not pair up; give one of each per seed")
-    labels, predictions = _predictions(store, [*ours, *theirs])
+    metric, split = metric_and_split(metric)
+    labels, predictions = _predictions(store, [*ours, *theirs], split)
     return two_level(labels, predictions[: len(ours)], predictions[len(ours) :], metric)
 
 
-def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
-    """Read the labels (N,) of the validation split and the predictions (T, N) of each trial after its stage."""
-    where = ds.field("trial_id").isin([trial_id for trial_id, _ in made]) & (ds.field("split") == "validation")
+def _predictions(store: Store, made: Sequence[Made], split: str) -> tuple[Floats, Floats]:
+    """Read the labels (N,) of a split and the predictions (T, N) of each trial after its stage."""
+    where = ds.field("trial_id").isin([trial_id for trial_id, _ in made]) & (ds.field("split") == split)
     where &= ds.field("stage").isin([stage for _, stage in made])
     read = store.read("predictions", ["trial_id", "stage", "example", "label", "prediction"], where)
     rows = read.table.to_pandas()
@@ -41,7 +43,10 @@ def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
     for trial_id, stage in made:
         if (trial_id, stage) not in found:
             named = "".join(f"; {path}: {reason}" for path, reason in read.damaged.items())
-            raise ValueError(f"trial {trial_id!r} has no predictions of stage {stage!r} in {store.uri!r}{named}")
+            elsewhere = "" if split == "validation" else f" on split {split!r}"
+            raise ValueError(
+                f"trial {trial_id!r} has no predictions of stage {stage!r}{elsewhere} in {store.uri!r}{named}"
+            )
     first = found[made[0]]
     for one in made[1:]:
         if not np.array_equal(found[one][["example", "label"]], first[["example", "label"]]):
@@ -54,9 +59,14 @@ def _predictions(store: Store, made: Sequence[Made]) -> tuple[Floats, Floats]:
 
 
 def compare_trials(
-    store: Store, trial_a: str, trial_b: str, stage: str = "retrained", metric: str | None = None
+    store: Store,
+    trial_a: str,
+    trial_b: str,
+    stage: str = "retrained",
+    metric: str | None = None,
+    split: str = "validation",
 ) -> pd.DataFrame:
-    """Compare two trials (ids, or prefixes of ids) on the examples of their validation split, as one row.
+    """Compare two trials (ids, or prefixes of ids) on the examples of a split, as one row.
 
     `trial_a, trial_b, metric, n` (examples), `value_a, value_b` of the metric (the task's main one by default),
     `difference` = a - b with its 95 % interval over the examples `low, high`, the numbers of examples that only one of
@@ -75,9 +85,9 @@ def compare_trials(
     metric = metric or str(metric_of[a])
     if metric not in FUNCTIONS:
         raise ValueError(f"unknown metric {metric!r}{nearest(metric, FUNCTIONS)}; known: {', '.join(FUNCTIONS)}")
-    labels, (ours, theirs) = _predictions(store, [(a, stage), (b, stage)])
+    labels, (ours, theirs) = _predictions(store, [(a, stage), (b, stage)], split)
     found = two_level(labels, ours[None], theirs[None], metric)
-    row = {"trial_a": a, "trial_b": b, "metric": metric, "n": len(labels)}
+    row = {"trial_a": a, "trial_b": b, "metric": in_split(metric, split), "n": len(labels)}
     row |= {"value_a": FUNCTIONS[metric](labels, ours), "value_b": FUNCTIONS[metric](labels, theirs)}
     row |= {"difference": found.difference, "low": found.low, "high": found.high}
     return pd.DataFrame([row | _discordant(labels, ours, theirs, str(metric_of[a]))])
@@ -85,7 +95,7 @@ def compare_trials(
 
 def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) -> dict[str, float | None]:
     """Count the examples that only one of them has right, with McNemar's p; nulls for a regression."""
-    if main_metric not in ("accuracy", "f1", "matthews"):
+    if main_metric not in METRICS["classification"]:
         return {"only_a": None, "only_b": None, "p_mcnemar": None}
     only_a = int(((ours == labels) & (theirs != labels)).sum())
     only_b = int(((ours != labels) & (theirs == labels)).sum())

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, gammaincinv, ndtr, stdtr, stdtrit
 
-from deepcuts.experiment.metrics import BOUNDS, FUNCTIONS, Floats, UndefinedMetric
+from deepcuts.experiment.metrics import BOUNDS, FUNCTIONS, Floats, UndefinedMetric, metric_and_split
 
 LEVEL = 0.05
 POWER = 0.8
@@ -70,7 +70,8 @@ def within_bounds(
 
     The true mean is within the bounds, so that what is left of an interval holds it as often as the whole did.
     """
-    bounds = np.array([BOUNDS.get(metric, (-np.inf, np.inf)) for metric in metrics], np.float64).reshape(-1, 2)
+    names = [metric_and_split(metric)[0] for metric in metrics]
+    bounds = np.array([BOUNDS.get(name, (-np.inf, np.inf)) for name in names], np.float64).reshape(-1, 2)
     lowest, highest = bounds.T
     if differences:
         lowest, highest = lowest - highest, highest - lowest

@@ -139,6 +139,9 @@ TRIAL = argument("trial", metavar="TRIAL", help="its id, or 4 or more characters
 JSON = argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
 OUTPUT = argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")
 METRIC = argument("--metric", help="another metric than the task's main one, such as accuracy")
+SPLIT = argument(
+    "--split", default="validation", metavar="SPLIT", help="another split, such as test (default: validation)"
+)
 STAGE = argument(
     "--stage",
     default="retrained",

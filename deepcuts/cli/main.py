@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 
 import deepcuts
-from deepcuts.cli import edits, sweeps, upkeep, views
+from deepcuts.cli import edits, publishing, sweeps, upkeep, views
 from deepcuts.cli.arguments import Verb
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 VERBS = {
     each.name: each
-    for module in (sweeps, views, upkeep, edits)
+    for module in (sweeps, views, publishing, upkeep, edits)
     for each in vars(module).values()
     if isinstance(each, Verb)
 }

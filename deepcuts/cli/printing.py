@@ -187,7 +187,7 @@ def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def in_markdown(text: str) -> str:
-    """Escape what Markdown would read as mark-up, or as the end of a cell."""
+    """Escape what would end a cell of a Markdown table, or be read as mark-up."""
     return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 
@@ -209,3 +209,16 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     for path, reason in damaged.items():
         sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
     return bool(damaged)
+
+
+def say_measured(trials: pd.DataFrame, shown: pd.DataFrame) -> None:
+    """Say below results which of the trials do not have them, and which were measured on a part of the training split.
+
+    `shown` are the trials as `measured` gave them.
+    """
+    from deepcuts.analysis.measured import holdouts_in_words
+
+    if missing := sorted(set(trials["dataset"]) - set(shown["dataset"])):
+        print(f"left out, as no trial has these numbers: {', '.join(missing)}")
+    for line in holdouts_in_words(shown[~shown["metric"].astype(str).str.endswith(")")]):
+        print(line)

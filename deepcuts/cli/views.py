@@ -1,4 +1,4 @@
-"""The verbs that look at a store: progress, trials, tables, figures, overlap, SQL, the report, an exported network.
+"""The verbs that look at a store: progress, trials, tables, figures, overlap, comparisons, SQL.
 
 Each returns the exit code.
 """
@@ -18,6 +18,7 @@ from deepcuts.cli.arguments import (
     JSON,
     METRIC,
     OUTPUT,
+    SPLIT,
     STAGE,
     STORE,
     TRIAL,
@@ -41,7 +42,9 @@ from deepcuts.cli.printing import (
     print_records,
     print_results,
     say_damaged,
+    say_measured,
 )
+from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 
 if TYPE_CHECKING:
@@ -142,6 +145,8 @@ def show_verb(args: argparse.Namespace) -> int:
     "results: mean and 95 %% interval over seeds",
     STORE,
     *WHICH,
+    METRIC,
+    SPLIT,
     argument("--columns", default="", metavar="KEY,...", help="settings as columns, such as retrain.epochs"),
     argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
     argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
@@ -151,7 +156,8 @@ def show_verb(args: argparse.Namespace) -> int:
 def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
-    results = deepcuts.table(frame, [name.strip() for name in args.columns.split(",") if name.strip()])
+    shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
+    results = deepcuts.table(shown, [name.strip() for name in args.columns.split(",") if name.strip()])
     formats = {"json": print_json, "csv": print_csv, "latex": print_latex, "markdown": print_markdown}
     asked = [name for name in formats if getattr(args, name)]
     if len(asked) > 1:
@@ -161,6 +167,7 @@ def table_verb(args: argparse.Namespace) -> int:
     else:
         print_results(results)
         print_degenerate(existing(args.store_uri), frame)
+        say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 
@@ -171,6 +178,7 @@ def table_verb(args: argparse.Namespace) -> int:
     *WHICH,
     OUTPUT,
     METRIC,
+    SPLIT,
     STAGE,
     *FIGURE,
     argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
@@ -188,12 +196,17 @@ def curves_verb(args: argparse.Namespace) -> int:
     frame, epochs = _trials(args), args.x == "epoch"
     frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
     store = existing(args.store_uri)
-    metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
+    shown = frame
+    if args.split == "test" and (epochs or args.report == "best"):
+        raise ValueError("--split test: it is evaluated at the end of each stage alone; there are no values of epochs")
     if epochs:
-        assert metrics is not None
-        made = deepcuts.training_curves(frame, metrics, args.metric)
+        made = deepcuts.training_curves(frame, deepcuts.metrics(store), args.metric, args.split)
+        made["metric"] = [in_split(metric, args.split) for metric in made["metric"]]
+    elif args.report == "best":
+        made = deepcuts.curves(frame, args.metric, args.stage, args.x, deepcuts.metrics(store), args.report)
     else:
-        made = deepcuts.curves(frame, args.metric, args.stage, args.x, metrics, args.report)
+        shown = deepcuts.measured(store, frame, args.metric, args.split)
+        made = deepcuts.curves(shown, None, args.stage, args.x)
     if args.json:
         print_json(made)
         return _code(frame.attrs["damaged"])
@@ -201,6 +214,7 @@ def curves_verb(args: argparse.Namespace) -> int:
     with _options(args, frame):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
+    say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 
@@ -264,6 +278,7 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     *WHICH,
     OUTPUT,
     METRIC,
+    SPLIT,
     STAGE,
     *FIGURE,
     argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
@@ -285,27 +300,28 @@ def compare_verb(args: argparse.Namespace) -> int:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all arms")
         one, other = args.trials
-        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric), args)
+        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
         return _code(frame.attrs["damaged"])
-    metrics = deepcuts.metrics(store) if args.metric else None
+    shown = deepcuts.measured(store, frame, args.metric, args.split)
     if args.over:
-        made = deepcuts.compare_over_datasets(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+        made = deepcuts.compare_over_datasets(shown, args.baseline, args.stage, args.margin)
         print_over_datasets(made, args)
         if args.output:
-            with _options(args):
+            with _options(args, made):
                 some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
                 deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
             sys.stderr.write(f"wrote {args.output}\n")
         return _code(frame.attrs["damaged"])
-    made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+    made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
-        made = deepcuts.with_examples(store, made, frame, args.stage)
+        made = deepcuts.with_examples(store, made, shown, args.stage)
     if args.json:
         print_json(made)
     elif made.empty:
         print(f"nothing to compare: no arm besides {args.baseline} has completed trials")
     else:
         _print_verdicts(made, args, frame)
+        say_measured(frame, shown)
     return _code(frame.attrs["damaged"])
 
 
@@ -325,54 +341,6 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
-
-
-@verb(
-    "report",
-    "one HTML page of everything, to open offline and pass on",
-    STORE,
-    *WHICH,
-    argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page"),
-    argument("--baseline", metavar="ARM", help="what the others are compared with"),
-)
-def report_verb(args: argparse.Namespace) -> int:
-    """One HTML page of a store or of one sweep."""
-    out = Path(args.output)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
-    page = deepcuts.report(existing(args.store_uri), args.sweep, args.baseline, args.only)
-    page.save(out)
-    print(f"wrote {out} ({len(page.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")
-    return _code(page.damaged)
-
-
-@verb(
-    "export",
-    "the pruned network of a trial as a transformers folder with a model card",
-    STORE,
-    TRIAL,
-    argument("folder", metavar="DIR", help="a new or empty folder"),
-    argument(
-        "--shrink",
-        action="store_true",
-        help="leave out the feed-forward neurons that are pruned as a whole (by a Neuron strategy, for one): a smaller"
-        " and faster network with the same outputs; its card says how much faster it was here",
-    ),
-)
-def export_verb(args: argparse.Namespace) -> int:
-    """The pruned network of a trial as a transformers folder."""
-    try:
-        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder), shrink=args.shrink)
-    except OSError as error:
-        print(f"deepcuts: {error}", file=sys.stderr)
-        return INCOMPLETE
-    print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
-    if args.shrink:
-        print(
-            f"{row['neurons']:,} of {row['full_neurons']:,} neurons in each feed-forward layer,"
-            f" {row['speedup']:.2f} times as fast here; its README.md says how that was measured"
-        )
-    return DONE
 
 
 @verb(

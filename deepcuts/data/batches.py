@@ -37,7 +37,7 @@ class Tokens:
     `inputs` has the ids of all examples, one example after the other, for each input of the model; `starts` (N + 1,)
     says where each example begins, and where the last one ends; `labels` (N,) are class numbers or values; `padding`
     is the padding id of each input; `cut` (N,) says which texts were truncated to `max_tokens`. Padding comes after the
-    tokens, or with `left` before them.
+    tokens, or with `left` before them. `taught` (N, C) are the outputs of a teacher for the examples, if it has any.
     """
 
     inputs: dict[str, Tensor]
@@ -46,6 +46,7 @@ class Tokens:
     padding: dict[str, int]
     cut: NDArray[np.bool_]
     left: bool = False
+    taught: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -61,22 +62,25 @@ class Tokens:
         starts = np.concatenate([[0], np.cumsum(self.lengths[examples])])
         chosen = {name: ids[torch.from_numpy(where)] for name, ids in self.inputs.items()}
         labels = self.labels[torch.from_numpy(examples)]
+        assert self.taught is None, "a teacher teaches the whole split"
         return replace(self, inputs=chosen, starts=starts, labels=labels, cut=self.cut[examples])
 
     def digest(self) -> str:
-        """Return 16 hex digits of the SHA-256 of all ids and labels."""
+        """Return 16 hex digits of the SHA-256 of all ids and labels, and of what is taught."""
         sha = hashlib.sha256(self.starts.tobytes())
-        for _, tensor in sorted({**self.inputs, "": self.labels}.items()):
+        parts = [tensor for _, tensor in sorted({**self.inputs, "": self.labels}.items())]
+        for tensor in parts if self.taught is None else [*parts, self.taught]:
             sha.update(tensor.cpu().numpy().tobytes())
         return sha.hexdigest()[:16]
 
     def to(self, device: torch.device) -> Tokens:
         """Return a copy with its ids and labels on a device, where `batch` then makes its tensors."""
         inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=self.labels.to(device))
+        taught = None if self.taught is None else self.taught.to(device)
+        return replace(self, inputs=inputs, labels=self.labels.to(device), taught=taught)
 
     def batch(self, examples: Integers) -> dict[str, Tensor]:
-        """Return the model's inputs (B, T), `attention_mask` (B, T; 1 = a real token) and `labels` (B,)."""
+        """Return the model's inputs (B, T), `attention_mask` (B, T; 1 = a real token), `labels` (B,) and `taught`."""
         places = self.places(examples)
         longest = int((places[2] - places[1]).max())
         return self.at(places.to(self.labels.device, non_blocking=True), longest)
@@ -96,7 +100,7 @@ class Tokens:
         batch = {"attention_mask": real.long(), "labels": self.labels[examples]}
         for name, ids in self.inputs.items():
             batch[name] = ids[positions * real].long().masked_fill_(~real, self.padding[name])
-        return batch
+        return batch if self.taught is None else {**batch, "taught": self.taught[examples]}
 
 
 def check_room(tokenizer: Any, texts: int, max_tokens: int) -> None:

@@ -13,6 +13,8 @@ from deepcuts.experiment.metrics import majority_score
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import Task
 
+# Splits that must not have the same examples.
+_PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
 MOST_CLASSES = 6  # that are listed one by one
 
 
@@ -22,9 +24,10 @@ class Facts:
 
     `labels` has the examples of each class by its name, 0 for a class that never occurs; of a regression it is empty,
     and `values` is the lowest, mean and highest label. `empty` examples have a blank text; `repeated` ones have the
-    text of an earlier one of the split; `in_train` ones have a text of the training split (None for that split itself);
-    `contradictory` ones have a text that has another label elsewhere in the split or in the training split; `truncated`
-    ones have more than `max_tokens` tokens (None where nothing was tokenised).
+    text of an earlier one of the split; `in_train` ones have a text of the training split (None for that split itself),
+    `in_validation` ones of the validation split (None but for the test split); `contradictory` ones have a text that
+    has another label elsewhere in the split or in the training split; `truncated` ones have more than `max_tokens`
+    tokens (None where nothing was tokenised).
     """
 
     examples: int
@@ -35,6 +38,7 @@ class Facts:
     in_train: int | None
     contradictory: int
     truncated: int | None = None
+    in_validation: int | None = None
 
     @property
     def absent(self) -> list[str]:
@@ -51,17 +55,19 @@ def check(
 ) -> dict[str, Facts]:
     """Read and check all splits of a dataset; return the facts of each.
 
-    Raises ValueError that names the dataset: for anything that cannot be read, for a validation split that is the
-    training split (unless `same_data`), and where `max_train_examples` leaves one class for one of the `seeds`.
+    Raises ValueError that names the dataset: for anything that cannot be read, for two of train, validation and test
+    that have the same examples (unless `same_data`), and where `max_train_examples` leaves one class for one of the
+    `seeds`.
     """
     with naming_dataset(name):
         splits = {split: load_split(task, split) for split in task.splits}
-        if not same_data and _same_examples(splits["train"], splits["validation"]):
-            files = f" ({task.files['train']}, {task.files['validation']})" if task.files else ""
-            raise ValueError(
-                f"train and validation have the same examples{files}: a score on them says nothing about new texts;"
-                " give other validation data, or, if this is what you want, same_data: true"
-            )
+        for first, second in [] if same_data else _PAIRS:
+            if {first, second} <= set(splits) and _same_examples(splits[first], splits[second]):
+                files = f" ({task.files[first]}, {task.files[second]})" if task.files else ""
+                raise ValueError(
+                    f"{first} and {second} have the same examples{files}: a score on them says nothing about new texts;"
+                    f" give other {second} data, or, if this is what you want, same_data: true"
+                )
         if max_train_examples is not None and task.kind == "classification":
             for seed in seeds:
                 _check_selection(splits["train"], task, max_train_examples, seed)
@@ -93,6 +99,7 @@ def _class_names_of(task: Task) -> list[str]:
 def count_facts(splits: Mapping[str, Split], task: Task) -> dict[str, Facts]:
     """Count the facts of the splits of a task, one of which is `train`."""
     train = _labels_by_text(splits["train"], {})
+    validation = set(splits["validation"].texts) if "test" in splits else set()
     found = {}
     for name, split in splits.items():
         known = train if name == "train" else _labels_by_text(split, train)
@@ -105,6 +112,7 @@ def count_facts(splits: Mapping[str, Split], task: Task) -> dict[str, Facts]:
             repeated=len(split.texts) - distinct,
             in_train=None if name == "train" else sum(text in train for text in split.texts),
             contradictory=sum(known[text] is None for text in split.texts),
+            in_validation=sum(text in validation for text in split.texts) if name == "test" else None,
         )
     return found
 
@@ -182,6 +190,7 @@ def _problems(split: str, facts: Facts) -> str:
         "empty": facts.empty,
         "repeated": facts.repeated,
         "also in train": facts.in_train,
+        "also in validation": facts.in_validation,
         "that also have another label": facts.contradictory,
     }
     found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

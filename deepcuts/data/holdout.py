@@ -1,4 +1,4 @@
-"""Holds examples of one file out for validation, the same ones on every machine and version. N = examples."""
+"""Holds examples out for validation or test, the same ones on every machine and version. N = examples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,36 @@ _Text = tuple[str, ...]
 _Integers = NDArray[np.int64]
 
 
-def hold_out(
+def split_of(
     texts: Sequence[_Text], labels: NDArray[np.float64], holdout: Holdout, classes: Sequence[str]
+) -> list[str | None]:
+    """Return the split of each of the N examples, None where it is in none; see `hold_out`, which raises ValueError.
+
+    The parts are drawn one after the other from what is left, so that a test part, or a part of the training split,
+    changes no validation part. With `of_train` the latter is in no split.
+    """
+    splits = np.full(len(texts), "train", dtype=object)
+    test = holdout.test if holdout.test is None or holdout.test >= 1 else int(holdout.test * len(texts) + 0.5)
+    for name, size in (("validation", holdout.size), ("test", test), ("holdout", holdout.of_train)):
+        if size is not None:
+            left = np.flatnonzero(splits == "train").tolist()
+            asked = Holdout(size=size, seed=holdout.seed)
+            part = hold_out([texts[i] for i in left], labels[left], asked, classes, name)
+            splits[np.array(left)[part]] = name
+    if holdout.of_train is not None:
+        splits[splits == "validation"] = None
+        splits[splits == "holdout"] = "validation"
+    return list(splits)
+
+
+def hold_out(
+    texts: Sequence[_Text],
+    labels: NDArray[np.float64],
+    holdout: Holdout,
+    classes: Sequence[str],
+    name: str = "validation",
 ) -> NDArray[np.bool_]:
-    """Return which of the N examples are held out (N,).
+    """Return which of the N examples are held out (N,): `holdout.size` of them, for what `name` says.
 
     Each class gives its share (`labels` are indices of `classes`); a regression has no classes and is one stratum.
     Equal texts stay on one side, so fewer examples than asked may be held out where texts repeat. Which texts are taken
@@ -40,10 +66,11 @@ def hold_out(
             distinct[stratum] += 1
         members[min(found, key=size_of.__getitem__)].append(text)  # with several labels: where it is rarest
     _check_sides([stratum for stratum, count in enumerate(distinct) if count == 1], distinct, classes)
-    total = _total(holdout.size, len(texts), int((sizes > 0).sum()))
+    assert holdout.size is not None
+    total = _total(name, holdout.size, len(texts), int((sizes > 0).sum()))
     chosen: list[int] = []
     for stratum, quota in enumerate(_quotas(sizes, total)):
-        ordered = sorted(members[stratum], key=lambda text: derive(holdout.seed, "validation", *text))
+        ordered = sorted(members[stratum], key=lambda text: derive(holdout.seed, name, *text))
         for text in _taken(ordered, {text: len(examples[text]) for text in ordered}, quota):
             chosen += examples[text]
     held = np.zeros(len(texts), np.bool_)
@@ -62,18 +89,18 @@ def _check_sides(wrong: Sequence[int], distinct: Sequence[int], classes: Sequenc
     ]
     if told:
         raise ValueError(
-            f"cannot be split: {'; '.join(told)}; each class needs a text to train on and another to validate on, and"
+            f"cannot be split: {'; '.join(told)}; each class needs a text to train on and another to evaluate on, and"
             " equal texts stay on one side: add examples, or remove those of the class"
         )
 
 
-def _total(size: float, examples: int, strata: int) -> int:
+def _total(name: str, size: float, examples: int, strata: int) -> int:
     """Return the number of examples to hold out. Raises ValueError unless each stratum can be on both sides."""
     total = int(size * examples + 0.5) if size < 1 else int(size)
     if not strata <= total <= examples - strata:
         each = f"one of each of the {strata} classes" if strata > 1 else "one"
         raise ValueError(
-            f"validation: {size!r} is {total:,} of {examples:,} examples; both sides need at least {each}: give a"
+            f"{name}: {size!r} is {total:,} of {examples:,} examples; both sides need at least {each}: give a"
             f" number from {strata} to {examples - strata:,}, or a share"
         )
     return total

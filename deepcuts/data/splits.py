@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from deepcuts.data.columns import shown
 from deepcuts.data.files import FORMATS, read_columns
-from deepcuts.data.holdout import hold_out
+from deepcuts.data.holdout import split_of
 from deepcuts.data.hub import Unreachable, hub_commit, read_hub_columns, title
 from deepcuts.data.labels import infer_labels, is_missing, read_labels
 from deepcuts.experiment.own_data import OwnData
@@ -42,23 +42,26 @@ class Split:
         return Split([self.texts[i] for i in examples], self.labels[examples])
 
 
-def locate(name: str, own: OwnData | None = None, data_dir: str | None = None) -> Task:
+def locate(name: str, own: OwnData | None = None, data_dir: str | None = None, holdout: float | None = None) -> Task:
     """Return the task of a dataset, with absolute paths and a digest of its content unless it is on the Hub.
 
-    With `data_dir`, a dataset of the Hub is read from <data_dir>/<name>/<split>.<format> instead. Local files are read
-    and checked now, because the digest needs them. Raises ValueError that names the dataset and the file.
+    With `data_dir`, a dataset of the Hub is read from <data_dir>/<name>/<split>.<format> instead. With `holdout`, the
+    validation split is that share of the training split, and the real one is not read. Local files are read and checked
+    now, because the digest needs them. Raises ValueError that names the dataset and the file.
     """
     name = name if own else ALIASES.get(name, name)
     with naming_dataset(name):
         task = _own_task(own) if own else _known_task(name)
-        if name == "toy" and own is None:
+        if holdout is not None:
+            task = _without_validation(task, holdout, own.data_seed if own else 0)
+        if name == "toy" and own is None and holdout is None:
             from deepcuts.data.toy import VERSION
 
             return task.model_copy(update={"digest": VERSION})
         if task.hub and data_dir:
             paths = _files_in(Path(os.path.abspath(os.path.expanduser(data_dir))), name, task)
             task = task.model_copy(update={"hub": None, "config": None, "files": paths})
-        if task.files is None:
+        if task.hub is not None:
             return task
         return task.model_copy(
             update={"digest": content_digest({split: load_split(task, split) for split in task.splits})}
@@ -78,14 +81,14 @@ def load_split(task: Task, split: str) -> Split:
     else:
         from deepcuts.data.toy import sentences
 
-        where, pairs = "the built-in dataset", sentences(split)
+        where, pairs = "the built-in dataset", sentences(task.splits[split])
         columns = {task.text[0]: [text for text, _ in pairs], task.label: [label for _, label in pairs]}
     with _naming_file(where):
-        if task.holdout is None:
+        if task.holdout is None or (split == "test" and task.holdout.test is None):
             return _split(columns, task, training=split == "train")
         whole = _split(columns, task, training=True)
-        held = hold_out(whole.texts, whole.labels, task.holdout, task.class_names)
-        return whole.select(np.flatnonzero(held if split == "validation" else ~held))
+        splits = split_of(whole.texts, whole.labels, task.holdout, task.class_names)
+        return whole.select(np.array([place for place, name in enumerate(splits) if name == split]))
 
 
 def first_of_shuffle(examples: int, limit: int | None, seed: int) -> NDArray[np.int64]:
@@ -134,15 +137,26 @@ def _own_task(own: OwnData) -> Task:
     )
     kind, classes = own.kind, tuple(own.classes) if isinstance(own.classes, list) else own.classes
     if own.hub is None:
-        first, second = own.file or own.train, own.file or own.validation
-        paths = {"train": str(first), "validation": str(second)}
-        files = {split: os.path.abspath(os.path.expanduser(path)) for split, path in paths.items()}
-        fields["files"] = files
+        paths = {"train": own.file or own.train, "validation": own.file or own.validation}
+        if own.test is not None:
+            paths["test"] = own.file or own.test
+        files = {split: os.path.abspath(os.path.expanduser(str(path))) for split, path in paths.items()}
+        fields |= {"files": files, "splits": {split: split for split in files}}
         if classes is None and kind != "regression":
             kind, classes = _inferred(own, list(dict.fromkeys(files.values())))
     if own.file is not None and isinstance(own.validation, int | float):
-        fields["holdout"] = Holdout(size=own.validation, seed=own.data_seed)
+        test = own.test if isinstance(own.test, int | float) else None
+        fields["holdout"] = Holdout(size=own.validation, seed=own.data_seed, test=test)
     return Task(**fields, text=tuple(own.text), kind=kind or "classification", classes=classes)
+
+
+def _without_validation(task: Task, share: float, seed: int) -> Task:
+    """Return the task with a share of its training split for validation; of its other splits only `test` is left."""
+    sources = {"train": "train", "validation": "train"} | ({"test": "test"} if "test" in task.splits else {})
+    held = (task.holdout or Holdout(seed=seed)).model_copy(update={"of_train": share})
+    splits = {split: task.splits[source] for split, source in sources.items()}
+    files = task.files and {split: task.files[source] for split, source in sources.items()}
+    return task.model_copy(update={"holdout": held, "splits": splits, "files": files})
 
 
 def _inferred(own: OwnData, files: Sequence[str]) -> tuple[Kind, tuple[str, ...] | None]:

@@ -71,9 +71,7 @@ def axis_keys(settings: type[BaseModel]) -> list[str]:
     for name, field in settings.model_fields.items():
         if name in ARM_KEYS:
             found += [] if name in MERGED_KEYS else [name]
-            for part in (field.annotation, *get_args(field.annotation)):
-                if isinstance(part, type) and issubclass(part, BaseModel):
-                    found += [f"{name}.{key}" for key in part.model_fields]
+            found += setting_paths(field.annotation, name)
     return found
 
 
@@ -128,8 +126,24 @@ def _why(key: str, arms: Iterable[Arm]) -> str:
 
 def _sets(settings: Mapping[str, Any], key: str) -> bool:
     """Whether an arm sets the key itself; what replaces the whole of the sweep's key sets all of it."""
-    section, _, name = key.partition(".")
-    return section in settings and (section not in MERGED_KEYS or name in settings[section])
+    section, *names = key.split(".")
+    if section not in MERGED_KEYS:
+        return section in settings
+    there: Any = settings.get(section)
+    for name in names:
+        if not isinstance(there, Mapping) or name not in there:
+            return False
+        there = there[name]
+    return True
+
+
+def setting_paths(annotation: Any, begin: str) -> list[str]:
+    """Return the paths below `begin` of the fields that a type has, if it is of settings: `retrain.distill.weight`."""
+    found = []
+    for part in (annotation, *get_args(annotation)):
+        for name, field in part.model_fields.items() if isinstance(part, type) and issubclass(part, BaseModel) else ():
+            found += [f"{begin}.{name}", *setting_paths(field.annotation, f"{begin}.{name}")]
+    return found
 
 
 def idle_settings(arms: Iterable[Arm]) -> list[str]:
@@ -197,4 +211,6 @@ def _text(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, Mapping):
         return " ".join(f"{key} {_text(each)}" for key, each in value.items())
-    return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(_text, value)) or "none"
+    return str(value)

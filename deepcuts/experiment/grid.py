@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from deepcuts.experiment.spec import (
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.experiment.yaml_errors import unknown
+from deepcuts.names import names_tensor
 from deepcuts.pruning.compression import Counts, fraction_to_keep
 from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
@@ -123,6 +125,7 @@ class SweepSpec:
             keep_head=settings.keep_head,
             head_in_weights=dataset in self.with_head,
             loss=settings.loss,
+            class_weights=settings.class_weights,
             max_tokens=settings.max_tokens,
             max_train_examples=settings.max_train_examples,
             length_grouping=self.file.length_grouping,
@@ -178,8 +181,10 @@ class _Rows:
     def _density(self, dataset: str, trial: TrialSpec) -> float:
         if trial.sparsity is not None:
             return 1 - trial.sparsity
-        counts = self._spec.counts[dataset]
-        return fraction_to_keep(trial.compression, None, counts.parameters, counts.prunable)
+        counts, globs = self._spec.counts[dataset], trial.score.exclude
+        excluded = [shape for name, shape in counts.tensors.items() if any(names_tensor(glob, name) for glob in globs)]
+        prunable = counts.prunable - sum(map(math.prod, excluded))
+        return fraction_to_keep(trial.compression, None, counts.parameters, prunable)
 
     def _single(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
         """Make the trial that prunes at once; where the level prunes nothing it is Unpruned, whatever the arm."""

@@ -12,7 +12,7 @@ from typing import Any
 from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Scoring, Training
+from deepcuts.experiment.spec import Distill, Scoring, Training
 from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
@@ -22,10 +22,12 @@ from deepcuts.pruning.criteria import plain_strategies
 _SETTINGS = {
     "max_tokens": "longer texts are cut to this many tokens",
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
+    "holdout": "a share of the training split to validate on in place of the validation split, to choose settings by",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
     "exclude": "tensors that stay dense: globs over their names, or over parts of them between dots, as in [pooler]",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
+    "class_weights": "balanced: each class has the same share of every loss (of a classification); null: each example",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
@@ -79,6 +81,11 @@ _TRAINING = {
     "schedule": "of the learning rate, after the warmup",
     "warmup": "a fraction of the steps",
     "max_grad_norm": "gradients are clipped to this norm; null: never",
+    "distill": "of retrain alone: the fine-tuned network teaches; null: the labels alone do",
+}
+_DISTILL = {
+    "temperature": "softens what teacher and student say of a classification, 1 as it is",
+    "weight": "the teacher's share of the loss, from 0 to 1; the labels have the rest",
 }
 _SCORING = {
     "batches": "batches per pass, at most one pass over the training split",
@@ -100,11 +107,12 @@ _RESOURCES = {
 _OWN = {
     "train": "file of the training split: .parquet, .csv, .tsv or .jsonl",
     "validation": "file of the validation split; with `file`, a share of its examples (0.2) or their number (80)",
+    "test": "a file, or with `file` a share or a number of its examples: evaluated at the end of each stage alone",
     "file": "one file, a part of which is held out for validation, instead of train and validation",
-    "data_seed": "draws the part of `file` that is held out",
+    "data_seed": "draws the parts of `file`, or with `holdout` of the training split, that are held out",
     "hub": "id of a Hub dataset, instead of files",
     "config": "configuration of the Hub dataset",
-    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: test}",
+    "splits": "the Hub's splits to train and validate on, such as {train: train, validation: dev, test: test}",
     "text": "the column of the text, or the two of a pair",
     "label": "the column of the label",
     "kind": "classification, or regression to a number; null: from the labels of the files, and `plan` says which",
@@ -117,6 +125,7 @@ _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,
     Settings: _SETTINGS,
     Training: _TRAINING,
+    Distill: _DISTILL,
     Scoring: _SCORING,
     Resources: _RESOURCES,
     OwnData: _OWN,

@@ -50,6 +50,29 @@ def matthews(labels: Floats, predictions: Floats) -> float:
     return _ratio("matthews", float(covariance), float(np.sqrt(spread)))
 
 
+def macro_f1(labels: Floats, predictions: Floats) -> float:
+    """Return the mean over classes of 2 TP / (2 TP + FP + FN), each class counting alike.
+
+    The classes are those that occur among labels or predictions, as in scikit-learn's `f1_score(average="macro")`: a
+    class that no example has counts as 0 where it is predicted, and not at all where it is not.
+    """
+    classes, places = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    true, predicted = places[: len(labels)], places[len(labels) :]
+    right = np.bincount(true[true == predicted], minlength=len(classes))
+    return float(np.mean(2 * right / np.bincount(places)))  # a class occurs TP + FN times as label, TP + FP predicted
+
+
+def balanced_accuracy(labels: Floats, predictions: Floats) -> float:
+    """Return the mean over the classes of the labels of the fraction of their examples that is predicted as such.
+
+    A class that no example has is left out, as in scikit-learn's `balanced_accuracy_score`. A constant prediction has
+    1 / classes. Brodersen et al. 2010, "The balanced accuracy and its posterior distribution".
+    """
+    classes, true = np.unique(labels, return_inverse=True)
+    right = np.bincount(true[labels == predictions], minlength=len(classes))
+    return float(np.mean(right / np.bincount(true)))
+
+
 def _correlation(name: str, x: Floats, y: Floats) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # compared exactly: centring a constant leaves rounding errors, not zeros
         return _ratio(name, 0.0, 0.0)
@@ -83,6 +106,8 @@ FUNCTIONS: dict[str, Callable[[Floats, Floats], float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "matthews": matthews,
+    "macro_f1": macro_f1,
+    "balanced_accuracy": balanced_accuracy,
     "pearson": pearson,
     "spearman": spearman,
     "mse": mse,
@@ -93,6 +118,8 @@ BOUNDS = {
     "accuracy": (0.0, 1.0),
     "f1": (0.0, 1.0),
     "matthews": (-1.0, 1.0),
+    "macro_f1": (0.0, 1.0),
+    "balanced_accuracy": (0.0, 1.0),
     "pearson": (-1.0, 1.0),
     "spearman": (-1.0, 1.0),
     "mse": (0.0, float("inf")),
@@ -123,6 +150,17 @@ def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats)
     if not np.isfinite(predictions).all():
         raise ValueError(f"{int((~np.isfinite(predictions)).sum())} of {len(predictions)} predictions are not finite")
     return {name: FUNCTIONS[name](labels, predictions) for name in names}
+
+
+def in_split(metric: str, split: str) -> str:
+    """Return how a metric of a split is called in frames: by its own name for validation, else `accuracy (test)`."""
+    return metric if split == "validation" else f"{metric} ({split})"
+
+
+def metric_and_split(name: str) -> tuple[str, str]:
+    """Return the metric and the split that `in_split` named."""
+    metric, _, split = name.partition(" (")
+    return metric, split.removesuffix(")") or "validation"
 
 
 def majority_score(metric: str, labels: Floats) -> float:

@@ -49,15 +49,17 @@ class OwnData(Frozen):
     """A dataset of the user's own: files, or a Hub id. Paths are relative to the folder that you launch from.
 
     `validation` is a file beside `train`, or the part of `file` that is held out, drawn with `data_seed`: a share (0.2)
-    or a number of examples (80). Without `classes`, those of files are the labels that occur; without `kind`, labels
+    or a number of examples (80). `test` is another such file or part, which is evaluated at the end of each stage
+    alone. Without `classes`, those of files are the labels that occur; without `kind`, labels
     that are not all whole numbers make it a regression.
 
-    `splits` maps train and validation (and others, evaluated beside it) to the names of the Hub's splits. With
-    `same_data`, the two splits may have the same examples.
+    `splits` maps train and validation (and test, and others, evaluated beside it) to the names of the Hub's splits.
+    With `same_data`, splits may have the same examples.
     """
 
     train: str | None = None
     validation: Annotated[str | Positive | Part | None, BeforeValidator(_part_or_path)] = None
+    test: Annotated[str | Positive | Part | None, BeforeValidator(_part_or_path)] = None
     file: str | None = None
     data_seed: Seed = 0
     hub: str | None = None
@@ -87,6 +89,11 @@ class OwnData(Frozen):
             raise ValueError("give either hub, or train and validation, or file and validation")
         if self.hub is None:
             self._check_files()
+        elif self.test is not None:
+            raise ValueError(
+                f"test is {self.test!r}; name the test split of a Hub dataset in splits: {{train: train, validation:"
+                " validation, test: test}"
+            )
         elif any(part is not None for part in parts):
             raise ValueError("give either hub, or train and validation, or file and validation")
         if self.splits is not None and self.hub is None:
@@ -96,8 +103,6 @@ class OwnData(Frozen):
                 f"splits {self.splits!r} lacks {' and '.join(sorted(missing))}; write, for example,"
                 " splits: {train: train, validation: test}"
             )
-        if self.data_seed and self.file is None:
-            raise ValueError(f"data_seed {self.data_seed!r} draws the validation part of file, and there is no file")
         return self
 
     def _check_files(self) -> None:
@@ -111,5 +116,9 @@ class OwnData(Frozen):
             )
         if self.file is None and part:
             raise ValueError(f"validation: {self.validation!r} is a part of file; write file: PATH in place of train")
+        if self.test is not None and (self.file is None) != isinstance(self.test, str):
+            beside_files = "beside train and validation, it is a file"
+            beside_file = "beside file, it is a part of it: a share of the examples such as 0.1, or their number"
+            raise ValueError(f"test is {self.test!r}; {beside_files if self.file is None else beside_file}")
         if self.file is None and (self.train is None or self.validation is None):
             raise ValueError("give both files, train and validation, or one as file with validation: 0.2")

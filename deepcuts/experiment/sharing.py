@@ -18,13 +18,15 @@ class Shared:
     """What trials make for each other.
 
     `scores` has the scores that each pass over the batches can make, by the pass's id; `steps` has, by dense id, the
-    steps of the fine-tuning that some trial rewinds to. `networks` are the ids of the trials whose retrained network is
-    pruned further by a later round, of these trials or of a deeper level.
+    steps of the fine-tuning that some trial rewinds to, and `teachers` the dense ids that some trial learns from.
+    `networks` are the ids of the trials whose retrained network is pruned further by a later round, of these trials or
+    of a deeper level.
     """
 
     scores: Mapping[str, tuple[ScoreSpec, ...]]
     steps: Mapping[str, frozenset[int]]
     networks: frozenset[str] = frozenset()
+    teachers: frozenset[str] = frozenset()
 
     def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
         """Return the scores that the trial's passes over the batches can make, its own included."""
@@ -35,12 +37,17 @@ class Shared:
         """Return the steps of the trial's fine-tuning that some trial rewinds to."""
         return self.steps.get(trial.dense.dense_id, frozenset())
 
+    def teaches(self, trial: TrialSpec) -> bool:
+        """Return whether some trial learns from the trial's fine-tuned network."""
+        return trial.dense.dense_id in self.teachers
+
 
 def shared(trials: Iterable[TrialSpec]) -> Shared:
     """Collect what the trials share."""
     scores: dict[str, dict[str | None, ScoreSpec]] = {}
     steps: dict[str, set[int]] = {}
     networks: set[str] = set()
+    teachers: set[str] = set()
     for trial in trials:
         if trial.previous is not None:
             networks.add(trial.previous.trial_id)
@@ -50,8 +57,11 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
             scores.setdefault(score.pass_id, {})[score.score_id] = score
         if isinstance(trial.rewind, int):
             steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
+        if trial.distills:
+            teachers.add(trial.dense.dense_id)
     return Shared(
         {key: tuple(sorted(same.values(), key=lambda score: score.label)) for key, same in scores.items()},
         {key: frozenset(found) for key, found in steps.items()},
         frozenset(networks),
+        frozenset(teachers),
     )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import CRITERIA, Control, Pass, Scope, is_control, strategy_name
@@ -43,8 +43,23 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+class Distill(Frozen):
+    """How the fine-tuned network teaches in retraining (`model.losses.distilled`): nothing changes at weight 0."""
+
+    temperature: Above0 = 2.0
+    weight: Fraction = 0.9
+
+
+def _teaching(distill: Distill | None) -> Distill | None:
+    """Return None for a teacher that has no weight: retraining is then the plain one, and so is its id."""
+    return distill if distill is not None and distill.weight else None
+
+
 class Training(Frozen):
-    """How a network is trained: fine-tuning and retraining are the same loop with their own settings."""
+    """How a network is trained: fine-tuning and retraining are the same loop with their own settings.
+
+    `distill` is for retraining alone: there is no teacher before.
+    """
 
     epochs: Natural = 5
     batch_size: Positive = 16
@@ -56,6 +71,7 @@ class Training(Frozen):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Fraction = 0.0
     max_grad_norm: Above0 | None = None
+    distill: Annotated[Distill | None, AfterValidator(_teaching)] = None
 
 
 class ScoringPass(Frozen):
@@ -99,7 +115,8 @@ class DenseSpec(Frozen):
     """Everything that decides the fine-tuned (dense) network.
 
     `keep_head`: begin with the head of the weights instead of one that the seed draws. `head_in_weights`: the weights
-    hold a head that fits; it is part of the id because earlier versions kept such a head unasked.
+    hold a head that fits; it is part of the id because earlier versions kept such a head unasked. `class_weights`
+    weights the examples in every loss that is taken, of scoring and retraining too.
     """
 
     model: ModelSource
@@ -110,6 +127,7 @@ class DenseSpec(Frozen):
     keep_head: bool = False
     head_in_weights: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
+    class_weights: Literal["balanced"] | None = None
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
     length_grouping: bool = True
@@ -257,6 +275,11 @@ class TrialSpec(Frozen):
     def prunes(self) -> bool:
         """False for Dense and Unpruned, which have no criterion."""
         return self.score.criterion is not None
+
+    @property
+    def distills(self) -> bool:
+        """Whether the fine-tuned network teaches in retraining."""
+        return self.retrain is not None and self.retrain.distill is not None
 
     @cached_property
     def wanda(self) -> ScoreSpec | None:

@@ -35,10 +35,11 @@ from deepcuts.experiment.arms import (
 )
 from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.changes import apply_change
-from deepcuts.experiment.own_data import OwnData, Seed
+from deepcuts.experiment.own_data import OwnData, Part, Seed
 from deepcuts.experiment.spec import (
     Above0,
     DenseSpec,
+    Distill,
     Fraction,
     Frozen,
     Natural,
@@ -95,9 +96,11 @@ class Settings(Frozen):
 
     max_tokens: Positive = 128
     max_train_examples: Positive | None = None
+    holdout: Part | None = None
     head: Literal["linear", "sigmoid5"] = "linear"
     keep_head: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
+    class_weights: Literal["balanced"] | None = None
     exclude: list[Annotated[str, Field(min_length=1)]] = []
     finetune: Training = Training()
     scoring: Scoring = Scoring()
@@ -113,6 +116,13 @@ class Settings(Frozen):
                 f"rounds has no effect on a mask that the file {self.mask_from.file!r} has; remove one of the two"
             )
         return self
+
+    @field_validator("finetune")
+    @classmethod
+    def _no_teacher(cls, finetune: Training) -> Training:
+        if finetune.distill is not None:
+            raise ValueError("distill is for retrain: the fine-tuned network is the teacher, and there is none before")
+        return finetune
 
     def retraining(self) -> Training:
         """Return the settings of retraining: 12 epochs, and what `retrain` does not give comes from `finetune`."""
@@ -366,6 +376,7 @@ def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node
 _SECTIONS: dict[str, type[Frozen]] = {
     "finetune": Training,
     "retrain": Training,
+    "distill": Distill,
     "scoring": Scoring,
     "resources": Resources,
     "rounds": Rounds,

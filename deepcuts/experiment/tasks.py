@@ -10,9 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Kind = Literal["classification", "regression"]
 
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
+    "classification": ("accuracy", "f1", "matthews", "macro_f1", "balanced_accuracy"),
     "regression": ("pearson", "spearman", "mse"),
 }
+# Those of METRICS that are recorded only where they are the main one; `--metric` takes them from the predictions.
+ON_REQUEST = ("macro_f1", "balanced_accuracy")
 
 
 def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -22,18 +24,25 @@ def _strictly_named(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Holdout(BaseModel):
-    """How validation is split off a file: a share of its examples (below 1) or their number, and the seed."""
+    """What is split off the examples of a file or of a training split, each a share (below 1) or a number of examples.
+
+    `size` is the validation part of a file and `test` its test part. `of_train` is a part of the training split, which
+    is the validation split then, in place of the real one. `seed` draws all of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int | float
+    size: int | float | None = None
     seed: int = 0
+    test: int | float | None = None
+    of_train: float | None = None
 
 
 class Task(BaseModel):
     """One dataset and how to read it: from the Hub (`hub`), or from local files (`files` maps splits to paths).
 
-    With `holdout`, all splits are parts of one file.
+    With `holdout`, splits are parts of one file, or of the training split. A split called `test` is evaluated at the
+    end of each stage alone, and nothing is chosen by it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +75,7 @@ class Task(BaseModel):
         if self.main_metric not in METRICS[self.kind]:
             raise ValueError(f"unknown metric {self.metric!r} for {self.kind}; known: {', '.join(METRICS[self.kind])}")
         if self.main_metric == "f1" and self.outputs != 2:
-            raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use accuracy or matthews")
+            raise ValueError(f"metric 'f1' is for two classes, not {self.outputs}; use macro_f1 or matthews")
         return self
 
     @property
@@ -85,17 +94,33 @@ class Task(BaseModel):
 
     @property
     def split_in_words(self) -> str | None:
-        """Say how validation was split off; None where the dataset has it ready."""
-        if self.holdout is None or self.files is None:
+        """Say how splits were split off; None where the dataset has them ready."""
+        if self.holdout is None:
             return None
-        size = self.holdout.size
-        part = f"{100 * size:g} %" if size < 1 else f"{size:,} examples"
-        how = "stratified by class, " if self.kind == "classification" else ""
-        return f"validation is {part} of {os.path.basename(self.files['train'])}, {how}data_seed {self.holdout.seed}"
+        held = self.holdout
+        whole = os.path.basename(self.files["train"]) if self.files else "the training split"
+        how = f"{'stratified by class, ' if self.kind == 'classification' else ''}data_seed {held.seed}"
+        parts = {"validation": held.size, "test": held.test}
+        told = " and ".join(f"{name} is {_part(size)}" for name, size in parts.items() if size is not None)
+        if held.of_train is None:
+            return f"{told} of {whole}, {how}"
+        slice_ = f"validation is a holdout of {_part(held.of_train)} of the training split, {how}"
+        first = f" ({told} of {whole})" if told else ""
+        return f"{slice_}; the real validation split{first} is not looked at"
 
     @property
     def main_metric(self) -> str:
         return self.metric or ("accuracy" if self.kind == "classification" else "pearson")
+
+    @property
+    def recorded_metrics(self) -> tuple[str, ...]:
+        """The metrics that a trial records; f1 is for two classes alone."""
+        names = [name for name in METRICS[self.kind] if name != "f1" or self.outputs == 2]
+        return tuple(name for name in names if name not in ON_REQUEST or name == self.main_metric)
+
+
+def _part(size: float) -> str:
+    return f"{100 * size:g} %" if size < 1 else f"{size:,} examples"
 
 
 def _glue(config: str, *text: str, classes: int | None = 2, metric: str | None = None) -> Task:

@@ -40,7 +40,9 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         _panel(axes, part, margin, arms)
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title))
-    better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
+    better = (
+        "left is better" if frame["metric"].str.split(" ").str[0].isin(LOWER_IS_BETTER).all() else "right is better"
+    )
     text = f"difference from {' or '.join(map(called, frame['baseline'].unique()))}, with its 95 % interval ({better})"
     text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
     figure.supxlabel("\n".join(line for part in text.splitlines() for line in wrap(part, wrapping(figure))))

@@ -45,9 +45,8 @@ def plot_ranks(frame: pd.DataFrame) -> Figure:
     figure.set_figheight(_ROW / 72 * float(mpl.rcParams["font.size"]) * (sum(heights) + 2.5 * len(heights) + 1))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     said: dict[str, list[str]] = {}
-    styles = looks(frame["arm"])
     for axes, part in zip(grid.flat, panels, strict=True):
-        _panel(axes, part, both, styles)
+        _panel(axes, part, looks(frame["arm"].unique()), both)
         at = level(*part[["compression", "sparsity"]].iloc[0])
         axes.set_title(plain(f"{at} · {len(part['datasets'].iloc[0])} datasets"))
         said.setdefault(ranks_in_words(part), []).append(at)
@@ -67,7 +66,7 @@ def _above(part: pd.DataFrame) -> float:
     return 2.7 if ranks_decide(part.iloc[0]) else 1.3
 
 
-def _panel(axes: Axes, part: pd.DataFrame, both: bool, styles: Mapping[str, Look]) -> None:
+def _panel(axes: Axes, part: pd.DataFrame, styles: Mapping[str, Look], both: bool) -> None:
     groups = rank_groups(part)
     ends = 1.0, float(max(len(part), part["rank"].max()))
     axes.set_xlim(ends[0] - 0.04 * (ends[1] - 1), ends[1] + 0.04 * (ends[1] - 1))
@@ -86,9 +85,9 @@ def _panel(axes: Axes, part: pd.DataFrame, both: bool, styles: Mapping[str, Look
     arms = list(places)
     left = -(-len(arms) // 2) if both else len(arms)
     for number, arm in enumerate(arms[:left]):
-        _name(axes, arm, styles[arm], places[arm], under + number, at_left=True)
+        _name(axes, (arm, places[arm]), styles[arm], under + number, at_left=True)
     for number, arm in enumerate(reversed(arms[left:])):
-        _name(axes, arm, styles[arm], places[arm], under + number, at_left=False)
+        _name(axes, (arm, places[arm]), styles[arm], under + number, at_left=False)
 
 
 def _scale(axes: Axes, part: pd.DataFrame, ends: tuple[float, float]) -> None:
@@ -103,8 +102,9 @@ def _scale(axes: Axes, part: pd.DataFrame, ends: tuple[float, float]) -> None:
         axes.text(1, -1.8, f"critical difference {difference:.2f}", va="bottom", fontsize="x-small")
 
 
-def _name(axes: Axes, arm: str, style: Look, rank: float, height: float, at_left: bool) -> None:
+def _name(axes: Axes, at: tuple[str, float], style: Look, height: float, at_left: bool) -> None:
     """Lead a line from an arm's place on the axis down to its name, beside the panel."""
+    arm, rank = at
     edge = axes.get_xlim()[0 if at_left else 1]
     axes.plot([rank, rank, edge], [0, height, height], color=style.color, linewidth=1.0, dashes=(1, 0))
     axes.plot(rank, 0, **line_style(style) | {"markersize": 5.5, "zorder": 5, "clip_on": False})

@@ -61,6 +61,7 @@ _DASHES: dict[str, Dashes] = {
     "Erk": (0, (9, 1.5)),
     "Owl": (0, (6, 1.2, 1, 1.2, 1, 1.2)),
     "NM24": (0, (8, 1.2, 2.5, 1.2)),
+    "Neuron": (0, (4, 1.2, 1, 1.2, 1, 1.2)),
 }
 _SHUFFLED: Dashes = (0, (1, 1.2))
 # How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
@@ -109,7 +110,8 @@ def _again(arm: str, color: str, marker: str, times: int) -> Look:
     if times:
         others = sorted({each for _, each in LOOKS.values()} - {marker})
         marker = others[(_number(color) + times) % len(others)]
-        color = to_hex([_SHADES[times % len(_SHADES)] * part for part in to_rgb(color)])
+        red, green, blue = (_SHADES[times % len(_SHADES)] * part for part in to_rgb(color))
+        color = to_hex((red, green, blue))
     return Look(color, marker, *_drawn_as(arm))
 
 

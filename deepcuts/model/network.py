@@ -13,10 +13,11 @@ from itertools import count
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from deepcuts.experiment.spec import Distill
+from deepcuts.model.losses import distilled, loss_of_labels
 from deepcuts.names import names_tensor
 from deepcuts.pruning.masks import bytewise
 
@@ -37,8 +38,9 @@ class Network:
 
     `head` says what its outputs mean ("linear" or "sigmoid5"), `loss` how a batch's loss is reduced ("mean" or
     "mse_sum"), `precision` the type of matrix products ("fp32" or "bf16"). Training runs `compiled`, where it is given,
-    in place of the model. `capture` lets a GPU record its training steps and replay them. `shortcuts_off` names the
-    shortcuts that would change what this model computes, or that failed; copies share it.
+    in place of the model. `class_weights` (C,) weight the examples in its loss, and `distill` says how much of that is
+    a teacher's (both None: nothing). `capture` lets a GPU record its training steps and replay them. `shortcuts_off`
+    names the shortcuts that would change what this model computes, or that failed; copies share it.
     """
 
     model: nn.Module
@@ -48,6 +50,8 @@ class Network:
     device: torch.device
     compiled: Callable[..., Any] | None = None
     capture: bool = False
+    class_weights: Tensor | None = None
+    distill: Distill | None = None
     shortcuts_off: set[Shortcut] = field(default_factory=set)
 
     def takes(self, shortcut: Shortcut) -> bool:
@@ -66,7 +70,7 @@ class Network:
 
     def outputs(self, batch: ModelInputs) -> Tensor:
         """Return outputs (B, C) in fp32 for inputs (B, T); `sigmoid5` maps them to 0..5, as the seed does for STS-B."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "taught")}
         run = self.compiled if self.compiled is not None and self.model.training else self.model
         with self.autocast():
             logits = run(**inputs).logits.float()
@@ -81,14 +85,16 @@ class Network:
         """Return the contribution of a micro-batch (B, T) to the loss () of a whole batch of `examples`.
 
         The loss is the mean cross entropy or squared error of the batch, so these contributions add up to it. With
-        `mse_sum` squared errors are summed and not averaged, as the seed does for STS-B.
+        `mse_sum` squared errors are summed and not averaged, as the seed does for STS-B. Weighted examples are divided
+        by their number, not by the sum of their weights as in torch's CrossEntropyLoss: there the weights of a batch of
+        one class cancel out, and here a batch has the expected gradient of the whole split's loss.
         """
         outputs, labels = self.outputs(batch), batch["labels"]
         assert outputs.shape[0] == labels.shape[0]
-        if outputs.shape[1] == 1:
-            squares = (outputs[:, 0] - labels).square().sum()
-            return squares if self.loss == "mse_sum" else squares / examples
-        return F.cross_entropy(outputs, labels.long(), reduction="sum") / examples
+        total = loss_of_labels(outputs, labels, self.class_weights)
+        if self.distill is not None:
+            total = distilled(total, outputs, batch["taught"], self.distill)
+        return total if self.loss == "mse_sum" and outputs.shape[1] == 1 else total / examples
 
 
 def compiled(model: nn.Module) -> Callable[..., Any]:

@@ -29,8 +29,8 @@ def lamp_scores(scores: Tensor) -> Tensor:
     s. Of equal scores the earlier one ranks higher, so the highest score of each tensor becomes 1, and the order within
     a tensor stays. 0 where a score is 0. `scores` must not be negative.
     """
-    ordered, order = scores.flatten().double().sort(descending=True, stable=True)
-    squares = ordered.square()
+    ordered, order = scores.flatten().sort(descending=True, stable=True)
+    squares = ordered.double().square()
     shares = torch.where(squares > 0, squares / squares.cumsum(0), 0.0)
     return torch.empty_like(shares).scatter_(0, order, shares).view(scores.shape)
 
@@ -57,17 +57,19 @@ def owl_counts(wanda: Mapping[str, Tensor], keep: int) -> dict[str, int]:
     Yin et al. 2023, "Outlier weighed layerwise sparsity", arXiv 2310.05175: an outlier is a weight whose Wanda score is
     above 5 times the mean of its block, D is their share, and the density of a block is c + 0.16 (D - min) / (max -
     min), as in the authors' code. Here c is such that the rounded counts sum to `keep`, within densities of 0 to 1.
-    Tensors of a block have the same density. A block is a numbered layer of the encoder; any other layer is one of its
-    own.
+    Tensors of a block, a numbered layer of the encoder, have the same density. The paper has no tensors outside, as the
+    pooler's is; theirs is the mean of all: with few outliers, nothing would else be left of a pooler, nor an output.
     """
     sizes = np.array([scores.numel() for scores in wanda.values()], np.int64)
-    shares = outlier_shares(wanda)
-    least, most = min(shares.values()), max(shares.values())
+    shares, blocks = outlier_shares(wanda), [block_of(name) for name in wanda]
+    least, most = min(shares.values(), default=0.0), max(shares.values(), default=0.0)
     moved = {
         block: 2 * MOST_MOVED * (share - least) / (most - least) if most > least else 0.0
         for block, share in shares.items()
     }
-    above = np.array([moved[block_of(name)] for name in wanda])
+    inside = np.array([block is not None for block in blocks])
+    above = np.array([moved[block] if block is not None else 0.0 for block in blocks])
+    above[~inside] = np.average(above[inside], weights=sizes[inside]) if inside.any() else 0.0
 
     def counts_at(lowest: float) -> Counts64:
         return np.floor(sizes * np.clip(lowest + above, 0.0, 1.0) + 0.5).astype(np.int64)
@@ -76,10 +78,11 @@ def owl_counts(wanda: Mapping[str, Tensor], keep: int) -> dict[str, int]:
 
 
 def outlier_shares(wanda: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the share of outliers among the Wanda scores of each block."""
+    """Return the share of outliers among the Wanda scores of each block; what is in no block is left out."""
     blocks: dict[str, list[Tensor]] = {}
     for name, scores in wanda.items():
-        blocks.setdefault(block_of(name), []).append(scores.flatten())
+        if (block := block_of(name)) is not None:
+            blocks.setdefault(block, []).append(scores.flatten())
     joined = {block: torch.cat(parts).double() for block, parts in blocks.items()}
     return {block: float((each > OUTLIER * each.mean()).double().mean()) for block, each in joined.items()}
 

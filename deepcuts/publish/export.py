@@ -21,6 +21,7 @@ from deepcuts.model.load import load_tokenizer, untrained_model
 from deepcuts.pruning.bits import Bools
 from deepcuts.publish.modelcard import model_card
 from deepcuts.publish.shrink import Shrunk, shrink_network
+from deepcuts.records import records
 from deepcuts.store.masks import masks
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
@@ -40,7 +41,7 @@ def export(store: Store, trial: str, folder: Path, *, shrink: bool = False) -> R
 
     >>> dc.export(store, trials["trial_id"].iloc[1], Path("pruned"))  # of a sweep with keep_models: true
     """
-    row = show(store, trial).to_dict("records")[0]
+    [row] = records(show(store, trial))
     _check_folder(folder)
     _check_kept(store, row)
     spec = TrialSpec.model_validate_json(row["spec"])

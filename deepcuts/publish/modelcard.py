@@ -205,7 +205,7 @@ def _speed(shrunk: Shrunk) -> str:
         f" {shrunk.texts} English texts differ from those of the masked network of full width by at most"
         f" {shrunk.difference:.2g}.{zeros}\n\n"
         f"Measured at the export, on {shrunk.machine}, in fp32 with plain transformers: a batch of {shrunk.batch} texts"
-        f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:.3g} ms, and {1000 * shrunk.full_seconds:.3g} ms at"
+        f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:,.1f} ms, and {1000 * shrunk.full_seconds:,.1f} ms at"
         f" full width, as the dense network has it. That is {shrunk.speedup:.2f} times as fast (the median of"
         f" {len(shrunk.ratios)} pairs that ran in turn, {slowest:.2f} to {fastest:.2f}). Other machines, batches and"
         " lengths give other numbers.\n"

@@ -76,9 +76,8 @@ def score(
     `criteria` are names of CRITERIA, which take their shift and `count_padding` from the settings; or variants by
     labels, which may differ in these. All must need the same pass, and each takes an fp32 sum for every parameter.
     `order` has the examples of each batch; `tokens` must be on the device of the network. Micro-batches give the
-    gradients of their whole batch. A criterion's bits do not depend on the others
-    asked for. Raises ValueError when a loss or a score is not finite, and Interrupted, once the sums are saved, when
-    `after_batch` returns True.
+    gradients of their whole batch. A criterion's bits do not depend on the others asked for. Raises ValueError when a
+    loss or score is not finite, and Interrupted, once the sums are saved, when `after_batch` returns True.
     """
     if not isinstance(criteria, Mapping):
         criteria = {criterion: Variant.of(settings, criterion) for criterion in criteria}

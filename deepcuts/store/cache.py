@@ -12,11 +12,13 @@ from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
-SHARED_KINDS = ("dense", "scores", "rounds")
+SHARED_KINDS = ("dense", "teachers", "scores", "rounds")
 
 
 def shared_stages(store: Store) -> list[Row]:
-    """Return a row per fine-tuned network, set of scores, network of a round and working checkpoint, complete or not.
+    """Return a row per fine-tuned network, outputs of one that taught, set of scores, and network that a round left.
+
+    And per working checkpoint; complete or not.
 
     A row has `kind, id, what` (dataset, seed and criterion), `bytes`, `used_by` (the number of trials that were made
     with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it. The network that a round

@@ -24,6 +24,8 @@ FLOAT = 4
 
 # What a trial takes besides training and scoring, where nothing was measured: loading, evaluating, storing.
 OTHER_SECONDS = 0.5
+# What a teacher's outputs for the training split take, as a part of an epoch: forward passes alone.
+TEACHING = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def estimate(
     `examples` has the training examples of each dataset, and `on` is one of ELSEWHERE: which GPU the trials run on, if
     they run on one. What the store has measured on such a device counts, else a guess.
     """
+    together = shared(plan.to_run)
     measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
     seconds: dict[str, float] = {}
     for trial in plan.to_run:
@@ -75,7 +78,8 @@ def estimate(
         used = used_examples(trial, examples)
         seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
         if dense.dense_id not in plan.dense_there:
-            seconds[dense.dense_id] = dense.finetune.epochs * used * unit
+            taught = TEACHING * together.teaches(trial)
+            seconds[dense.dense_id] = (dense.finetune.epochs + taught) * used * unit
         for score in trial.passes:
             if score.score_id not in plan.scores_there:
                 repeats = score.smoothing_passes if score.data == "smoothed" else 1

@@ -58,27 +58,31 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     _check_trackers(file.trackers)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
-    tasks, facts, counts = {}, {}, {}
+    tasks, facts, whole, counts = {}, {}, {}, {}
     for dataset, own in file.dataset_rows().items():
-        tasks[dataset] = locate(dataset, own, folder)
         settings = file.for_dataset(dataset)
+        if own is not None and own.data_seed and own.file is None and settings.holdout is None:
+            raise ValueError(
+                f"dataset {dataset!r}: data_seed {own.data_seed!r} draws the parts of file, or with holdout that of the"
+                " training split, and there is neither; remove it"
+            )
+        tasks[dataset] = locate(dataset, own, folder, settings.holdout)
         _check_head(dataset, tasks[dataset], settings)
         same = own is not None and own.same_data
         facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
     for dataset, task in tasks.items():
         settings = file.for_dataset(dataset)
-        counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
-        if settings.exclude:
-            counts[dataset] = _without(settings.exclude, counts[dataset], file.model)
-        _check_size(dataset, file, settings, counts[dataset])
-        for each in (settings, *(file.for_arm(dataset, arm) for arm in file.arms)):
+        whole[dataset] = count_parameters(model, task.outputs, file.prune_biases)
+        counts[dataset] = _without(settings.exclude, whole[dataset], file.model)
+        for each in (file.for_arm(dataset, arm) for arm in file.arms):
+            _check_size(dataset, file, each, _without(each.exclude, whole[dataset], file.model))
             _check_rewind(dataset, each, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
-    spec = SweepSpec(file, model, tasks, device, with_head, counts, _mask_files(file, tasks))
-    _check_two_of_four(spec, counts)
-    _check_neurons(spec, counts)
+    spec = SweepSpec(file, model, tasks, device, with_head, whole, _mask_files(file, tasks))
+    _check_two_of_four(spec, whole)
+    _check_neurons(spec, whole)
     return Prepared(spec, counts, facts)
 
 
@@ -110,6 +114,11 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 
 
 def _check_head(dataset: str, task: Task, settings: Settings) -> None:
+    if settings.class_weights is not None and task.kind == "regression":
+        raise ValueError(
+            f"class_weights: {settings.class_weights!r} is for a classification, and {dataset!r} is a regression; set"
+            f" overrides: {{{dataset}: {{class_weights: null}}}}"
+        )
     for key, value, plain in (("head", settings.head, "linear"), ("loss", settings.loss, "mean")):
         if value != plain and task.kind != "regression":
             raise ValueError(
@@ -142,6 +151,8 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
     Raises ValueError for a glob that names none, and where all of them are named.
     """
+    if not globs:
+        return counts
     parts = dict.fromkeys(part for name in counts.tensors for part in name.split(".") if not part.isdecimal())
     for glob in globs:
         if not any(names_tensor(glob, name) for name in counts.tensors):
@@ -163,9 +174,10 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
 def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
     """Check that NM24 can prune every tensor, to the levels that the sweep asks for. Raises ValueError."""
-    asked = {(trial.dense.dataset, trial.sparsity): trial.strategy for trial in spec.trials() if trial.scope == "nm24"}
-    for (dataset, sparsity), strategy in asked.items():
-        for name, shape in counts[dataset].tensors.items():
+    pruned = [trial for trial in spec.trials() if trial.scope == "nm24"]
+    asked = {(trial.dense.dataset, trial.score.exclude, trial.sparsity): trial.strategy for trial in pruned}
+    for (dataset, exclude, sparsity), strategy in asked.items():
+        for name, shape in _without(exclude, counts[dataset], spec.file.model).tensors.items():
             try:
                 check_two_of_four(name, shape, sparsity)
             except ValueError as error:
@@ -175,12 +187,13 @@ def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
 def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
     """Check that Neuron strategies can prune the model, to the levels that the sweep asks for. Raises ValueError."""
     neuron = [trial for trial in spec.trials() if trial.scope == "neuron"]
-    asked = {(trial.dense.dataset, trial.compression, trial.sparsity): trial.strategy for trial in neuron}
-    for (dataset, compression, sparsity), strategy in asked.items():
+    asked = {(each.dense.dataset, each.score.exclude, each.compression, each.sparsity): each for each in neuron}
+    for (dataset, exclude, compression, sparsity), trial in asked.items():
         try:
-            _check_level_of_neurons(counts[dataset], compression, sparsity)
+            _check_level_of_neurons(_without(exclude, counts[dataset], spec.file.model), compression, sparsity)
         except ValueError as error:
-            raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
+            level = f"sparsity {sparsity!r}" if compression is None else f"compression {compression!r}"
+            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r} at {level}: {error}") from None
 
 
 def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:

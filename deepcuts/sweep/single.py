@@ -57,6 +57,7 @@ def run_trial(
         snapshots=together.snapshots(trial),
         partners=together.partners(trial),
         keep_network=trial.trial_id in together.networks,
+        teaches=together.teaches(trial),
         on_progress=on_progress,
     )
     before = _names_of(trial, store)

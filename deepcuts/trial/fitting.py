@@ -24,11 +24,14 @@ def data_columns(task: Task, material: Material) -> Row:
     """Return what is known of the examples, and the metric of always predicting the most frequent class.
 
     Of a regression there is no such class, and `majority` is None. `data_split` says how validation was split off a
-    file, None where it was not.
+    file or the training split, None where it was not.
     """
     labels = material.evaluated["validation"].labels.numpy().astype(np.float64)
     majority = majority_score(task.main_metric, labels) if task.kind == "classification" else None
     facts = {split: asdict(each) for split, each in material.facts.items()}
+    for split in facts:
+        if split != "test":
+            del facts[split]["in_validation"]
     return {"majority": majority, "data_facts": json.dumps(facts), "data_split": task.split_in_words}
 
 
@@ -64,14 +67,15 @@ def fit(
     key: str,
     masks: Mapping[str, Tensor] | None = None,
 ) -> tuple[list[Row], list[Row]]:
-    """Train, and evaluate after every epoch. Return the metrics of all epochs and the predictions of the last one.
+    """Train, and evaluate after every epoch, on the test split after the last one alone.
 
-    With no epochs the network is evaluated as it is (epoch 0, step 0). `key` names the checkpoint to go on from.
+    Return the metrics of all epochs and the predictions of the last one. With no epochs the network is evaluated as it
+    is (epoch 0, step 0). `key` names the checkpoint to go on from.
     """
     predictions: list[Row] = []
 
     def after_epoch(epoch: int) -> dict[str, dict[str, float]]:
-        values, rows = evaluate_stage(network, material, stage)
+        values, rows = evaluate_stage(network, material if epoch + 1 >= settings.epochs else material.watched, stage)
         predictions[:] = rows
         context.on_metrics(stage, epoch, values)
         return values

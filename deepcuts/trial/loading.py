@@ -12,11 +12,11 @@ from deepcuts.data.batches import Tokens, cache_key, tokenise
 from deepcuts.data.facts import Facts, count_facts
 from deepcuts.data.splits import content_digest, first_of_shuffle, load_split
 from deepcuts.experiment.spec import DenseSpec
-from deepcuts.experiment.tasks import METRICS
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.head import head_rows
 from deepcuts.model.load import load_model, load_tokenizer, pads_left
+from deepcuts.model.losses import balanced_weights
 from deepcuts.model.network import Network, compiled
 from deepcuts.model.weights import is_lasting, model_commit
 
@@ -30,6 +30,11 @@ class Material:
     metric_names: tuple[str, ...]
     facts: Mapping[str, Facts]
     length_grouping: bool = True
+
+    @property
+    def watched(self) -> Material:
+        """The material without the test split, which is left alone until a stage ends."""
+        return replace(self, evaluated={name: each for name, each in self.evaluated.items() if name != "test"})
 
     @property
     def cut(self) -> int:
@@ -75,8 +80,7 @@ def load_material(dense: DenseSpec) -> Material:
         split: replace(each, truncated=int(splits[split].cut.sum()))
         for split, each in count_facts(parts, dense.task).items()
     }
-    names = tuple(name for name in METRICS[dense.task.kind] if name != "f1" or dense.task.outputs == 2)
-    return Material(splits.pop("train"), splits, names, facts, dense.length_grouping)
+    return Material(splits.pop("train"), splits, dense.task.recorded_metrics, facts, dense.length_grouping)
 
 
 @_reading_inputs("model")
@@ -94,3 +98,14 @@ def load_network(dense: DenseSpec, capture: bool = False) -> Network:
     model = model.to(device)
     quick = compiled(model) if dense.compile else None
     return Network(model, dense.head, dense.loss, dense.precision, device, quick, capture)
+
+
+def weight_classes(network: Network, dense: DenseSpec, material: Material) -> Network:
+    """Return the network with the weights of the classes in its losses, if the spec asks for them.
+
+    They are those of the examples that are trained on.
+    """
+    if dense.class_weights is None:
+        return network
+    weights = balanced_weights(material.train.labels, dense.task.outputs)
+    return replace(network, class_weights=weights.to(network.device))

@@ -42,7 +42,8 @@ def parts_of(names: Sequence[str], by: str) -> list[PrunedPart]:
     """Group prunable tensors by `tensor`, `kind` (such as query) or `layer`, in the order of the network."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names, key=natural):
-        groups.setdefault({"tensor": name, "kind": _kind(name), "layer": block_of(name)}[by], []).append(name)
+        layer = block_of(name) or name.rpartition(".")[0]
+        groups.setdefault({"tensor": name, "kind": _kind(name), "layer": layer}[by], []).append(name)
     return [PrunedPart(name, tensors, *_common(tensors)) for name, tensors in groups.items()]
 
 

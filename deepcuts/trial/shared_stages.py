@@ -1,4 +1,4 @@
-"""Makes the stages that trials share, each once: the fine-tuned network and the scores."""
+"""Makes the stages that trials share, each once: the fine-tuned network, what it teaches, and the scores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
+from deepcuts.training.train import evaluate
 from deepcuts.trial.context import Context
 from deepcuts.trial.fitting import fit
 from deepcuts.trial.loading import Material
@@ -69,6 +70,23 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
     for step in context.snapshots:
         context.store.delete(context.snapshot_name(key, step))
     return FineTuned(weights_of(network), rows, predictions, False, seconds)
+
+
+def teach(network: Network, material: Material, dense: DenseSpec, context: Context) -> Tensor:
+    """Load the outputs (N, C) of the fine-tuned network for the training split from the store, or make them now.
+
+    The network must have the weights that `fine_tune` leaves it with. Dropout is off: the outputs are those of the
+    network that is pruned, and the same for all that learn from it.
+    """
+    key = dense.dense_id
+    if context.store.artifact("teachers", key) is not None:
+        return load_artifact(context.store, "teachers", key, "outputs.safetensors")["outputs"]
+    began = time.monotonic()
+    outputs = torch.from_numpy(evaluate(network, material.train))
+    about = {"dense_id": key, "seconds": time.monotonic() - began, "torch": torch.__version__}
+    with context.store.new_artifact("teachers", key, about) as folder:
+        save_tensors(folder / "outputs.safetensors", {"outputs": outputs})
+    return outputs
 
 
 def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> None:

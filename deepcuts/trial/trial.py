@@ -5,7 +5,7 @@ theta_1  = fine-tune theta_0                -> dense
 scores   = criterion(theta_1, batches)
 masks    = the highest scores               -> pruned: theta_1 * masks, before any retraining
 theta_0' = theta_0 * masks                  -> rewound: bitwise theta_0 where kept, 0 elsewhere
-theta_2  = retrain theta_0'                 -> retrained: the last epoch is the result
+theta_2  = retrain theta_0'                 -> retrained: the last epoch is the result; theta_1 may teach
 
 A later round of iterative pruning scores and prunes, in place of theta_1, the theta_2 of the round before; what was
 pruned stays pruned. A trial with the mask of another one scores nothing.
@@ -41,9 +41,9 @@ from deepcuts.trial import fitting
 from deepcuts.trial.context import Context
 from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
-from deepcuts.trial.loading import Material, device_of, load_material, load_network
+from deepcuts.trial.loading import Material, device_of, load_material, load_network, weight_classes
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights
+from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights, teach
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 
@@ -127,7 +127,8 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         torch.cuda.reset_peak_memory_stats()
     material = load_material(dense)
     account.row |= data_columns(dense.task, material)
-    network = prove_shortcuts(load_network(dense, context.capture), material.train)
+    network = weight_classes(load_network(dense, context.capture), dense, material)
+    network = prove_shortcuts(network, material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
     found = find_prunable(network.model, trial.score.prune_biases, trial.score.exclude)
     names = found.names
@@ -143,6 +144,9 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         "dense_cached": tuned.cached,
         "finetune_seconds": tuned.seconds,
     }
+    taught = None
+    if trial.distills or (context.teaches and not tuned.cached):
+        taught = teach(network, material, dense, context)
     if trial.retrain is None:
         account.row |= _pruned_columns(network, trial, _all_kept(network, names))
     else:
@@ -151,6 +155,9 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
             trained, alive = before.weights, before.masks
             set_weights(network, trained)
         kept = _prune(trial, context, account, network, material, names, theta_0, alive)
+        if trial.distills:
+            network = replace(network, distill=trial.retrain.distill)
+            material = replace(material, train=replace(material.train, taught=taught))
         _retrain(trial, context, account, network, material, kept, _start(trial, context, network, theta_0, trained))
         _begin("store", account, context)
         _publish_masks(trial, context, kept)

@@ -80,6 +80,19 @@ def test_ranks_with_ties_by_hand() -> None:
     assert dict(zip(found["arm"], found["rank"], strict=True)) == dict(zip(ARMS, (1.5, 1.75, 2.75), strict=True))
 
 
+def test_means_that_differ_by_rounding_share_their_rank() -> None:
+    by_seed = [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]  # the first two sum to 0.6000000000000001 and 0.6
+    found = compare_over_datasets(many_datasets(lambda arm, _, seed: by_seed[arm][seed]))
+    assert sorted(found["rank"]) == [1.5, 1.5, 3]
+
+
+def test_unpruned_networks_are_no_arms() -> None:
+    trials = many_datasets(noisy(0))
+    whole = trials[trials["strategy"] == "LayerSNIP"].assign(compression=1.0, sparsity=0.0)
+    levels = [whole.assign(strategy=name, trial_id=name + whole["trial_id"]) for name in ("Dense", "Unpruned")]
+    pd.testing.assert_frame_equal(compare_over_datasets(pd.concat([trials, *levels])), compare_over_datasets(trials))
+
+
 # What is left out
 
 
@@ -159,7 +172,7 @@ def test_trials_that_cannot_be_compared_are_refused_with_what_to_do() -> None:
         compare_over_datasets(trials[trials["dataset"] == "data0"])
     with pytest.raises(ValueError, match="trials are not there"):
         compare_over_datasets(trials.iloc[:0])
-    with pytest.raises(ValueError, match="trials of 2 models are not compared: other, tiny"):
+    with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
         compare_over_datasets(trials.assign(model=trials["model"].mask(trials["seed"] == 0, "other")))
     apart = trials[trials["dataset"].eq("data0") == (trials["strategy"] == "LayerSNIP")]
     with pytest.raises(ValueError, match=r"run what is missing.*no trial of LayerMagWeight, LayerRandom is there"):
@@ -171,14 +184,14 @@ def test_trials_that_cannot_be_compared_are_refused_with_what_to_do() -> None:
 
 def test_arms_are_compared_and_a_baseline_of_several_arms_is_asked_for_by_its_arm() -> None:
     trials = many_datasets(noisy(0))
-    names = trials["strategy"].replace("LayerRandom", "late")
-    arms = trials.assign(arm=names, label=names, settings="{}")
-    arms["strategy"] = arms["strategy"].replace("LayerRandom", "LayerMagWeight")
-    assert compare_over_datasets(arms, "late")["baseline"].iloc[0] == "late"
-    assert compare_over_datasets(arms)["baseline"].iloc[0] == "LayerMagWeight"
-    several = arms.assign(**dict.fromkeys(("arm", "label"), names.replace("LayerMagWeight", "early")))
-    with pytest.raises(ValueError, match="'LayerMagWeight' is the strategy of early, late; choose one of them"):
-        compare_over_datasets(several)
+    trials["label"] = trials["strategy"].replace("LayerRandom", "late")
+    arms = trials.assign(arm=trials["label"], settings="{}", strategy="LayerMagWeight")
+    found = compare_over_datasets(arms, "late")
+    assert (set(found["arm"]), found["baseline"].iloc[0]) == ({"LayerMagWeight", "LayerSNIP", "late"}, "late")
+    with pytest.raises(ValueError, match="'LayerFisher' is the strategy of LayerMagWeight, LayerSNIP, late; choose"):
+        compare_over_datasets(arms.assign(strategy="LayerFisher"), "LayerFisher")
+    with pytest.raises(ValueError, match="'late' has 3 arms; choose one: LayerMagWeight, LayerSNIP, late 2"):
+        compare_over_datasets(arms.assign(label="late", arm=arms["arm"].replace("late", "late 2")), "late")
 
 
 # In words

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders.arms import EPOCHS, LABELLED, LEVELS, ONCE, armed_store, write_arm, write_sweep
@@ -61,6 +62,12 @@ def test_no_two_arms_have_one_name() -> None:
     made = [(trial(), "a (rewind=7)"), (trial(rewind=7), "a"), (trial(rewind=8), "a")]
     names = named(*made)
     assert len(set(names)) == 3, names
+
+
+def test_what_older_code_made_says_so_whatever_it_is_called() -> None:
+    today, old = (row_of(trial("SNIP"), arm=arm) for arm in ("mine", None))
+    rows = pd.DataFrame([today, old | {"trial_id": "older"}])
+    assert with_arms(rows)["arm"].tolist() == ["mine", "LayerSNIP (code=older)"]
 
 
 def test_an_experiment_with_two_names_is_one_arm_with_the_name_of_its_last_trial() -> None:
@@ -147,7 +154,12 @@ def seeds(
     count: int, label: str | None, value: float, criterion: str = "MagWeight", **fields: Any
 ) -> list[dict[str, Any]]:
     made = [trial(criterion, of=dense(seed=seed), **fields) for seed in range(count)]
-    return [row_of(spec, arm=label, retrained=value + 0.001 * seed**2) for seed, spec in enumerate(made)]
+    noise = np.random.default_rng(int(100 * value)).normal(0, 0.05, count)
+    return [row_of(spec, arm=label, retrained=value + noise[seed]) for seed, spec in enumerate(made)]
+
+
+def mean_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
+    return float(np.mean([one["retrained"] - other["retrained"] for one, other in zip(ours, theirs, strict=True)]))
 
 
 def test_a_baseline_is_an_arm_a_label_or_the_strategy_of_one_label() -> None:
@@ -166,12 +178,15 @@ def test_a_baseline_is_an_arm_a_label_or_the_strategy_of_one_label() -> None:
 
 
 def test_a_labelled_arm_is_paired_with_the_baseline_that_differs_in_the_fewest_settings() -> None:
-    rows = [*seeds(6, None, 0.7), *seeds(6, None, 0.6, retrain=ONCE), *seeds(6, "late", 0.8, retrain=ONCE, rewind=9)]
-    found = compare(pd.DataFrame(rows))
+    many, one = seeds(6, None, 0.7), seeds(6, None, 0.6, retrain=ONCE)
+    late = seeds(6, "late", 0.8, retrain=ONCE, rewind=9)
+    rows = pd.DataFrame([*many, *one, *late])
+    found = compare(rows)
     assert found[["strategy", "baseline", "n"]].values.tolist() == [["late", "LayerMagWeight (retrain.epochs=1)", 6]]
-    assert found["difference"].item() == pytest.approx(0.2)
-    exact = compare(pd.DataFrame(rows), "LayerMagWeight (retrain.epochs=12)").set_index("strategy")
-    assert exact["difference"].to_dict() == pytest.approx({"LayerMagWeight (retrain.epochs=1)": -0.1, "late": 0.1})
+    assert found["difference"].item() == pytest.approx(mean_difference(late, one))
+    exact = compare(rows, "LayerMagWeight (retrain.epochs=12)").set_index("strategy")
+    expected = {"LayerMagWeight (retrain.epochs=1)": mean_difference(one, many), "late": mean_difference(late, many)}
+    assert exact["difference"].to_dict() == pytest.approx(expected)
 
 
 def test_arms_of_other_fine_tuned_networks_are_not_paired() -> None:
@@ -189,6 +204,7 @@ def test_rows_that_cannot_be_tested_do_not_count_in_the_correction() -> None:
     assert sorted(found["n"]) == [0, 1, 8, 8]
     assert not any("code=" in arm for arm in found.index)
     tested = found[found["n"] == 8]
+    assert tested["p_differs"].between(1e-9, 0.9).all()
     assert tested["p_differs"].tolist() == pytest.approx(alone["p_differs"].tolist(), rel=1e-12)
     assert tested["seeds_needed"].tolist() == alone["seeds_needed"].tolist()
     assert tested["p_differs"].tolist() == pytest.approx((2 * tested["p_t"]).clip(upper=1).tolist(), rel=1e-12)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders.arms import EPOCHS, LABELLED, armed_store, write_arm
+from builders.arms import EPOCHS, LABELLED, ONCE, armed_store, write_arm
 from builders.specs import dense, trial
 
 from deepcuts.analysis.curves import curves, training_curves
@@ -18,7 +18,7 @@ from deepcuts.cli.main import main
 from deepcuts.figures.curves import plot_curves, plot_training
 from deepcuts.figures.density import plot_dead, plot_density
 from deepcuts.figures.overlap import plot_layers, plot_overlap
-from deepcuts.figures.style import figure_options, looks
+from deepcuts.figures.style import LOOKS, figure_options, looks
 from deepcuts.publish.report import report
 from deepcuts.store.store import Store
 
@@ -48,6 +48,17 @@ def test_the_table_has_rows_for_each_arm_in_every_format(store: Store, capsys: p
     assert [line.split("  ")[1].strip() for line in one.splitlines()[1:3]] == [EDITED[1]] * 2
     assert main(["table", store.uri, "--only", "arm=no dropuot"]) == 2
     assert "did you mean 'no dropout'?" in capsys.readouterr().err
+
+
+def test_the_commas_in_a_name_are_the_names_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "store"))
+    for fields in ({}, {"retrain": ONCE, "rewind": 7}):
+        write_arm(store, trial("SNIP", **fields), "mine", 0.8)
+    name = "mine (retrain.epochs=1, rewind=7)"
+    rows = json.loads(printed(capsys, "table", store.uri, "--json", "--only", f"arm={name},seed=0"))
+    assert [row["arm"] for row in rows] == [name]
+    made = json.loads(printed(capsys, "curves", store.uri, "--json", "--arms", f"{name},{name}"))
+    assert [row["arm"] for row in made] == [name]
 
 
 def test_compare_takes_an_arm_as_its_baseline(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +117,7 @@ def test_an_arm_looks_the_same_in_all_figures_of_a_store(store: Store) -> None:
     with figure_options(arms=arms):
         whole = looks(ARMS)
         assert len({whole[arm].color for arm in ARMS}) == len(ARMS)
+        assert {whole[arm].color for arm in ARMS} < {color for color, _ in LOOKS.values()}  # which are far apart
         assert all(looks([arm])[arm] == whole[arm] for arm in ARMS)
         assert looks(["LayerMagWeight", "new"])["no dropout"] == whole["no dropout"]
     assert whole[EDITED[0]].color == looks(["LayerMagWeight"])["LayerMagWeight"].color

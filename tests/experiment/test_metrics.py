@@ -10,17 +10,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deepcuts.experiment.metrics import (
+    BOUNDS,
     FUNCTIONS,
     UndefinedMetric,
     accuracy,
+    balanced_accuracy,
     compute_metrics,
     f1,
+    macro_f1,
+    majority_score,
     matthews,
     mse,
     pearson,
     predictions_from,
     spearman,
 )
+from deepcuts.experiment.tasks import METRICS
 
 CORRELATIONS = ["f1", "matthews", "pearson", "spearman"]
 classes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40)
@@ -39,6 +44,15 @@ def test_accuracy_and_matthews_are_those_of_scikit_learn(pairs: list[tuple[float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert matthews(labels, predictions) == pytest.approx(sk.matthews_corrcoef(labels, predictions))
+
+
+@given(classes)
+def test_macro_f1_and_balanced_accuracy_are_those_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
+    labels, predictions = columns(pairs)
+    assert macro_f1(labels, predictions) == pytest.approx(sk.f1_score(labels, predictions, average="macro"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that is predicted and is no label
+        assert balanced_accuracy(labels, predictions) == pytest.approx(sk.balanced_accuracy_score(labels, predictions))
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40))
@@ -76,6 +90,10 @@ def test_worked_examples() -> None:
     assert accuracy(labels, predictions) == pytest.approx(4 / 6)
     assert f1(labels, predictions) == pytest.approx(4 / 6)
     assert matthews(labels, predictions) == pytest.approx((2 * 2 - 1 * 1) / 9)
+    labels, predictions = np.array([0.0, 0, 0, 0, 1, 1, 2]), np.array([0.0, 0, 0, 1, 1, 0, 3])
+    # F1 of class 0: 2·3/(4 + 4), of 1: 2·1/(2 + 2), of 2 and of 3, which is no label: 0
+    assert macro_f1(labels, predictions) == pytest.approx((0.75 + 0.5 + 0 + 0) / 4)
+    assert balanced_accuracy(labels, predictions) == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
     x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 10])
     assert mse(x, y) == pytest.approx((0 + 1 + 1 + 36) / 4)
     assert spearman(x, y) == pytest.approx(0.8)
@@ -127,3 +145,15 @@ def test_an_empty_or_unequal_split_is_refused() -> None:
 def test_a_prediction_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="1 of 2 predictions are not finite"):
         compute_metrics(("mse",), np.zeros(2), np.array([0.0, np.inf]))
+
+
+def test_what_always_predicting_the_most_frequent_class_has_by_hand() -> None:
+    labels = np.array([0.0, 1, 1, 1, 2])
+    assert majority_score("accuracy", labels) == pytest.approx(0.6)
+    assert majority_score("macro_f1", labels) == pytest.approx(2 * 3 / (3 + 5) / 3)
+    assert majority_score("balanced_accuracy", labels) == pytest.approx(1 / 3)
+    assert majority_score("matthews", labels) == 0.0
+
+
+def test_every_metric_has_bounds_and_a_function_or_is_the_loss() -> None:
+    assert set(BOUNDS) == {*FUNCTIONS, "loss"} == {*METRICS["classification"], *METRICS["regression"], "loss"}

@@ -247,6 +247,8 @@ def test_owl_needs_the_wanda_scores_that_other_strategies_have():
     assert trial("MagGrad", scoring).passes == (trial("MagGrad", scoring).score,)
     assert trial("MagWeight").passes == ()
     assert outlier_pass("lamp", scoring) is None
+    own, wanda = (score_spec(dense(), name, scoring, True, ("pooler",)) for name in ("MagWeight", "Wanda"))
+    assert TrialSpec(score=own, scope="owl", outliers=outlier_pass("owl", scoring)).wanda == wanda
 
 
 def test_the_id_of_owl_knows_its_outliers_and_that_of_others_does_not():

@@ -23,6 +23,7 @@ TRAINING = {
     "schedule": "constant",
     "warmup": 0.0,
     "max_grad_norm": None,
+    "distill": None,
 }
 # Every key that is not required, with its default: people's sweeps, and the meaning of old ones, depend on them.
 DEFAULTS = {
@@ -39,6 +40,8 @@ DEFAULTS = {
     "head": "linear",
     "keep_head": False,
     "loss": "mean",
+    "class_weights": None,
+    "holdout": None,
     "prune_biases": False,
     "exclude": [],
     "finetune": TRAINING,
@@ -163,7 +166,10 @@ def test_classes_may_be_numbers_and_truth_values(tmp_path, classes, names):
         ("train: a.csv, validation: 0.2", "validation: 0.2 is a part of file; write file: PATH in place of train"),
         ("file: a.csv, hub: a/b", "mine: give either hub, or train and validation, or file and validation"),
         ("hub: a/b, validation: 0.2", "mine: give either hub, or train and validation, or file and validation"),
-        ("train: a, validation: b, data_seed: 1", "data_seed 1 draws the validation part of file, and there is no"),
+        ("train: a, validation: b, test: 0.1", "test is 0.1; beside train and validation, it is a file"),
+        ("file: a.csv, validation: 0.2, test: t.csv", "test is 't.csv'; beside file, it is a part of it"),
+        ("file: a.csv, validation: 0.2, test: 1.5", "mine.test: 1.5 is neither a share of the examples"),
+        ("hub: a/b, test: t.csv", "test is 't.csv'; name the test split of a Hub dataset in splits"),
         *(
             (
                 f"file: a.csv, validation: {value}",

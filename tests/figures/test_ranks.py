@@ -32,7 +32,7 @@ def test_every_arm_has_its_marker_at_its_rank_and_its_name(frame: pd.DataFrame) 
     figure = plot_ranks(frame)
     marks = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1 and line.get_color() != INK]
     at = {line.get_color(): float(line.get_xdata()[0]) for line in marks}
-    assert at == {looks([arm])[arm].color: rank for arm, rank in zip(ARMS, (1, 2, 3), strict=True)}
+    assert at == {looks(ARMS)[arm].color: rank for arm, rank in zip(ARMS, (1, 2, 3), strict=True)}
     assert {"LayerMagWeight 1.00", "LayerSNIP 2.00", "3.00 LayerRandom", "1", "2", "3"} <= set(texts(figure))
     assert figure.axes[0].get_title(loc="left") == "4x · 8 datasets"
     assert "4x: ranks over 8 datasets differ (Friedman, p < 0.001)" in figure.get_supxlabel()

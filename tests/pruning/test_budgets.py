@@ -205,15 +205,20 @@ def test_erk_masks_are_those_of_one_weight_after_the_other(keep: int) -> None:
 
 
 def test_owl_by_hand() -> None:
-    """Block 0 has an outlier among 20 (21 > 5 x 2), block 1 two among 40, the pooler none among 10: D 1/20, 1/20, 0."""
-    one = torch.tensor([21.0, *[1.0] * 19])
-    wanda = {"x.0.w": one, "x.1.v": one, "x.1.w": one, "p.w": torch.ones(10)}
-    assert outlier_shares(wanda) == {"x.0": 0.05, "x.1": 0.05, "p": 0.0}
-    # c + 0.16 for 60 weights and c for 10: 35 of 70 need c = 0.5 - 0.16 x 6/7. 20 (c + 0.16) = 10.457, 10 c = 3.63.
-    # c rises until all 35 are there: 10.457 rounds to 10, three times, and 3.63 to 4, which makes 34. The first to
-    # gain is 20 (c + 0.16) = 10.5, at c = 0.365; all three gain there, and the first of them has it.
-    assert owl_counts(wanda, 35) == {"x.0.w": 11, "x.1.v": 10, "x.1.w": 10, "p.w": 4}
+    """An outlier among 20 in block 0 (21 > 5 x 2), none in block 1: D 1/20 and 0, so densities c + 0.16 and c.
+
+    The pooler is between both: c + 0.08. To keep 25 of 50, c is 0.42: 20 x 0.58 = 11.6, 20 x 0.42 = 8.4, 10 x 0.5 = 5.
+    """
+    one, even = torch.tensor([21.0, *[1.0] * 19]), torch.ones(20)
+    wanda = {"x.0.w": one, "x.1.w": even, "p.w": torch.tensor([99.0, *[1.0] * 9])}
+    assert outlier_shares(wanda) == {"x.0": 0.05, "x.1": 0.0}
+    assert owl_counts(wanda, 25) == {"x.0.w": 12, "x.1.w": 8, "p.w": 5}
+    assert owl_counts(wanda, 26) == {"x.0.w": 12, "x.1.w": 9, "p.w": 5}
+    # Tensors of a block count together: 21 > 5 x 1.5, once among 40.
+    assert outlier_shares({"x.0.v": even, "x.0.w": one}) == {"x.0": 0.025}
+    # Equal tensors gain together, and the first of them has the weight that is left.
     assert owl_counts(dict.fromkeys(("x.0.w", "x.1.w"), one), 13) == {"x.0.w": 7, "x.1.w": 6}
+    assert owl_counts({"a.w": one, "b.w": one}, 13) == {"a.w": 7, "b.w": 6}
 
 
 def published_owl_densities(wanda: Mapping[str, Tensor], blocks: list[str], density: float) -> dict[str, float]:
@@ -231,8 +236,8 @@ def published_owl_densities(wanda: Mapping[str, Tensor], blocks: list[str], dens
 
 @pytest.mark.parametrize("keep", [60, 100, 160, 250])
 def test_owl_masks_have_the_published_densities(keep: int) -> None:
-    blocks = ["bert.layer.0", "bert.layer.1", "bert.layer.10", "bert.pooler.dense"]
-    expected = published_owl_densities(drawn(1), blocks, keep / SIZE)
+    expected = published_owl_densities(drawn(1), ["bert.layer.0", "bert.layer.1", "bert.layer.10"], keep / SIZE)
+    expected["bert.pooler"] = keep / SIZE
     assert max(expected.values()) - min(expected.values()) > 0.1
     assert max(expected.values()) <= 1
     assert min(expected.values()) >= 0

@@ -143,6 +143,8 @@ def test_excluded_tensors_do_not_count_as_prunable_and_the_plan_says_so(tmp_path
     assert {trial.score.exclude for trial in ready.spec.trials()} == {("layer.1.*", "pooler")}
     with pytest.raises(ValueError, match=r"1\.1 cannot be reached: 64 of 1,000 parameters are prunable"):
         prepare(tmp_path, text, 'exclude=[pooler, "layer.1", query]', "overrides.toy.exclude=[pooler, layer.1, query]")
+    with pytest.raises(ValueError, match=r"1\.1 cannot be reached: 64 of 1,000 parameters are prunable"):
+        prepare(tmp_path, text, "axes.exclude=[[pooler], [pooler, layer.1, query]]")
 
 
 @pytest.mark.usefixtures("shaped")
@@ -157,8 +159,9 @@ def test_excluded_tensors_do_not_count_as_prunable_and_the_plan_says_so(tmp_path
     ],
 )
 def test_what_excludes_nothing_or_everything_is_refused(tmp_path, exclude, message):
-    with pytest.raises(ValueError, match=message):
-        prepare(tmp_path, SMALL, f"exclude={exclude}")
+    for changes in (f"exclude={exclude}", f"strategies={{a: {{use: LayerSNIP, exclude: {exclude}}}}}"):
+        with pytest.raises(ValueError, match=message):
+            prepare(tmp_path, SMALL, changes)
 
 
 @pytest.mark.usefixtures("shaped")
@@ -183,6 +186,7 @@ def test_two_of_four_of_inputs_that_4_does_not_divide_is_refused_unless_they_are
         prepare(tmp_path, SMALL, *changes)
     ready = prepare(tmp_path, SMALL, *changes, "exclude=[bert.pooler.dense.weight]")
     assert [trial.strategy for trial in ready.spec.trials()] == ["Dense", "Unpruned", "NM24SNIP"]
+    assert prepare(tmp_path, SMALL, *changes, "axes.exclude=[[bert.pooler.dense.weight]]").spec.trials()[1:]
 
 
 @pytest.fixture
@@ -197,13 +201,17 @@ def neurons(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["compressions=[2, 2.5]"], r"0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less"),
-        (["compressions=null", "sparsities=[0.1, 0.74]"], "a sparsity of 0.74 cannot be reached by whole neurons"),
+        (
+            ["compressions=[2, 2.5]"],
+            r"compression 2.5: .* 0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less",
+        ),
+        (["compressions=null", "sparsities=[0.1, 0.74]"], "sparsity 0.74: .* cannot be reached by whole"),
+        (["axes.exclude=[[pooler], ['0.second']]"], "whole neurons have .* in '0.second.weight': take it out"),
         (["exclude=['0.second']"], "whole neurons have .* in '0.second.weight': take it out of `exclude`"),
     ],
 )
 def test_what_whole_neurons_cannot_reach_is_refused(tmp_path, neurons, changes, message):
-    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy': .*{message}"):
+    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy' at .*{message}"):
         prepare(tmp_path, SMALL, "strategies=[LayerSNIP, NeuronSNIP]", *changes)
 
 
@@ -216,5 +224,5 @@ def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_a
     counts = SimpleNamespace(**vars(COUNTS), feed_forward="the feed-forward layers are gated")
     monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
     prepare(tmp_path, SMALL)
-    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy': its whole neurons cannot .* are gated; take another"):
+    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy' at .*: its whole neurons cannot .* are gated; take"):
         prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]")

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders.toy_sweeps import toy_sweep
 from builders.toy_trials import trial
 
 import deepcuts
 from deepcuts.store.store import Store
-from deepcuts.sweep.worker import run_pipeline
+from deepcuts.sweep.launch import _write_sweep
+from deepcuts.sweep.plan import make_plan
+from deepcuts.sweep.worker import make_launch, run_pipeline
 from deepcuts.trial.context import Context
 
 
@@ -69,3 +72,16 @@ def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         run()
     assert ran == [("PASSIVE", False), ("PASSIVE", True), ("PASSIVE", True)]
+
+
+def test_a_worker_hands_a_trial_the_label_of_its_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    monkeypatch.setattr("deepcuts.trial.trial.run_stages", lambda *given: heard.append(given[-1]))
+    spec = toy_sweep(strategies={"mine": {"use": "LayerMagWeight"}, "LayerRandom": None})
+    store = Store(str(tmp_path))
+    launch = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, run_pipeline, labels=spec.labels)
+    for each in spec.trials():
+        run_pipeline(launch, each, store, SimpleNamespace(stopping=lambda: False))  # type: ignore[arg-type]
+    assert heard == ["Dense", "mine", "LayerRandom"]
+    _write_sweep(store, spec)
+    assert [row["arm"] for row in store.read("sweeps").table.to_pylist()] == heard
