@@ -59,7 +59,7 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
     found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
     if "mask_from" in trials:
-        found = [some | source for some, source in zip(found, _sources(trials), strict=True)]
+        found = [{**some, **source} for some, source in zip(found, _sources(trials), strict=True)]
     frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
     coded = zip(found, _codes(frame), strict=True)
     frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
