@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.spec import DenseSpec, OwnCriterion, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import CRITERIA
@@ -128,6 +128,8 @@ def _complete(trial: dict[str, Any]) -> _Settings:
         "finetune": _defaults(Training) | dense.pop("finetune", {}),
         "scoring": _scoring(score),
     }
+    if score["own"]:  # the digest of the file with the formula
+        sections["criterion"] = {"digest": score["own"]["digest"]}
     found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
     if (retrain := trial.pop("retrain", None)) is not None:
         found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
@@ -154,12 +156,13 @@ def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
 
 def _scoring(score: _Settings) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
-    criterion = score["criterion"]
+    criterion, own = score["criterion"], score["own"]
     if criterion is None:
         return {}
-    if criterion not in CRITERIA:
-        return _without(score, {"criterion", "prune_biases"})
-    return {key: score[field] for field, key in scoring_keys(criterion).items()}
+    if own is None and criterion not in CRITERIA:
+        return _without(score, {"criterion", "own", "prune_biases"})
+    row = OwnCriterion(**own) if own else CRITERIA[criterion]
+    return {key: score[field] for field, key in scoring_keys(row).items()}
 
 
 # Trials of other versions of the code

@@ -110,6 +110,13 @@ def plan_verb(args: argparse.Namespace) -> int:
     argument("source", metavar="SWEEP.yaml|STORE", help="a sweep file, or a store that has the trial's row"),
     TRIAL,
     *INTO,
+    argument(
+        "--criteria",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="the file with a criterion of your own, where a store names the trial",
+    ),
 )
 def run_one_verb(args: argparse.Namespace) -> int:
     """Run one trial, saying how far it is; a failed one prints its traceback."""
@@ -118,13 +125,15 @@ def run_one_verb(args: argparse.Namespace) -> int:
 
     options: dict[str, Any] = {}
     if Path(args.source).suffix in (".yaml", ".yml"):
+        if args.criteria:
+            raise ValueError(f"--criteria {args.criteria[0]!r}: a sweep file names them itself, with its key criteria")
         sweep = deepcuts.read_sweep(args.source, args.set)
         store, trials = opened(args.store), sweep.trials()
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
         options |= {"checkpoint_minutes": sweep.file.checkpoint_minutes, "capture": sweep.file.capture}
     else:
         store = existing(args.source)
-        trials = _recorded(store)
+        trials, options = _recorded(store), {"criteria": args.criteria}
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
     told = _Told(f"{trial.trial_id}: {describe(trial)}")

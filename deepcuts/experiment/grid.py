@@ -8,14 +8,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
+from deepcuts.experiment.own_criteria import all_criteria, own_criteria
 from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import parse_strategy
+from deepcuts.pruning.criteria import Needs, Scope, parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
 Rewind = Literal["init", "none"] | int
+Strategy = tuple[str, Scope, Literal["none", "shuffle"]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class SweepSpec:
                 scores = self._scores(dense, settings.scoring)
                 rewind = settings.rewind or "init"
                 for strategy, asked in product(self.file.strategies, self._levels()):
-                    found.append(_pruned(strategy, asked, whole, scores, rewind, retrain))
+                    found.append(_pruned(parse_strategy(strategy, self._known), asked, whole, scores, rewind, retrain))
         return found
 
     def _levels(self) -> list[Level]:
@@ -72,8 +74,14 @@ class SweepSpec:
 
     def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
         """Return the score specs of the criteria that the strategies use, by criterion."""
-        criteria = dict.fromkeys(parse_strategy(strategy)[0] for strategy in self.file.strategies)
-        return {name: score_spec(dense, name, scoring, self.file.prune_biases) for name in criteria}
+        own = own_criteria(self.file.criteria)
+        criteria = dict.fromkeys(parse_strategy(strategy, self._known)[0] for strategy in self.file.strategies)
+        return {name: score_spec(dense, name, scoring, self.file.prune_biases, own.get(name)) for name in criteria}
+
+    @cached_property
+    def _known(self) -> Mapping[str, Needs]:
+        """The criteria that strategies may name: ours, and the user's own."""
+        return all_criteria(self.file.criteria)
 
     def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
@@ -97,7 +105,7 @@ class SweepSpec:
 
 
 def _pruned(
-    strategy: str,
+    strategy: Strategy,
     asked: Level,
     whole: ScoreSpec,
     scores: Mapping[str, ScoreSpec],
@@ -108,7 +116,7 @@ def _pruned(
     fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
     if asked in (("compression", 1), ("sparsity", 0)):
         return TrialSpec(score=whole, **fields)
-    criterion, scope, control = parse_strategy(strategy)
+    criterion, scope, control = strategy
     return TrialSpec(score=scores[criterion], scope=scope, control=control, **fields)
 
 

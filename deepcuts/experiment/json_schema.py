@@ -34,6 +34,7 @@ _SWEEP = {
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
+    "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
     "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",
@@ -115,7 +116,11 @@ def sweep_schema() -> dict[str, Any]:
     listed["items"] = {"enum": names}
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
-    properties["strategies"]["items"] = _strategies()
+    made["$defs"]["Strategy"] = _strategies()
+    known, own = {"$ref": "#/$defs/Strategy"}, "|".join(scope.capitalize() for scope in SCOPES)
+    of_any = {"type": "string", "pattern": rf"^({own})[A-Z][A-Za-z0-9]*(\+shuffle)?$"}  # where there are own criteria
+    properties["strategies"]["items"] = {"anyOf": [known, of_any]}
+    made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": {"items": known}}}}
     columns = parts["OwnData"]["properties"]["text"]
     text = columns.pop("description")
     parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}

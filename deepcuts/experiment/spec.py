@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Pass, Scope, is_control, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Needs, Pass, Scope, is_control, strategy_name
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
@@ -125,25 +125,51 @@ class DenseSpec(Frozen):
         return _digest("dense", fields | {"model": _model_identity(self.model), "task": _task_identity(self.task)})
 
 
+class OwnCriterion(Frozen):
+    """A criterion of the user's own: its file with the digest of its bytes, and what its row asks for.
+
+    The digest alone enters ids. The rest follows from it, so that whoever reads a spec need not run the file.
+    """
+
+    file: str
+    digest: str
+    data: Pass = "none"
+    outputs: bool = False
+    shifted: bool = False
+    signed: bool = False
+
+
 class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
-    `criterion` is None where nothing is scored: for Dense and Unpruned.
+    `criterion` is None where nothing is scored: for Dense and Unpruned. `own` is None where it is one of ours.
     """
 
     dense: DenseSpec
     criterion: str | None = None
+    own: OwnCriterion | None = None
     batches: Natural = 0
     prune_biases: bool = False
 
     @property
+    def needs(self) -> Needs | None:
+        """What the criterion asks for; None where nothing is scored."""
+        return None if self.criterion is None else self.own or CRITERIA[self.criterion]
+
+    @property
     def data(self) -> Pass:
-        return CRITERIA[self.criterion].data if self.criterion else "none"
+        return "none" if self.needs is None else self.needs.data
+
+    @property
+    def label(self) -> str:
+        """The criterion's name, with the file's digest where it is the user's own: two files may have one name."""
+        return f"{self.criterion}@{self.own.digest}" if self.own else str(self.criterion)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return what enters the ids of scores and trials: the fields that are not defaults, and the dense id."""
-        return _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+        own = {"own": self.own.digest} if self.own else {}
+        return _changed(self, leave_out={"dense", "own"}) | own | {"dense": self.dense.dense_id}
 
     @cached_property
     def score_id(self) -> str | None:
@@ -153,7 +179,7 @@ class ScoreSpec(ScoringPass):
     @cached_property
     def pass_id(self) -> str:
         """Identify the pass over the batches: equal for all criteria of a sweep that one pass serves."""
-        alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
+        alone = {"dense", "criterion", "own", "shift"} | ({"count_padding"} if self.data != "forward" else set())
         settings = _changed(self, leave_out=alone)
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
@@ -212,9 +238,8 @@ class TrialSpec(Frozen):
         return _digest("trial", fields)
 
 
-def scoring_keys(criterion: str) -> dict[str, str]:
+def scoring_keys(row: Needs) -> dict[str, str]:
     """Map the fields of a criterion's ScoreSpec that its scores depend on to the keys of `scoring` that set them."""
-    row = CRITERIA[criterion]
     used: list[str] = []
     if row.data != "none":
         used += ["batch_size", "micro_batch", "batches"]
@@ -229,10 +254,12 @@ def scoring_keys(criterion: str) -> dict[str, str]:
     return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
 
 
-def score_spec(dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool) -> ScoreSpec:
-    """Make the spec of a criterion, with only the settings that it uses."""
-    used = {field: getattr(scoring, key) for field, key in scoring_keys(criterion).items()}
-    return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, **used)
+def score_spec(
+    dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool, own: OwnCriterion | None = None
+) -> ScoreSpec:
+    """Make the spec of a criterion, one of ours or the user's own, with only the settings that it uses."""
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(own or CRITERIA[criterion]).items()}
+    return ScoreSpec(dense=dense, criterion=criterion, own=own, prune_biases=prune_biases, **used)
 
 
 def _changed(model: BaseModel, leave_out: set[str]) -> dict[str, Any]:

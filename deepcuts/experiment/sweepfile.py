@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from deepcuts.experiment.own_criteria import CriteriaFile, OwnFile, all_criteria, own_criteria
 from deepcuts.experiment.own_data import OwnData, Seed
 from deepcuts.experiment.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
 from deepcuts.experiment.tasks import ALIASES, TASKS
@@ -29,8 +30,9 @@ def _own_name(name: str, place: tuple[str | int, ...]) -> None:
         raise misplaced(place, str(error)) from None
 
 
-def _strategy(name: str) -> str:
-    parse_strategy(name)
+def _strategy(name: str, info: ValidationInfo) -> str:
+    if "criteria" in info.data:  # else a file of criteria is wrong, which is said
+        parse_strategy(name, all_criteria(info.data["criteria"]))
     return name
 
 
@@ -85,6 +87,7 @@ class SweepFile(Settings):
     revision: str = "main"
     data_dir: str | None = None
     datasets: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, OwnData | None], Field(min_length=1)]
+    criteria: list[OwnFile] = []
     strategies: Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
     compressions: Annotated[list[Compression], Field(min_length=1)] | None = None
     sparsities: Annotated[list[Sparsity], Field(min_length=1)] | None = None
@@ -100,6 +103,12 @@ class SweepFile(Settings):
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
     resources: Resources = Resources()
     overrides: dict[str, Settings] = {}
+
+    @field_validator("criteria")
+    @classmethod
+    def _one_name_each(cls, files: list[CriteriaFile]) -> list[CriteriaFile]:
+        own_criteria(files)
+        return files
 
     @model_validator(mode="after")
     def _one_measure(self) -> SweepFile:

@@ -13,9 +13,9 @@ higher = keep. abs(W) is constant over the batches and is taken out of every sum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from deepcuts.names import nearest
 
@@ -50,6 +50,19 @@ class Weights:
     tuned: Tensor
     initial: Tensor | None = None
     generator: torch.Generator | None = None
+
+
+class Needs(Protocol):
+    """What has to be known of a criterion to plan with it: of ours a row of the table, of the user's own a record."""
+
+    @property
+    def data(self) -> Pass: ...
+    @property
+    def outputs(self) -> bool: ...
+    @property
+    def shifted(self) -> bool: ...
+    @property
+    def signed(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -170,20 +183,22 @@ def is_control(strategy: str) -> bool:
     return "+" in strategy or strategy.endswith("Random")
 
 
-def parse_strategy(strategy: str) -> tuple[str, Scope, Literal["none", "shuffle"]]:
+def parse_strategy(
+    strategy: str, criteria: Mapping[str, Needs] = CRITERIA
+) -> tuple[str, Scope, Literal["none", "shuffle"]]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
     for scope in SCOPES:
-        for criterion in CRITERIA:
+        for criterion in criteria:
             if strategy == strategy_name(criterion, scope, "none"):
                 return criterion, scope, "none"
             if strategy == strategy_name(criterion, scope, "shuffle"):
                 return criterion, scope, "shuffle"
-    known = [strategy_name(criterion, scope, "none") for scope in SCOPES for criterion in CRITERIA]
+    known = [strategy_name(criterion, scope, "none") for scope in SCOPES for criterion in criteria]
     base, plus, control = strategy.partition("+")
     if base in known:
         raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
     hint = nearest(strategy, [name + plus + control for name in known]) or ";"
     raise ValueError(
         f"unknown strategy {strategy!r}{hint} known: Layer, Global or Row,"
-        f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle"
+        f" then one of {', '.join(criteria)}, then perhaps +shuffle"
     )

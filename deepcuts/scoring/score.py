@@ -47,15 +47,16 @@ def score(
     initial: Mapping[str, Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
     after_batch: Callable[[int], bool] = lambda used: False,
+    own: Mapping[str, Criterion] | None = None,
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return the scores of the parameters `names` by criterion, fp32 on the CPU, and how many batches were used.
 
     All criteria must need the same pass. `order` has the examples of each batch; `tokens` must be on the device of the
     network. Micro-batches give the gradients of their whole batch. A criterion's bits do not depend on the others
-    asked for. Raises ValueError when a loss or a score is not finite, and Interrupted, once the sums are saved, when
-    `after_batch` returns True.
+    asked for. `own` has the rows of those that are not in CRITERIA. Raises ValueError when a loss or a score is not
+    finite, and Interrupted, once the sums are saved, when `after_batch` returns True.
     """
-    rows = {criterion: CRITERIA[criterion] for criterion in criteria}
+    rows = {criterion: (own or {}).get(criterion) or CRITERIA[criterion] for criterion in criteria}
     (pass_,) = {row.data for row in rows.values()}
     turned = transposed(network.model)
     tensors = _turn({name: network.model.get_parameter(name).detach() for name in bytewise(names)}, turned)
@@ -72,7 +73,7 @@ def score(
         network.autocast(),
     ):
         for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
-            _add_group(network, gradients, totals, tokens, group, settings, seed, used)
+            _add_group(network, gradients, rows, totals, tokens, group, settings, seed, used)
             used += len(group.batches)
             stopping = after_batch(used)
             if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
@@ -80,7 +81,7 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    scores = {each: _scores(each, tensors, totals.get(each, {}), start, seed) for each in criteria}
+    scores = {each: _scores(each, row, tensors, totals.get(each, {}), start, seed) for each, row in rows.items()}
     return {each: _turn(made, turned) for each, made in scores.items()}, used
 
 
@@ -121,18 +122,20 @@ def _totals(
 @torch.no_grad()
 def _scores(
     criterion: str,
+    row: Criterion,
     tensors: Mapping[str, Tensor],
     totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
     seed: int,
 ) -> dict[str, Tensor]:
     """Return the criterion's score of every tensor, from its sums over the batches. Raises ValueError unless finite."""
-    row, scores = CRITERIA[criterion], {}
+    scores = {}
     generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
     for name, tensor in tensors.items():
         start = initial[name].to(tensor.device) if initial is not None and row.initial else None
         value = row.score(Weights(tensor, start, generator), totals.get(name)).float().cpu()
-        assert value.shape == tensor.shape
+        if value.shape != tensor.shape:
+            raise ValueError(f"{criterion} scores of {name!r} have the shape {[*value.shape]}, not {[*tensor.shape]}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
         scores[name] = value
@@ -190,6 +193,7 @@ def _groups(
 def _add_group(
     network: Network,
     gradients: Gradients,
+    rows: Mapping[str, Criterion],
     totals: dict[str, dict[str, Tensor]],
     tokens: Tokens,
     group: _Group,
@@ -197,7 +201,6 @@ def _add_group(
     seed: int,
     index: int,
 ) -> None:
-    rows = {criterion: CRITERIA[criterion] for criterion in totals}
     data = next(iter(rows.values())).data
     signs = any(row.sign for row in rows.values())
 

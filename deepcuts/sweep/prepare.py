@@ -19,6 +19,7 @@ from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.model.head import head_rows, weights_hold_head
 from deepcuts.pruning.compression import Counts, compression_to_fraction
+from deepcuts.sweep.preflight import check_criteria
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     Raises ValueError for the first thing that could not run.
     """
     _check_trackers(file.trackers)
+    check_criteria(file.criteria, file.prune_biases)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
     tasks, facts, counts = {}, {}, {}

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.sharing import Shared, shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
@@ -45,6 +46,7 @@ class Launch:
     capture: bool
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
+    criteria: Sequence[CriteriaFile] = ()
 
     @cached_property
     def shared(self) -> Shared:
@@ -72,6 +74,7 @@ def make_launch(
         capture=file.capture,
         work=work,
         examples=examples or {},
+        criteria=file.criteria,
     )
 
 
@@ -144,6 +147,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         capture=launch.capture,
         snapshots=launch.shared.snapshots(trial),
         partners=launch.shared.partners(trial),
+        criteria=launch.criteria,
         on_progress=on_progress,
         on_metrics=on_metrics,
         on_loss=on_loss,

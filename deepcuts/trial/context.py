@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.spec import ScoreSpec, ScoringPass, Training
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import StoreCheckpoint
@@ -20,7 +21,7 @@ class Context:
     `micro_batch` bounds how many examples run at once (None: nothing does). `capture` lets a GPU record its training
     steps and replay them. `snapshots` (steps of the fine-tuning) and
     `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
-    the one that makes them.
+    the one that makes them. `criteria` are the files with the user's own criteria.
     """
 
     store: Store
@@ -30,6 +31,7 @@ class Context:
     capture: bool = False
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
+    criteria: Sequence[CriteriaFile] = ()
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
     on_loss: Callable[[float], None] = lambda loss: None

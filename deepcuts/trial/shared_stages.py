@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
-from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.pruning.criteria import Criterion
+from deepcuts.pruning.own import load_criteria
 from deepcuts.scoring.score import score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
@@ -163,36 +165,64 @@ def find_scores(
         initial,
         context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
+        own_rows(wanted, context.criteria),
     )
-    made = Scored(scores[spec.criterion], used, None, False, time.monotonic() - began)
+    made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
         made = replace(made, micro_batch=examples_at_once(settings))
-        for criterion, partner in wanted.items():
-            _publish_scores(context.store, partner, replace(made, scores=scores[criterion]))
+        for label, partner in wanted.items():
+            _publish_scores(context.store, partner, replace(made, scores=scores[label]))
         context.checkpoint(spec.pass_id).remove()
     return made
 
 
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
-    """Return the specs that one pass serves, by criterion: the one asked for, and partners that the store lacks."""
-    wanted = {str(spec.criterion): spec}
+    """Return the specs that one pass serves, by label: the one asked for, and partners that the store lacks.
+
+    Partners whose formula is in a file that is not here are left to those who have it.
+    """
+    here = {file.digest for file in context.criteria}
+    wanted = {spec.label: spec}
     if spec.data == "none":
         return wanted
     for partner in context.partners:
         if (
             partner.score_id
+            and (partner.own is None or partner.own.digest in here)
             and partner.pass_id == spec.pass_id
             and not context.store.artifact("scores", partner.score_id)
         ):
-            wanted.setdefault(str(partner.criterion), partner)
+            wanted.setdefault(partner.label, partner)
     return wanted
+
+
+def own_rows(wanted: Mapping[str, ScoreSpec], files: Iterable[CriteriaFile]) -> dict[str, Criterion]:
+    """Return the rows of those criteria that are the user's own, by label.
+
+    Their files run anew each time, so that nothing of one trial stays in the process for the next. Raises ValueError
+    for a file that is not there.
+    """
+    texts, loaded, rows = {file.digest: file for file in files}, {}, {}
+    for label, spec in wanted.items():
+        if (own := spec.own) is None:
+            continue
+        if own.digest not in texts:
+            raise ValueError(
+                f"the criterion {spec.criterion!r} is of a file {own.file!r}, which is not here: give the one whose"
+                f" digest is {own.digest}"
+            )
+        if own.digest not in loaded:
+            loaded[own.digest] = load_criteria(texts[own.digest].path, texts[own.digest].text)
+        rows[label] = loaded[own.digest][str(spec.criterion)]
+    return rows
 
 
 def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
     """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
     first = next(iter(wanted.values()))
-    shifted = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].shifted]
-    observing = [spec for criterion, spec in wanted.items() if CRITERIA[criterion].outputs or spec.data == "forward"]
+    needing = [(spec, spec.needs) for spec in wanted.values() if spec.needs is not None]
+    shifted = [spec for spec, needs in needing if needs.shifted]
+    observing = [spec for spec, needs in needing if needs.outputs or needs.data == "forward"]
     update = {
         "shift": (shifted or [first])[0].shift,
         "count_padding": (observing or [first])[0].count_padding,

@@ -217,7 +217,7 @@ def _prune(
     if trial.prunes:
         _begin("score", account, context)
         found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
-        account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.criterion)
+        account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.needs)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 

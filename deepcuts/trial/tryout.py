@@ -13,6 +13,7 @@ from torch import nn
 
 from deepcuts.data.batches import BLANK, Tokens, cache_key, tokenise
 from deepcuts.data.splits import Split, load_split
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec
 from deepcuts.model.load import load_tokenizer, pads_left
 from deepcuts.model.network import Network, prunable, weights_of
@@ -20,6 +21,7 @@ from deepcuts.model.weights import check_weights, model_commit
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 from deepcuts.trial.loading import load_network
+from deepcuts.trial.shared_stages import own_rows
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 TEXTS_LOOKED_AT = 2000
@@ -28,11 +30,12 @@ CHARACTERS = 100  # of a text, for the shorter of the two; the longer one repeat
 ONE_STEP = Training(epochs=1, batch_size=2, optimizer="sgd", betas=(0, 0))
 
 
-def try_out(trials: Sequence[TrialSpec]) -> list[str]:
+def try_out(trials: Sequence[TrialSpec], files: Sequence[CriteriaFile] = ()) -> list[str]:
     """Run a batch of two texts of different length through what the trials do, on the CPU; return facts of the model.
 
-    The trials must be of one model and one kind of task. Tokenises, evaluates, runs every pass that their criteria
-    need, and takes a step of training. Raises ValueError with the first thing that fails.
+    The trials must be of one model and one kind of task; `files` has the user's own criteria. Tokenises, evaluates,
+    runs every pass that their criteria need, and takes a step of training. Raises ValueError with the first thing that
+    fails.
     """
     dense = trials[0].dense.model_copy(update={"device": "cpu", "compile": False})
     model = dense.model
@@ -54,7 +57,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
             outputs = evaluate(network, tokens)
             if not np.isfinite(outputs).all():
                 raise ValueError(f"the outputs are not finite: {outputs.tolist()!r}")
-        _try_passes(trials, dense, network, tokens)
+        _try_passes(trials, files, dense, network, tokens)
         with _explained(dense, f"a step of training on two texts, of {lengths} tokens"):
             train(network, tokens, ONE_STEP.model_copy(update=_regularised(dense)), seed=dense.seed, stage="dense")
         return [*_truncated(dense, tokenizer, split), *_facts(network, tokenizer, tokens)]
@@ -156,15 +159,17 @@ def _rows(model: nn.Module) -> int | None:
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
-def _try_passes(trials: Sequence[TrialSpec], dense: DenseSpec, network: Network, tokens: Tokens) -> None:
+def _try_passes(
+    trials: Sequence[TrialSpec], files: Sequence[CriteriaFile], dense: DenseSpec, network: Network, tokens: Tokens
+) -> None:
     """Score by every criterion of the trials on a batch of both texts, those of the same pass at once."""
     initial = weights_of(network)
     for specs in _passes(trials).values():
-        first, criteria = next(iter(specs.values())), sorted(specs)
+        first, criteria, own = next(iter(specs.values())), sorted(specs), own_rows(specs, files)
         settings = first.model_copy(update={"micro_batch": None, "smoothing_passes": 1})
         names = prunable(network.model, first.prune_biases)
-        with _explained(dense, f"scoring by {', '.join(criteria)}"):
-            score(network, names, criteria, tokens, [np.arange(2)], settings, dense.seed, initial)
+        with _explained(dense, f"scoring by {', '.join(str(specs[each].criterion) for each in criteria)}"):
+            score(network, names, criteria, tokens, [np.arange(2)], settings, dense.seed, initial, own=own)
 
 
 def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, ScoreSpec]]:
@@ -172,7 +177,7 @@ def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, S
     found: dict[tuple[object, ...], dict[str, ScoreSpec]] = {}
     for spec in (trial.score for trial in trials if trial.prunes):
         key = (spec.data, spec.dropout, spec.count_padding, spec.prune_biases)
-        found.setdefault(key, {})[str(spec.criterion)] = spec
+        found.setdefault(key, {})[spec.label] = spec
     return found
 
 

@@ -29,6 +29,7 @@ DEFAULTS = {
     "model": "bert-base-uncased",
     "revision": "main",
     "data_dir": None,
+    "criteria": [],
     "seeds": [0],
     "precision": "fp32",
     "tf32": False,
