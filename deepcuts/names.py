@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 SHORTEST_PREFIX, SHORTEST_WORD = 4, 3
 
@@ -140,3 +141,23 @@ def layer_kind(layer: str) -> tuple[int | None, str]:
         return int(numbered[1]), LAYER_KINDS.get(numbered[2], numbered[2])
     tail = ".".join(layer.split(".")[-2:])
     return None, LAYER_KINDS.get(tail, tail)
+
+
+def block_of(tensor: str) -> str:
+    """Return the numbered layer of the encoder that a tensor belongs to, or else the module that holds it.
+
+    `bert.encoder.layer.3.output.dense.weight` is in `bert.encoder.layer.3`, `bert.pooler.dense.weight` in
+    `bert.pooler.dense`.
+    """
+    numbered = re.match(r"(?:.*?\.)??\d+(?=\.)", tensor)
+    return numbered[0] if numbered else tensor.rpartition(".")[0]
+
+
+def names_tensor(glob: str, tensor: str) -> bool:
+    """Tell whether a glob matches the name of a tensor, or consecutive parts of it between dots.
+
+    `pooler` and `*.pooler.*` match `bert.pooler.dense.weight`; `layer.1` matches a tensor of layer 1, none of layer 10.
+    """
+    parts = tensor.split(".")
+    ends = range(1, len(parts) + 1)
+    return any(fnmatchcase(".".join(parts[first:end]), glob) for end in ends for first in range(end))

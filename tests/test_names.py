@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepcuts.names import find_id, layer_kind, natural, nearest
+from deepcuts.names import block_of, find_id, layer_kind, names_tensor, natural, nearest
 
 IDS = ["0123aaaa", "0123bbbb", "4567cccc"]
 
@@ -67,3 +67,42 @@ def test_layers_sort_by_depth() -> None:
 )
 def test_layers_have_a_depth_and_a_kind(layer: str, expected: tuple[int | None, str]) -> None:
     assert layer_kind(layer) == expected
+
+
+@pytest.mark.parametrize(
+    ("tensor", "block"),
+    [
+        ("bert.encoder.layer.3.attention.self.query.weight", "bert.encoder.layer.3"),
+        ("bert.encoder.layer.10.output.dense.bias", "bert.encoder.layer.10"),
+        ("mobilebert.encoder.layer.0.ffn.2.output.dense.weight", "mobilebert.encoder.layer.0"),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "encoder.block.1"),
+        ("bert.pooler.dense.weight", "bert.pooler.dense"),
+        ("0.weight", "0"),
+    ],
+)
+def test_the_block_of_a_tensor_is_its_numbered_layer_or_else_its_module(tensor: str, block: str) -> None:
+    assert block_of(tensor) == block
+
+
+@pytest.mark.parametrize(
+    ("glob", "matches"),
+    [
+        ("bert.encoder.layer.1.attention.self.query.weight", True),
+        ("query", True),
+        ("self.query", True),
+        ("layer.1", True),
+        ("encoder.layer.1.*", True),
+        ("*.query.*", True),
+        ("layer.[0-3]", True),
+        ("quer?", True),
+        ("quer", False),
+        ("layer.10", False),
+        ("attention.query", False),
+        ("Query", False),
+        ("uery.weight", False),
+        ("", False),
+    ],
+)
+def test_a_glob_names_a_tensor_by_its_whole_name_or_by_parts_between_dots(glob: str, matches: bool) -> None:
+    assert names_tensor(glob, "bert.encoder.layer.1.attention.self.query.weight") == matches
+    assert not names_tensor("layer.1", "bert.encoder.layer.10.output.dense.weight")

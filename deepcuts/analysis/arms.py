@@ -15,7 +15,16 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import DenseSpec, OwnCriterion, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    OutlierPass,
+    OwnCriterion,
+    ScoreSpec,
+    Training,
+    TrialSpec,
+    canonical,
+    scoring_keys,
+)
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import CRITERIA
@@ -130,9 +139,11 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     }
     if score["own"]:  # the digest of the file with the formula
         sections["criterion"] = {"digest": score["own"]["digest"]}
-    found = _without(dense, {"dataset", "seed"}) | {"prune_biases": score["prune_biases"]}
+    if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
+        sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
+    found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
     if (retrain := trial.pop("retrain", None)) is not None:
-        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain"})
+        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers"})
         sections["retrain"] = _defaults(Training) | retrain
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
@@ -160,7 +171,7 @@ def _scoring(score: _Settings) -> _Settings:
     if criterion is None:
         return {}
     if own is None and criterion not in CRITERIA:
-        return _without(score, {"criterion", "own", "prune_biases"})
+        return _without(score, {"criterion", "own", "prune_biases", "exclude"})
     row = OwnCriterion(**own) if own else CRITERIA[criterion]
     return {key: score[field] for field, key in scoring_keys(row).items()}
 

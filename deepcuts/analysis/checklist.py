@@ -15,13 +15,15 @@ from typing import Any
 import pandas as pd
 
 from deepcuts.analysis.arms import with_arms
-from deepcuts.pruning.criteria import NOT_PRUNED, is_control
+from deepcuts.pruning.criteria import NOT_PRUNED, SCOPES, is_control
 
 Met = tuple[bool, str]
 
 TASKS, COMPRESSIONS = 3, 5
 # The fraction of the dense network's metric below which a pruned one has clearly declined.
 _DECLINED = 0.9
+# Under these scopes tensors keep different shares of their weights.
+_UNEVEN = ("Global", "Lamp", "Erk", "Owl")
 _CLASSIC = ("Fisher",)
 _RECENT = {"Wanda": 2023, "SNIP": 2019}
 
@@ -158,44 +160,48 @@ def _has(found: list[str], propose: str) -> Met:
 
 
 def _magnitude(pruned: pd.DataFrame) -> Met:
-    return _has(_strategies(pruned, ["MagWeight"], ["Layer", "Global"]), "LayerMagWeight or GlobalMagWeight")
+    return _has(_strategies(pruned, ["MagWeight"], SCOPES.values()), "LayerMagWeight or GlobalMagWeight")
 
 
 def _magnitude_per_layer(pruned: pd.DataFrame) -> Met:
-    """LayerMagWeight keeps the same share of every layer, as Layer and Row strategies do; none matches Global."""
+    """LayerMagWeight keeps the same share of every layer, as Layer, Row and NM24 strategies do; none matches others."""
     names = [name for name in set(pruned["strategy"]) if "+" not in name]
-    uneven = [name for name in names if name.startswith("Global") and name not in ("GlobalRandom", "GlobalMagWeight")]
+    baselines = [f"{scope}{criterion}" for scope in _UNEVEN for criterion in ("Random", "MagWeight")]
+    uneven = [name for name in names if name.startswith(_UNEVEN) and name not in baselines]
     if uneven:
         return (
             False,
             f"{_listed(uneven)}: none, and there is no strategy for it; the Layer ones have LayerMagWeight",
         )
-    return _has(_strategies(pruned, ["MagWeight"], ["Layer", "Row"]), "LayerMagWeight")
+    return _has(_strategies(pruned, ["MagWeight"], ["Layer", "Row", "NM24"]), "LayerMagWeight")
 
 
 def _random(pruned: pd.DataFrame) -> Met:
     """Any scope counts: a random mask over the whole network keeps nearly the same fraction of every layer."""
-    return _has(_strategies(pruned, ["Random"], ["Layer", "Global", "Row"]), "GlobalRandom")
+    return _has(_strategies(pruned, ["Random"], SCOPES.values()), "GlobalRandom")
 
 
 def _random_per_layer(pruned: pd.DataFrame) -> Met:
-    """LayerRandom serves strategies that keep the same fraction of every layer; Global ones need their own +shuffle."""
+    """LayerRandom serves strategies that keep the same fraction of every layer; others need their own +shuffle."""
     names = set(pruned["strategy"])
     needed = [name for name in names if "+" not in name and not name.endswith("Random")]
     even = bool({"LayerRandom", "RowRandom"} & names)
-    alone = [n for n in needed if f"{n}+shuffle" not in names and (n.startswith("Global") or not even)]
+    alone = [n for n in needed if f"{n}+shuffle" not in names and (n.startswith(_UNEVEN) or not even)]
     if alone:
-        return False, f"{_listed(alone)}: none; add LayerRandom, or for a Global strategy its own +shuffle"
+        return (
+            False,
+            f"{_listed(alone)}: none; add LayerRandom, or for {' or '.join(_UNEVEN)} strategies their own +shuffle",
+        )
     return True, "every strategy has one beside it"
 
 
 def _classic(pruned: pd.DataFrame) -> Met:
-    found = _strategies(pruned, _CLASSIC, ["Layer", "Global", "Row"])
+    found = _strategies(pruned, _CLASSIC, SCOPES.values())
     return _has(found, "LayerFisher (optimal brain damage, 1990)")
 
 
 def _recent(pruned: pd.DataFrame) -> Met:
-    found = _strategies(pruned, _RECENT, ["Layer", "Global", "Row"])
+    found = _strategies(pruned, _RECENT, SCOPES.values())
     years = [f"{name} ({next(year for key, year in _RECENT.items() if name.endswith(key))})" for name in found]
     return _has(years, "RowWanda (2023)")
 

@@ -9,15 +9,24 @@ from itertools import product
 from typing import Any, Literal
 
 from deepcuts.experiment.own_criteria import all_criteria, own_criteria
-from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    ModelSource,
+    ScoreSpec,
+    Scoring,
+    Training,
+    TrialSpec,
+    outlier_pass,
+    score_spec,
+)
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import Needs, Scope, parse_strategy
+from deepcuts.pruning.criteria import Control, Needs, Scope, parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
 Rewind = Literal["init", "none"] | int
-Strategy = tuple[str, Scope, Literal["none", "shuffle"]]
+Strategy = tuple[str, Scope, Control]
 
 
 @dataclass(frozen=True)
@@ -60,23 +69,25 @@ class SweepSpec:
             retrain = settings.retraining()
             for seed in self.file.seeds:
                 dense = self._dense(dataset, task, settings, seed)
-                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases)
+                excluded = tuple(sorted(set(settings.exclude)))
+                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases, exclude=excluded)
                 found.append(TrialSpec(score=whole))
-                scores = self._scores(dense, settings.scoring)
+                scores = self._scores(dense, settings)
                 rewind = settings.rewind or "init"
                 for strategy, asked in product(self.file.strategies, self._levels()):
-                    found.append(_pruned(parse_strategy(strategy, self._known), asked, whole, scores, rewind, retrain))
+                    parsed = parse_strategy(strategy, self._known)
+                    found.append(_pruned(parsed, asked, whole, scores, rewind, retrain, settings.scoring))
         return found
 
     def _levels(self) -> list[Level]:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
-    def _scores(self, dense: DenseSpec, scoring: Scoring) -> dict[str, ScoreSpec]:
+    def _scores(self, dense: DenseSpec, settings: Settings) -> dict[str, ScoreSpec]:
         """Return the score specs of the criteria that the strategies use, by criterion."""
-        own = own_criteria(self.file.criteria)
+        own, biases, exclude = own_criteria(self.file.criteria), self.file.prune_biases, settings.exclude
         criteria = dict.fromkeys(parse_strategy(strategy, self._known)[0] for strategy in self.file.strategies)
-        return {name: score_spec(dense, name, scoring, self.file.prune_biases, own.get(name)) for name in criteria}
+        return {name: score_spec(dense, name, settings.scoring, biases, exclude, own.get(name)) for name in criteria}
 
     @cached_property
     def _known(self) -> Mapping[str, Needs]:
@@ -111,13 +122,15 @@ def _pruned(
     scores: Mapping[str, ScoreSpec],
     rewind: Rewind,
     retrain: Training,
+    scoring: Scoring,
 ) -> TrialSpec:
     """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy."""
     fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
     if asked in (("compression", 1), ("sparsity", 0)):
         return TrialSpec(score=whole, **fields)
     criterion, scope, control = strategy
-    return TrialSpec(score=scores[criterion], scope=scope, control=control, **fields)
+    fields |= {"control": control, "outliers": outlier_pass(scope, scoring)}
+    return TrialSpec(score=scores[criterion], scope=scope, **fields)
 
 
 def describe(trial: TrialSpec) -> str:

@@ -14,7 +14,7 @@ from deepcuts.experiment.spec import Scoring, Training
 from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
-from deepcuts.pruning.criteria import CRITERIA, SCOPES
+from deepcuts.pruning.criteria import SCOPES, plain_strategies
 
 # What each key means, as editors show it.
 _SETTINGS = {
@@ -22,6 +22,7 @@ _SETTINGS = {
     "max_train_examples": "train on the first N of a shuffle that the seed decides; null: on all",
     "head": "linear, or sigmoid5 for a regression to 0..5, as in the seed of this project",
     "keep_head": "begin with the head of the weights, its rows matched by name; false: draw it from the seed",
+    "exclude": "tensors that stay dense: globs over their names, or over parts of them between dots, as in [pooler]",
     "loss": "mean over the batch, or mse_sum: summed squared errors of a regression, as in the seed",
     "finetune": "how the dense network is trained",
     "scoring": "how the criteria collect their data",
@@ -117,7 +118,7 @@ def sweep_schema() -> dict[str, Any]:
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
     made["$defs"]["Strategy"] = _strategies()
-    known, own = {"$ref": "#/$defs/Strategy"}, "|".join(scope.capitalize() for scope in SCOPES)
+    known, own = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
     of_any = {"type": "string", "pattern": rf"^({own})[A-Z][A-Za-z0-9]*(\+shuffle)?$"}  # where there are own criteria
     properties["strategies"]["items"] = {"anyOf": [known, of_any]}
     made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": {"items": known}}}}
@@ -142,7 +143,7 @@ def _in_its_words(value: Any) -> Any:
 
 def _strategies() -> dict[str, Any]:
     """Describe the plain strategies by name, for completion, and any of them shuffled."""
-    plain = [f"{scope.capitalize()}{criterion}" for criterion in CRITERIA for scope in SCOPES]
+    plain = list(plain_strategies())
     return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
 
 

@@ -20,8 +20,9 @@ class Shared:
     steps: Mapping[str, frozenset[int]]
 
     def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
-        """Return the scores that the trial's pass over the batches can make, its own included."""
-        return () if trial.score.data == "none" else self.scores[trial.score.pass_id]
+        """Return the scores that the trial's passes over the batches can make, its own included."""
+        keys = dict.fromkeys(score.pass_id for score in trial.passes)
+        return tuple(score for key in keys for score in self.scores[key])
 
     def snapshots(self, trial: TrialSpec) -> frozenset[int]:
         """Return the steps of the trial's fine-tuning that some trial rewinds to."""
@@ -33,8 +34,8 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
     scores: dict[str, dict[str | None, ScoreSpec]] = {}
     steps: dict[str, set[int]] = {}
     for trial in trials:
-        if trial.score.data != "none":
-            scores.setdefault(trial.score.pass_id, {})[trial.score.score_id] = trial.score
+        for score in trial.passes:
+            scores.setdefault(score.pass_id, {})[score.score_id] = score
         if isinstance(trial.rewind, int):
             steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
     return Shared(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Needs, Pass, Scope, is_control, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Control, Needs, Pass, Scope, is_control, strategy_name
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
@@ -142,7 +142,8 @@ class OwnCriterion(Frozen):
 class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
-    `criterion` is None where nothing is scored: for Dense and Unpruned. `own` is None where it is one of ours.
+    `criterion` is None where nothing is scored: for Dense and Unpruned. `own` is None where the criterion is ours.
+    `exclude` has globs of tensors that are neither scored nor pruned.
     """
 
     dense: DenseSpec
@@ -150,6 +151,7 @@ class ScoreSpec(ScoringPass):
     own: OwnCriterion | None = None
     batches: Natural = 0
     prune_biases: bool = False
+    exclude: tuple[str, ...] = ()
 
     @property
     def needs(self) -> Needs | None:
@@ -184,17 +186,28 @@ class ScoreSpec(ScoringPass):
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
 
+class OutlierPass(Frozen):
+    """How Wanda's scores are gathered where a trial needs them beside those of its criterion."""
+
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    batches: Positive = 1000
+    count_padding: bool = False
+
+
 class TrialSpec(Frozen):
     """One trial: fine-tune, score, prune, rewind, retrain. `scope` is None for Dense and Unpruned, `retrain`
-    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks."""
+    for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks. `outliers` is set for Owl alone,
+    which looks for outliers among Wanda's scores."""
 
     score: ScoreSpec
     scope: Scope | None = None
-    control: Literal["none", "shuffle"] = "none"
+    control: Control = "none"
     compression: float | None = None
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
     retrain: Training | None = None
+    outliers: OutlierPass | None = None
 
     @property
     def dense(self) -> DenseSpec:
@@ -210,6 +223,20 @@ class TrialSpec(Frozen):
     def prunes(self) -> bool:
         """False for Dense and Unpruned, which have no criterion."""
         return self.score.criterion is not None
+
+    @cached_property
+    def wanda(self) -> ScoreSpec | None:
+        """The Wanda scores that Owl needs beside those of the criterion; None for other scopes."""
+        if self.outliers is None:
+            return None
+        about = {"dense": self.dense, "prune_biases": self.score.prune_biases, "exclude": self.score.exclude}
+        return ScoreSpec(criterion="Wanda", **about, **self.outliers.model_dump())
+
+    @cached_property
+    def passes(self) -> tuple[ScoreSpec, ...]:
+        """The scores that the trial needs a pass over the batches for, each once; two of them may share a pass."""
+        needed = [spec for spec in (self.score, self.wanda) if spec is not None and spec.data != "none"]
+        return tuple({spec.score_id: spec for spec in needed}.values())
 
     @cached_property
     def control_seed(self) -> int:
@@ -255,11 +282,26 @@ def scoring_keys(row: Needs) -> dict[str, str]:
 
 
 def score_spec(
-    dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool, own: OwnCriterion | None = None
+    dense: DenseSpec,
+    criterion: str,
+    scoring: Scoring,
+    prune_biases: bool,
+    exclude: Sequence[str] = (),
+    own: OwnCriterion | None = None,
 ) -> ScoreSpec:
-    """Make the spec of a criterion, one of ours or the user's own, with only the settings that it uses."""
+    """Make the spec of a criterion, one of ours or the user's own, with only the settings that it uses.
+
+    The order of `exclude` changes no id.
+    """
     used = {field: getattr(scoring, key) for field, key in scoring_keys(own or CRITERIA[criterion]).items()}
-    return ScoreSpec(dense=dense, criterion=criterion, own=own, prune_biases=prune_biases, **used)
+    globs = tuple(sorted(set(exclude)))
+    return ScoreSpec(dense=dense, criterion=criterion, own=own, prune_biases=prune_biases, exclude=globs, **used)
+
+
+def outlier_pass(scope: Scope, scoring: Scoring) -> OutlierPass | None:
+    """Return how Wanda's scores are gathered for a scope that needs them."""
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(CRITERIA["Wanda"]).items()}
+    return OutlierPass(**used) if scope == "owl" else None
 
 
 def _changed(model: BaseModel, leave_out: set[str]) -> dict[str, Any]:

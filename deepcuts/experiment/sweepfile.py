@@ -68,6 +68,7 @@ class Settings(Frozen):
     head: Literal["linear", "sigmoid5"] = "linear"
     keep_head: bool = False
     loss: Literal["mean", "mse_sum"] = "mean"
+    exclude: list[Annotated[str, Field(min_length=1)]] = []
     finetune: Training = Training()
     scoring: Scoring = Scoring()
     rewind: Literal["init", "none"] | Natural = "init"

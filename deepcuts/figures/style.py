@@ -51,7 +51,15 @@ LOOKS = {
     "MagIncrease": ("#7D1E5A", "d"),
     "Random": ("#7F7F7F", "o"),
 }
-_DASHES: dict[str, Dashes] = {"Layer": (0, ()), "Global": (0, (5, 1.5)), "Row": (0, (6, 1.5, 1, 1.5))}
+_DASHES: dict[str, Dashes] = {
+    "Layer": (0, ()),
+    "Global": (0, (5, 1.5)),
+    "Row": (0, (6, 1.5, 1, 1.5)),
+    "Lamp": (0, (2.5, 1)),
+    "Erk": (0, (9, 1.5)),
+    "Owl": (0, (6, 1.2, 1, 1.2, 1, 1.2)),
+    "NM24": (0, (8, 1.2, 2.5, 1.2)),
+}
 _SHUFFLED: Dashes = (0, (1, 1.2))
 # How bright the colour of an arm with settings of its own is.
 _SHADES = (0.45, 0.6, 0.8, 1.0)

@@ -97,10 +97,12 @@ def _read_cache(path: Path) -> Counts | None:
     """Return the counts in a file; None where it is missing or damaged, or an older version wrote it."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        counts = Counts(**content | {"left_out": tuple(content["left_out"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        tensors = {name: tuple(shape) for name, shape in content["tensors"].items()}
+        counts = Counts(**content | {"left_out": tuple(content["left_out"]), "tensors": tensors})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     numbers = (counts.parameters, counts.prunable, counts.encoder)
     valid = all(isinstance(number, int) and number > 0 for number in numbers)
     valid = valid and all(isinstance(name, str) for name in counts.left_out)
+    valid = valid and all(isinstance(size, int) for shape in counts.tensors.values() for size in shape)
     return counts if valid and isinstance(counts.positions, int | None) else None

@@ -14,7 +14,7 @@ from deepcuts.data.hub import hub_away
 from deepcuts.data.toy import CONFIG, VOCABULARY
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.folder import folder_of
-from deepcuts.model.network import SAMPLE_TOKENS, Prunable, find_prunable
+from deepcuts.model.network import SAMPLE_TOKENS, Prunable, find_prunable, transposed
 from deepcuts.pruning.compression import Counts
 
 
@@ -206,6 +206,8 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
         config = transformers.AutoConfig.from_pretrained(**_source(name, revision), num_labels=outputs)
     model, found = _found_prunable(config, prune_biases)
     sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
+    turned = transposed(model)
+    shapes = {key: tuple(model.get_parameter(key).shape)[:: -1 if key in turned else 1] for key in found.names}
     if not found.names:
         raise ValueError(
             f"model {name!r} ({config.model_type}) has no linear layer in its encoder that a text passes: nothing to"
@@ -218,7 +220,7 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
         positions -= padding + 1
     prunable = sum(sizes[key] for key in found.names)
     limit = positions if positions is not None and positions > 0 else None  # XLNet says -1: it has no limit
-    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out))
+    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out), shapes)
 
 
 def _found_prunable(config: Any, biases: bool) -> tuple[nn.Module, Prunable]:

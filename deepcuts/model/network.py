@@ -6,7 +6,7 @@ O = outputs of a linear layer, I = its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from deepcuts.names import names_tensor
 from deepcuts.pruning.masks import bytewise
 
 ModelInputs = Mapping[str, Tensor]
@@ -114,15 +115,16 @@ class Prunable:
     encoder: int
 
 
-def prunable(model: nn.Module, biases: bool) -> list[str]:
+def prunable(model: nn.Module, biases: bool, exclude: Sequence[str] = ()) -> list[str]:
     """Return the names of the prunable parameters in bytewise order; see `find_prunable`."""
-    return find_prunable(model, biases).names
+    return find_prunable(model, biases, exclude).names
 
 
-def find_prunable(model: nn.Module, biases: bool) -> Prunable:
+def find_prunable(model: nn.Module, biases: bool, exclude: Sequence[str] = ()) -> Prunable:
     """Find the prunable parameters: the weights, and with `biases` also the biases, of the encoder's linear layers.
 
-    Left out are those of its embeddings, and those without an effect, which a short pass shows, forward and back. On
+    Those that a glob in `exclude` names are not among them. Left out are those of its embeddings, and those without an
+    effect, which a short pass shows, forward and back. On
     the meta device that works for some architectures only, and raises what transformers and torch raise.
     """
     layers = linear_layers(model)
@@ -135,7 +137,8 @@ def find_prunable(model: nn.Module, biases: bool) -> Prunable:
     for path, layer in candidates.items():
         own = [f"{path}.weight"] + ([f"{path}.bias"] if biases and layer.bias is not None else [])
         (names if path in effective else left_out).extend(own)
-    return Prunable(bytewise(names), bytewise(left_out), _size_without_embeddings(encoder))
+    wanted = [name for name in bytewise(names) if not any(names_tensor(glob, name) for glob in exclude)]
+    return Prunable(wanted, bytewise(left_out), _size_without_embeddings(encoder))
 
 
 def linear_layers(model: nn.Module) -> dict[str, Any]:

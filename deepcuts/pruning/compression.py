@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
 
 # The share of an encoder below which a plan warns that little of it is prunable.
 LEAST_SHARE = 0.5
@@ -13,7 +15,8 @@ class Counts:
     """Parameters of the whole network, prunable ones, and the longest input it can take (None: no limit).
 
     `encoder` counts the parameters of the encoder but those of its embeddings; `left_out` names parameters of linear
-    layers that are not prunable because they have no effect on the network's outputs.
+    layers that are not prunable because they have no effect on the network's outputs. `tensors` has the shape of each
+    prunable tensor, (outputs, inputs) or that of a bias, and `excluded` those that a sweep excludes from pruning.
     """
 
     parameters: int
@@ -21,6 +24,8 @@ class Counts:
     positions: int | None
     encoder: int
     left_out: tuple[str, ...] = ()
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    excluded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -35,7 +40,11 @@ class Counts:
             notes.append(
                 f"not pruned, as the outputs do not depend on them: linear layers {few} ({len(layers)} in all)"
             )
-        if self.share < LEAST_SHARE:
+        without = sum(map(prod, self.excluded.values()))
+        if self.excluded:
+            few = ", ".join([*self.excluded][:3]) + (", ..." if len(self.excluded) > 3 else "")
+            notes.append(f"excluded from pruning: {without:,} parameters of {few} ({len(self.excluded)} in all)")
+        if self.share + without / self.encoder < LEAST_SHARE:
             notes.append(
                 f"warning: only {self.share:.0%} of the encoder without its embeddings is prunable; its other weights"
                 " are in no linear layer (but in convolutions, experts or an attention of their own) and stay dense"
@@ -76,3 +85,14 @@ def compression_to_fraction(compression: float, total: int, prunable: int) -> fl
             f" largest compression is {total / (total - prunable):.4f}; ask for less, or write the sweep in sparsities"
         )
     return min(fraction, 1.0)
+
+
+def check_two_of_four(name: str, shape: Sequence[int], sparsity: float | None) -> None:
+    """Raise ValueError where NM24 cannot keep two of each four inputs of a tensor (O, I), or not at this sparsity."""
+    if sparsity != 0.5:
+        asked = "compressions" if sparsity is None else f"sparsity {sparsity!r}"
+        raise ValueError(f"NM24 keeps two of each four inputs, a sparsity of 0.5, not {asked}; use sparsities: [0.5]")
+    if len(shape) != 2 or shape[1] % 4:
+        what = "is a bias" if len(shape) != 2 else f"has {shape[1]} inputs, which 4 does not divide"
+        todo = "leave out prune_biases" if len(shape) != 2 else f"write exclude: [{name}]"
+        raise ValueError(f"NM24 keeps two of each four inputs of a row, and {name!r} {what}; {todo}")

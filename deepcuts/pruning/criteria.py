@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pass = Literal["none", "forward", "plain", "smoothed"]
-Scope = Literal["layer", "global", "row"]
+Scope = Literal["layer", "global", "row", "lamp", "erk", "owl", "nm24"]
+Control = Literal["none", "shuffle"]
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,33 @@ CRITERIA: dict[str, Criterion] = {
 # The strategies that prune nothing: the fine-tuned network, and the unpruned one rewound and retrained.
 NOT_PRUNED = ("Dense", "Unpruned")
 
-SCOPES: tuple[Scope, ...] = ("layer", "global", "row")
+# Over what scores compete, and how the name of a strategy begins then.
+SCOPES: dict[Scope, str] = {
+    "layer": "Layer",
+    "global": "Global",
+    "row": "Row",
+    "lamp": "Lamp",
+    "erk": "Erk",
+    "owl": "Owl",
+    "nm24": "NM24",
+}
 
 
 def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> str:
-    """Return `<Layer|Global|Row><Criterion>[+shuffle]`."""
+    """Return `<Scope><Criterion>[+shuffle]`, as `LayerMagWeight` or `GlobalSNIP+shuffle`."""
     assert criterion is not None
     assert scope is not None
-    return scope.capitalize() + criterion + ("" if control == "none" else f"+{control}")
+    return SCOPES[scope] + criterion + ("" if control == "none" else f"+{control}")
+
+
+def plain_strategies(criteria: Mapping[str, Needs] = CRITERIA) -> dict[str, tuple[str, Scope]]:
+    """Return the criterion and scope of every strategy without a control, by name."""
+    return {
+        strategy_name(criterion, scope, "none"): (criterion, scope)
+        for scope in SCOPES
+        for criterion, row in criteria.items()
+        if not (scope == "lamp" and row.signed)
+    }
 
 
 def is_control(strategy: str) -> bool:
@@ -183,22 +203,23 @@ def is_control(strategy: str) -> bool:
     return "+" in strategy or strategy.endswith("Random")
 
 
-def parse_strategy(
-    strategy: str, criteria: Mapping[str, Needs] = CRITERIA
-) -> tuple[str, Scope, Literal["none", "shuffle"]]:
+def parse_strategy(strategy: str, criteria: Mapping[str, Needs] = CRITERIA) -> tuple[str, Scope, Control]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
-    for scope in SCOPES:
-        for criterion in criteria:
-            if strategy == strategy_name(criterion, scope, "none"):
-                return criterion, scope, "none"
-            if strategy == strategy_name(criterion, scope, "shuffle"):
-                return criterion, scope, "shuffle"
-    known = [strategy_name(criterion, scope, "none") for scope in SCOPES for criterion in criteria]
+    known = plain_strategies(criteria)
     base, plus, control = strategy.partition("+")
     if base in known:
-        raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
+        if plus and control != "shuffle":
+            raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
+        return *known[base], "shuffle" if plus else "none"
+    criterion = base.removeprefix(SCOPES["lamp"])
+    if criterion != base and criterion in criteria:
+        raise ValueError(
+            f"strategy {strategy!r}: Lamp divides squares of scores, and those of {criterion} may be negative; take"
+            f" another criterion, or another scope, as in 'Layer{criterion}'"
+        )
     hint = nearest(strategy, [name + plus + control for name in known]) or ";"
+    *scopes, last = SCOPES.values()
     raise ValueError(
-        f"unknown strategy {strategy!r}{hint} known: Layer, Global or Row,"
+        f"unknown strategy {strategy!r}{hint} known: {', '.join(scopes)} or {last},"
         f" then one of {', '.join(criteria)}, then perhaps +shuffle"
     )

@@ -6,13 +6,14 @@ O = outputs of a linear layer, I = its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepcuts.pruning.compression import count_kept
+from deepcuts.pruning.budgets import erk_counts, lamp_scores, owl_counts
+from deepcuts.pruning.compression import check_two_of_four, count_kept
 from deepcuts.pruning.criteria import Scope
 
 Scores = Mapping[str, Tensor]
@@ -51,27 +52,59 @@ def _ascending(scores: Tensor, place: int) -> Tensor:
     return torch.from_numpy(parted[..., place : place + 1].copy())
 
 
-def make_masks(scores: Scores, fraction: float, scope: Scope, transposed: Collection[str] = ()) -> dict[str, Tensor]:
-    """Keep a fraction of the highest scores per tensor (layer), over all tensors (global), or per output row (row).
+def make_masks(
+    scores: Scores,
+    fraction: float,
+    scope: Scope,
+    transposed: Collection[str] = (),
+    wanda: Scores | None = None,
+) -> dict[str, Tensor]:
+    """Keep a fraction of all weights, by the highest scores of those that compete with each other in this scope.
 
-    Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Masks
-    have the shape of the scores; True keeps. Raises ValueError for a NaN score, and for a fraction outside 0 to 1.
+    Layer, Erk and Owl: those of a tensor, which keeps the same share as every other, or the number of its budget;
+    Global and Lamp: all of them, by the score or the one that Lamp makes of it; Row: those of an output row; NM24: each
+    four consecutive inputs of a row, of which two stay (`fraction` must be 0.5).
+
+    Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Owl
+    needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. Raises ValueError for a
+    NaN score, for a fraction outside 0 to 1, and where NM24 cannot be had.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
             raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
-    names = bytewise(scores)
-    if scope == "global":
-        everything = torch.cat([scores[name].flatten() for name in names])
-        kept = highest(everything, count_kept(fraction, everything.numel()))
-        parts = kept.split([scores[name].numel() for name in names])
-        return {name: part.view(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    ordered = {name: scores[name] for name in bytewise(scores)}
+    whole = count_kept(fraction, sum(score.numel() for score in ordered.values()))
+    if scope == "row":
+        return _by_rows(ordered, transposed, lambda row: highest(row, count_kept(fraction, row.shape[-1])))
+    if scope == "nm24":
+        for name, score in ordered.items():
+            check_two_of_four(name, score.t().shape if name in transposed else score.shape, 1 - fraction)
+        return _by_rows(ordered, transposed, lambda row: highest(row.unflatten(-1, (-1, 4)), 2).flatten(-2))
+    if scope in ("global", "lamp"):
+        ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
+        return _highest_of_all(ranked, whole)
+    if scope == "erk":
+        counts = erk_counts({name: score.shape for name, score in ordered.items()}, whole)
+    elif scope == "owl":
+        assert wanda is not None, "Owl needs Wanda scores"
+        counts = owl_counts({name: wanda[name] for name in ordered}, whole)
+    else:
+        counts = {name: count_kept(fraction, score.numel()) for name, score in ordered.items()}
+    return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
+
+
+def _highest_of_all(scores: Scores, keep: int) -> dict[str, Tensor]:
+    kept = highest(torch.cat([score.flatten() for score in scores.values()]), keep)
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def _by_rows(scores: Scores, transposed: Collection[str], mask_of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Make the mask of each tensor from its scores by output row, (O, I); that of a bias from a single row (O,)."""
     masks = {}
-    for name in names:
-        turned = scope == "row" and name in transposed
-        score = scores[name].t().contiguous() if turned else scores[name]
-        rows = score if scope == "row" else score.flatten()
-        mask = highest(rows, count_kept(fraction, rows.shape[-1])).view(score.shape)
+    for name, score in scores.items():
+        turned = name in transposed
+        mask = mask_of(score.t().contiguous() if turned else score)
         masks[name] = mask.t().contiguous() if turned else mask
     return masks
 

@@ -160,12 +160,16 @@ def _how(spec: TrialSpec, row: Row) -> str:
         scored += f", a criterion of the author's own ({spec.score.own.file}, digest {spec.score.own.digest}),"
     if spec.score.batches:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
+    if spec.score.exclude:
+        scored += f", but for those that {', '.join(spec.score.exclude)} names"
+    kept = f"Kept the highest scores, scope {spec.scope}"
+    if spec.outliers is not None:
+        kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
     steps = [
         f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {finetune.epochs} epochs,"
         f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
-        f"Kept the highest scores, scope {spec.scope}"
-        + (", then shuffled the mask within each tensor (a control)." if spec.control == "shuffle" else "."),
+        kept + (", then shuffled the mask within each tensor (a control)." if spec.control == "shuffle" else "."),
         f"Set the kept weights back to {start}; the pruned ones are zero from here on.",
         f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
         f" learning rate {retrain.lr:g}.",

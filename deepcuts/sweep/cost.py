@@ -64,7 +64,7 @@ def estimate(
     measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
     seconds: dict[str, float] = {}
     for trial in plan.to_run:
-        dense, score = trial.dense, trial.score
+        dense = trial.dense
         found = measured.get(_kind(dense))
         if found is not None:
             unit = found.seconds
@@ -76,9 +76,10 @@ def estimate(
         seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
         if dense.dense_id not in plan.dense_there:
             seconds[dense.dense_id] = dense.finetune.epochs * used * unit
-        if score.data != "none" and score.score_id not in plan.scores_there:
-            repeats = score.smoothing_passes if score.data == "smoothed" else 1
-            seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
+        for score in trial.passes:
+            if score.score_id not in plan.scores_there:
+                repeats = score.smoothing_passes if score.data == "smoothed" else 1
+                seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
     kinds = {_kind(trial.dense) for trial in plan.to_run}
     basis = (*_measured_in_words(measured, kinds), *sorted(guessed))
     wall = Pace(plan.to_run, seconds, slots).seconds_left()
@@ -170,9 +171,10 @@ def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: i
         if trial.dense.dense_id not in dense:
             dense.add(trial.dense.dense_id)
             left += (1 + steps) * network
-        if trial.score.data != "none" and trial.score.score_id and trial.score.score_id not in scores:
-            scores.add(trial.score.score_id)
-            left += FLOAT * size.prunable
+        for score in trial.passes:
+            if score.score_id and score.score_id not in scores:
+                scores.add(score.score_id)
+                left += FLOAT * size.prunable
         if trial.retrain is not None:
             left += size.prunable // 8 + (network if keep_models else 0)
     return left, largest * min(slots, len(plan.to_run))
@@ -253,11 +255,10 @@ def fitting(peak: int, total: int) -> int:
 
 def _memory_parts(trial: TrialSpec) -> set[tuple[object, ...]]:
     """Return what decides the memory of a trial: how each of its stages runs."""
-    dense, score = trial.dense, trial.score
+    dense = trial.dense
     about = (dense.model, dense.dataset, dense.device, dense.precision, dense.compile, dense.max_tokens)
     parts: set[tuple[object, ...]] = {
         (*about, each.optimizer, examples_at_once(each)) for each in (dense.finetune, trial.retrain) if each is not None
     }
-    if score.data != "none":
-        parts.add((*about, score.data, examples_at_once(score), score.smoothing_passes))
+    parts |= {(*about, score.data, examples_at_once(score), score.smoothing_passes) for score in trial.passes}
     return parts

@@ -37,8 +37,9 @@ def place_of(
     if training is not None:
         steps = training.epochs * math.ceil(used / training.batch_size)
         return place | {"epochs": training.epochs, "steps": steps}
-    if stage == "score" and trial.score.data != "none":
-        return place | {"steps": min(trial.score.batches, math.ceil(used / trial.score.batch_size))}
+    if stage == "score" and trial.passes:
+        first = trial.passes[0]
+        return place | {"steps": min(first.batches, math.ceil(used / first.batch_size))}
     return place
 
 
@@ -145,7 +146,7 @@ class Pace:
 
 def _stages(trial: TrialSpec) -> Sequence[tuple[str, str]]:
     """Return the stages of a trial in their order, each with the key of its planned seconds."""
-    passes = [("score", trial.score.pass_id)] if trial.score.data != "none" else []
+    passes = [("score", key) for key in dict.fromkeys(score.pass_id for score in trial.passes)]
     return [("dense", trial.dense.dense_id), *passes, ("retrained", trial.trial_id)]
 
 

@@ -42,9 +42,10 @@ class Plan:
     def passes(self) -> Counter[str]:
         """Count the passes over scoring batches that are still to be made, by kind."""
         missing = {
-            trial.score.pass_id: trial.score.data
+            score.pass_id: score.data
             for trial in self.to_run
-            if trial.score.data != "none" and trial.score.score_id not in self.scores_there
+            for score in trial.passes
+            if score.score_id not in self.scores_there
         }
         return Counter(missing.values())
 
@@ -69,7 +70,7 @@ def make_plan(
             continue
         to_run.append(trial)
     dense = {trial.dense.dense_id for trial in to_run}
-    scores = {trial.score.score_id for trial in to_run if trial.score.data != "none"} - {None}
+    scores = {score.score_id for trial in to_run for score in trial.passes}
     return Plan(
         tuple(trials),
         statuses,

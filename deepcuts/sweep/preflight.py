@@ -87,17 +87,18 @@ def _kind(trial: TrialSpec) -> dict[str, object]:
     return {**settings, **about, "decayed": decayed, "data": data}
 
 
+_OF_SCORES = {"criterion", "own", "dropout", "count_padding", "prune_biases", "exclude"}
 _NO_MATTER = {"model", "task", "seed", "max_train_examples", "tf32", "compile", "device", "finetune"}
 
 
 def _cache_path(trials: Sequence[TrialSpec]) -> Path:
     model = trials[0].dense.model
-    scores = [trial.score for trial in trials]
-    needs = {(spec.label, spec.dropout, spec.count_padding, spec.prune_biases) for spec in scores}
+    scores = [spec for trial in trials for spec in (trial.score, *trial.passes)]
+    needs = {canonical(spec.model_dump(mode="json", include=_OF_SCORES)) for spec in scores}
     key = {
         "model": model.digest or [model.name, model_commit(model.name, model.revision)],
         "kind": _kind(trials[0]),
-        "scores": sorted(map(list, needs)),
+        "scores": sorted(needs),
         "versions": [deepcuts.__version__, *map(version, ("transformers", "torch", "tokenizers"))],
     }
     return _cache_file(key)

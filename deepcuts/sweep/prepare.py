@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
@@ -18,7 +18,8 @@ from deepcuts.experiment.tasks import Task
 from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.model.head import head_rows, weights_hold_head
-from deepcuts.pruning.compression import Counts, compression_to_fraction
+from deepcuts.names import names_tensor, nearest
+from deepcuts.pruning.compression import Counts, check_two_of_four, compression_to_fraction
 from deepcuts.sweep.preflight import check_criteria
 
 
@@ -60,12 +61,16 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     for dataset, task in tasks.items():
         settings = file.for_dataset(dataset)
         counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
+        if settings.exclude:
+            counts[dataset] = _without(settings.exclude, counts[dataset], file.model)
         _check_size(dataset, file, settings, counts[dataset])
         _check_rewind(dataset, settings, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
-    return Prepared(SweepSpec(file, model, tasks, device, with_head), counts, facts)
+    spec = SweepSpec(file, model, tasks, device, with_head)
+    _check_two_of_four(spec, counts)
+    return Prepared(spec, counts, facts)
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
@@ -104,6 +109,41 @@ def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Count
         raise ValueError(
             f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
         )
+
+
+def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
+    """Return the counts of a network in which the tensors that the globs name are not prunable.
+
+    Raises ValueError for a glob that names none, and where all of them are named.
+    """
+    parts = dict.fromkeys(part for name in counts.tensors for part in name.split(".") if not part.isdecimal())
+    for glob in globs:
+        if not any(names_tensor(glob, name) for name in counts.tensors):
+            hint = nearest(glob, [*parts, *counts.tensors]) or ";"
+            raise ValueError(
+                f"exclude: {glob!r} matches no prunable tensor of model {model!r}{hint} it must match the whole name of"
+                f" a tensor or parts of it between dots, and there are {', '.join([*counts.tensors][:3])}, ..."
+            )
+    excluded = {name: shape for name, shape in counts.tensors.items() if any(names_tensor(g, name) for g in globs)}
+    if len(excluded) == len(counts.tensors):
+        raise ValueError(
+            f"exclude: {list(globs)!r} leaves nothing to prune: it matches all {len(excluded)} prunable tensors of"
+            f" model {model!r}; exclude fewer, such as [pooler]"
+        )
+    left = {name: shape for name, shape in counts.tensors.items() if name not in excluded}
+    without = sum(map(math.prod, excluded.values()))
+    return replace(counts, prunable=counts.prunable - without, tensors=left, excluded=excluded)
+
+
+def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
+    """Check that NM24 can prune every tensor, to the levels that the sweep asks for. Raises ValueError."""
+    asked = {(trial.dense.dataset, trial.sparsity): trial.strategy for trial in spec.trials() if trial.scope == "nm24"}
+    for (dataset, sparsity), strategy in asked.items():
+        for name, shape in counts[dataset].tensors.items():
+            try:
+                check_two_of_four(name, shape, sparsity)
+            except ValueError as error:
+                raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
 
 
 def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:

@@ -86,12 +86,11 @@ class Queue:
         return trial
 
     def _missing(self, trial: TrialSpec) -> list[str]:
-        """Return the shared stages that the trial would make itself: the fine-tuning, then its scoring pass."""
+        """Return the shared stages that the trial would make itself: the fine-tuning, then its scoring passes."""
         missing = []
         if trial.dense.dense_id not in self.dense_there:
             missing.append(trial.dense.dense_id)
-        if trial.score.data != "none" and trial.score.score_id not in self.scores_there:
-            missing.append(trial.score.pass_id)
+        missing += [score.pass_id for score in trial.passes if score.score_id not in self.scores_there]
         return missing
 
     def heard(self, trial_id: str, stage: str) -> None:
@@ -102,9 +101,10 @@ class Queue:
         if is_past(stage, "dense") and trial.dense.dense_id not in self.dense_there:
             self.dense_there.add(trial.dense.dense_id)
             self._found(trial.dense.dense_id)
-        if is_past(stage, "score") and trial.score.data != "none":
+        if is_past(stage, "score"):
             self.scores_there |= {key for score in self._shared.partners(trial) if (key := score.score_id)}
-            self._found(trial.score.pass_id)
+            for score in trial.passes:
+                self._found(score.pass_id)
 
     def learn(self, busy: set[str], store: Store) -> None:
         """Note what other launches are making, and what they have stored by now. Raises OSError."""
@@ -113,7 +113,7 @@ class Queue:
         done = {key for key, status in statuses.items() if status == "completed"} - self.again
         left = {place: self._trials[place] for place in self._places() if self._trials[place].trial_id not in done}
         dense = {trial.dense.dense_id for trial in left.values()} - self.dense_there
-        scores = {trial.score.score_id for trial in left.values() if trial.score.data != "none"} - self.scores_there
+        scores = {score.score_id for trial in left.values() for score in trial.passes} - self.scores_there
         self.dense_there |= {key for key in dense if store.artifact("dense", key)}
         self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}
         self._lacking = {}

@@ -155,7 +155,7 @@ class _Searcher(_Unsaved, Searcher):
                 waiting = {trial.trial_id for trial in self.queue.pending}
                 self.queue.learn(busy, self.store)
                 left = self.queue.pending
-                passes = {t.score.pass_id for t in left if t.score.score_id in self.queue.scores_there}
+                passes = {s.pass_id for t in left for s in t.passes if s.score_id in self.queue.scores_there}
                 self.progress.found(self.queue.dense_there | passes, waiting - {trial.trial_id for trial in left})
         except OSError:  # an unreachable store: look again later
             return

@@ -96,7 +96,7 @@ def run_in_worker(config: dict[str, Any], reference: list[ray.ObjectRef]) -> Non
     launch = _fetched(reference[0])
     trial, store = launch.trials[config["trial_id"]], Store(launch.store_uri)
     _wait_for(store)
-    stages = [trial.dense.dense_id] + ([trial.score.pass_id] if trial.score.data != "none" else [])
+    stages = [trial.dense.dense_id, *dict.fromkeys(score.pass_id for score in trial.passes)]
     with Beat(store, trial.trial_id, launch.launch_id, stages) as beat:
         row = launch.work(launch, trial, store, beat)
     tune.report({"stage": "done" if row else "interrupted", "row": {name: row.get(name) for name in SHOWN}})

@@ -140,7 +140,7 @@ def find_scores(
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
-    names = prunable(network.model, spec.prune_biases)
+    names = prunable(network.model, spec.prune_biases, spec.exclude)
     if spec.data != "none":
         meta = context.store.artifact("scores", spec.score_id)
         if meta is not None:

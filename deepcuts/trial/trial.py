@@ -121,7 +121,7 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     account.row |= data_columns(dense.task, material)
     network = prove_shortcuts(load_network(dense, context.capture), material.train)
     account.row |= {"padding_matters": padding_matters(network, material.train), **_shortcuts_column(network)}
-    found = find_prunable(network.model, trial.score.prune_biases)
+    found = find_prunable(network.model, trial.score.prune_biases, trial.score.exclude)
     names = found.names
     account.row |= _size_columns(network, material, found, trial, context)
     theta_0 = weights_of(network)
@@ -213,11 +213,16 @@ def _prune(
     theta_0: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
-    found = Scored({}, 0, None, False, 0.0)
+    found, wanda = Scored({}, 0, None, False, 0.0), None
     if trial.prunes:
         _begin("score", account, context)
         found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
-        account.row["activations_counted"] = how_counted(network, material.train, names, trial.score.needs)
+        if trial.wanda is not None:
+            also = find_scores(network, material, trial.wanda, context, theta_0, trial.control_seed)
+            cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
+            found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
+        observing = trial.score.needs if trial.wanda is None else trial.wanda.needs
+        account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
 
@@ -226,7 +231,7 @@ def _prune(
     kept = _all_kept(network, names)
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model))
+        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
@@ -234,16 +239,20 @@ def _prune(
 
 
 def masks_of_trial(
-    trial: TrialSpec, scores: Mapping[str, Tensor], parameters: int, transposed: Collection[str] = ()
+    trial: TrialSpec,
+    scores: Mapping[str, Tensor],
+    parameters: int,
+    transposed: Collection[str] = (),
+    wanda: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
 
-    The weights in `transposed` are stored as (inputs, outputs).
+    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too.
     """
     assert trial.scope is not None
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed)
+    made = make_masks(scores, fraction, trial.scope, transposed, wanda)
     return shuffle(made, derive(trial.control_seed, "shuffle")) if trial.control == "shuffle" else made
 
 

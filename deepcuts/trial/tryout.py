@@ -167,7 +167,7 @@ def _try_passes(
     for specs in _passes(trials).values():
         first, criteria, own = next(iter(specs.values())), sorted(specs), own_rows(specs, files)
         settings = first.model_copy(update={"micro_batch": None, "smoothing_passes": 1})
-        names = prunable(network.model, first.prune_biases)
+        names = prunable(network.model, first.prune_biases, first.exclude)
         with _explained(dense, f"scoring by {', '.join(str(specs[each].criterion) for each in criteria)}"):
             score(network, names, criteria, tokens, [np.arange(2)], settings, dense.seed, initial, own=own)
 
@@ -175,8 +175,8 @@ def _try_passes(
 def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, ScoreSpec]]:
     """Group the criteria that one pass over the batches serves; what a pass is decides its key."""
     found: dict[tuple[object, ...], dict[str, ScoreSpec]] = {}
-    for spec in (trial.score for trial in trials if trial.prunes):
-        key = (spec.data, spec.dropout, spec.count_padding, spec.prune_biases)
+    for spec in (spec for trial in trials if trial.prunes for spec in (trial.score, *trial.passes)):
+        key = (spec.data, spec.dropout, spec.count_padding, spec.prune_biases, spec.exclude)
         found.setdefault(key, {})[spec.label] = spec
     return found
 

@@ -39,6 +39,27 @@ def test_a_sweep_has_one_arm_for_each_strategy_whatever_its_criterion_uses() -> 
     assert set(arms(*made)) == {"Dense", "Unpruned", *strategies}
 
 
+def test_the_passes_of_owl_are_settings_of_scoring_like_those_of_other_strategies() -> None:
+    strategies = ["OwlMagWeight", "OwlSmoothGrad", "LayerMagWeight", "LampSNIP"]
+    few, many = (sweep(strategies=strategies, scoring={"batches": count}).trials() for count in (10, 1000))
+    assert set(arms(*few)) == {"Dense", *strategies}
+    found = set(arms(*few, *many)) - {"Dense", "LayerMagWeight"}
+    assert found == {
+        f"{name} [scoring.batches={count}]"
+        for name in strategies
+        if name[0] == "O" or "SNIP" in name
+        for count in (10, 1000)
+    }
+
+
+def test_excluded_tensors_tell_arms_apart() -> None:
+    whole, part = (sweep(exclude=globs).trials() for globs in ([], ["pooler", "layer.0.*"]))
+    assert {arm for arm in arms(*whole, *part) if arm.startswith("LayerMagWeight")} == {
+        "LayerMagWeight [exclude=[]]",
+        'LayerMagWeight [exclude=["layer.0.*", "pooler"]]',
+    }
+
+
 @pytest.mark.parametrize(
     ("one", "other", "names"),
     [

@@ -7,7 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from deepcuts.data.toy import VERSION
-from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.spec import (
+    DenseSpec,
+    ModelSource,
+    ScoreSpec,
+    Scoring,
+    Training,
+    TrialSpec,
+    outlier_pass,
+    score_spec,
+)
 from deepcuts.experiment.tasks import TASKS, Task
 from deepcuts.model.network import weights_of
 from deepcuts.pruning.criteria import parse_strategy
@@ -36,6 +45,7 @@ def trial(
     sparsity: float | None = 0.5,
     scoring: Scoring = SCORING,
     prune_biases: bool = False,
+    exclude: tuple[str, ...] = (),
     retrain: Training | None = TRAINING,
     **fields: Any,
 ) -> TrialSpec:
@@ -44,7 +54,8 @@ def trial(
         score, retrain = ScoreSpec(dense=of, prune_biases=prune_biases), retrain if strategy == "Unpruned" else None
         return TrialSpec(score=score, retrain=retrain, **fields)
     criterion, scope, control = parse_strategy(strategy)
-    score = score_spec(of, criterion, scoring, prune_biases)
+    score = score_spec(of, criterion, scoring, prune_biases, exclude)
+    fields.setdefault("outliers", outlier_pass(scope, scoring))
     if "compression" in fields:
         sparsity = None
     return TrialSpec(score=score, scope=scope, control=control, sparsity=sparsity, retrain=retrain, **fields)

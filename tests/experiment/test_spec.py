@@ -15,6 +15,8 @@ from deepcuts.experiment.spec import (
     Training,
     TrialSpec,
     canonical,
+    outlier_pass,
+    score_spec,
 )
 from deepcuts.experiment.tasks import TASKS, Task
 from deepcuts.pruning.criteria import CRITERIA
@@ -220,3 +222,35 @@ def test_wrong_training_settings_are_refused(fields):
 def test_specs_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         dense().seed = 1
+
+
+def test_excluded_tensors_enter_every_id_but_that_of_fine_tuning_in_any_order():
+    plain, pooler = (score_spec(dense(), "SNIP", Scoring(), False, globs) for globs in ((), ("pooler",)))
+    assert plain == score_spec(dense(), "SNIP", Scoring(), False)
+    assert plain.score_id != pooler.score_id
+    assert plain.pass_id != pooler.pass_id
+    ids = {TrialSpec(score=score, scope="layer", sparsity=0.5).trial_id for score in (plain, pooler)}
+    assert len(ids) == 2
+    one, other = (score_spec(dense(), "SNIP", Scoring(), False, globs) for globs in (("a", "b", "b"), ("b", "a")))
+    assert one.score_id == other.score_id
+
+
+def test_owl_needs_the_wanda_scores_that_other_strategies_have():
+    scoring = Scoring(batches=7, count_padding=True, dropout=False, smooth_batches=3)
+    wanda = trial("Wanda", scoring).score
+    owl = {name: trial(name, scoring, scope="owl", outliers=outlier_pass("owl", scoring)) for name in CRITERIA}
+    assert {each.wanda.score_id for each in owl.values()} == {wanda.score_id}
+    assert [spec.criterion for spec in owl["MagWeight"].passes] == ["Wanda"]
+    assert [spec.criterion for spec in owl["MagGrad"].passes] == ["MagGrad", "Wanda"]
+    assert owl["Wanda"].passes == (wanda,)
+    assert {spec.pass_id for spec in owl["MagAct"].passes} == {wanda.pass_id}
+    assert trial("MagGrad", scoring).passes == (trial("MagGrad", scoring).score,)
+    assert trial("MagWeight").passes == ()
+    assert outlier_pass("lamp", scoring) is None
+
+
+def test_the_id_of_owl_knows_its_outliers_and_that_of_others_does_not():
+    few, many = (outlier_pass("owl", Scoring(batches=batches)) for batches in (7, 1000))
+    ids = {trial(scope="owl", outliers=given).trial_id for given in (few, many)} | {trial().trial_id}
+    assert len(ids) == 3
+    assert TrialSpec.model_validate_json(trial(scope="owl", outliers=few).model_dump_json()).trial_id in ids

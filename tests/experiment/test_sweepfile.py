@@ -41,6 +41,7 @@ DEFAULTS = {
     "keep_head": False,
     "loss": "mean",
     "prune_biases": False,
+    "exclude": [],
     "finetune": TRAINING,
     "scoring": {
         "batches": 1000,

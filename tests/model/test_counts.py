@@ -16,7 +16,7 @@ from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.pruning.compression import Counts
 
-FOUND = Counts(1000, 800, 128, 900, ("head.weight",))
+FOUND = Counts(1000, 800, 128, 900, ("head.weight",), {"some.weight": (40, 20)})
 HUB = ModelSource(name="some/model")
 
 
@@ -79,8 +79,10 @@ def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains
     "content",
     [
         *("", "[]", "{", '{"parameters": 5}', "\x00"),
-        '{"parameters": "5", "prunable": 4, "positions": 3, "encoder": 4, "left_out": []}',
-        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [1]}',
+        '{"parameters": "5", "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": {}}',
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [1], "tensors": {}}',
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": {"a": ["b"]}}',
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": [2]}',
         '{"parameters": 5, "prunable": 4, "positions": 3}',  # by an older version
     ],
 )
@@ -89,7 +91,8 @@ def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
     count_parameters(toy, 2, False)
     [path] = (tmp_path / "cache/counts").iterdir()
     counts = {"parameters": 1000, "prunable": 800, "positions": 128}
-    assert json.loads(path.read_text()) == {**counts, "encoder": 900, "left_out": ["head.weight"]}
+    counts |= {"encoder": 900, "left_out": ["head.weight"], "tensors": {"some.weight": [40, 20]}, "excluded": {}}
+    assert json.loads(path.read_text()) == counts
     path.write_text(content)
     assert count_parameters(toy, 2, False) == FOUND
     assert len(counted) == 2

@@ -22,7 +22,7 @@ from transformers import (
 
 from deepcuts.data.toy import VOCABULARY
 from deepcuts.model.load import count_from_config, load_model, load_tokenizer
-from deepcuts.model.network import Network, find_prunable, flops, linear_layers, prunable, sample
+from deepcuts.model.network import Network, find_prunable, flops, linear_layers, prunable, sample, transposed
 from deepcuts.pruning.compression import Counts, compression_to_fraction
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -227,7 +227,10 @@ def test_a_plan_counts_what_the_trial_will_prune(kind: str, tmp_path: Path) -> N
     found, sizes = find_prunable(model, True), {name: p.numel() for name, p in model.named_parameters()}
     counts = count_from_config(str(tmp_path), "main", 2, True)
     prunable = sum(sizes[name] for name in found.names)
-    assert counts == Counts(sum(sizes.values()), prunable, counts.positions, found.encoder, tuple(found.left_out))
+    turned, left_out = transposed(model), tuple(found.left_out)
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in found.names}
+    shapes |= {name: shape[::-1] for name, shape in shapes.items() if name in turned}
+    assert counts == Counts(sum(sizes.values()), prunable, counts.positions, found.encoder, left_out, shapes)
     assert counts.positions == (None if kind == "xlnet" else 32 - 1 if kind in ("esm", "longformer", "roberta") else 32)
 
 

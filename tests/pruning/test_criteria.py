@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,15 @@ from torch import Tensor, tensor
 
 from deepcuts.data.batches import Tokens
 from deepcuts.experiment.spec import ScoringPass
-from deepcuts.pruning.criteria import CRITERIA, Evidence, Weights, parse_strategy, strategy_name
+from deepcuts.pruning.criteria import (
+    CRITERIA,
+    SCOPES,
+    Evidence,
+    Weights,
+    parse_strategy,
+    plain_strategies,
+    strategy_name,
+)
 from deepcuts.scoring.score import score
 
 SETTINGS = ScoringPass(smoothing_passes=3, noise_std=0.1)
@@ -188,11 +197,12 @@ def test_every_criterion_has_an_example_by_hand_and_a_source() -> None:
 
 
 def test_names_of_strategies_are_read_back() -> None:
-    for scope in ("layer", "global", "row"):
-        for criterion in CRITERIA:
-            for control in ("none", "shuffle"):
-                assert parse_strategy(strategy_name(criterion, scope, control)) == (criterion, scope, control)  # type: ignore[arg-type]
+    for criterion, scope in plain_strategies().values():
+        for control in ("none", "shuffle"):
+            assert parse_strategy(strategy_name(criterion, scope, control)) == (criterion, scope, control)  # type: ignore[arg-type]
     assert strategy_name("Wanda", "row", "none") == "RowWanda"
+    assert strategy_name("SNIP", "nm24", "shuffle") == "NM24SNIP+shuffle"
+    assert {scope for _, scope in plain_strategies().values()} == set(SCOPES)
     assert strategy_name("GradCAM", "layer", "shuffle") == "LayerGradCAM+shuffle"
 
 
@@ -202,12 +212,22 @@ def test_names_of_strategies_are_read_back() -> None:
         ("LayerGradCam", "LayerGradCAM"),
         ("globalMagWeight", "GlobalMagWeight"),
         ("LayerGradCam+shuffle", "LayerGradCAM+shuffle"),
+        ("LampWandas", "LampWanda"),
+        ("Nm24MagWeight", "NM24MagWeight"),
     ],
 )
 def test_an_unknown_strategy_is_refused_with_the_nearest_name(wrong: str, near: str) -> None:
     with pytest.raises(ValueError, match="did you mean") as raised:
         parse_strategy(wrong)
     assert f"unknown strategy {wrong!r}; did you mean {near!r}?" in str(raised.value)
+
+
+def test_lamp_of_scores_that_may_be_negative_is_refused() -> None:
+    for name in ("LampMagIncrease", "LampMagIncrease+shuffle"):
+        with pytest.raises(ValueError, match=f"strategy '{re.escape(name)}': Lamp .* may be negative"):
+            parse_strategy(name)
+    signed = {name for name, row in CRITERIA.items() if row.signed}
+    assert signed == {criterion for criterion in CRITERIA if f"Lamp{criterion}" not in plain_strategies()}
 
 
 def test_an_unknown_control_is_refused() -> None:

@@ -9,6 +9,7 @@ from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
 from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.pruning.compression import Counts
 from deepcuts.sweep.prepare import prepare_sweep
 
 COUNTS = SimpleNamespace(parameters=1000, prunable=800, positions=128)
@@ -111,3 +112,72 @@ def test_what_cannot_run_is_refused(tmp_path, changes, message):
 @pytest.mark.parametrize("changes", [["rewind=1250"], ["rewind=35", "max_train_examples=100"], ["compressions=[5]"]])
 def test_the_most_that_can_be_asked_for_is_allowed(tmp_path, changes):
     assert len(prepare(tmp_path, SMALL, *changes).spec.trials()) == 2
+
+
+SHAPES = {
+    **{f"bert.encoder.layer.{n}.{kind}.weight": (4, 8) for n in (0, 1, 10) for kind in ("query", "output")},
+    "bert.pooler.dense.weight": (8, 8),
+}
+
+
+@pytest.fixture
+def shaped(monkeypatch):
+    counts = Counts(1000, 256, 128, 300, (), SHAPES)
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+
+
+@pytest.mark.usefixtures("shaped")
+def test_excluded_tensors_do_not_count_as_prunable_and_the_plan_says_so(tmp_path):
+    text = SMALL.replace("compressions: [2]", "compressions: [1.1]")
+    ready = prepare(tmp_path, text, 'exclude=[pooler, "layer.1.*"]')
+    counts = ready.counts["toy"]
+    assert counts.prunable == 4 * 32
+    assert [*counts.excluded] == [name for name in SHAPES if "pooler" in name or "layer.1." in name]
+    assert {*counts.tensors, *counts.excluded} == set(SHAPES)
+    assert counts.notes() == [
+        "excluded from pruning: 128 parameters of bert.encoder.layer.1.query.weight,"
+        " bert.encoder.layer.1.output.weight, bert.pooler.dense.weight (3 in all)"
+    ]
+    assert {trial.score.exclude for trial in ready.spec.trials()} == {("layer.1.*", "pooler")}
+    with pytest.raises(ValueError, match=r"1\.1 cannot be reached: 64 of 1,000 parameters are prunable"):
+        prepare(tmp_path, text, 'exclude=[pooler, "layer.1", query]', "overrides.toy.exclude=[pooler, layer.1, query]")
+
+
+@pytest.mark.usefixtures("shaped")
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ("[poler]", "exclude: 'poler' matches no prunable tensor of model 'toy'; did you mean 'pooler'"),
+        ("[pooler, layer.2]", "'layer.2' matches no .* there are bert.encoder.layer.0.query.weight, "),
+        ("[dense.wieght]", r"'dense\.wieght' matches no .*did you mean"),
+        ("['*']", r"\['\*'\] leaves nothing to prune: it matches all 7 prunable tensors"),
+        ("[encoder, pooler]", "leaves nothing to prune"),
+    ],
+)
+def test_what_excludes_nothing_or_everything_is_refused(tmp_path, exclude, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, SMALL, f"exclude={exclude}")
+
+
+@pytest.mark.usefixtures("shaped")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["compressions=[1.1]"], "NM24 .* not compressions; use sparsities: "),
+        (["compressions=null", "sparsities=[0.5, 0.9]"], r"not sparsity 0\.9; use sparsities: \[0\.5\]"),
+    ],
+)
+def test_two_of_four_at_another_sparsity_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=f"strategies: 'NM24SNIP' on 'toy': .*{message}"):
+        prepare(tmp_path, SMALL, "strategies=[LayerSNIP, NM24SNIP]", *changes)
+
+
+def test_two_of_four_of_inputs_that_4_does_not_divide_is_refused_unless_they_are_excluded(tmp_path, monkeypatch):
+    odd = Counts(1000, 256, 128, 300, (), {**SHAPES, "bert.pooler.dense.weight": (8, 6)})
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: odd)
+    changes = ["strategies=[NM24SNIP]", "compressions=null", "sparsities=[0, 0.5]"]
+    message = r"'bert\.pooler\.dense\.weight' has 6 inputs, .* write exclude: \[bert\.pooler\.dense\.weight\]"
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, SMALL, *changes)
+    ready = prepare(tmp_path, SMALL, *changes, "exclude=[bert.pooler.dense.weight]")
+    assert [trial.strategy for trial in ready.spec.trials()] == ["Dense", "Unpruned", "NM24SNIP"]

@@ -19,11 +19,10 @@ from deepcuts.wording import STEPS
 
 
 def lacked(queue: Queue, trial: TrialSpec) -> list[str]:
-    """The shared stages that a trial would make itself: its fine-tuning and its scoring pass, where not yet there."""
+    """The shared stages that a trial would make itself: its fine-tuning and its scoring passes, where not yet there."""
     stages = [] if trial.dense.dense_id in queue.dense_there else [trial.dense.dense_id]
-    if trial.score.data != "none" and trial.score.score_id not in queue.scores_there:
-        stages.append(trial.score.pass_id)
-    return stages
+    missing = [score.pass_id for score in trial.passes if score.score_id not in queue.scores_there]
+    return [*stages, *dict.fromkeys(missing)]
 
 
 def simulate(queue: Queue, slots: int, fail: frozenset[str] = frozenset()) -> Counter[str]:
@@ -41,8 +40,8 @@ def simulate(queue: Queue, slots: int, fail: frozenset[str] = frozenset()) -> Co
             stage = list(STEPS)[at[trial_id]]
             if stage == "score":
                 made[trial.dense.dense_id] += trial.dense.dense_id not in queue.dense_there
-            if stage == "pruned" and trial.score.data != "none":
-                made[trial.score.pass_id] += trial.score.score_id not in queue.scores_there
+            if stage == "pruned":
+                made.update({score.pass_id for score in trial.passes if score.score_id not in queue.scores_there})
             if trial_id in fail and stage == "score":
                 queue.ended(trial_id)
                 continue
@@ -67,6 +66,7 @@ def first_by_the_rule(queue: Queue) -> str | None:
 def test_the_next_trial_is_the_one_that_the_rule_names(chance, tmp_path):
     draw, store = random.Random(chance), Store(str(tmp_path))
     names = ["LayerMagWeight", "LayerSNIP", "GlobalSNIP", "LayerGradCAM", "RowWanda", "LayerSmoothGrad"]
+    names += ["OwlMagWeight", "OwlSNIP", "OwlWanda", "OwlMagAct"]
     axes = {"compressions": draw.sample([1, 2, 3, 4], 2), "seeds": list(range(draw.randint(1, 4)))}
     trials = sweep(strategies=draw.sample(names, draw.randint(1, 6)), **axes).trials()
     stages = [trial.dense.dense_id for trial in trials] + [trial.score.pass_id for trial in trials]
@@ -97,6 +97,16 @@ def test_every_shared_stage_is_made_once_whatever_the_slots(slots):
     stages = {trial.dense.dense_id for trial in trials}
     stages |= {trial.score.pass_id for trial in trials if trial.score.data != "none"}
     assert made == dict.fromkeys(stages, 1)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 50])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_passes_that_owl_shares_with_others_are_made_once(slots, seed):
+    strategies = ["OwlMagWeight", "OwlMagGrad", "LayerMagGrad", "RowWanda", "OwlWanda", "OwlSmoothGrad", "LampMagAct"]
+    random.Random(seed).shuffle(strategies)
+    trials = sweep(strategies=strategies, compressions=[2, 3], seeds=[0, 1]).trials()
+    made = simulate(Queue(list(trials)), slots)
+    assert sorted(made.values()) == [1] * (2 + 2 * 3)  # per seed a fine-tuning, and a forward, plain and noisy pass
 
 
 def test_no_trial_starts_that_would_wait():
