@@ -10,6 +10,7 @@ from builders.own_criteria import MINE, TWINS, write_mine
 from builders.toy_sweeps import KEYS
 
 import deepcuts
+from deepcuts.cli.main import main
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.scoring.score import _differentiate
 from deepcuts.store.store import Store
@@ -126,7 +127,7 @@ def _stop_after_a_batch(trial: TrialSpec, of: Sweep, store: Store) -> None:
         )
 
 
-def test_a_trial_asks_for_the_file_and_names_what_was_given(tmp_path: Path) -> None:
+def test_a_trial_asks_for_the_file_and_names_what_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_mine(tmp_path)
     of, store = sweep([path], ["LayerMoved"]), Store(str(tmp_path / "store"))
     trial, digest = of.trials()[1], of.file.criteria[0].digest
@@ -143,6 +144,15 @@ def test_a_trial_asks_for_the_file_and_names_what_was_given(tmp_path: Path) -> N
     assert deepcuts.run_trial(trial, store, criteria=[path])["status"] == "completed"
     with pytest.raises(ValueError, match=rf"the store keeps its text, to read, as sweeps/{digest}\.py"):
         deepcuts.run_trial(trial, store)
+    command = ["run-one", store.uri, trial.trial_id]
+    assert main(command) == 2
+    assert (
+        f"digest {digest}, and no file was given: give the file as it was then, with --criteria"
+        in capsys.readouterr().err
+    )
+    assert main([*command, "--criteria", path]) == 0
+    assert main(["run-one", "small.yaml", trial.trial_id, "--criteria", path]) == 2
+    assert "a sweep file names them itself, with its key criteria" in capsys.readouterr().err
 
 
 def test_a_formula_that_fails_on_the_real_network_names_its_file_and_line(tmp_path: Path) -> None:
