@@ -182,22 +182,27 @@ def _lacks(arguments: Sequence[object], field: str, error: Exception) -> bool:
 
 
 def _random_states() -> dict[str, object]:
-    of_numpy = np.random.get_state(legacy=False)
-    return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": repr(of_numpy), "Python": random.getstate()}
+    kind, key, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (kind, key.tobytes(), *rest),
+        "Python": random.getstate(),
+    }
 
 
 @contextmanager
 def _drawing() -> Iterator[list[str]]:
     """Yield a list that has, after the block, whose random numbers were drawn in it; put their states back."""
     drawn: list[str] = []
-    before, states = _random_states(), (torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate())
+    before, states = _random_states(), (torch.get_rng_state(), np.random.get_state(), random.getstate())
     try:
         yield drawn
     finally:
         drawn += [name for name, state in _random_states().items() if state != before[name]]
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        if drawn:
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
 
 
 def _cases(row: Criterion, biases: bool) -> Iterator[_Case]:
