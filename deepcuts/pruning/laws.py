@@ -182,12 +182,9 @@ def _lacks(arguments: Sequence[object], field: str, error: Exception) -> bool:
 
 
 def _random_states() -> dict[str, object]:
-    kind, key, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (kind, key.tobytes(), *rest),
-        "Python": random.getstate(),
-    }
+    of_numpy = dict(np.random.get_state(legacy=False))
+    of_numpy["state"] = {name: np.asarray(value).tobytes() for name, value in of_numpy["state"].items()}
+    return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": of_numpy, "Python": random.getstate()}
 
 
 @contextmanager
