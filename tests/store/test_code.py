@@ -10,6 +10,7 @@ from builders.filled_store import write_trial
 from builders.own_criteria import MINE, write_mine
 from builders.rows import row_of
 from builders.specs import sweep
+from builders.stores import remote_store
 
 from deepcuts.cli.main import main
 from deepcuts.experiment.grid import SweepSpec
@@ -120,6 +121,15 @@ def test_a_text_goes_with_the_last_trial_that_it_scored(store: Store) -> None:
 def test_a_text_stays_while_a_sweep_wants_trials_that_have_not_run(store: Store) -> None:
     remove(store, plan_removal(store, square(store), None))
     assert all_code(store) == [DIGEST]
+
+
+def test_a_store_on_a_remote_filesystem_keeps_the_text_too(made: SweepSpec, tmp_path: Path) -> None:
+    remote, into = fill(remote_store(), made), Store(str(tmp_path / "into"))
+    assert (all_code(remote), kept_code(remote, DIGEST), problems(remote)) == ([DIGEST], COUNTING, {})
+    merge_stores(into, remote)
+    assert kept_code(into, DIGEST) == COUNTING
+    remove(remote, plan_removal(remote, square(remote), "some"))
+    assert all_code(remote) == []
 
 
 def test_a_merge_brings_the_texts_and_a_new_name_of_the_sweep_keeps_them(store: Store, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_two_files_that_give_one_name_to_two_formulas_run_in_one_process_each_wi
     files = [write_mine(tmp_path, text, f"{number}.py") for number, text in enumerate((MINE, other))]
     sweeps = [sweep([file], ["LayerSquare"]) for file in files]
     pair, alone, together = [of.trials()[1] for of in sweeps], Store(str(tmp_path / "1")), Store(str(tmp_path / "2"))
-    run(sweeps[1], alone)
+    row = deepcuts.run_trial(pair[1], alone, wanted=pair, threads=1, criteria=sweeps[1].file.criteria)
+    assert row["status"] == "completed", row["traceback"]
+    assert alone.artifacts("scores") == [pair[1].score.score_id], "the file of the other is not here"
     # Each as if the other were of its sweep: a pass makes the scores of both where it has both files.
     both = [file for of in sweeps for file in of.file.criteria]
     for trial, criteria in ((pair[1], both), (pair[0], sweeps[0].file.criteria)):
