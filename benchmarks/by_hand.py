@@ -44,16 +44,23 @@ class ByHand:
     """Trains, evaluates and scores a model on texts and labels."""
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, texts: Sequence[str], labels: NDArray[np.int64], device: str
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        texts: Sequence[str],
+        labels: NDArray[np.int64],
+        device: str,
+        max_tokens: int = 128,
     ) -> None:
         self.model, self.tokenizer, self.texts, self.labels = model.to(device), tokenizer, texts, labels
-        self.device = device
+        self.device, self.max_tokens = device, max_tokens
 
     def batches(self, batch_size: int, order: NDArray[np.int64]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         for start in range(0, len(order), batch_size):
             examples = order[start : start + batch_size]
             texts = [self.texts[i] for i in examples]
-            inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+            cut = {"truncation": True, "max_length": self.max_tokens}
+            inputs = self.tokenizer(texts, padding=True, return_tensors="pt", **cut)
             labels = torch.as_tensor(self.labels[examples])
             yield {name: tensor.to(self.device) for name, tensor in inputs.items()}, labels.to(self.device)
 

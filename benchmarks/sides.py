@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,46 +35,142 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(start: Start, sides: Sequence[str], args: argparse.Namespace) -> dict[str, Measured]:
-    """Run every side once to warm up, and then `args.rounds` times in turn."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for side in sides:
-        pipes[side], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(start, args, side, theirs), daemon=True))
-        processes[-1].start()
+# Imported once, by the process from which all sides are forked; nothing of it starts threads or touches a GPU.
+PRELOAD = ["torch", "transformers", "pandas", "deepcuts.trial.trial"]
+# How long a side may still take once the time for a comparison is over, as a share of that time.
+GRACE = 0.25
+
+
+def alone(work: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
+    """Call `work` in a process of its own and return what it returns, to keep the memory of a GPU for others.
+
+    Raises TimeoutError after `seconds` (None: never), and RuntimeError with the error of the process.
+    """
+    (found,) = together([(work, *arguments)], seconds)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def together(calls: Sequence[tuple[Any, ...]], seconds: float | None = None) -> list[Any]:
+    """Make calls (function, arguments) at once, each in a process of its own; return what each returns, or its error.
+
+    Errors are TimeoutError after `seconds` (None: never) and RuntimeError.
+    """
+    running = [_Process(_once, *call) for call in calls]
+    end = time.monotonic() + (seconds or math.inf)
+    found: list[Any] = []
+    for process in running:
+        try:
+            found.append(process.ask(end))
+        except (TimeoutError, RuntimeError) as error:
+            found.append(error)
+        process.end()
+    return found
+
+
+class _Process:
+    """A process that prepares a piece of work, and then does it each time that it is asked."""
+
+    def __init__(self, prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = _processes()
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, prepare, *arguments), daemon=True)
+        self.process.start()
         theirs.close()
-        _ask(pipes[side])
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    memory = dict.fromkeys(sides, 0)
-    for _ in range(args.rounds):
-        for side in sides:
-            elapsed, memory[side] = _ask(pipes[side])
-            seconds[side].append(elapsed)
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send("end")
-        process.join()
-    return {side: Measured(seconds[side], memory[side]) for side in sides}
+
+    def ask(self, end: float) -> Any:
+        """Return what it answers. Raises TimeoutError at `end`, and RuntimeError if the work failed."""
+        with suppress(BrokenPipeError):
+            self.pipe.send("work")
+        if not self.pipe.poll(None if end == math.inf else max(0.0, end - time.monotonic())):
+            raise TimeoutError("out of time")
+        try:
+            answer, error = self.pipe.recv()
+        except EOFError:
+            raise RuntimeError("its process was killed") from None
+        if error:
+            raise RuntimeError(error)
+        return answer
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.join(1)
+        self.process.kill()
+        self.process.join()
 
 
-def _ask(pipe: Connection) -> tuple[float, int]:
-    pipe.send("round")
-    answer: tuple[float, int] = pipe.recv()
-    return answer
+def _processes() -> Any:
+    """Return the way to start processes that share their imports and are fresh otherwise."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
-def _serve(start: Start, args: argparse.Namespace, side: str, pipe: Connection) -> None:
+def _serve(pipe: Connection, prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+    """Answer with the work's result, and what went wrong if it did."""
+    try:
+        work = prepare(*arguments)
+        while True:
+            pipe.recv()
+            pipe.send((work(), None))
+    except EOFError:
+        return
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _once(work: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    return lambda: work(*arguments)
+
+
+def measure(start: Start, sides: Sequence[str], args: argparse.Namespace) -> dict[str, Measured]:
+    """Run every side once to warm up, and then `args.rounds` times in turn, fewer where `args.seconds` are over.
+
+    A side that fails, or that takes much longer than the time, is named and left out.
+    """
+    began, time_left = time.monotonic(), args.seconds or math.inf
+    end, latest = began + time_left, began + time_left * (1 + GRACE)
+    running: dict[str, _Process] = {}
+    rounds: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
+
+    def run(side: str, until: float) -> list[tuple[float, int]]:
+        try:
+            return [running[side].ask(until)]
+        except (TimeoutError, RuntimeError) as error:
+            print(f"{side} is left out: {error}")
+            running.pop(side).end()
+            return []
+
+    for number, side in enumerate(sides):
+        running[side] = _Process(_rounds, start, args, side)
+        now = time.monotonic()
+        run(side, now + (latest - now) / (len(sides) - number + 0.5))  # one that hangs leaves time for the others
+    for number in range(args.rounds):
+        if number and time.monotonic() > end:
+            break
+        for side in list(running):
+            rounds[side] += run(side, latest)
+    for process in running.values():
+        process.end()
+    return {side: Measured([seconds for seconds, _ in seen], seen[-1][1]) for side, seen in rounds.items() if seen}
+
+
+def _rounds(start: Start, args: argparse.Namespace, side: str) -> Callable[[], tuple[float, int]]:
+    """Return the function that runs a round of a side, and returns its seconds per step and the peak memory so far."""
     import torch
 
     torch.set_num_threads(args.threads)
     run = start(args, side)
-    while pipe.recv() != "end":
+
+    def work() -> tuple[float, int]:
         seconds = run()
         if args.device == "cuda":
-            memory = torch.cuda.max_memory_allocated()
-        else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send((seconds, memory))
+            return seconds, torch.cuda.max_memory_allocated()
+        return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    return work
 
 
 def wait(device: str) -> float:
@@ -84,8 +183,8 @@ def wait(device: str) -> float:
 
 
 def ratios(first: Measured, side: Measured) -> tuple[float, float, float]:
-    """Return how many times as fast as `first` a side is: median, minimum and maximum over the rounds."""
-    each = [ours / theirs for ours, theirs in zip(first.seconds, side.seconds, strict=True)]
+    """Return how many times as fast as `first` a side is: median, minimum and maximum over the rounds of both."""
+    each = [ours / theirs for ours, theirs in zip(first.seconds, side.seconds, strict=False)]
     return statistics.median(each), min(each), max(each)
 
 
@@ -94,11 +193,12 @@ class Peaks:
     """The limits of the machine: FLOP/s of large products by precision, and bytes/s of a large copy."""
 
     fp32: float
+    tf32: float
     bf16: float
     bandwidth: float
 
     def of(self, side: str) -> float:
-        return self.bf16 if "bf16" in side else self.fp32
+        return self.bf16 if "bf16" in side else self.tf32 if "tf32" in side else self.fp32
 
 
 def peaks(args: argparse.Namespace) -> Peaks:
@@ -118,12 +218,13 @@ def peaks(args: argparse.Namespace) -> Peaks:
         return min(tries)
 
     products = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, tf32 in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
         left = torch.randn(size, size, device=args.device).to(dtype)
         products.append(2 * size**3 / best(lambda left=left: left @ left))
     source = torch.randn(elements, device=args.device)
     target = torch.empty_like(source)
-    return Peaks(products[0], products[1], 2 * 4 * elements / best(lambda: target.copy_(source)))
+    return Peaks(*products, 2 * 4 * elements / best(lambda: target.copy_(source)))
 
 
 def machine(device: str) -> str:
@@ -142,19 +243,34 @@ def compare(
     sides: Mapping[str, Sequence[str]],
     report: Callable[[argparse.Namespace, dict[str, Measured], Peaks], None],
     args: argparse.Namespace,
+    limits: Peaks | None = None,
 ) -> None:
-    """Measure and report the sides of each of `args.what`; write everything to `args.json`."""
-    limits = peaks(args)
+    """Measure and report the sides of each of `args.what`; write everything to `args.json` as it comes.
+
+    `limits` are those of the machine, where they are known already. Raises RuntimeError where all sides of one failed.
+    """
+    limits = limits or alone(peaks, args)
+    tf32 = f", {limits.tf32 / 1e9:,.0f} in tf32" if args.device == "cuda" else ""
     print(
-        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:,.0f} in bf16,"
+        f"{machine(args.device)}: {limits.fp32 / 1e9:,.0f} GFLOP/s in fp32{tf32}, {limits.bf16 / 1e9:,.0f} in bf16,"
         f" {limits.bandwidth / 1e9:,.0f} GB/s; {args.rounds} rounds of {args.steps} batches"
     )
     measured = {}
     for what in args.what:
         own = argparse.Namespace(**{**vars(args), "what": what})
         measured[what] = measure(start, sides[what], own)
+        write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": measured})
+        if not measured[what]:
+            raise RuntimeError(f"no side of {what} could be measured")
         report(own, measured[what], limits)
-    write_json(args.json, {"arguments": vars(args), "peaks": limits, "measured": measured})
+
+
+def faster_than(name: str, measured: Mapping[str, Measured], side: str) -> str:
+    """Say how many times as fast as the side `name` another is; nothing where that one was left out."""
+    if name not in measured:
+        return ""
+    median, least, most = ratios(measured[name], measured[side])
+    return f"{median:.2f} ({least:.2f} to {most:.2f})"
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:

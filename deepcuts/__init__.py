@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcuts.analysis.across import compare_over_datasets as compare_over_datasets
     from deepcuts.analysis.arms import with_arms as with_arms
     from deepcuts.analysis.checklist import checklist as checklist
     from deepcuts.analysis.compare import compare as compare
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.forest import plot_forest as plot_forest
     from deepcuts.figures.overlap import plot_layers as plot_layers
     from deepcuts.figures.overlap import plot_overlap as plot_overlap
+    from deepcuts.figures.ranks import plot_ranks as plot_ranks
     from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
     from deepcuts.pruning.own import criterion as criterion
@@ -72,6 +74,7 @@ __version__ = "0.1.0"
 
 # Where each name of the front door is defined.
 _HOMES = {
+    "compare_over_datasets": "analysis.across",
     "with_arms": "analysis.arms",
     "checklist": "analysis.checklist",
     "compare": "analysis.compare",
@@ -101,6 +104,7 @@ _HOMES = {
     "plot_forest": "figures.forest",
     "plot_layers": "figures.overlap",
     "plot_overlap": "figures.overlap",
+    "plot_ranks": "figures.ranks",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
     "criterion": "pruning.own",

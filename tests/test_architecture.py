@@ -41,7 +41,7 @@ MAY_IMPORT = {
 # Who may import a heavy package: folders, or single modules.
 OWNERS = {
     "ray": "sweep",
-    "torch": "pruning fast model training scoring trial data.batches store.tensors publish.export",
+    "torch": "pruning fast model training scoring trial data.batches store.tensors publish.export publish.shrink",
     "transformers": "model.load model.network fast.attention",
     "datasets": "data.hub",
     "huggingface_hub": "data.hub model publish.modelcard",
@@ -60,7 +60,7 @@ LIGHT_PACKAGES = {"numpy", "pandas", "pydantic", "pydantic_core", "deepcuts"}
 # What answers on a laptop, and at once, loads neither torch nor Ray.
 HEAVY = ("torch", "ray", "transformers", "datasets")
 LIGHT = "cli experiment store analysis figures publish data"
-NOT_LIGHT = {"store.tensors", "data.batches", "publish.export"}
+NOT_LIGHT = {"store.tensors", "data.batches", "publish.export", "publish.shrink"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

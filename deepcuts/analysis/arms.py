@@ -1,4 +1,4 @@
-"""Tells the arms of an experiment apart: trials of one strategy that agree in all settings but the seed.
+"""Tells the arms of an experiment apart, and names them: trials of one strategy that agree in all but the seed.
 
 The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
 which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
@@ -26,12 +26,13 @@ from deepcuts.experiment.spec import (
     scoring_keys,
 )
 from deepcuts.experiment.tasks import Task
-from deepcuts.names import nearest
-from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.names import natural, nearest
+from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED
 
 _Settings = Mapping[str, Any]
 
 _TASK = ["model", "dataset"]
+_KIND = ["label", "strategy", "settings"]
 _ASKED = ["compression", "sparsity_asked"]
 # Fields of a trial's spec that its columns have.
 _COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
@@ -40,18 +41,24 @@ _BY_DIGEST = {"holdout", "hub", "config", "revision", "splits", "text", "label"}
 
 
 def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `trials(store)` with the columns `arm` and `settings`.
+    """Return the rows of `trials(store)` with the columns `arm`, `label` and `settings`.
 
-    `settings` is a text that is equal for trials of one strategy that agree in all settings but the seed. `arm` is the
-    strategy, then the settings in which trials of its model and dataset differ, if they do:
-    `LayerMagWeight [retrain.epochs=12]`. Trials without a `spec`, which are made by hand, count as agreeing.
+    `settings` is a text that is equal for trials of one strategy that agree in all settings but the seed; together they
+    are one arm. `label` is what the sweep file calls it: the column `arm` of the table, or the strategy where there is
+    none, as in rows of earlier versions, and for Dense and Unpruned. Where trials of an arm have several labels, that
+    of the newest sweep is the label of all, as far as the frame is one of `trials(store)` and knows the sweeps, else
+    that of the trial that finished last.
+
+    `arm` is the label, then what tells it from the others of its model and dataset, where several arms have it:
+    `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these name them
+    wherever arms with such labels differ. Trials without a `spec`, which are made by hand, count as agreeing.
 
     Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
     today would not find are told apart by a setting `code`.
 
-    A frame that has both columns keeps them: then all views of its parts call an arm alike.
+    A frame that has these columns keeps them: then all views of its parts call an arm alike.
 
-    >>> dc.with_arms(trials)[["strategy", "arm"]]
+    >>> dc.with_arms(trials)[["strategy", "label", "arm"]]
     """
     if {"arm", "settings"} <= set(trials):
         return trials
@@ -60,14 +67,42 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
     coded = zip(found, _codes(frame), strict=True)
     frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
+    frame["label"] = _labels(frame)
     names: dict[tuple[Any, ...], str] = {}
     for task, part in frame.groupby(_TASK, dropna=False, sort=False):
-        kinds = list(part[["strategy", "settings"]].drop_duplicates().itertuples(index=False, name=None))
+        kinds = sorted(set(part[_KIND].itertuples(index=False, name=None)))
         names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
-    keys = frame[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
+    keys = frame[[*_TASK, *_KIND]].itertuples(index=False, name=None)
     arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
     arms.attrs = trials.attrs
     return arms
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    """Return the label of each trial's arm: one for all trials of a strategy that agree in their settings."""
+    own = frame["arm"].where(~frame["strategy"].isin(NOT_PRUNED)) if "arm" in frame else frame["strategy"]
+    rows = frame.assign(label=own.where(own.notna(), frame["strategy"]))
+    rows["own"] = rows["label"] != rows["strategy"]
+    rows["age"] = rows["label"].map({name: age for age, name in enumerate(frame.attrs.get("labels", []))}).fillna(-1)
+    when = [name for name in ("finished_at",) if name in rows]
+    kind = [*_TASK, "strategy", "settings"]
+    last = rows.sort_values(["age", *when, "own"], kind="stable", na_position="first").drop_duplicates(
+        kind, keep="last"
+    )
+    labels = dict(zip(last[kind].itertuples(index=False, name=None), last["label"], strict=True))
+    keys = rows[kind].itertuples(index=False, name=None)
+    return _column(frame, (labels.get(key, label) for key, label in zip(keys, rows["label"], strict=True)))
+
+
+def in_order(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Sort rows by these columns, with numbers in the names of arms by their size."""
+
+    def ranks(column: pd.Series) -> pd.Series:
+        if column.name not in ("arm", "strategy", "baseline"):
+            return column
+        return column.map({name: rank for rank, name in enumerate(sorted(column.unique(), key=natural))})
+
+    return frame.sort_values(list(by), key=ranks, kind="stable", ignore_index=True)
 
 
 def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -100,6 +135,24 @@ def of_dense(settings: str) -> str:
     """Return those settings that decide the fine-tuned network."""
     begins = {*DenseSpec.model_fields, "data"}
     return canonical({name: value for name, value in _read(settings).items() if name.split(".")[0] in begins})
+
+
+def differences(settings: str, others: str) -> int:
+    """Count the settings that both texts have, with different values."""
+    ours, theirs = _read(settings), _read(others)
+    return sum(ours[name] != theirs[name] for name in ours if name in theirs)
+
+
+def replaced(trials: pd.DataFrame) -> pd.Series:
+    """Tell which rows of `with_arms` older code made, where the frame has what today's code made of the same arm."""
+    kinds = set(trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None))
+    rows = trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
+    found = ("code" in _read(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds for row in rows)
+    return pd.Series(list(found), trials.index, dtype=bool)
+
+
+def _of_today(settings: str) -> str:
+    return canonical(_without(_read(settings), {"code"}))
 
 
 def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
@@ -209,18 +262,36 @@ def _current(trial_id: str, spec: str | None) -> bool:
 # Names
 
 
-def _names(kinds: Sequence[tuple[str, str]]) -> list[str]:
-    """Name the arms of a dataset, pairs of a strategy and its settings: the strategy, and what differs."""
-    read = [(strategy, _read(settings)) for strategy, settings in kinds]
-    specified = {strategy for strategy, some in read if set(some) - {"code"}}
-    unknown = [strategy in specified and not set(some) - {"code"} for strategy, some in read]
-    known = [arm for arm, lacks in zip(read, unknown, strict=True) if not lacks]
-    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
-    shown = [{name: some[name] for name in differing if name in some} for _, some in read]
+def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Name the arms of a dataset, each a label, a strategy and settings: the label, and what differs.
+
+    Arms whose label is the strategy are told from each other by what differs between any of them, those of another
+    label from the arms of that label alone.
+    """
+    given = {label for label, strategy, _ in kinds if label != strategy}
+    pools: dict[str | None, list[int]] = {}
+    for place, (label, _, _) in enumerate(kinds):
+        pools.setdefault(label if label in given else None, []).append(place)
+    names = [""] * len(kinds)
+    for label, places in pools.items():
+        read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
+        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if label is not None else read
+        for place, settings in zip(places, _told_apart(told), strict=True):
+            names[place] = _name(kinds[place][0], settings)
     return [
-        _name(strategy, {"settings": "unknown"} | some if lacks else some)
-        for (strategy, _), some, lacks in zip(read, shown, unknown, strict=True)
+        f"{name} #{names[:place].count(name) + 1}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
     ]
+
+
+def _told_apart(arms: Sequence[tuple[str, _Settings]]) -> list[_Settings]:
+    """Return for each arm, a strategy and its settings, those in which the arms differ."""
+    specified = {strategy for strategy, some in arms if set(some) - {"code", "use"}}
+    unknown = [strategy in specified and not set(some) - {"code", "use"} for strategy, some in arms]
+    known = [arm for arm, lacks in zip(arms, unknown, strict=True) if not lacks]
+    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
+    shown = [{name: some[name] for name in differing if name in some} for _, some in arms]
+    return [{"settings": "unknown"} | some if lacks else some for some, lacks in zip(shown, unknown, strict=True)]
 
 
 def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
@@ -231,15 +302,15 @@ def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
     having = [(strategy, some) for strategy, some in arms if name in some]
     whole = {strategy for strategy, _ in having} & {strategy for strategy, some in arms if name not in some}
     if not whole and len({canonical({"": some[name]}) for _, some in having}) == 1:
-        return False
+        return name == "code"
     section, _, key = name.partition(".")
     return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
 
 
-def _name(strategy: str, settings: _Settings) -> str:
+def _name(label: str, settings: _Settings) -> str:
     if not settings:
-        return strategy
-    return f"{strategy} [{', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())}]"
+        return label
+    return f"{label} ({', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())})"
 
 
 def _text(name: str, value: Any) -> str:

@@ -1,14 +1,14 @@
-"""Compares strategies with a baseline, paired by seed, and puts the result in words (frames in, frames out)."""
+"""Compares arms with a baseline, paired by seed, and puts the result in words (frames in, frames out)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from deepcuts.analysis.arms import agree, of_dense
+from deepcuts.analysis.arms import agree, differences, in_order, of_dense, replaced
 from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
     FEWEST_SEEDS,
@@ -35,6 +35,9 @@ COMPARISON_COLUMNS = [
 # The largest difference that does not matter, in the metric's own unit, unless another is given.
 MARGIN = 0.01
 
+# Fewer differences have no spread, and so no test.
+FEWEST_TESTED = 2
+
 _KEY = ["dataset", "compression", "sparsity_asked"]
 
 
@@ -46,15 +49,18 @@ def compare(
     metric: str | None = None,
     metrics: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Compare every strategy with the baseline, paired by seed, per dataset and compression or sparsity asked.
+    """Compare every arm with the baseline, paired by seed, per dataset and compression or sparsity asked.
 
-    A pair agrees in all settings that both have. Where trials of a dataset differ in settings, `strategy` and
-    `baseline` say in what, as the `arm` of `with_arms` does, and each arm has rows of its own.
+    `baseline` is the `arm` or `label` of `with_arms`, or a strategy that one label has. `strategy` and `baseline` of a
+    row are arms. Both start from the same fine-tuned network; arms whose label is their strategy agree in all settings
+    that both have, unless the baseline is named as the very arm. An arm with a label of its own differs on purpose: it
+    is compared with the arms of the baseline from which it differs in the fewest settings. Trials of older code are
+    left out where today's have replaced them.
 
-    `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per strategy and place: `difference` is
+    `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per arm and place: `difference` is
     strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
     `low, high` (`significance.interval`). One rule gives every verdict: a t test over at least 6 seeds, with p times
-    the number of rows of the frame at most 0.05 (docs/statistics.md).
+    the number of rows that share 2 seeds or more at most 0.05 (docs/statistics.md).
     - equivalent: `p_within` (both one-sided tests) says that the difference lies within ± `margin`;
     - better, worse: `p_differs` (two-sided; uncorrected `p_t`) says that there is a difference;
     - undecided otherwise. Where both are shown, the verdict is equivalent, and `in_words` says which one is higher.
@@ -67,51 +73,76 @@ def compare(
 
     >>> dc.compare(trials, baseline="LayerMagWeight")[["strategy", "difference", "low", "high", "verdict"]]
     """
-    rows = _rows(trials, stage, metric, metrics)
+    known = rows_of_one_model(trials, stage, metric, metrics)
     if not margin > 0:
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
-    pairs = _paired(rows, baseline, stage)
+    pairs = _paired(known, baseline, stage)
     arms = ["strategy", "baseline"]
     groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
-    tested = pd.DataFrame([_tested(differences, margin, len(groups)) for _, differences in groups])
+    rows = sum(len(differences) >= FEWEST_TESTED for _, differences in groups)
+    tested = pd.DataFrame([tests_of(differences, margin, max(1, rows)) for _, differences in groups])
     if tested.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
     frame = frame.merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
-    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    return frame.sort_values(["dataset", "sparsity", *arms], ignore_index=True)[COMPARISON_COLUMNS]
+    frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
+    return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
 
 
-def _rows(trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the completed trials of one model, with the metric that was asked for."""
+def rows_of_one_model(
+    trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the completed trials of one model, with the metric that was asked for, without those of older code.
+
+    Raises ValueError where the trials are of several models.
+    """
     rows = comparable(in_metric(trials, stage, metric, metrics))
+    rows = rows[~replaced(rows)]
     models = sorted(rows["model"].unique())
     if len(models) > 1:
         raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one model")
     return rows
 
 
+def of_arm(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Tell which rows of `with_arms` a name means: that of an arm, else a label, else a strategy that one label has.
+
+    Raises ValueError for an unknown name, naming the nearest, and for a strategy that several labels have.
+    """
+    for column in ("arm", "label"):
+        if (found := rows[column] == name).any():
+            return found
+    found = rows["strategy"] == name
+    known = sorted(rows["arm"].unique())
+    if not found.any():
+        raise ValueError(
+            f"unknown baseline {name!r}{nearest(name, known)}; the store has {', '.join(known) or 'no trials'}"
+        )
+    if len(labels := sorted(rows.loc[found, "label"].unique())) > 1:
+        raise ValueError(f"baseline {name!r} is the strategy of {', '.join(labels)}; choose one of them")
+    return found
+
+
 def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
     """Return every pruned trial with its value `ours` and, where the baseline has the same seed, `theirs`."""
-    known = sorted(rows["strategy"].unique())
-    if baseline not in known and not (baseline == "Dense" and len(rows)):
-        raise ValueError(
-            f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known) or 'no trials'}"
-        )
-    pruned = rows[~rows["strategy"].isin((*NOT_PRUNED, baseline))].assign(ours=lambda each: each[stage])
-    place, column, those = _KEY, stage, rows[rows["strategy"] == baseline]
-    if baseline in NOT_PRUNED:
+    every_dense = baseline == "Dense" and len(rows) > 0
+    chosen = rows["strategy"] == "Dense" if every_dense else of_arm(rows, baseline)
+    pruned = rows[~rows["strategy"].isin(NOT_PRUNED) & ~chosen].assign(ours=lambda each: each[stage])
+    place, column, those = _KEY, stage, rows[chosen]
+    if those["strategy"].isin(NOT_PRUNED).all():
         place = ["dataset"]
-    if baseline == "Dense":
+    if those["strategy"].eq("Dense").all():
         column, those = "dense", _dense(rows)
+        those = those if every_dense else those[those["arm"] == baseline]
     key = [*place, "metric", "settings_b", "seed"]
     those = those.rename(columns={"settings": "settings_b", "arm": "baseline", column: "theirs"})
-    theirs = those.dropna(subset=["theirs"]).drop_duplicates(key)
-    pairs = pruned.drop(columns="strategy").rename(columns={"arm": "strategy"})
-    pairs = pairs.merge(_partners(pairs, theirs, baseline), on=["dataset", "settings"])
+    theirs = those.dropna(subset=["theirs"]).drop_duplicates([*key, "baseline"])
+    pairs = pruned.rename(columns={"arm": "name"})
+    partners = _partners(pairs, theirs, baseline, exact=baseline in set(rows["arm"]))
+    pairs = pairs.merge(partners, on=["dataset", "name"]).drop(columns="strategy").rename(columns={"name": "strategy"})
     columns = [*_KEY, "sparsity", "metric", "strategy", "baseline", "seed", "ours", "theirs"]
-    return pairs.merge(theirs[[*key, "theirs"]], on=key, how="left")[columns]
+    return pairs.merge(theirs[[*key, "baseline", "theirs"]], on=[*key, "baseline"], how="left")[columns]
 
 
 def _dense(rows: pd.DataFrame) -> pd.DataFrame:
@@ -122,18 +153,28 @@ def _dense(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(settings=settings, arm=[names.get(each, "Dense") for each in settings])
 
 
-def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Return the arms of the baseline (`baseline, settings_b`) that each `settings` of a dataset may be compared with.
+def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: bool) -> pd.DataFrame:
+    """Return the arms of the baseline (`baseline, settings_b`) that each arm (`name`) of a dataset is compared with.
 
-    Where there are none, the baseline is named, without settings that would match.
+    Where there are none, the baseline is named, without settings that would match. `exact`: it was asked for by the
+    name of the very arm.
     """
-    of_dataset = dict(list(theirs[["dataset", "settings_b", "baseline"]].drop_duplicates().groupby("dataset")))
+    arm = ["baseline", "settings_b", "label", "strategy"]
+    of_dataset = dict(list(theirs[["dataset", *arm]].drop_duplicates().groupby("dataset")))
     found = []
-    for dataset, settings in pairs[["dataset", "settings"]].drop_duplicates().itertuples(index=False, name=None):
-        there = of_dataset.get(dataset, theirs.head(0))
-        alike = [row for row in zip(there["settings_b"], there["baseline"], strict=True) if agree(settings, row[0])]
-        found += [(dataset, settings, *row) for row in alike or [(None, baseline)]]
-    return pd.DataFrame(found, columns=["dataset", "settings", "settings_b", "baseline"], dtype=object)
+    ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
+    for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
+        apart: dict[tuple[str, str], int] = {}
+        for other, others, of, formula in of_dataset.get(dataset, theirs.head(0))[arm].itertuples(
+            index=False, name=None
+        ):
+            count = differences(settings, others)
+            on_purpose = exact or label != strategy or of != formula
+            if agree(of_dense(settings), of_dense(others)) and (on_purpose or not count):
+                apart[other, others] = count
+        nearest_ones = [key for key, count in apart.items() if count == min(apart.values())]
+        found += [(dataset, name, *key) for key in nearest_ones or [(baseline, None)]]
+    return pd.DataFrame(found, columns=["dataset", "name", "baseline", "settings_b"], dtype=object)
 
 
 def _differences(part: pd.DataFrame) -> Floats:
@@ -141,7 +182,8 @@ def _differences(part: pd.DataFrame) -> Floats:
     return (part["ours"] - part["theirs"]).dropna().to_numpy(np.float64)
 
 
-def _tested(differences: Floats, margin: float, rows: int) -> dict[str, float]:
+def tests_of(differences: Floats, margin: float, rows: int) -> dict[str, float]:
+    """Return the tests of the differences (S,) of one of `rows` rows, called as the columns of `compare`."""
     mean = float(differences.mean()) if len(differences) else float("nan")
     low, high = interval(differences)
     p = t_test(differences)
@@ -165,7 +207,8 @@ def _places(pairs: pd.DataFrame) -> pd.DataFrame:
     return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
 
 
-def _verdict(row: Mapping[Hashable, Any]) -> str:
+def verdict_of(row: Mapping[Any, Any]) -> str:
+    """Return the verdict of a row that was tested, by the one rule of all verdicts."""
     if is_shown(row["p_within"], row["n"]):
         return "equivalent"
     if not is_shown(row["p_differs"], row["n"]):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
-from deepcuts.analysis.arms import agree, of_dense, setting_columns, with_arms
+from deepcuts.analysis.arms import agree, in_order, of_dense, setting_columns, with_arms
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
@@ -72,7 +72,7 @@ def curves(
 ) -> pd.DataFrame:
     """Summarise completed trials over seeds, a row per model, dataset, arm and compression or sparsity asked.
 
-    An arm is a strategy in one set of settings (`with_arms`): where settings differ, `arm` says in what. `trials` are
+    An arm is a strategy with its settings, called as `with_arms` calls it. `trials` are
     the rows of `trials(store)`. A row has `n, mean, sd` of the metric after `stage`, the 95 % t interval `low, high`
     within the metric's bounds (null below 3 seeds), the `seeds` and their `values`, the means of the task's unpruned
     networks in the same settings, `dense` and `unpruned` (null where there is no such trial), and `majority`, what
@@ -90,7 +90,9 @@ def curves(
             raise ValueError(
                 "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
-        return _curves(best_epoch(trials, metrics).assign(dense=float("nan")), "best", x).assign(stage="best epoch")
+        return _curves(best_epoch(with_arms(trials), metrics).assign(dense=float("nan")), "best", x).assign(
+            stage="best epoch"
+        )
     return _curves(in_metric(trials, stage, metric, metrics), stage, x)
 
 
@@ -104,7 +106,7 @@ def in_metric(trials: pd.DataFrame, stage: str, metric: str | None, metrics: pd.
     if metric is not None:
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
-        trials = with_metric(trials, metrics, metric)
+        trials = with_metric(with_arms(trials), metrics, metric)
     return trials
 
 
@@ -120,7 +122,7 @@ def _curves(trials: pd.DataFrame, stage: str, x: Axis | Literal["auto"]) -> pd.D
     frame = _beside(frame, "majority", _with_majority(rows), "majority")
     order = [*_TASK, "stage", "strategy", "arm", *_ASKED, "axis", "x", "n", "mean", "sd", "low", "high"]
     order += ["dense", "unpruned", "majority", "sparsity", "compression_achieved", "seeds", "values"]
-    return frame[order].sort_values([*_TASK, "arm", "x"], ignore_index=True)
+    return in_order(frame[order], [*_TASK, "arm", "x"])
 
 
 def training_curves(
@@ -150,7 +152,7 @@ def training_curves(
     fields = {"epochs": frame["epoch"] + (frame["step"] > 0), "stage": frame["stage"].replace("rewound", "retrained")}
     frame = frame.assign(**fields).drop_duplicates(["trial_id", "stage", "epochs"], keep="last")
     order = [*_TASK, "trial_id", "strategy", "arm", *_ASKED, "seed", "stage", "epochs", "value"]
-    return frame[order].sort_values([*_TASK, "stage", *_ASKED, "arm", "seed", "epochs"], ignore_index=True)
+    return in_order(frame[order], [*_TASK, "stage", *_ASKED, "arm", "seed", "epochs"])
 
 
 def _over_seeds(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
@@ -211,7 +213,7 @@ def _beside(frame: pd.DataFrame, name: str, rows: pd.DataFrame, stage: str) -> p
 def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Summarise all trials, a row per model, dataset, arm and compression or sparsity asked.
 
-    An arm is a strategy in one set of settings, as in `curves`. A row has the number of seeds completed (`n`) and
+    An arm is a strategy with its settings, as in `curves`. A row has the number of seeds completed (`n`) and
     `failed`; of every stage the mean of the metric (`dense`), half its 95 % t interval (`dense_half_width`), that
     interval within the metric's bounds (`dense_low, dense_high`; null below 3 seeds, like the half width) and
     `dense_values` by seed; and the sparsity and compression achieved. `majority` is the metric of always predicting the
@@ -238,7 +240,7 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     counts = counted.groupby(_GROUP, dropna=False)[["n", "failed"]].sum()
     frame = counts.reset_index().merge(means.reset_index(), on=_GROUP, how="left")
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
-    frame = frame.assign(rank=rank).sort_values([*_TASK, "rank", *_ASKED, "arm"], ignore_index=True)
+    frame = in_order(frame.assign(rank=rank), [*_TASK, "rank", *_ASKED, "arm"])
     stages = [f"{stage}{of}" for stage in STAGES for of in ("", *_OF_STAGE)]
     frame = frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
     return _with_settings(frame, settings, list(columns))

@@ -24,12 +24,13 @@ _MOST_WEIGHTS = 2_000_000_000
 _MOST_LINES = 12
 
 
-def degenerate(store: Store, trials: pd.DataFrame) -> pd.DataFrame:
+def degenerate(store: Store, trials: pd.DataFrame, kept: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return a row for everything that is broken in the completed trials: `trial_id, kind, what`.
 
     `kind` is `one class` (on the validation split the network predicts a single class after the stage `what`, though
     the labels vary), `emptied` (no weight is left of the tensor `what`) or `dead heads` (`what` says how many of a
     layer's attention heads have no weight left; left out where masks are too large to be read for this).
+    `kept` are rows of `density`, where there are any yet: then the heads are those of its trials, and no mask is read.
 
     >>> dc.degenerate(store, trials)
     """
@@ -40,8 +41,10 @@ def degenerate(store: Store, trials: pd.DataFrame) -> pd.DataFrame:
         {"trial_id": empty["trial_id"], "kind": "emptied", "what": empty["layer"] + "." + empty["parameter"]}
     )
     parts = [_one_class(store, done[done["metric"].isin(_CLASSES)]), emptied]
-    if 0 < counts["size"].sum() <= _MOST_WEIGHTS:
-        parts.append(_dead_heads(store, sorted(counts["trial_id"].unique()), set(empty["layer"])))
+    if kept is None and 0 < counts["size"].sum() <= _MOST_WEIGHTS:
+        kept = density(store, sorted(counts["trial_id"].unique()))
+    if kept is not None:
+        parts.append(_dead_heads(kept))
     return pd.concat(parts, ignore_index=True)[DEGENERATE_COLUMNS]
 
 
@@ -55,9 +58,8 @@ def _one_class(store: Store, trials: pd.DataFrame) -> pd.DataFrame:
     return found[one].assign(kind="one class", what=found["stage"])
 
 
-def _dead_heads(store: Store, trial_ids: list[str], emptied: set[str]) -> pd.DataFrame:
+def _dead_heads(frame: pd.DataFrame) -> pd.DataFrame:
     """Count dead heads in each attention layer; a layer that is empty as a whole is named as that."""
-    frame = density(store, trial_ids)
     dead = frame[(frame["dead_heads"] > 0).fillna(False) & (frame["kept"] > 0)]
     what = [f"{row.dead_heads} of {row.heads} in {row.layer}" for row in dead.itertuples()]
     return pd.DataFrame({"trial_id": dead["trial_id"], "kind": "dead heads", "what": what})

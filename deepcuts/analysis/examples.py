@@ -104,9 +104,10 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
     frame = comparisons.copy()
     for place, row in enumerate(comparisons.to_dict("records")):
         ours = _by_seed(completed, row, str(row["strategy"]), stage)
+        of_baseline = completed.loc[completed["arm"] == row["baseline"], "strategy"]
         theirs = (
             {seed: (trial_id, "dense") for seed, (trial_id, _) in ours.items()}
-            if str(row["baseline"]).startswith("Dense")
+            if of_baseline.eq("Dense").all()
             else _by_seed(completed, row, str(row["baseline"]), stage)
         )
         seeds = sorted(set(ours) & set(theirs))

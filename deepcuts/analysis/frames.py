@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow import fs
 
-from deepcuts.analysis.arms import setting_columns
+from deepcuts.analysis.arms import setting_columns, with_arms
 from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
+from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Store
 from deepcuts.store.tables import CHECKED
@@ -34,16 +36,49 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     A filter is a column with a value (None: null) or with a list of values: `trials(store, dataset="cola",
     seed=[0, 1])`. `sweep` filters by the trials that a sweep wants, whichever sweep ran them.
 
+    `arm` is what the sweep file calls the trial's arm: of the sweep that is asked for, else of the newest sweep that
+    wants the trial, else of the one that ran it. `with_arms` tells apart what has one name and other settings.
+
     Raises ValueError for an unknown column or sweep, naming the nearest known one.
 
     >>> dc.trials(store, dataset="toy", seed=[0, 1])
     """
     sweep = filters.pop("sweep", None)
+    named = {"arm": filters.pop("arm")} if "arm" in filters else {}
     where = _expression("trials", filters)
     if sweep is not None:
         wanted = ds.field("trial_id").isin(_wanted(store, _listed(sweep)))
         where = wanted if where is None else where & wanted
-    return _frame(store, "trials", columns, where)
+    asked = list(columns or SCHEMAS["trials"].names)
+    if not named and "arm" not in asked:
+        return _frame(store, "trials", asked, where)
+    frame = _frame(store, "trials", list(dict.fromkeys([*asked, "arm", "trial_id", "strategy"])), where)
+    damaged = frame.attrs["damaged"]
+    frame["arm"], labels = _called(store, frame, None if sweep is None else _listed(sweep), damaged)
+    for name in named.values():
+        frame = frame[frame["arm"].isin(_listed(name))]
+    frame = frame[asked].reset_index(drop=True)
+    frame.attrs = {"damaged": damaged, "labels": labels}
+    return frame
+
+
+def _called(
+    store: Store, rows: pd.DataFrame, sweeps: list[Value] | None, damaged: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """Return what sweep files call the trials: those of `sweeps`, by default of all, the newest first.
+
+    The second list has the labels of these sweeps, from the oldest to the newest.
+    """
+    read = store.read("sweeps", ["sweep", "trial_id", "strategy", "arm"])
+    damaged |= read.damaged
+    files = store.filesystem.get_file_info(fs.FileSelector(store.path("sweeps"), allow_not_found=True))
+    written = {info.base_name.removesuffix(".parquet"): info.mtime_ns or 0 for info in files}
+    wanted = [row for row in read.table.to_pylist() if sweeps is None or row["sweep"] in sweeps]
+    wanted.sort(key=lambda row: (written.get(row["sweep"], 0), row["sweep"]))
+    names = {row["trial_id"]: row["arm"] or row["strategy"] for row in wanted}
+    known = zip(rows["trial_id"], rows["strategy"], rows["arm"], strict=True)
+    called = [strategy if strategy in NOT_PRUNED else names.get(key, arm or strategy) for key, strategy, arm in known]
+    return called, list(dict.fromkeys(row["arm"] or row["strategy"] for row in reversed(wanted)))[::-1]
 
 
 def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
@@ -67,6 +102,32 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
     return _frame(store, "masks", columns or light, _expression("masks", filters))
 
 
+# What `with_arms` reads of a trial.
+_OF_ARMS = ("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at")
+
+
+def chosen_trials(
+    store: Store, columns: Sequence[str], sweep: str | None = None, only: Selection | None = None
+) -> pd.DataFrame:
+    """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
+
+    Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
+    Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
+    """
+    only = only or {}
+    names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
+    frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
+    if "sweep" in only and not sweep:
+        frame["arm"], frame.attrs["labels"] = _called(store, frame, list(chosen_values(only)["sweep"]), {})
+    frame = with_arms(frame)
+    return frame if frame.empty else narrowed(frame, only)
+
+
+def arms_of_store(store: Store) -> list[str]:
+    """Return the arms of all trials of a store, as figures call them, for `figures.style.figure_options`."""
+    return sorted(set(chosen_trials(store, [])["arm"]))
+
+
 def columns_of(only: Selection) -> list[str]:
     """Return the columns of `trials` that the keys of `--only` name.
 
@@ -82,11 +143,18 @@ def columns_of(only: Selection) -> list[str]:
 def narrowed(trials: pd.DataFrame, only: Selection) -> pd.DataFrame:
     """Return the trials whose columns have one of these values, given as text, for each key.
 
-    Raises ValueError for a value that no trial has, and if no trial is left.
+    An `arm` is chosen by its name in views, or by the label that several arms have. Raises ValueError for a value that
+    no trial has, and if no trial is left.
     """
+    if "arm" in only:
+        trials = with_arms(trials)
     keep = np.ones(len(trials), bool)
     for (key, values), column in zip(chosen_values(only).items(), columns_of(only), strict=True):
-        keep &= selected(key, values, [None if each != each else each for each in trials[column]])
+        known = [None if each != each else each for each in trials[column]]
+        if key == "arm":
+            labels = set(values) - set(known)
+            known = [label if label in labels else arm for arm, label in zip(known, trials["label"], strict=True)]
+        keep &= selected(key, values, known)
     if not keep.any():
         raise ValueError(f"--only {selection_text(only)}: no trial of the store has all of these")
     frame = trials[keep]
@@ -143,27 +211,31 @@ def _frame(store: Store, table: str, columns: Sequence[str] | None, where: ds.Ex
 # Progress
 
 
-def status(store: Store) -> pd.DataFrame:
+def status(store: Store, by_arm: bool = False) -> pd.DataFrame:
     """How far each sweep of a store is: `sweep, trials` (wanted), `completed, failed, running, left`.
 
-    A trial is running while its process is seen at work, which may take some seconds to tell.
+    With `by_arm` a row per sweep and `arm`, as its sweep file calls it. A trial is running while its process is seen at
+    work, which may take some seconds to tell.
 
     >>> dc.status(dc.Store("results"))
     """
-    read = store.read("sweeps", ["sweep", "trial_id"])
+    read = store.read("sweeps", ["sweep", "trial_id", "strategy", "arm"])
     statuses, damaged = store.read_statuses()
     running = at_work(store)
-    wanted: dict[str, list[str]] = {}
+    keys = ["sweep", "arm"] if by_arm else ["sweep"]
+    wanted: dict[tuple[str, ...], list[str]] = {}
     for row in read.table.to_pylist():
-        wanted.setdefault(row["sweep"], []).append(row["trial_id"])
+        row["arm"] = row["arm"] or row["strategy"]
+        wanted.setdefault(tuple(row[key] for key in keys), []).append(row["trial_id"])
     rows = []
-    for sweep, ids in sorted(wanted.items()):
+    for key, ids in wanted.items():
         states = [statuses.get(trial_id) for trial_id in ids]
         completed, failed = states.count("completed"), states.count("failed")
         working = sum(each in running and statuses.get(each) != "completed" for each in ids)
         left = len(ids) - completed - failed
-        rows.append((sweep, len(ids), completed, failed, working, left))
-    frame = pd.DataFrame(rows, columns=["sweep", "trials", "completed", "failed", "running", "left"])
+        rows.append((*key, len(ids), completed, failed, working, left))
+    frame = pd.DataFrame(rows, columns=[*keys, "trials", "completed", "failed", "running", "left"])
+    frame = frame.sort_values("sweep", kind="stable", ignore_index=True)
     frame.attrs["damaged"] = damaged | read.damaged
     return frame
 
@@ -171,7 +243,8 @@ def status(store: Store) -> pd.DataFrame:
 def show(store: Store, trial: str) -> pd.DataFrame:
     """Everything about one trial, an id or a unique prefix of one: its row of `trials`, values as they are stored.
 
-    Raises ValueError for an unknown trial, naming the nearest and the files that could not be read.
+    `arm` is what `trials` calls it. Raises ValueError for an unknown trial, naming the nearest and the files that could
+    not be read.
 
     >>> dc.show(store, trials["trial_id"].iloc[0]).T
     """
@@ -183,6 +256,7 @@ def show(store: Store, trial: str) -> pd.DataFrame:
         damaged = "".join(f"; damaged: {path}: {reason}" for path, reason in read.damaged.items())
         raise ValueError(f"{error}{damaged}") from None
     frame = pd.DataFrame([row], dtype=object)
+    frame["arm"], _ = _called(store, frame, None, read.damaged)
     frame.attrs["damaged"] = read.damaged
     return frame
 
@@ -193,8 +267,9 @@ def show(store: Store, trial: str) -> pd.DataFrame:
 def query(store: Store, sql: str) -> pd.DataFrame:
     """Return the rows of one SELECT (or EXPLAIN) in DuckDB's SQL over the store's tables, by their names.
 
-    The view `settings` has a row per trial: `trial_id`, and a column for each setting in which trials differ, called as
-    in the sweep file (`"retrain.epochs"`, in double quotes in SQL).
+    The view `settings` has a row per trial: `trial_id`, the `arm` as all views call it (in `trials`, `arm` is the label
+    with which the trial ran, null if an earlier version ran it), and a column for each setting in which trials differ,
+    called as in the sweep file (`"retrain.epochs"`, in double quotes in SQL).
 
     A query only reads. Raises ValueError for a mistake in the SQL, for a statement that would write, and for one
     that reaches outside the store. Example: `query(store, "SELECT dataset, avg(retrained) FROM trials GROUP BY 1")`.
@@ -266,9 +341,9 @@ def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, d
 
 
 def _settings_view(store: Store) -> pa.Table:
-    """Return a row per trial, a column for each setting in which trials differ; as text where types are mixed."""
-    frame = trials(store)
-    columns: dict[str, pa.Array] = {"trial_id": pa.array(frame["trial_id"], pa.string())}
+    """Return a row per trial: its arm, and each setting in which trials differ; as text where types are mixed."""
+    frame = with_arms(trials(store))
+    columns: dict[str, pa.Array] = {name: pa.array(frame[name], pa.string()) for name in ("trial_id", "arm")}
     for name, values in setting_columns(frame).items():
         try:
             columns[str(name)] = pa.array(list(values))

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deepcuts.analysis.arms import agree, with_arms
+from deepcuts.analysis.arms import agree, differences, of_dense, with_arms
 from deepcuts.analysis.overlap import MEASURES
+from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 
 # A pair that differs in one of these and in nothing else shows the effect of that one on the mask.
-RELATIONS = ("other seed", "other strategy", "other compression", "other dataset")
+RELATIONS = ("other seed", "other strategy", "other settings", "other compression", "other dataset")
 
 _OF = ("methods", "controls")
 _ASKED = ["compression", "sparsity_asked"]
@@ -23,7 +24,8 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     Columns are added: that `relation` (one of RELATIONS); from the rows of `trials` what the first trial is, `model,
     dataset, strategy, arm, compression, sparsity_asked, seed`; and the same of the second one, but for the model, with
     `_b`. Trials that differ in a setting that both have (`arms.agree`) are no relatives; of two strategies, those are
-    compared that both use, and of two datasets all but what the datasets are.
+    compared that both use, and of two datasets all but what the datasets are. Two arms of one strategy have `other
+    settings`, where they prune the same fine-tuned network.
     """
     columns = ["model", "dataset", "strategy", "arm", *_ASKED, "seed"]
     named = with_arms(trials).set_index("trial_id")
@@ -34,11 +36,13 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         {
             "other seed": _differ(known["seed"], pairs),
             "other strategy": _differ(known["strategy"], pairs),
+            "other settings": _differ(known["arm"], pairs) & ~_differ(known["strategy"], pairs),
             "other compression": _differ(asked, pairs),
             "other dataset": _differ(known["dataset"], pairs),
         },
         index=pairs.index,
     )
+    differs["other settings"] &= ~differs["other dataset"]  # arms are named within a dataset
     alone = (differs.sum(axis=1) == 1) & ~_differ(known["model"], pairs)
     chosen = pairs[alone].assign(relation=differs[alone].idxmax(axis=1))
     chosen = chosen[_alike(chosen, named["settings"])]
@@ -57,6 +61,8 @@ def _alike(pairs: pd.DataFrame, settings: pd.Series) -> pd.Series:
 def _is_alike(ours: str, theirs: str, relation: str) -> bool:
     if relation == "other strategy":
         return agree(ours, theirs)
+    if relation == "other settings":
+        return agree(of_dense(ours), of_dense(theirs)) and differences(ours, theirs) > 0
     return agree(ours, theirs, apart_from="data") if relation == "other dataset" else ours == theirs
 
 
@@ -71,7 +77,8 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
     A row has `model, dataset, relation, of, compression, sparsity_asked` (null if that is what differs), `layer` (null
     for the whole network; a kind of layer, if the frame is `overlap(store, by_kind=True)`), the number of `pairs` and
-    the mean of each of the MEASURES. It answers whether another strategy changes a mask more than another seed does.
+    the mean of each of the MEASURES. It answers whether another strategy, or other settings of one, change a mask more
+    than another seed does.
 
     Rows `of` methods are over pairs of methods alone. Random and shuffled masks agree as by chance by construction: the
     pairs with such a control have rows of their own, `of` controls. `arms` and `names` say which methods or controls
@@ -100,14 +107,14 @@ def _named(pairs: pd.DataFrame, control: bool) -> list[str]:
     """Return the arms of the pairs that are controls, or those that are not."""
     sides = ((pairs["strategy"], pairs["arm"]), (pairs["strategy_b"], pairs["arm_b"]))
     arms = {arm for strategies, arms in sides for arm in arms[strategies.map(is_control) == control]}
-    return sorted(arms)
+    return sorted(arms, key=natural)
 
 
 def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
     """Measure whether what a strategy keeps at a high sparsity is a part of what it keeps at a lower one.
 
-    A row per layer of each pair that differs in compression alone: `model, dataset, strategy, seed, denser, sparser`
-    (trial ids), `layer`, and `share`: how much of what the sparser one keeps the denser one keeps too (1: nested;
+    A row per layer of each pair that differs in compression alone: `model, dataset, strategy, arm, seed`, the trial ids
+    `denser, sparser`, `layer`, and `share`: how much of what the sparser one keeps the denser one keeps too (1: nested;
     null: it keeps nothing).
 
     The frame is `overlap(store)`, layer by layer; `masks` are the rows of `frames.mask_counts`, whose counts turn the
@@ -125,7 +132,7 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
     swap = frame["trial_a"].map(total) < frame["trial_b"].map(total)
     return pd.DataFrame(
         {
-            **{name: frame[name] for name in ("model", "dataset", "strategy", "seed")},
+            **{name: frame[name] for name in ("model", "dataset", "strategy", "arm", "seed")},
             "denser": frame["trial_b"].where(swap, frame["trial_a"]),
             "sparser": frame["trial_a"].where(swap, frame["trial_b"]),
             "layer": frame["layer"],

@@ -6,8 +6,9 @@ N = validation examples, the same for all seeds. R = resamples of these.
 `docs/statistics.md` explains the rule of the verdicts and `benchmarks/verdicts.py` simulates it.
 
 The distributions are scipy's. The functions of scipy.stats that wrap them are the references in the tests and not
-called here, but for the binomial test: importing scipy.stats takes 0.9 s, which every table and curve would pay, and
-per call they are many times slower, as noted beside each (`compare` makes a thousand calls for a large sweep).
+called here, but for the binomial test and the studentized range: importing scipy.stats takes 0.9 s, which every table
+and curve would pay, and per call they are many times slower, as noted beside each (`compare` makes a thousand calls for
+a large sweep).
 statsmodels (equivalence, power) would be a new dependency for a few lines, without the exact sign-flip forms.
 """
 
@@ -21,7 +22,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
+from scipy.special import chdtrc, gammaincinv, ndtr, stdtr, stdtrit
 
 from deepcuts.experiment.metrics import BOUNDS, FUNCTIONS, Floats, UndefinedMetric
 
@@ -216,6 +217,37 @@ def mcnemar(only_a: int, only_b: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def friedman(ranks: Floats) -> float:
+    """Return the p of Friedman's test that A arms do equally well, from their ranks (D, A) on each of D datasets.
+
+    Friedman 1937, "The use of ranks to avoid the assumption of normality"; chi-squared with A - 1 degrees of freedom,
+    corrected for ties. 1 where all are tied on every dataset, and NaN for fewer than two arms.
+    """
+    # Not scipy.stats.friedmanchisquare: it wants three arms or more, and fails where all are tied.
+    datasets, arms = ranks.shape
+    if arms < 2:
+        return float("nan")
+    middle = (arms + 1) / 2
+    within = float(((ranks - middle) ** 2).sum()) / (datasets * (arms - 1))
+    between = datasets * float(((ranks.mean(axis=0) - middle) ** 2).sum())
+    return float(chdtrc(arms - 1, between / within)) if within else 1.0
+
+
+@cache
+def critical_difference(arms: int, datasets: int) -> float:
+    """Return by how much mean ranks over datasets must differ to tell two of these arms apart at 5 % (Nemenyi 1963).
+
+    q sqrt(A (A + 1) / (6 D)) with q = the studentized range of A means over sqrt(2) (Demšar 2006, "Statistical
+    comparisons of classifiers over multiple data sets", section 3.2.2). NaN for fewer than two arms.
+    """
+    from scipy.stats import studentized_range
+
+    if arms < 2:
+        return float("nan")
+    q = float(studentized_range.ppf(1 - LEVEL, arms, np.inf)) / np.sqrt(2)
+    return float(q * np.sqrt(arms * (arms + 1) / (6 * datasets)))
 
 
 @dataclass(frozen=True)

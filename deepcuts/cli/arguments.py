@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ from deepcuts.wording import STAGES
 
 if TYPE_CHECKING:
     from deepcuts.store.store import Store
+
+# A comma that is not within the brackets of an arm's name: LayerSNIP (finetune.lr=0.1, rewind=none).
+_COMMA = r",(?![^()]*\))"
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -81,7 +84,7 @@ class _Selection(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         chosen: dict[str, list[str]] = {key: list(each) for key, each in getattr(namespace, self.dest).items()}
-        for part in values.split(","):
+        for part in re.split(_COMMA, values):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or not key or not value:
                 parser.error(
@@ -92,13 +95,13 @@ class _Selection(argparse.Action):
 
 
 def arms_of(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
-    """Return the arms that `--arms` names, all `known` ones where there is none; commas within [ ] are theirs.
+    """Return the arms that `--arms` names, all `known` ones where there is none; commas within ( ) are theirs.
 
     Raises ValueError for an unknown arm, here and in `--label`, naming the nearest.
     """
     known = list(known)
-    chosen = [name.strip() for given in args.arms for name in re.split(r",(?![^\[]*\])", given)]
-    for flag, names in (("--arms", chosen), ("--label", labels_of(args))):
+    chosen = [name.strip() for given in args.arms for name in re.split(_COMMA, given)]
+    for flag, names in (("--arms", chosen), ("--label", labels_of(args, known))):
         for name in names:
             if name not in known:
                 raise ValueError(
@@ -107,13 +110,22 @@ def arms_of(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
     return chosen or known
 
 
-def labels_of(args: argparse.Namespace) -> dict[str, str]:
-    """Return the arms that `--label` names, and what to call them. Raises ValueError for text that is no ARM=NAME."""
-    pairs = [given.rpartition("=") for given in args.label]
-    for given, (arm, _, name) in zip(args.label, pairs, strict=True):
-        if not arm or not name:
+def labels_of(args: argparse.Namespace, known: Collection[str]) -> dict[str, str]:
+    """Return the arms that `--label` names, and what to call them. Raises ValueError for text that is no ARM=NAME.
+
+    Both may contain a `=`: where several would do, the longest known arm is meant.
+    """
+    found = {}
+    for given in args.label:
+        pairs = [
+            (given[:place].strip(), given[place + 1 :].strip()) for place in range(len(given)) if given[place] == "="
+        ]
+        whole = [(arm, name) for arm, name in pairs if arm and name]
+        if not whole:
             raise ValueError(f"--label {given!r}: write ARM=NAME, as in LayerMagWeight=Magnitude")
-    return {arm.strip(): name.strip() for arm, _, name in pairs}
+        arm, name = ([pair for pair in whole if pair[0] in known] or whole)[-1]
+        found[arm] = name
+    return found
 
 
 SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")

@@ -18,16 +18,14 @@ YES = argument("--yes", action="store_true", help="do not ask")
 @verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, *WHICH, YES)
 def rm_verb(args: argparse.Namespace) -> int:
     """Remove what `--sweep` and `--only` choose, after showing it and asking."""
-    from deepcuts.analysis.frames import columns_of, narrowed
+    from deepcuts.analysis.frames import chosen_trials
 
     if not args.sweep and not args.only:
         raise ValueError("say what to remove: --sweep NAME, --only KEY=VALUE,..., or both")
     store = existing(args.store_uri)
     refuse_while_running(store, "remove")
-    columns = ["trial_id", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"]
-    wanted = {"sweep": args.sweep} if args.sweep else {}
-    trials = deepcuts.trials(store, list(dict.fromkeys([*columns, *columns_of(args.only)])), **wanted)
-    chosen = narrowed(trials, args.only) if args.only else trials
+    columns = ["trial_id", "dataset", "arm", "compression", "sparsity_asked", "seed", "status"]
+    chosen = chosen_trials(store, columns, args.sweep, args.only)
     planned = deepcuts.plan_removal(store, list(chosen["trial_id"]), None if args.only else args.sweep)
     shown = chosen[chosen["trial_id"].isin(planned.trials)]
     print_records(shown[columns].head(MOST_SHOWN))

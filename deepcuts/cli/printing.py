@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from shutil import get_terminal_size
@@ -64,6 +65,8 @@ def _text(value: Any) -> str:
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """Write results as a person reads them: the level in one column, the mean over the seeds ± half its 95 % interval.
 
+    The column `arm` is called `strategy` where every arm is that and nothing more.
+
     An interval that is cut at a bound of the metric has its two ends in place of ±; of two seeds both values are shown.
     Columns that are the same in all rows are left out. A star marks a stage in which a seed only reaches what always
     predicting the most frequent class does.
@@ -81,9 +84,10 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
+    plain = frame["arm"].eq(frame["strategy"]).all()
     asked = zip(frame.pop("strategy"), frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
     frame.insert(list(frame).index("n"), "asked", [_asked(*each) for each in asked])
-    frame = frame.rename(columns={"arm": "strategy"})
+    frame = frame.rename(columns={"arm": "strategy"}) if plain else frame
     frame["sparsity"] = [None if value != value else f"{value:.1%}" for value in frame["sparsity"]]
     if results["compression"].notna().all():  # it was asked for, and reached to the weight
         frame = frame.drop(columns="compression_achieved")
@@ -136,7 +140,12 @@ def _spaced(values: Any) -> str:
 
 def print_latex(results: pd.DataFrame) -> None:
     """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
-    header, *rows = ([_escaped(cell) for cell in line] for line in _lines(records(for_people(results))))
+    header, *rows = ([in_latex(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_tabular(header, rows)
+
+
+def print_tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are LaTeX as a tabular, which needs the package booktabs."""
     lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
     sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
 
@@ -145,11 +154,13 @@ def _latex(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _escaped(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Escape what LaTeX would read as a command."""
     return "".join(_IN_LATEX.get(letter, letter) for letter in text)
 
 
 _IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "[": "{[}",  # at the beginning of a row it would be an argument of the end of the one before
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -159,13 +170,25 @@ _IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 }
 
 
+# An underscore within a word is no mark-up.
+_IN_MARKDOWN = re.compile(r"[\\`*|\[\]<>]|(?<!\w)_|_(?!\w)")
+
+
 def print_markdown(results: pd.DataFrame) -> None:
     """Print the table as a person reads it in Markdown."""
-    header, *rows = (
-        [cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in _lines(records(for_people(results)))
-    )
+    header, *rows = ([in_markdown(cell) for cell in line] for line in _lines(records(for_people(results))))
+    print_pipes(header, rows)
+
+
+def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print cells that are Markdown as a table."""
     for cells in (header, ["---"] * len(header), *rows):
         sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def in_markdown(text: str) -> str:
+    """Escape what would end a cell of a Markdown table, or be read as mark-up."""
+    return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _lines(found: list[dict[str, Any]]) -> list[list[str]]:

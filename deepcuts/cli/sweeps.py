@@ -56,7 +56,9 @@ def run_verb(args: argparse.Namespace) -> int:
     if args.json:
         raise ValueError("--json prints a plan: give --dry-run with it, or `deepcuts table STORE --json` after the run")
     sweep = deepcuts.read_sweep(args.sweep, args.set)
-    launched = deepcuts.run(sweep, opened(args.store), **_chosen(args), max_hours=args.max_hours, on_plan=_say_repeated)
+    launched = deepcuts.run(
+        sweep, opened(args.store), **_chosen(args), max_hours=args.max_hours, on_plan=_say_what_is_odd
+    )
     for error in launched.errors:
         print(f"deepcuts: {error}", file=sys.stderr)
     _print_results(launched)
@@ -73,9 +75,12 @@ def _print_results(launched: Launched) -> None:
         print_degenerate(launched.plan.store, trials)
 
 
-def _say_repeated(planned: SweepPlan) -> None:
+def _say_what_is_odd(planned: SweepPlan) -> None:
+    """Name what the sweep asks for in vain: what is there twice, and settings that change nothing."""
     for name in planned.prepared.spec.repeated():
         print(f"deepcuts: asked for more than once, run once: {name}", file=sys.stderr)
+    for name in planned.file.without_effect():
+        print(f"deepcuts: has no effect: {name}", file=sys.stderr)
 
 
 @verb(
@@ -93,14 +98,15 @@ def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
     sweep, on = deepcuts.read_sweep(args.sweep, args.set), getattr(args, "on", None)  # `run` has no --on
     planned = deepcuts.plan(sweep, opened(args.store), **_chosen(args), on=on)
-    _say_repeated(planned)
+    _say_what_is_odd(planned)
     if args.json:
         print_json(planned.rows())
         for fact in planned.facts:
             print(f"deepcuts: {fact}", file=sys.stderr)
     else:
         print(planned)
-        print_records(planned.rows())
+        plain = all(row["arm"] == row["strategy"] for row in planned.rows())
+        print_records([{key: row[key] for key in row if key != "arm" or not plain} for row in planned.rows()])
     return DONE
 
 
@@ -128,16 +134,19 @@ def run_one_verb(args: argparse.Namespace) -> int:
         if args.criteria:
             raise ValueError(f"--criteria {args.criteria[0]!r}: a sweep file names them itself, with its key criteria")
         sweep = deepcuts.read_sweep(args.source, args.set)
-        store, trials = opened(args.store), sweep.trials()
+        store, spec = opened(args.store), sweep.here()
+        trials, labels = spec.trials(), spec.labels
         options = {"sweep": sweep.name, "threads": sweep.file.resources.cpus, "keep_model": sweep.file.keep_models}
         options |= {"checkpoint_minutes": sweep.file.checkpoint_minutes, "capture": sweep.file.capture}
     else:
         store = existing(args.source)
-        trials, options = _recorded(store), {"criteria": args.criteria}
+        trials, labels = _recorded(store)
+        options = {"criteria": args.criteria}
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
-    told = _Told(f"{trial.trial_id}: {describe(trial)}")
-    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=told, **options)
+    arm = labels.get(trial.trial_id)
+    told = _Told(f"{trial.trial_id}: {describe(trial, arm)}")
+    row = deepcuts.run_trial(trial, store, wanted=trials, on_progress=told, arm=arm, **options)
     if row["status"] != "completed":
         print(row["traceback"], file=sys.stderr)
         return INCOMPLETE
@@ -146,15 +155,16 @@ def run_one_verb(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _recorded(store: Store) -> list[TrialSpec]:
-    """The trials whose rows are in a store, but for those that another version wrote."""
+def _recorded(store: Store) -> tuple[list[TrialSpec], dict[str, str]]:
+    """The trials whose rows are in a store, but for those that another version wrote, and the labels of their arms."""
     from deepcuts.experiment.spec import TrialSpec
 
     trials: list[TrialSpec] = []
-    for row in store.read("trials", ["spec"]).table.to_pylist():
+    rows = store.read("trials", ["trial_id", "spec", "arm"]).table.to_pylist()
+    for row in rows:
         with suppress(ValueError):
             trials.append(TrialSpec.model_validate_json(row["spec"] or ""))
-    return trials
+    return trials, {row["trial_id"]: row["arm"] for row in rows}
 
 
 class _Told:

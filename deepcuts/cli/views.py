@@ -29,6 +29,7 @@ from deepcuts.cli.arguments import (
     opened,
     verb,
 )
+from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
     DONE,
     INCOMPLETE,
@@ -51,30 +52,32 @@ MOST_ROWS = 15
 # The columns that tables, curves and comparisons are made of. A file of one trial is read twice as fast with these
 # alone as with all that it has.
 NEEDED = (
-    *("trial_id", "sweep", "model", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status"),
+    *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
     *("majority", "finished_at", "spec"),
 )
 
 
 def _trials(args: argparse.Namespace) -> pd.DataFrame:
-    """The trials that `--sweep` and `--only` leave. Raises ValueError where there are none."""
-    from deepcuts.analysis.frames import columns_of, narrowed
+    """The trials that `--sweep` and `--only` leave, with their arms. Raises ValueError where there are none."""
+    from deepcuts.analysis.frames import chosen_trials
 
-    columns = list(dict.fromkeys([*NEEDED, *columns_of(args.only)]))
-    sweep = {"sweep": args.sweep} if args.sweep else {}
     store = existing(args.store_uri)
-    frame = deepcuts.trials(store, columns, **sweep)
+    frame = chosen_trials(store, NEEDED, args.sweep, args.only)
     if frame.empty:
         say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
         raise ValueError(f"store {store.uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
-    return narrowed(frame, args.only)
+    return frame
 
 
-def _options(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """Return the context in which figures look as the flags ask for."""
-    return deepcuts.figure_options(args.width, args.font_size, labels_of(args))
+def _options(args: argparse.Namespace, frame: pd.DataFrame) -> AbstractContextManager[None]:
+    """Return the context in which figures look as the flags ask for, and each arm as in all figures of the store."""
+    from deepcuts.analysis.frames import arms_of_store
+
+    arms = arms_of_store(existing(args.store_uri))
+    labels = labels_of(args, {*frame["arm"]})
+    return deepcuts.figure_options(args.width, args.font_size, labels, arms)
 
 
 def _code(damaged: Mapping[str, str]) -> int:
@@ -90,6 +93,7 @@ def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
     "how far each sweep of a store is",
     STORE,
     argument("--watch", action="store_true", help="a live view, until Ctrl-C"),
+    argument("--by-arm", action="store_true", help="a row for each arm of a sweep"),
     JSON,
 )
 def status_verb(args: argparse.Namespace) -> int:
@@ -100,7 +104,7 @@ def status_verb(args: argparse.Namespace) -> int:
 
         watch_store(store)
         return DONE
-    frame = deepcuts.status(store)
+    frame = deepcuts.status(store, args.by_arm)
     if args.json or len(frame):
         _print(frame, args)
     else:
@@ -158,7 +162,7 @@ def table_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "curves",
-    "a figure: the metric against sparsity, a line per strategy",
+    "a figure: the metric against sparsity, a line per arm",
     STORE,
     *WHICH,
     OUTPUT,
@@ -176,8 +180,8 @@ def table_verb(args: argparse.Namespace) -> int:
     JSON,
 )
 def curves_verb(args: argparse.Namespace) -> int:
-    """Metric against sparsity, or against the epochs of training, a line per strategy."""
-    frame, epochs = deepcuts.with_arms(_trials(args)), args.x == "epoch"
+    """Metric against sparsity, or against the epochs of training, a line per arm."""
+    frame, epochs = _trials(args), args.x == "epoch"
     frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
     store = existing(args.store_uri)
     metrics = deepcuts.metrics(store) if args.metric or args.report == "best" or epochs else None
@@ -190,7 +194,7 @@ def curves_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"])
     out = args.output or "curves.png"
-    with _options(args):
+    with _options(args, frame):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     return _code(frame.attrs["damaged"])
@@ -212,7 +216,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     """Overlap of masks between trials, and layer by layer."""
     from deepcuts.names import find_id
 
-    store, frame = existing(args.store_uri), deepcuts.with_arms(_trials(args))
+    store, frame = existing(args.store_uri), _trials(args)
     pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
     pruned = pruned[pruned["arm"].isin(arms_of(args, pruned["arm"].unique()))]
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
@@ -221,7 +225,7 @@ def iou_verb(args: argparse.Namespace) -> int:
         print_json(made)
         return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    with _options(args):
+    with _options(args, frame):
         figures, left_out = _iou_figures(made, kept, frame)
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
@@ -251,7 +255,7 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
 
 @verb(
     "compare",
-    "paired statistics: strategies against a baseline over seeds, or two trials over examples",
+    "paired statistics: arms against a baseline over seeds, or two trials over examples",
     STORE,
     *WHICH,
     OUTPUT,
@@ -260,37 +264,48 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     *FIGURE,
     argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
     argument(
-        "--baseline", default="LayerMagWeight", metavar="STRATEGY", help="default: LayerMagWeight; also Dense, Unpruned"
+        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense, Unpruned"
     ),
     argument(
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
     argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    *OVER,
     JSON,
 )
 def compare_verb(args: argparse.Namespace) -> int:
-    """Strategies against a baseline over seeds, or two trials over examples."""
+    """Arms against a baseline over seeds, or two trials over examples."""
+    check_over(args)
     store, frame = existing(args.store_uri), _trials(args)
     if args.trials:
         if len(args.trials) != 2:
-            raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all strategies")
+            raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all arms")
         one, other = args.trials
         _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric), args)
         return _code(frame.attrs["damaged"])
     metrics = deepcuts.metrics(store) if args.metric else None
+    if args.over:
+        made = deepcuts.compare_over_datasets(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
+        print_over_datasets(made, args)
+        if args.output:
+            with _options(args, made):
+                some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
+                deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
+            sys.stderr.write(f"wrote {args.output}\n")
+        return _code(frame.attrs["damaged"])
     made = deepcuts.compare(frame, args.baseline, args.stage, args.margin, args.metric, metrics)
     if args.examples:
         made = deepcuts.with_examples(store, made, frame, args.stage)
     if args.json:
         print_json(made)
     elif made.empty:
-        print(f"nothing to compare: no strategy besides {args.baseline} has completed trials")
+        print(f"nothing to compare: no arm besides {args.baseline} has completed trials")
     else:
-        _print_verdicts(made, args)
+        _print_verdicts(made, args, frame)
     return _code(frame.attrs["damaged"])
 
 
-def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
+def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
     print(
         f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
@@ -302,7 +317,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
             print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
     if args.output:
         arms = arms_of(args, {*made["strategy"], *made["baseline"]})
-        with _options(args):
+        with _options(args, frame):
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
@@ -314,7 +329,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
     STORE,
     *WHICH,
     argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page"),
-    argument("--baseline", metavar="STRATEGY", help="what the others are compared with"),
+    argument("--baseline", metavar="ARM", help="what the others are compared with"),
 )
 def report_verb(args: argparse.Namespace) -> int:
     """One HTML page of a store or of one sweep."""
@@ -333,15 +348,26 @@ def report_verb(args: argparse.Namespace) -> int:
     STORE,
     TRIAL,
     argument("folder", metavar="DIR", help="a new or empty folder"),
+    argument(
+        "--shrink",
+        action="store_true",
+        help="leave out the feed-forward neurons that are pruned as a whole (by a Neuron strategy, for one): a smaller"
+        " and faster network with the same outputs; its card says how much faster it was here",
+    ),
 )
 def export_verb(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
     try:
-        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder))
+        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder), shrink=args.shrink)
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE
-    print(f"wrote {args.folder}: {row['strategy']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
+    print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
+    if args.shrink:
+        print(
+            f"{row['neurons']:,} of {row['full_neurons']:,} neurons in each feed-forward layer,"
+            f" {row['speedup']:.2f} times as fast here; its README.md says how that was measured"
+        )
     return DONE
 
 

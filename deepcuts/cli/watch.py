@@ -23,7 +23,7 @@ from deepcuts.wording import STEPS, duration, level, place_in_words
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
 
-_COLUMNS = ["trial_id", "dataset", "strategy", "compression", "sparsity_asked", "seed", "status", "failure"]
+_COLUMNS = ["trial_id", "dataset", "arm", "strategy", "compression", "sparsity_asked", "seed", "status", "failure"]
 _COLUMNS += ["error_stage", "error", "metric", "dense", "retrained", "total_seconds", "finished_at"]
 
 
@@ -169,4 +169,4 @@ def _name(row: Row | None) -> str:
         return "of no sweep here"
     pruned = row["strategy"] not in NOT_PRUNED
     asked = f" {level(row['compression'], row['sparsity_asked'])}" if pruned else ""
-    return f"{row['dataset']} {row['strategy']}{asked} seed {row['seed']}"
+    return f"{row['dataset']} {row['arm'] or row['strategy']}{asked} seed {row['seed']}"

@@ -8,25 +8,26 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from deepcuts.experiment.own_criteria import all_criteria, own_criteria
+from deepcuts.experiment.arms import differing_text
+from deepcuts.experiment.own_criteria import own_criteria
 from deepcuts.experiment.spec import (
     DenseSpec,
     ModelSource,
+    OwnCriterion,
     ScoreSpec,
     Scoring,
-    Training,
     TrialSpec,
     outlier_pass,
     score_spec,
 )
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import Control, Needs, Scope, parse_strategy
+from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
-Rewind = Literal["init", "none"] | int
-Strategy = tuple[str, Scope, Control]
+# What a score follows from, besides the fine-tuned network: the criterion, its settings, and the excluded tensors.
+_Scored = tuple[str, Scoring, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,52 +48,87 @@ class SweepSpec:
         return self.file.name
 
     def trials(self) -> list[TrialSpec]:
-        """Return every wanted trial once: per dataset and seed first Dense, then each strategy at each level."""
-        return list({trial.trial_id: trial for trial in self._asked}.values())
+        """Return every wanted trial once: per dataset and seed first Dense, then each arm at each level."""
+        return list({trial.trial_id: trial for _, trial in self._asked}.values())
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has."""
+        found: dict[str, str] = {}
+        for label, trial in self._asked:
+            found.setdefault(trial.trial_id, label)
+        return found
 
     def repeated(self) -> list[str]:
         """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
         seen: set[str] = set()
         names = [f"dataset {name}" for name in self.file.repeated_datasets()]
-        for trial in self._asked:
+        same: dict[tuple[str, str], set[str]] = {}
+        for label, trial in self._asked:
             if trial.trial_id in seen and trial.strategy != "Unpruned":
-                names.append(describe(trial))
+                if (first := self.labels[trial.trial_id]) == label:
+                    names.append(describe(trial, label))
+                else:
+                    same.setdefault((label, first), set()).add(trial.dense.dataset)
             seen.add(trial.trial_id)
+        for (label, first), datasets in same.items():
+            where = f" on {', '.join(sorted(datasets))}" if len(datasets) < len(self.tasks) else ""
+            names.append(f"arm {label!r}, which is the same experiment as {first!r}{where}")
         return list(dict.fromkeys(names))
 
     @cached_property
-    def _asked(self) -> list[TrialSpec]:
-        """Make the product of the axes. Trials share the objects that they have in common: each id is made once."""
+    def _asked(self) -> list[tuple[str, TrialSpec]]:
+        """Make the product of the axes, each trial with the name of its arm.
+
+        Trials share the objects that they have in common: each id is made once.
+        """
         found = []
         for dataset, task in self.tasks.items():
             settings = self.file.for_dataset(dataset)
-            retrain = settings.retraining()
+            arms = [(arm, self.file.for_arm(dataset, arm)) for arm in self.file.arms]
             for seed in self.file.seeds:
                 dense = self._dense(dataset, task, settings, seed)
                 excluded = tuple(sorted(set(settings.exclude)))
                 whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases, exclude=excluded)
-                found.append(TrialSpec(score=whole))
-                scores = self._scores(dense, settings)
-                rewind = settings.rewind or "init"
-                for strategy, asked in product(self.file.strategies, self._levels()):
-                    parsed = parse_strategy(strategy, self._known)
-                    found.append(_pruned(parsed, asked, whole, scores, rewind, retrain, settings.scoring))
+                found.append(("Dense", TrialSpec(score=whole)))
+                plain = TrialSpec(score=whole, **_after_scoring(settings))
+                scores: dict[_Scored, ScoreSpec] = {}
+                for (arm, own), level_asked in product(arms, self._levels()):
+                    trial = self._trial(arm.strategy, own, level_asked, whole, scores)
+                    found.append((arm.label if trial.prunes else _unpruned_label(trial, plain), trial))
         return found
 
     def _levels(self) -> list[Level]:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
-    def _scores(self, dense: DenseSpec, settings: Settings) -> dict[str, ScoreSpec]:
-        """Return the score specs of the criteria that the strategies use, by criterion."""
-        own, biases, exclude = own_criteria(self.file.criteria), self.file.prune_biases, settings.exclude
-        criteria = dict.fromkeys(parse_strategy(strategy, self._known)[0] for strategy in self.file.strategies)
-        return {name: score_spec(dense, name, settings.scoring, biases, exclude, own.get(name)) for name in criteria}
-
     @cached_property
-    def _known(self) -> Mapping[str, Needs]:
-        """The criteria that strategies may name: ours, and the user's own."""
-        return all_criteria(self.file.criteria)
+    def _own(self) -> Mapping[str, OwnCriterion]:
+        return own_criteria(self.file.criteria)
+
+    def _trial(
+        self,
+        strategy: str,
+        settings: Settings,
+        asked: Level,
+        whole: ScoreSpec,
+        scores: dict[_Scored, ScoreSpec],
+    ) -> TrialSpec:
+        """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy.
+
+        `scores` has the specs of scores that were made so far, and gets this one.
+        """
+        fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
+        if asked in (("compression", 1), ("sparsity", 0)):
+            return TrialSpec(score=whole, **fields)
+        criterion, scope, control = parse_strategy(strategy, self.file.known_criteria)
+        key = criterion, settings.scoring, tuple(settings.exclude)
+        if key not in scores:
+            scores[key] = score_spec(
+                whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude, self._own.get(criterion)
+            )
+        fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
+        return TrialSpec(score=scores[key], scope=scope, **fields)
 
     def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
@@ -115,32 +151,27 @@ class SweepSpec:
         )
 
 
-def _pruned(
-    strategy: Strategy,
-    asked: Level,
-    whole: ScoreSpec,
-    scores: Mapping[str, ScoreSpec],
-    rewind: Rewind,
-    retrain: Training,
-    scoring: Scoring,
-) -> TrialSpec:
-    """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy."""
-    fields: dict[str, Any] = {asked[0]: asked[1], "rewind": rewind, "retrain": retrain}
-    if asked in (("compression", 1), ("sparsity", 0)):
-        return TrialSpec(score=whole, **fields)
-    criterion, scope, control = strategy
-    fields |= {"control": control, "outliers": outlier_pass(scope, scoring)}
-    return TrialSpec(score=scores[criterion], scope=scope, **fields)
+def _after_scoring(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a trial that say what is done with its mask."""
+    return {"rewind": settings.rewind or "init", "retrain": settings.retraining()}
 
 
-def describe(trial: TrialSpec) -> str:
-    """Describe a trial in a few words: dataset, strategy, how much is pruned, seed."""
+def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
+    """Return `Unpruned`, and what differs from the one that has the settings of the sweep itself."""
+    of_masks = {"score", "scope", "control", "compression", "sparsity"}
+    differing = differing_text(trial.model_dump(exclude=of_masks), plain.model_dump(exclude=of_masks))
+    return f"Unpruned ({differing})" if differing else "Unpruned"
+
+
+def describe(trial: TrialSpec, arm: str | None = None) -> str:
+    """Describe a trial in a few words: dataset, arm (by default its strategy), how much is pruned, seed."""
     asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
-    return f"{trial.dense.dataset} {trial.strategy}{asked} seed {trial.dense.seed}"
+    return f"{trial.dense.dataset} {arm or trial.strategy}{asked} seed {trial.dense.seed}"
 
 
-def tracker_labels(trial: TrialSpec) -> dict[str, Any]:
+def tracker_labels(trial: TrialSpec, arm: str | None = None) -> dict[str, Any]:
     """Return the labels under which a tracker lists a trial; the trial itself is found by its id alone."""
     asked = {"compression": trial.compression, "sparsity": trial.sparsity}
     known = {name: value for name, value in asked.items() if value is not None}
-    return {"dataset": trial.dense.dataset, "strategy": trial.strategy, "seed": trial.dense.seed, **known}
+    named = {"arm": arm or trial.strategy, "strategy": trial.strategy}
+    return {"dataset": trial.dense.dataset, **named, "seed": trial.dense.seed, **known}

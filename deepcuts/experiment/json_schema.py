@@ -9,9 +9,10 @@ import json
 import sys
 from typing import Any
 
+from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Scoring, Training
-from deepcuts.experiment.sweepfile import Resources, Settings, SweepFile
+from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
 from deepcuts.pruning.criteria import SCOPES, plain_strategies
@@ -36,7 +37,9 @@ _SWEEP = {
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
     "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
+    " to their settings (null: the strategy of that name itself)",
+    "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",
     "seeds": "each decides the head, the order of the data and dropout",
@@ -94,6 +97,7 @@ _OWN = {
     "metric": f"the main one: {', '.join(metric for names in METRICS.values() for metric in names)}",
     "same_data": "allow a validation split that has the same examples as the training split",
 }
+_ARM = {"use": "the strategy that the arm uses; by default the arm's own name"}
 _DESCRIBED = {
     SweepFile: _SETTINGS | _SWEEP,
     Settings: _SETTINGS,
@@ -101,6 +105,7 @@ _DESCRIBED = {
     Scoring: _SCORING,
     Resources: _RESOURCES,
     OwnData: _OWN,
+    ArmSettings: _ARM | {key: text for key, text in _SETTINGS.items() if key in ArmSettings.model_fields},
 }
 
 
@@ -118,10 +123,18 @@ def sweep_schema() -> dict[str, Any]:
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
     made["$defs"]["Strategy"] = _strategies()
-    known, own = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
-    of_any = {"type": "string", "pattern": rf"^({own})[A-Z][A-Za-z0-9]*(\+shuffle)?$"}  # where there are own criteria
-    properties["strategies"]["items"] = {"anyOf": [known, of_any]}
-    made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": {"items": known}}}}
+    known, scopes = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
+    of_any = {
+        "type": "string",
+        "pattern": rf"^({scopes})[A-Z][A-Za-z0-9]*(\+shuffle)?$",
+    }  # where there are own criteria
+    listed, mapped = properties["strategies"]["anyOf"]
+    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = {"anyOf": [known, of_any]}
+    use = {"properties": {"use": {"anyOf": [known, {"type": "null"}]}}}
+    only = {"items": known, "additionalProperties": use}
+    made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": only}}}
+    mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
+    properties["axes"]["propertyNames"] = {"enum": KNOWN_AXES}
     columns = parts["OwnData"]["properties"]["text"]
     text = columns.pop("description")
     parts["OwnData"]["properties"]["text"] = {"anyOf": [{"type": "string"}, columns], "description": text}

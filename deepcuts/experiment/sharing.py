@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 
 
+def snapshot_file(step: int) -> str:
+    """Return the name of the file in which a fine-tuned network keeps the weights of a step."""
+    return f"step-{step}.safetensors"
+
+
 @dataclass(frozen=True)
 class Shared:
     """What trials make for each other.
@@ -39,6 +44,6 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
         if isinstance(trial.rewind, int):
             steps.setdefault(trial.dense.dense_id, set()).add(trial.rewind)
     return Shared(
-        {key: tuple(sorted(same.values(), key=lambda score: str(score.criterion))) for key, same in scores.items()},
+        {key: tuple(sorted(same.values(), key=lambda score: score.label)) for key, same in scores.items()},
         {key: frozenset(found) for key, found in steps.items()},
     )

@@ -164,8 +164,10 @@ class ScoreSpec(ScoringPass):
 
     @property
     def label(self) -> str:
-        """The criterion's name, with the file's digest where it is the user's own: two files may have one name."""
-        return f"{self.criterion}@{self.own.digest}" if self.own else str(self.criterion)
+        """The criterion, the digest of its file if it has one, and settings in which those of one pass may differ."""
+        own = f"@{self.own.digest}" if self.own else ""
+        shift = f" shift={self.shift!r}" if self.needs is not None and self.needs.shifted else ""
+        return f"{self.criterion}{own}{shift}{' count_padding' if self.count_padding else ''}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -243,7 +245,8 @@ class TrialSpec(Frozen):
         """The seed of what a control draws: random scores, or a permutation of the mask.
 
         It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
-        that no two controls share random numbers. It does not follow from the level: masks stay nested.
+        that no two controls share random numbers. It does not follow from the level: masks stay nested. Nor from other
+        settings: two arms of one control differ in what their settings change, and not by chance.
         """
         return derive(self.dense.seed, "control", self.strategy, canonical(_task_identity(self.dense.task)))
 

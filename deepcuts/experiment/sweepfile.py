@@ -6,21 +6,53 @@ Every mistake is refused by its key, with the nearest known one, and in a file w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from deepcuts.experiment.arms import (
+    ARM_KEYS,
+    Arm,
+    axis_keys,
+    check_label,
+    idle_settings,
+    laid_over,
+    merged,
+    multiplied,
+    wrong_values,
+)
+from deepcuts.experiment.changes import apply_change
 from deepcuts.experiment.own_criteria import CriteriaFile, OwnFile, all_criteria, own_criteria
 from deepcuts.experiment.own_data import OwnData, Seed
-from deepcuts.experiment.spec import Above0, Fraction, Frozen, Natural, NotNegative, Number, Positive, Scoring, Training
+from deepcuts.experiment.spec import (
+    Above0,
+    DenseSpec,
+    Fraction,
+    Frozen,
+    Natural,
+    NotNegative,
+    Number,
+    Positive,
+    Scoring,
+    Training,
+)
 from deepcuts.experiment.tasks import ALIASES, TASKS
 from deepcuts.experiment.yaml_errors import compose_yaml, explained, misplaced, parse_yaml, unknown
 from deepcuts.names import valid_name
-from deepcuts.pruning.criteria import parse_strategy
+from deepcuts.pruning.criteria import Needs, parse_strategy
 
 
 def _own_name(name: str, place: tuple[str | int, ...]) -> None:
@@ -80,6 +112,47 @@ class Settings(Frozen):
         return Training(**{**self.finetune.model_dump(), "epochs": 12, **given})
 
 
+class _OwnSettings(Frozen):
+    """What an arm sets: the strategy that it uses, by default its own name, and what differs from the sweep."""
+
+    use: Annotated[str, AfterValidator(_strategy)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_it_may_set(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            if not values:
+                raise ValueError("is empty; write null for the strategy itself, or give what differs for this arm")
+            for key in values:
+                _check_key(str(key), [key])
+        return values
+
+
+def _check_key(key: str, place: Sequence[str | int], what: str = "an arm may not set") -> None:
+    """Refuse a key of the sweep file that is the same for all arms."""
+    if key in SweepFile.model_fields and key not in ARM_KEYS:
+        why = "all arms of a sweep prune the same fine-tuned networks" if key in _OF_DENSE else "all arms share it"
+        raise misplaced(place, f"{what} {key!r}: {why}; set it for the whole sweep, or write another sweep file")
+
+
+# The keys that decide the fine-tuned networks.
+_OF_DENSE = {"model", "revision", "data_dir", "datasets", "seeds", "overrides", *DenseSpec.model_fields}
+
+if TYPE_CHECKING:
+    ArmSettings = _OwnSettings
+else:
+    _OF_ARMS = {name: field for name, field in Settings.model_fields.items() if name in ARM_KEYS}
+    ArmSettings = create_model(
+        "ArmSettings",
+        __base__=_OwnSettings,
+        __doc__=_OwnSettings.__doc__,
+        **{name: (field.annotation, field) for name, field in _OF_ARMS.items()},
+    )
+
+# The keys that an axis may have: the settings of arms, by their paths.
+KNOWN_AXES = axis_keys(ArmSettings)
+
+
 class SweepFile(Settings):
     """A whole sweep file, every key with its default."""
 
@@ -89,7 +162,11 @@ class SweepFile(Settings):
     data_dir: str | None = None
     datasets: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, OwnData | None], Field(min_length=1)]
     criteria: list[OwnFile] = []
-    strategies: Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
+    strategies: (
+        Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
+        | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]
+    )
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     compressions: Annotated[list[Compression], Field(min_length=1)] | None = None
     sparsities: Annotated[list[Sparsity], Field(min_length=1)] | None = None
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
@@ -137,6 +214,67 @@ class SweepFile(Settings):
                 raise misplaced(("overrides", dataset), unknown("dataset", dataset, list(self.dataset_rows())))
         return self
 
+    @model_validator(mode="after")
+    def _known_arms(self) -> SweepFile:
+        rows = self._arm_rows()
+        if isinstance(self.strategies, dict):
+            for label, use, _ in rows:
+                at: tuple[str, ...] = ("strategies", label)
+                try:
+                    check_label(label, use, self.known_criteria)
+                    at = (*at, "use") if use else at
+                    parse_strategy(use or label, self.known_criteria)
+                except ValueError as error:
+                    needs = "" if use else "; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
+                    raise misplaced(at, f"{error}{needs}") from None
+        for key, values in self.axes.items():
+            place = ("axes", key)
+            _check_key(key.partition(".")[0], place, "an axis may not change")
+            if key not in KNOWN_AXES:
+                raise misplaced(place, unknown("axis", key, KNOWN_AXES))
+            for number, told in wrong_values(key, values, ArmSettings, known_keys):
+                raise misplaced((*place, number), told)
+        for key in self.axes:
+            try:
+                multiplied(_arms(rows), {key: self.axes[key]}, self.known_criteria)
+            except ValueError as error:
+                raise misplaced(("axes", key), str(error)) from None
+        for arm in self.arms:
+            for dataset in self.dataset_rows():
+                try:
+                    self.for_arm(dataset, arm)
+                except ValidationError as error:
+                    told = explained("", None, error, known_keys)[0]
+                    raise misplaced(("strategies",), f"arm {arm.label!r}: {told}") from None
+        return self
+
+    @cached_property
+    def known_criteria(self) -> Mapping[str, Needs]:
+        """The criteria that strategies may name: ours, and those of the user's own."""
+        return all_criteria(self.criteria)
+
+    def _arm_rows(self) -> list[tuple[str, str | None, dict[str, Any]]]:
+        """Return the names of the arms, the strategies that they say they use, and their own settings."""
+        if not isinstance(self.strategies, dict):
+            return [(name, None, {}) for name in self.strategies]
+        own = [(label, some.model_dump(exclude_unset=True) if some else {}) for label, some in self.strategies.items()]
+        return [(label, some.pop("use", None), some) for label, some in own]
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """The arms that `strategies` names, each multiplied by the axes that change it; in the order of the file."""
+        arms = _arms(self._arm_rows())
+        return multiplied(arms, self.axes, self.known_criteria) if self.axes else arms
+
+    def without_effect(self) -> list[str]:
+        """Name the settings of arms that change nothing, in words."""
+        return idle_settings(_arms(self._arm_rows()), self.known_criteria)
+
+    def for_arm(self, dataset: str, arm: Arm) -> Settings:
+        """Return the settings of an arm: the sweep's, over them the dataset's, over them those of the arm."""
+        base = self.for_dataset(dataset).model_dump(exclude_unset=True)
+        return Settings(**laid_over(base, arm.settings))
+
     def _row_name(self, name: str) -> str:
         own = isinstance(self.datasets, dict) and self.datasets.get(name) is not None
         return name if own else ALIASES.get(name, name)
@@ -155,7 +293,7 @@ class SweepFile(Settings):
         base = self.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         for name, override in self.overrides.items():
             if self._row_name(name) == dataset:
-                base = _merged(base, override.model_dump(exclude_unset=True))
+                base = merged(base, override.model_dump(exclude_unset=True))
         return Settings(**base)
 
     def resolved(self) -> dict[str, Any]:
@@ -165,16 +303,12 @@ class SweepFile(Settings):
             return settings.model_dump(mode="json") | {"retrain": settings.retraining().model_dump(mode="json")}
 
         overrides = {name: whole(self.for_dataset(ALIASES.get(name, name))) for name in self.overrides}
-        return whole(self) | {"overrides": overrides}
+        given = self.model_dump(mode="json", include={"strategies"}, exclude_unset=True)
+        return whole(self) | given | {"overrides": overrides}
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over`; mappings in both are merged, everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+def _arms(rows: Iterable[tuple[str, str | None, dict[str, Any]]]) -> list[Arm]:
+    return [Arm(label, use or label, own) for label, use, own in rows]
 
 
 # `--set` texts (`finetune.epochs=3`), or a mapping that is merged over: nested mappings merge, lists replace.
@@ -218,9 +352,9 @@ def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node
     begin = f"{source}: " if source else ""
     if not isinstance(raw, Mapping):
         raise ValueError(f"{begin}a sweep is a mapping of keys to values, not {type(raw).__name__}")
-    values = _merged({"name": name} | dict(raw), changes if isinstance(changes, Mapping) else {})
+    values = merged({"name": name} | dict(raw), changes if isinstance(changes, Mapping) else {})
     for change in () if isinstance(changes, Mapping) else changes:
-        _change(values, change)
+        apply_change(values, change)
     try:
         return SweepFile(**values)
     except ValidationError as error:
@@ -228,24 +362,6 @@ def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node
     except TypeError:
         wrong = [key for key in values if not isinstance(key, str)]
         raise ValueError(f"{begin}every key must be text, not {wrong!r}") from None
-
-
-def _change(raw: dict[str, Any], change: str) -> None:
-    """Apply one `--set key.sub=value` to `raw`, in place."""
-    key, equals, value = change.partition("=")
-    if not equals or not key:
-        raise ValueError(f"cannot read --set {change!r}; write key=value, as in retrain.epochs=3")
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        if raw.get(parent) is None:
-            raw[parent] = {}
-        raw = raw[parent]
-        if not isinstance(raw, dict):
-            raise ValueError(f"cannot read --set {change!r}: {parent!r} is {raw!r}, which has no keys")
-    try:
-        raw[last] = parse_yaml(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"cannot read --set {change!r}: {getattr(error, 'problem', error)}") from None
 
 
 _SECTIONS: dict[str, type[Frozen]] = {
@@ -262,4 +378,6 @@ def known_keys(place: tuple[str, ...]) -> list[str]:
         return list(_SECTIONS[place[-1]].model_fields)
     if place and place[0] == "overrides":
         return list(Settings.model_fields)
+    if place and place[0] == "strategies":
+        return list(ArmSettings.model_fields)
     return list((OwnData if place and place[0] == "datasets" else SweepFile).model_fields)

@@ -52,8 +52,11 @@ def compose_yaml(text: str) -> yaml.Node | None:
 
 KeyPath = tuple[str, ...]
 
+# The keys that take a list or a mapping.
+_LIST_OR_MAPPING = (("datasets",), ("strategies",))
+
 # Parts of a pydantic location that name a branch of a union, not a key of the file.
-_READING = re.compile(r"(list|dict|nullable|constrained-int|literal|function-\w+)(\[.*\])?")
+_READING = re.compile(r"(list|dict|nullable|constrained-int|literal|function-\w+)(\[.*\])?|\[key\]")
 _WORDS = {
     "list_type": "must be a list, as in [a, b]",
     "dict_type": "must be a mapping of keys to values",
@@ -85,13 +88,14 @@ def explained(
     `known` gives the keys that are allowed at a place.
     """
     problems = error.errors()
-    wrong_type = ("list_type", "dict_type")  # datasets is a list or a mapping: report only the form that was given
+    wrong_type = ("list_type", "dict_type")  # of a list or a mapping, report only the form that was given
     deeper = {each["loc"][:1] for each in problems if each["type"] not in wrong_type}
     lines = []
     for problem in problems:
         place = tuple(str(part) for part in problem["loc"] if not _READING.fullmatch(str(part)))
-        place = place or tuple(problem.get("ctx", {}).get("place", ()))
-        if problem["type"] in wrong_type and place == ("datasets",) and problem["loc"][:1] in deeper:
+        if problem["type"] == "misplaced":
+            place += tuple(problem["ctx"]["place"])
+        if problem["type"] in wrong_type and place in _LIST_OR_MAPPING and problem["loc"][:1] in deeper:
             continue
         line = _line(tree, place)
         begin = f"{source}{f':{line}' if line else ''}: " if source else ""
@@ -100,7 +104,7 @@ def explained(
 
 
 def _message(problem: ErrorDetails, place: KeyPath, known: Callable[[KeyPath], list[str]]) -> str:
-    where = ".".join(place)
+    where = ".".join(part if part.isprintable() else repr(part) for part in place)
     if problem["type"] == "extra_forbidden":
         message = unknown("key", place[-1], known(place[:-1]))
         return f"{'.'.join(place[:-1])}: {message}" if place[1:] else message

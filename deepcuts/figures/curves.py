@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 
 from deepcuts.figures.style import (
     INK,
+    Look,
     called,
     drawn,
     figure_width,
     legend,
     line_style,
-    look,
+    looks,
     new_figure,
     plain,
     tidy,
 )
+from deepcuts.names import natural
 from deepcuts.wording import level
 
 # How many letters a name at the end of a line may have; longer ones are in a legend.
@@ -39,7 +42,7 @@ _LEVELS: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1
 def plot_curves(frame: pd.DataFrame) -> Figure:
     """Plot a metric against sparsity or compression, from a frame of `curves`.
 
-    A panel per dataset, a line per arm (a strategy in one set of settings) through the means, a dot per seed, a band
+    A panel per dataset, a line per arm (a strategy with its settings) through the means, a dot per seed, a band
     for the 95 % t interval (from 3 seeds), and lines for the dense and the unpruned networks.
 
     Raises ValueError for an empty frame.
@@ -51,29 +54,30 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
     columns = min(len(panels), 3, int(max(1, figure_width(9) // _NARROWEST)))
     rows = -(-len(panels) // columns)
-    arms = sorted(frame["arm"].unique())
+    arms = looks(frame["arm"].unique())
     width = figure_width(6.0 if columns == 1 else 1.2 + 2.4 * columns)
-    fits = max(len(called(arm)) for arm in arms) <= min(_LONGEST_END, 6.5 * width - 14)
-    named = len(panels) == 1 and len(arms) <= 7 and fits
+    fits = max(len(called(arm)) for arm in frame["arm"].unique()) <= min(_LONGEST_END, 6.5 * width - 14)
+    named = len(panels) == 1 and frame["arm"].nunique() <= 7 and fits
     figure = new_figure(width, 2.7 * rows + (0.2 if named else 0.6))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, ((model, dataset, _), part) in zip(grid.flat, panels, strict=False):
-        _curves_panel(axes, part)
+        _curves_panel(axes, part, arms)
         title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else dataset
         axes.set_title(plain(title))
         if named:
-            _end_labels(axes, part)
+            _end_labels(axes, part, arms)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if not named:
-        legend(figure, [Line2D([], [], label=called(name), **line_style(look(name))) for name in arms])
+        names = sorted(frame["arm"].unique(), key=natural)
+        legend(figure, [Line2D([], [], label=called(name), **line_style(arms[name])) for name in names])
     return figure
 
 
-def _curves_panel(axes: Axes, part: pd.DataFrame) -> None:
+def _curves_panel(axes: Axes, part: pd.DataFrame, arms: Mapping[str, Look]) -> None:
     tidy(axes)
     for arm, line in part.sort_values("x").groupby("arm"):
-        style = look(str(arm))
+        style = arms[str(arm)]
         band = line[line["n"] >= 3]
         axes.fill_between(band["x"], band["low"], band["high"], color=style.color, alpha=0.11, linewidth=0)
         seeds = line.explode("values")
@@ -137,12 +141,12 @@ def _levels(axes: Axes, part: pd.DataFrame) -> None:
         )
 
 
-def _end_labels(axes: Axes, part: pd.DataFrame) -> None:
+def _end_labels(axes: Axes, part: pd.DataFrame, arms: Mapping[str, Look]) -> None:
     """Write each arm's name beside the end of its line, moved apart where ends are close."""
     ends = part.sort_values("x").groupby("arm").tail(1).sort_values("mean")
     heights = _apart(ends["mean"].to_numpy(np.float64), *axes.get_ylim())
     for (_, end), height in zip(ends.iterrows(), heights, strict=True):
-        style = look(end["arm"])
+        style = arms[end["arm"]]
         axes.annotate(
             called(end["arm"]),
             (end["x"], end["mean"]),
@@ -191,6 +195,7 @@ def plot_training(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         raise ValueError("there is no training to plot: no completed trial has metrics")
     tasks = list(frame.groupby(["model", "dataset", "metric"], sort=False))
+    arms = looks(frame["arm"].unique())
     columns = 1 + max(len(_training_places(part)) for _, part in tasks)
     if columns > _MOST_COLUMNS:
         raise ValueError(f"{columns - 1} compressions do not fit on a page; choose up to {_MOST_COLUMNS - 1} of them")
@@ -200,15 +205,15 @@ def plot_training(frame: pd.DataFrame) -> Figure:
         title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else str(dataset)
         parts = [("fine-tuning", part[part["stage"] == "dense"]), *_training_places(part)]
         for axes, (name, lines) in zip(row, parts, strict=False):
-            _training_panel(axes, lines)
+            _training_panel(axes, lines, arms)
             axes.set_title(plain(name), fontsize="small", fontweight="normal")
         row[0].set_title(plain(f"{title}\nfine-tuning"), fontsize="small", fontweight="normal")
         row[0].set_ylabel(plain(metric))
         for axes in row[len(parts) :]:
             axes.remove()
     figure.supxlabel("epochs done")
-    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]))
-    handles = [Line2D([], [], label=called(name), **_training_line(name)) for name in names]
+    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]), key=natural)
+    handles = [Line2D([], [], label=called(name), **_training_line(arms[name])) for name in names]
     if handles:
         legend(figure, handles, "outside upper center")
     return figure
@@ -223,19 +228,18 @@ def _training_places(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return list(zip(names, [lines for _, lines in groups], strict=True))
 
 
-def _training_line(arm: str) -> dict[str, Any]:
-    style = look(arm)
+def _training_line(style: Look) -> dict[str, Any]:
     return {"color": style.color, "linestyle": style.dashes, "linewidth": 1.6}
 
 
-def _training_panel(axes: Axes, lines: pd.DataFrame) -> None:
+def _training_panel(axes: Axes, lines: pd.DataFrame, arms: Mapping[str, Look]) -> None:
     tidy(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     if lines["stage"].eq("dense").all():
         _drawn(axes, lines, {"color": INK, "linewidth": 1.6})
         return
     for arm, some in lines.groupby("arm"):
-        _drawn(axes, some, _training_line(str(arm)))
+        _drawn(axes, some, _training_line(arms[str(arm)]))
 
 
 def _drawn(axes: Axes, lines: pd.DataFrame, style: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from textwrap import wrap
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from deepcuts.analysis.arms import with_arms
 from deepcuts.figures.style import (
     GREY,
+    Look,
     called,
     depth_ticks,
     drawn,
@@ -24,11 +26,12 @@ from deepcuts.figures.style import (
     kinds_in_order,
     legend,
     line_style,
-    look,
+    looks,
     new_figure,
     placed_layers,
     tidy,
 )
+from deepcuts.names import natural
 from deepcuts.wording import level
 
 _PANELS = {"rows": "Neurons (rows)", "columns": "Inputs (columns)", "heads": "Attention heads"}
@@ -54,7 +57,7 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     counts["asked"] = [level(c, s) for c, s in zip(counts["compression"], counts["sparsity_asked"], strict=True)]
     rows, even = _density_rows(counts)
     if not rows:
-        raise ValueError(f"every strategy keeps the same share of every layer: {', '.join(even)}")
+        raise ValueError(f"every arm keeps the same share of every layer: {', '.join(even)}")
     counts = counts[counts["arm"].isin(rows)]
     places = list(counts["asked"].unique())
     figure = new_figure(1.6 + 2.1 * max(2, len(places)), 0.9 + 1.6 * len(rows))
@@ -68,7 +71,9 @@ def plot_density(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         shares = (counts["kept"] / counts["size"])[counts["asked"] == place]
         axes.set_ylim(0, 1.12 * shares.max() or 1)
     words = (
-        wrap(f"left out, the same share of every layer: {', '.join(even)}", 26 * max(2, len(places))) if even else []
+        wrap(f"left out, the same share of every layer: {', '.join(map(called, even))}", 26 * max(2, len(places)))
+        if even
+        else []
     )
     figure.supxlabel("\n".join(["encoder layer", *words]))
     figure.supylabel("share of weights kept")
@@ -80,7 +85,7 @@ def _density_rows(counts: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Return the arms whose layers differ, which have a row each, and those that keep the same share of every layer."""
     shares = (counts["kept"] / counts["size"]).groupby([counts["arm"], counts["trial_id"]]).agg(["min", "max"])
     even = (shares["max"] - shares["min"] <= 0.02 * shares["max"]).groupby("arm").all()
-    return list(map(str, even.index[~even])), list(map(str, even.index[even]))
+    return sorted(even.index[~even], key=natural), sorted(even.index[even], key=natural)
 
 
 def _density_panel(axes: Axes, some: pd.DataFrame, names: pd.DataFrame) -> None:
@@ -137,13 +142,15 @@ def plot_dead(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         axes.set_ylabel("share without a weight left")
     sparsity, compression = points["compression"].isna().all(), points["compression"].notna().all()
     axis = "sparsity asked for" if sparsity else "compression" if compression else "compression or sparsity"
+    arms = looks(points["arm"].unique())
     for axes, name in zip(grid, names, strict=True):
-        _panel(axes, points.assign(place=points["asked"].map(places.index)), name)
+        _panel(axes, points.assign(place=points["asked"].map(places.index)), name, arms)
         axes.set_title(_PANELS[name])
         axes.set_xticks(range(len(places)), places)
         axes.set_xlabel(axis)
         axes.set_xlim(-0.3, len(places) - 0.7)
-    handles = [Line2D([], [], label=called(name), **line_style(look(name))) for name in sorted(points["arm"].unique())]
+    shown = sorted(points["arm"].unique(), key=natural)
+    handles = [Line2D([], [], label=called(name), **line_style(arms[name])) for name in shown]
     handles.append(Line2D([], [], label="by chance", color=GREY, linestyle="--", linewidth=1))
     legend(figure, handles)
     return figure
@@ -169,14 +176,14 @@ def _shares(matrices: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shares)
 
 
-def _panel(axes: Axes, points: pd.DataFrame, name: str) -> None:
+def _panel(axes: Axes, points: pd.DataFrame, name: str, arms: Mapping[str, Look]) -> None:
     tidy(axes)
     for arm, some in points.dropna(subset=[name]).groupby("arm"):
         means = some.groupby("place")[[name, f"{name}_chance"]].mean()
-        color = look(str(arm)).color
+        color = arms[str(arm)].color
         axes.scatter(some["place"], some[name], 5, color, alpha=0.45, linewidths=0, zorder=2)
         axes.plot(means.index, means[f"{name}_chance"], color=color, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes.plot(means.index, means[name], zorder=3, clip_on=False, **line_style(look(str(arm))))
+        axes.plot(means.index, means[name], zorder=3, clip_on=False, **line_style(arms[str(arm)]))
     axes.set_ylim(0, max(0.01, 1.08 * float(points[[name, f"{name}_chance"]].max().max())))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     axes.yaxis.set_major_locator(MaxNLocator(5))

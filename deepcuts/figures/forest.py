@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
-from deepcuts.figures.style import FAINT, GREY, INK, called, drawn, look, new_figure, plain, tidy, wrapping
+from deepcuts.figures.style import FAINT, GREY, INK, Look, called, drawn, looks, new_figure, plain, tidy, wrapping
 from deepcuts.wording import level
 
 # An interval beyond this many times the largest difference is cut off, with an arrow, to keep the others readable.
@@ -23,19 +24,20 @@ _WIDEST = 4.0
 def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
     """Plot differences from the baseline with their 95 % intervals, from a frame of `compare`.
 
-    A panel per dataset, a group of strategies per compression, the `margin` (in the metric's unit) as a band. Markers
+    A panel per dataset, a group of arms per compression, the `margin` (in the metric's unit) as a band. Markers
     of decided comparisons are filled, of undecided ones hollow. Raises ValueError where no difference is known.
 
     >>> dc.plot_forest(dc.compare(trials), margin=0.01)
     """
     if frame["difference"].notna().sum() == 0:
-        raise ValueError("there is no comparison to plot: no strategy shares a seed with the baseline")
+        raise ValueError("there is no comparison to plot: no arm shares a seed with the baseline")
     panels = list(frame.groupby("dataset", sort=False))
+    arms = looks(frame["strategy"].unique())
     heights = [_lines(part) for _, part in panels]
     figure = new_figure(6.4, 0.75 + sum(0.55 + 0.21 * height for height in heights))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[2.6 + height for height in heights])
     for axes, (dataset, part) in zip(grid.flat, panels, strict=True):
-        _panel(axes, part, margin)
+        _panel(axes, part, margin, arms)
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title))
     better = "left is better" if frame["metric"].isin(LOWER_IS_BETTER).all() else "right is better"
@@ -55,7 +57,7 @@ def _lines(part: pd.DataFrame) -> int:
     return len(part) + len(_groups(part))
 
 
-def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
+def _panel(axes: Axes, part: pd.DataFrame, margin: float, arms: Mapping[str, Look]) -> None:
     tidy(axes, grid=False)
     reach = _reach(part, margin)
     axes.set_xlim(-reach, reach)
@@ -73,7 +75,7 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float) -> None:
             against = f"\nagainst {called(row['baseline'])}" if part["baseline"].nunique() > 1 else ""
             ticks.append((height, called(row["strategy"]) + against))
             named = {str(key): value for key, value in row.items()}
-            _mark(axes, named, height, reach)
+            _mark(axes, named, height, reach, arms[str(row["strategy"])])
             axes.text(1.01, height, _said(named), transform=aside, va="center", fontsize="x-small", color=INK)
         height += 1
     axes.set_ylim(height - 0.3, -0.7)
@@ -89,9 +91,8 @@ def _reach(part: pd.DataFrame, margin: float) -> float:
     return 1.08 * max(seen, min(float(ends.max()) if ends.notna().any() else 0.0, _WIDEST * seen))
 
 
-def _mark(axes: Axes, row: dict[str, Any], height: float, reach: float) -> None:
+def _mark(axes: Axes, row: dict[str, Any], height: float, reach: float, style: Look) -> None:
     """Draw a difference and its interval; an arrow where the interval continues beyond the axis."""
-    style = look(str(row["strategy"]))
     difference, low, high = float(row["difference"]), float(row["low"]), float(row["high"])
     if difference != difference:
         return

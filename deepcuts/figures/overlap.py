@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.pairs import RELATIONS, related
 from deepcuts.figures.style import (
     FAINT,
@@ -32,6 +32,7 @@ from deepcuts.figures.style import (
     tidy,
     wrapping,
 )
+from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
@@ -50,6 +51,7 @@ _CONTROL: Dashes = (0, (4, 1.5, 1, 1.5))
 _RELATION_LOOKS = {
     "other seed": ("#0072B2", "o"),
     "other strategy": ("#D55E00", "s"),
+    "other settings": ("#E69F00", "P"),
     "other compression": ("#00693C", "^"),
     "other dataset": ("#7D1E5A", "D"),
     "all": (INK, "o"),
@@ -71,7 +73,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
         raise ValueError("there is no overlap to plot: no two trials have masks")
     ids = set(whole["trial_a"]) | set(whole["trial_b"])
     rows = with_arms(trials[trials["trial_id"].isin(ids)])
-    rows = rows.sort_values(["dataset", "compression", "sparsity_asked", "arm", "seed"], ignore_index=True)
+    rows = in_order(rows, ["dataset", "compression", "sparsity_asked", "arm", "seed"])
     place = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
     kappa = np.full((len(rows), len(rows)), np.nan)
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
@@ -162,10 +164,10 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     """Draw the overlap per layer from a frame of `overlap` against depth, a line for each thing that differs.
 
     With the rows of `trials` a line is the mean over the pairs that differ in one thing alone, as in `decompose`: the
-    seed, the strategy, the compression or the dataset; of methods, or with a control (hollow, dotted). Pairs that
-    differ in more are left out, unless there are no others. Dots are the kinds of layers (query, key ...) of the
-    methods. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa beside the
-    highest that is possible. Raises ValueError for a frame without layers.
+    seed, the strategy, its settings, the compression or the dataset; of methods, or with a control (hollow, dotted).
+    Pairs that differ in more are left out, unless there are no others. Dots are the kinds of layers (query, key ...)
+    of the methods. The left panel has the IoU of the pruned places beside what chance gives, the right one kappa beside
+    the highest that is possible. Raises ValueError for a frame without layers.
 
     >>> dc.plot_layers(dc.overlap(store), trials)
     """
@@ -205,8 +207,8 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
         pairs = len(part.drop_duplicates(["trial_a", "trial_b"]))
         parts.append(part.assign(line=f"{relation}, {of}, {pairs} pair{'' if pairs == 1 else 's'}"))
     arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
-    methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]))
-    controls = sorted(set(arms["arm"]) - set(methods)) if control.any() else []
+    methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]), key=natural)
+    controls = sorted(set(arms["arm"]) - set(methods), key=natural) if control.any() else []
     said = [
         f"{what}: {', '.join(map(called, names))}"
         for what, names in (("methods", methods), ("controls", controls))

@@ -1,9 +1,10 @@
-"""Defines how every figure looks: ink, a strategy's colour and marker, canvases without global state, saving."""
+"""Defines how every figure looks: ink, an arm's colour and marker, canvases without global state, saving."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from deepcuts.names import layer_kind, natural
+from deepcuts.pruning.criteria import NOT_PRUNED
 
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
 _TICKS: dict[str, Any] = {"color": GREY, "labelcolor": INK, "labelsize": "small", "major.size": 3}
@@ -61,16 +63,13 @@ _DASHES: dict[str, Dashes] = {
     "NM24": (0, (8, 1.2, 2.5, 1.2)),
 }
 _SHUFFLED: Dashes = (0, (1, 1.2))
-# How bright the colour of an arm with settings of its own is.
-_SHADES = (0.45, 0.6, 0.8, 1.0)
+# How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
+_SHADES = (1.0, 0.55, 0.75, 0.4)
 
 
 @dataclass(frozen=True)
 class Look:
-    """The look of an arm: colour and marker by criterion, dashes by scope; a control is dotted and hollow.
-
-    Settings in its name change marker and brightness, so that arms of one strategy can be told apart.
-    """
+    """The look of an arm: its colour and marker; dashes by scope; a control is dotted and hollow."""
 
     color: str
     marker: str
@@ -83,25 +82,64 @@ class Look:
         return tuple(0.72 * part for part in to_rgb(self.color))
 
 
-def look(arm: str) -> Look:
-    """Return the look of an arm, from its name alone: it is the same whatever else a figure shows."""
-    strategy, _, settings = arm.partition(" [")
-    base, _, control = strategy.partition("+")
+def looks(arms: Iterable[str]) -> dict[str, Look]:
+    """Return the look of each arm of a figure.
+
+    A strategy has the colour and marker of its criterion, in every figure of every store. Any other arm gets a colour
+    that no arm beside it has, as long as there are enough: that of its criterion where its name begins with a strategy,
+    if it is the first, else one that follows from its name. The arms beside it are those of the store, where
+    `figure_options` names them, and then those of the figure: so an arm looks the same in all figures of a store.
+    """
+    store = {*_options.get().arms}
+    found: dict[str, Look] = {}
+    used = Counter[str]()
+    for names in (store, {*map(str, arms)} - store):
+        fixed = {arm: look for arm in names if (look := _of_strategy(arm)) is not None}
+        used.update({look.color for look in fixed.values()})
+        found |= fixed
+        for arm in sorted(names - set(fixed), key=lambda arm: (_criterion(arm) not in LOOKS, natural(arm))):
+            color, marker = min(_wanted(arm), key=lambda one: used[one[0]])
+            found[arm] = _again(arm, color, marker, used[color])
+            used[color] += 1
+    return found
+
+
+def _again(arm: str, color: str, marker: str, times: int) -> Look:
+    """Make the look of an arm; where its colour was used before, it is darker and has another marker."""
+    if times:
+        others = sorted({each for _, each in LOOKS.values()} - {marker})
+        marker = others[(_number(color) + times) % len(others)]
+        color = to_hex([_SHADES[times % len(_SHADES)] * part for part in to_rgb(color)])
+    return Look(color, marker, *_drawn_as(arm))
+
+
+def _of_strategy(arm: str) -> Look | None:
+    """Return the look of a strategy, and of networks that are not pruned; None for any other arm."""
+    if arm.split(" ")[0] in NOT_PRUNED:
+        return Look(INK, "o", _DASHES["Layer"], hollow=False)
+    known = None if " " in arm else LOOKS.get(_criterion(arm))
+    return Look(*known, *_drawn_as(arm)) if known else None
+
+
+def _criterion(arm: str) -> str:
+    """Return the criterion of the strategy that an arm's name begins with; nothing where it begins with none."""
+    base = arm.split(" ")[0].partition("+")[0]
+    return next((base.removeprefix(scope) for scope in _DASHES if base.startswith(scope)), "")
+
+
+def _wanted(arm: str) -> list[tuple[str, str]]:
+    """Return the colours and markers that an arm would have, the first one first; the grey of random masks is last."""
+    own = LOOKS.get(_criterion(arm))
+    others = [each for each in LOOKS.values() if each not in (own, LOOKS["Random"])]
+    first = _number(arm) % len(others)
+    return [*([own] if own else []), *others[first:], *others[:first], LOOKS["Random"]]
+
+
+def _drawn_as(arm: str) -> tuple[Dashes, bool]:
+    """Return the dashes of an arm, and whether its markers are hollow."""
+    base, _, control = arm.split(" ")[0].partition("+")
     scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
-    criterion = base.removeprefix(scope)
-    every = list(LOOKS.values())
-    if criterion in LOOKS:
-        color, marker = LOOKS[criterion]
-    else:
-        place = _number(criterion)
-        color, marker = every[place % len(every)][0], every[place // len(every) % len(every)][1]
-    if settings:
-        place = _number(settings)
-        red, green, blue = (_SHADES[place % len(_SHADES)] * part for part in to_rgb(color))
-        color = to_hex((red, green, blue))
-        others = sorted({each for _, each in every} - {marker})
-        marker = others[place // len(_SHADES) % len(others)]
-    return Look(color, marker, _SHUFFLED if control else _DASHES[scope], bool(control))
+    return (_SHUFFLED, True) if control else (_DASHES[scope], False)
 
 
 def _number(text: str) -> int:
@@ -137,19 +175,24 @@ class _Options(NamedTuple):
     width: float | None
     font_size: float | None
     labels: Mapping[str, str]
+    arms: Collection[str]
 
 
-_NO_OPTIONS = _Options(None, None, MappingProxyType({}))
+_NO_OPTIONS = _Options(None, None, MappingProxyType({}), ())
 _options = ContextVar("_options", default=_NO_OPTIONS)
 
 
 @contextmanager
 def figure_options(
-    width: float | None = None, font_size: float | None = None, labels: Mapping[str, str] | None = None
+    width: float | None = None,
+    font_size: float | None = None,
+    labels: Mapping[str, str] | None = None,
+    arms: Collection[str] = (),
 ) -> Iterator[None]:
     """Give the figures that are made in this block another width (inches), size of text (points), or names of arms.
 
     Names and legends move where they fit. `labels` maps arms, as figures call them, to what they shall be called.
+    `arms` are all arms of a store: each then has the same colour in all of its figures.
     Raises ValueError for a width outside 2 to 40 and a size outside 3 to 40.
 
     >>> with dc.figure_options(width=3.3, font_size=8, labels={"LayerMagWeight": "Magnitude"}):
@@ -159,7 +202,7 @@ def figure_options(
         raise ValueError(f"width {width!r}: a figure is 2 to 40 inches wide; a column of a paper is about 3.3")
     if font_size is not None and not 3 <= font_size <= 40:
         raise ValueError(f"font size {font_size!r}: text has 3 to 40 points; captions of papers have about 8")
-    token = _options.set(_Options(width, font_size, labels or {}))
+    token = _options.set(_Options(width, font_size, labels or {}, arms))
     try:
         yield
     finally:
@@ -209,8 +252,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def called(arm: object) -> str:
-    """Return what an arm is called in figures."""
-    return plain(_options.get().labels.get(str(arm), arm))
+    """Return what an arm is called in figures; matplotlib leaves out names that begin with an underscore."""
+    name = plain(_options.get().labels.get(str(arm), arm))
+    return f" {name}" if name.startswith("_") else name
 
 
 def _letters(figure: Figure, size: str) -> float:

@@ -98,11 +98,16 @@ def _read_cache(path: Path) -> Counts | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         tensors = {name: tuple(shape) for name, shape in content["tensors"].items()}
-        counts = Counts(**content | {"left_out": tuple(content["left_out"]), "tensors": tensors})
+        layers = content["feed_forward"]
+        layers = layers if isinstance(layers, str) else tuple({**layer} for layer in layers)
+        known = {"left_out": tuple(content["left_out"]), "tensors": tensors, "feed_forward": layers}
+        counts = Counts(**content | known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     numbers = (counts.parameters, counts.prunable, counts.encoder)
     valid = all(isinstance(number, int) and number > 0 for number in numbers)
     valid = valid and all(isinstance(name, str) for name in counts.left_out)
     valid = valid and all(isinstance(size, int) for shape in counts.tensors.values() for size in shape)
+    if not isinstance(counts.feed_forward, str):
+        valid = valid and all(axis in (0, 1) for layer in counts.feed_forward for axis in layer.values())
     return counts if valid and isinstance(counts.positions, int | None) else None

@@ -13,9 +13,10 @@ from torch import nn
 from deepcuts.data.hub import hub_away
 from deepcuts.data.toy import CONFIG, VOCABULARY
 from deepcuts.experiment.tasks import Task
+from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.folder import folder_of
 from deepcuts.model.network import SAMPLE_TOKENS, Prunable, find_prunable, transposed
-from deepcuts.pruning.compression import Counts
+from deepcuts.pruning.compression import Counts, FeedForward
 
 
 def silence_transformers() -> None:
@@ -220,7 +221,16 @@ def count_from_config(name: str, revision: str, outputs: int, prune_biases: bool
         positions -= padding + 1
     prunable = sum(sizes[key] for key in found.names)
     limit = positions if positions is not None and positions > 0 else None  # XLNet says -1: it has no limit
-    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out), shapes)
+    layers = _feed_forward(model, found.names)
+    return Counts(sum(sizes.values()), prunable, limit, found.encoder, tuple(found.left_out), shapes, {}, layers)
+
+
+def _feed_forward(model: nn.Module, prunable: Sequence[str]) -> tuple[FeedForward, ...] | str:
+    """Return the feed-forward layers, or the reason why their neurons cannot be pruned as a whole."""
+    try:
+        return tuple(find_feed_forward(model, prunable))
+    except ValueError as error:
+        return str(error)
 
 
 def _found_prunable(config: Any, biases: bool) -> tuple[nn.Module, Prunable]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import floor, prod
 
 # The share of an encoder below which a plan warns that little of it is prunable.
 LEAST_SHARE = 0.5
+
+
+# The tensors of one feed-forward layer by name, its first matrix first, and the axis along which the neurons lie.
+FeedForward = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Counts:
     `encoder` counts the parameters of the encoder but those of its embeddings; `left_out` names parameters of linear
     layers that are not prunable because they have no effect on the network's outputs. `tensors` has the shape of each
     prunable tensor, (outputs, inputs) or that of a bias, and `excluded` those that a sweep excludes from pruning.
+    `feed_forward` has the feed-forward layers, or the reason why their neurons cannot be pruned as a whole.
     """
 
     parameters: int
@@ -26,6 +31,7 @@ class Counts:
     left_out: tuple[str, ...] = ()
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     excluded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    feed_forward: Sequence[FeedForward] | str = "not looked for"
 
     @property
     def share(self) -> float:
@@ -85,6 +91,33 @@ def compression_to_fraction(compression: float, total: int, prunable: int) -> fl
             f" largest compression is {total / (total - prunable):.4f}; ask for less, or write the sweep in sparsities"
         )
     return min(fraction, 1.0)
+
+
+def count_kept_neurons(
+    fraction: float, sizes: Mapping[str, int], layers: Sequence[FeedForward], width: int, total: int | None = None
+) -> int:
+    """Return how many of the `width` neurons each feed-forward layer keeps for a fraction of all weights to stay.
+
+    It is the nearest number, floor(x + 0.5), where all that is pruned are whole neurons, as many in each layer. `sizes`
+    has the number of weights of each prunable tensor. Raises ValueError where less than one neuron of each layer would
+    stay, with the largest sparsity, and with the parameters of the whole network (`total`) the largest compression.
+    """
+    prunable = sum(sizes.values())
+    weights = sum(sizes[name] for layer in layers for name in layer if name in sizes) // width  # of one of each layer
+    kept = width - (1 - fraction) * prunable / weights
+    if round(kept, 6) < 1:
+        most = (width - 1) * weights
+        compression = f" (compression {_rounded_down(total / (total - most))})" if total else ""
+        raise ValueError(
+            f"a sparsity of {1 - fraction:.4g} cannot be reached by whole neurons: one of the {width:,} in each"
+            " feed-forward layer must stay, and all other tensors stay whole, so the largest is"
+            f" {_rounded_down(most / prunable)}{compression}; ask for less, or take another scope, such as Layer"
+        )
+    return count_kept(kept / width, width)
+
+
+def _rounded_down(value: float) -> str:
+    return f"{floor(round(value * 1e4, 6)) / 1e4:.4f}"
 
 
 def check_two_of_four(name: str, shape: Sequence[int], sparsity: float | None) -> None:

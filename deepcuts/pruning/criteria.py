@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pass = Literal["none", "forward", "plain", "smoothed"]
-Scope = Literal["layer", "global", "row", "lamp", "erk", "owl", "nm24"]
+Scope = Literal["layer", "global", "row", "lamp", "erk", "owl", "nm24", "neuron"]
 Control = Literal["none", "shuffle"]
 
 
@@ -178,6 +178,7 @@ SCOPES: dict[Scope, str] = {
     "erk": "Erk",
     "owl": "Owl",
     "nm24": "NM24",
+    "neuron": "Neuron",
 }
 
 

@@ -6,15 +6,16 @@ O = outputs of a linear layer, I = its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepcuts.pruning.budgets import erk_counts, lamp_scores, owl_counts
-from deepcuts.pruning.compression import check_two_of_four, count_kept
+from deepcuts.pruning.compression import FeedForward, check_two_of_four, count_kept, count_kept_neurons
 from deepcuts.pruning.criteria import Scope
+from deepcuts.pruning.neurons import neuron_scores, whole_neurons
 
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
@@ -58,16 +59,18 @@ def make_masks(
     scope: Scope,
     transposed: Collection[str] = (),
     wanda: Scores | None = None,
+    layers: Sequence[FeedForward] = (),
 ) -> dict[str, Tensor]:
     """Keep a fraction of all weights, by the highest scores of those that compete with each other in this scope.
 
     Layer, Erk and Owl: those of a tensor, which keeps the same share as every other, or the number of its budget;
     Global and Lamp: all of them, by the score or the one that Lamp makes of it; Row: those of an output row; NM24: each
-    four consecutive inputs of a row, of which two stay (`fraction` must be 0.5).
+    four consecutive inputs of a row, of which two stay (`fraction` must be 0.5); Neuron: the neurons of each of the
+    feed-forward `layers`, as many in every one, and no other weights.
 
     Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Owl
     needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. Raises ValueError for a
-    NaN score, for a fraction outside 0 to 1, and where NM24 cannot be had.
+    NaN score, for a fraction outside 0 to 1, and where NM24 or so few neurons cannot be had.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
@@ -80,6 +83,11 @@ def make_masks(
         for name, score in ordered.items():
             check_two_of_four(name, score.t().shape if name in transposed else score.shape, 1 - fraction)
         return _by_rows(ordered, transposed, lambda row: highest(row.unflatten(-1, (-1, 4)), 2).flatten(-2))
+    if scope == "neuron":
+        sums = [neuron_scores(ordered, layer) for layer in layers]
+        sizes = {name: score.numel() for name, score in ordered.items()}
+        keep = count_kept_neurons(fraction, sizes, layers, len(sums[0]))
+        return whole_neurons(ordered, layers, [highest(each, keep) for each in sums])
     if scope in ("global", "lamp"):
         ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
         return _highest_of_all(ranked, whole)

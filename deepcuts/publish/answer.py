@@ -1,4 +1,4 @@
-"""Says in one sentence which strategy wins where, as the verdicts and the means allow it."""
+"""Says in one sentence which arm wins where, as the verdicts and the means allow it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from deepcuts.publish.headlines import and_joined
 from deepcuts.records import Records
 from deepcuts.wording import level
 
-# The most strategies, and the most datasets, that the sentence names.
+# The most arms, and the most datasets, that the sentence names.
 MOST_NAMED = 3
 
-_Places = dict[str, dict[str, list[str]]]  # strategy: dataset: levels
+_Places = dict[str, dict[str, list[str]]]  # arm: dataset: levels
 
 
 def answer(comparisons: Records, means: Records) -> str:
@@ -35,7 +35,7 @@ def answer(comparisons: Records, means: Records) -> str:
     loses = "; ".join(f"{name} is worse {_where(worse[name], many)}" for name in _first(worse))
     left = len(worse) - MOST_NAMED
     more = f"; so {'is' if left == 1 else 'are'} {left} more" if left > 0 else ""
-    return f"No strategy beats {baseline}: {loses}{more}.{_open(rows)}"
+    return f"No arm beats {baseline}: {loses}{more}.{_open(rows)}"
 
 
 def _places(rows: Any) -> _Places:
@@ -72,12 +72,12 @@ def _open(rows: Records) -> str:
 
 def _undecided(rows: Records, baseline: str) -> str:
     if not rows:
-        return "No two strategies share a seed, so none can be compared"
+        return "No two arms share a seed, so none can be compared"
     if all(row["verdict"] == "equivalent" for row in rows):
-        return f"Every strategy is equivalent to {baseline}"
+        return f"Every arm is equivalent to {baseline}"
     seeds = max(row["n"] for row in rows)
     few = f": {seeds} seed{'' if seeds == 1 else 's'} cannot tell" if seeds < 6 else f" with {seeds} seeds"
-    return f"No strategy is shown to beat {baseline} yet{few}"
+    return f"No arm is shown to beat {baseline} yet{few}"
 
 
 def _highest(means: Records) -> _Places:

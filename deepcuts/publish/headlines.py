@@ -1,4 +1,4 @@
-"""Puts comparisons in words and bars: which strategy is better where, by how much, and how certain that is."""
+"""Puts comparisons in words and bars: which arm is better where, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# The verdicts, in the order in which strategies are listed by them.
+# The verdicts, in the order in which arms are listed by them.
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 _SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
 _WIDTH = 200
 
 
 def headlines(comparisons: pd.DataFrame) -> Markup:
-    """Make a card per dataset, with a sentence per strategy over all compressions or sparsities."""
+    """Make a card per dataset, with a sentence per arm over all compressions or sparsities."""
     groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in records(comparisons):
         place = groups.setdefault((row["dataset"], row["metric"], row["baseline"]), {})
@@ -51,7 +51,7 @@ def _rank(rows: Sequence[Row]) -> int:
 
 
 def _leading(rows: Sequence[Row]) -> str:
-    """Return the verdict that a strategy is listed under: a decided one first, but undecided for better and worse."""
+    """Return the verdict that an arm is listed under: a decided one first, but undecided for better and worse."""
     found = {row["verdict"] for row in rows}
     if {"better", "worse"} <= found:
         return "undecided"
@@ -150,7 +150,7 @@ def all_comparisons(comparisons: pd.DataFrame, values: SeedValues) -> Markup:
     header = [
         "dataset",
         "pruned",
-        "strategy",
+        "arm",
         "verdict",
         "difference",
         "95 % interval",

@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 SCRIPTS = ("base.js", "curves.js", "overlap.js", "layers.js", "training.js", "trials.js")
-_VOID = ("meta", "input", "br", "line", "circle", "rect", "path")
+_VOID = ("meta", "input", "br", "img", "line", "circle", "rect", "path")
 
 Child = Markup | str | None
 
@@ -34,7 +34,7 @@ def element(name: str, /, *children: Child, **attributes: str | int | float | bo
         if value is not None and value is not False
     )
     if name in _VOID:
-        return Markup(f"<{name}{text}>" if name in ("meta", "input", "br") else f"<{name}{text}/>")
+        return Markup(f"<{name}{text}>" if name in ("meta", "input", "br", "img") else f"<{name}{text}/>")
     return Markup(f"<{name}{text}>{joined(children)}</{name}>")
 
 

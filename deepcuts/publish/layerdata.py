@@ -1,4 +1,4 @@
-"""Makes the data of training curves, of densities and of what pruning emptied, for the report's script and warnings."""
+"""Makes the data of training curves and of densities for the report's script."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from deepcuts.analysis.curves import table, training_curves
-from deepcuts.names import layer_kind
+from deepcuts.analysis.curves import training_curves
+from deepcuts.names import layer_kind, natural
 from deepcuts.records import records
 from deepcuts.store.tables import Row
-from deepcuts.wording import level
 
 _GROUP = ["model", "dataset", "arm", "compression", "sparsity_asked"]
 _COUNTS = ["rows", "columns", "heads"]
@@ -54,8 +53,12 @@ def layer_groups(trials: pd.DataFrame, kept: pd.DataFrame) -> list[Row]:
         first = records(part[_GROUP].head(1))[0]
         groups[int(str(number))] = {"layers": [_layer(row) for row in records(part)], **first}
     by_key = {tuple(row[name] for name in _GROUP): row["trial_id"] for row in records(seeds.reset_index())}
-    order = sorted(groups.values(), key=lambda group: [(each is not None, each) for each in map(group.get, _GROUP)])
+    order = sorted(groups.values(), key=lambda group: [_place(group[name]) for name in _GROUP])
     return [{**group, "n": by_key[tuple(group[name] for name in _GROUP)]} for group in order]
+
+
+def _place(value: Any) -> tuple[bool, Any]:
+    return value is not None, natural(value) if isinstance(value, str) else value
 
 
 def _layer(row: Row) -> list[Any]:
@@ -66,58 +69,3 @@ def _layer(row: Row) -> list[Any]:
         round(row["kept"] / row["size"], 5),
         *(None if not many or dead is None else round(dead / many, 4) for dead, many in shares),
     ]
-
-
-def emptied(trials: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
-    """Say which tensors and heads pruning emptied, and which networks predict the most frequent class alone."""
-    known = trials.loc[trials["status"] == "completed", ["trial_id", *_GROUP]]
-    rows = kept.merge(known, on="trial_id")
-    found = _empty_tensors(rows) + _dead_heads(rows)
-    for row in records(table(trials)):
-        if "retrained" in (row["at_majority"] or "").split(", "):
-            found.append(
-                f"{_named(row)}: at least one seed is still exactly at the level of the most frequent class"
-                f" ({row['majority']:.3f}) after retraining"
-            )
-    return found
-
-
-def _named(row: Row) -> str:
-    return f"{row['arm']} at {level(row['compression'], row['sparsity_asked'])} on {row['dataset']}"
-
-
-def _empty_tensors(counts: pd.DataFrame) -> list[str]:
-    trials = counts.groupby(_GROUP, dropna=False)["trial_id"].nunique().rename("trials")
-    none = counts[counts["kept"] == 0]
-    if none.empty:
-        return []
-    tensor = none["layer"] + "." + none["parameter"]
-    groups = none.assign(tensor=tensor).groupby(_GROUP, dropna=False)
-    frame = groups.agg(tensors=("tensor", lambda names: list(dict.fromkeys(names))), of=("trial_id", "nunique"))
-    rows = records(frame.join(trials).reset_index())
-    return [
-        f"{_named(row)}: nothing is left of {_some(row['tensors'])}, in {row['of']} of {row['trials']} trials"
-        for row in rows
-    ]
-
-
-def _dead_heads(dead: pd.DataFrame) -> list[str]:
-    none = dead[dead["dead_heads"].fillna(0) > 0]
-    if none.empty:
-        return []
-    place = [_place(*layer_kind(name)) for name in none["layer"]]
-    groups = none.assign(place=place).groupby(_GROUP, dropna=False)
-    frame = groups.agg(most=("dead_heads", "max"), places=("place", lambda names: list(dict.fromkeys(names))))
-    return [f"{_named(row)}: {_heads(row['most'])} in {_some(row['places'])}" for row in records(frame.reset_index())]
-
-
-def _place(depth: int | None, kind: str) -> str:
-    return kind if depth is None else f"{kind} of layer {depth}"
-
-
-def _heads(most: int) -> str:
-    return "a head without a weight" if most == 1 else f"up to {most} heads without a weight"
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

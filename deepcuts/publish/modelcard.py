@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.tables import Row
+
+if TYPE_CHECKING:
+    from deepcuts.publish.shrink import Shrunk
 
 _STAGES = {
     "dense": "dense (fine-tuned, nothing pruned)",
@@ -34,7 +38,7 @@ The trial's head is `sigmoid5`: the network predicts `5 * torch.sigmoid(model(**
 and 5. `logits` are the values before the sigmoid. Apply it yourself: `transformers` pipelines do not apply it this way.
 """
 
-_SPEED = """\
+_UNSTRUCTURED = """\
 ## Limits
 
 The zeros are unstructured: they are wherever the criterion put them. The file is as large as the dense network's, and
@@ -42,25 +46,30 @@ the network is as slow. Unstructured zeros give no speed-up by themselves: that 
 """
 
 
-def model_card(spec: TrialSpec, row: Row, metrics: Sequence[Row], masks: Sequence[Row]) -> str:
+def model_card(
+    spec: TrialSpec, row: Row, metrics: Sequence[Row], masks: Sequence[Row], shrunk: Shrunk | None = None
+) -> str:
     """Write the README.md of an export: Markdown, with the YAML front matter that the Hugging Face Hub reads.
 
-    `row` is the trial's row of `trials`; `metrics` and `masks` are its rows of these tables.
+    `row` is the trial's row of `trials`; `metrics` and `masks` are its rows of these tables; `shrunk` is what is
+    exported where it was made smaller.
     """
-    title = f"{_name(spec)} on {spec.dense.dataset}, {row['sparsity']:.1%} of its prunable weights zero"
+    end = "pruned" if shrunk else "zero"
+    title = f"{_name(spec)} on {spec.dense.dataset}, {row['sparsity']:.1%} of its prunable weights {end}"
     values = _last_values(metrics)
     parts = [
-        _front(spec, title, values),
+        _front(spec, title, values, "structured-pruning" if shrunk else "unstructured-sparsity"),
         f"# {title}\n",
         _summary(spec, row),
         _USE,
         _head(spec),
         "## Results\n",
         _results(values, spec.dense.task.main_metric),
-        _how(spec, row),
+        _how(spec, row, shrunk),
         "## Sparsity per layer\n",
+        "Before the pruned neurons were left out:\n" if shrunk else "",
         _layers(masks),
-        _SPEED,
+        _speed(shrunk) if shrunk else _UNSTRUCTURED,
     ]
     return "\n".join(part for part in parts if part)
 
@@ -82,7 +91,7 @@ def _last_values(metrics: Sequence[Row]) -> Values:
     return {(row["split"], row["metric"], row["stage"]): row["value"] for row in rows if row["split"] != "train"}
 
 
-def _front(spec: TrialSpec, title: str, values: Values) -> str:
+def _front(spec: TrialSpec, title: str, values: Values, tag: str) -> str:
     """Write the front matter; it has the results where they are of a dataset on the Hub."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -104,7 +113,7 @@ def _front(spec: TrialSpec, title: str, values: Values) -> str:
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["pruning", "unstructured-sparsity", "deepcuts"],
+        tags=["pruning", tag, "deepcuts"],
         base_model=spec.dense.model.name if spec.dense.model.digest is None else None,
         datasets=[hub] if hub else None,
         model_name=title if results else None,
@@ -115,10 +124,11 @@ def _front(spec: TrialSpec, title: str, values: Values) -> str:
 
 def _summary(spec: TrialSpec, row: Row) -> str:
     task = spec.dense.task
+    arm = "" if row["arm"] in (None, spec.strategy) else f"- **Arm**: {_plain(row['arm'])}\n"
     kind = "regression" if task.kind == "regression" else f"{task.outputs}-class classification"
     return (
         f"- **Task**: {spec.dense.dataset} ({kind})\n"
-        f"- **Strategy**: {spec.strategy}\n"
+        f"{arm}- **Strategy**: {spec.strategy}\n"
         f"- **Sparsity**: {row['sparsity']:.4%} ({row['kept']:,} of {row['prunable']:,} prunable weights kept);"
         f" compression of the whole network {row['compression_achieved']:.4g}x of {row['parameters']:,} parameters\n"
         f"- **Trial**: `{row['trial_id']}`, seed {spec.dense.seed}\n"
@@ -148,7 +158,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _how(spec: TrialSpec, row: Row) -> str:
+def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     retrain, finetune = spec.retrain, spec.dense.finetune
     assert retrain is not None
     start = {"init": "the pretrained weights", "none": "the fine-tuned weights"}.get(
@@ -165,20 +175,43 @@ def _how(spec: TrialSpec, row: Row) -> str:
     kept = f"Kept the highest scores, scope {spec.scope}"
     if spec.outliers is not None:
         kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
+    shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
     steps = [
         f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {finetune.epochs} epochs,"
         f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
-        kept + (", then shuffled the mask within each tensor (a control)." if spec.control == "shuffle" else "."),
+        kept + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
         f"Set the kept weights back to {start}; the pruned ones are zero from here on.",
         f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
         f" learning rate {retrain.lr:g}.",
     ]
     if spec.score.criterion is None:
         steps[1:3] = ["Pruned nothing: this is the unpruned control, trained for the same number of epochs."]
+    if shrunk:
+        steps.append("Left out the neurons of the feed-forward layers that had no weight left.")
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     made = f"deepcuts {row['deepcuts']}, torch {row['torch']}, transformers {row['transformers']}"
     return f"## How it was made\n\n{numbered}\n\nMade with {made}.\n"
+
+
+def _speed(shrunk: Shrunk) -> str:
+    """Say what was left out, that the outputs are the same, and how much faster it was where it was exported."""
+    zeros = ""
+    if shrunk.zeros:
+        zeros = f" {shrunk.zeros:,} other pruned weights are zeros in dense tensors: these make nothing faster."
+    slowest, fastest = min(shrunk.ratios), max(shrunk.ratios)
+    return (
+        "## Size and speed\n\n"
+        f"Each feed-forward layer has {shrunk.neurons:,} of {shrunk.full:,} neurons, the network"
+        f" {shrunk.parameters:,} of {shrunk.full_parameters:,} parameters; what is left out was pruned. Outputs for"
+        f" {shrunk.texts} English texts differ from those of the masked network of full width by at most"
+        f" {shrunk.difference:.2g}.{zeros}\n\n"
+        f"Measured at the export, on {shrunk.machine}, in fp32 with plain transformers: a batch of {shrunk.batch} texts"
+        f" of {shrunk.tokens} tokens took {1000 * shrunk.seconds:.3g} ms, and {1000 * shrunk.full_seconds:.3g} ms at"
+        f" full width, as the dense network has it. That is {shrunk.speedup:.2f} times as fast (the median of"
+        f" {len(shrunk.ratios)} pairs that ran in turn, {slowest:.2f} to {fastest:.2f}). Other machines, batches and"
+        " lengths give other numbers.\n"
+    )
 
 
 def _layers(masks: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Makes one HTML page of a store or of one sweep: what was run, which strategy is better, curves, overlap, trials."""
+"""Makes one HTML page of a store or of one sweep: what was run, which arm is better, curves, overlap, trials."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import pandas as pd
 
 import deepcuts
 from deepcuts.analysis import frames
+from deepcuts.analysis.across import compare_over_datasets
 from deepcuts.analysis.arms import with_arms
-from deepcuts.analysis.compare import compare
+from deepcuts.analysis.compare import compare, of_arm
 from deepcuts.analysis.curves import curves
+from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
-from deepcuts.names import LAYER_KINDS, Selection, nearest, selection_text
+from deepcuts.figures.style import figure_options
+from deepcuts.names import LAYER_KINDS, Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.answer import answer
 from deepcuts.publish.html import Child, element, html_page, joined
-from deepcuts.publish.layerdata import emptied, layer_groups, training
+from deepcuts.publish.layerdata import layer_groups, training
+from deepcuts.publish.over_datasets import over_datasets_section
 from deepcuts.publish.sections import (
     checklist_section,
     curves_section,
@@ -37,7 +41,7 @@ from deepcuts.publish.sections import (
     what_was_run_section,
     wrapped,
 )
-from deepcuts.publish.webdata import facets, looks, overlaps, trial_rows, trial_settings
+from deepcuts.publish.webdata import facets, overlaps, trial_rows, trial_settings, web_looks
 from deepcuts.records import records
 from deepcuts.store.store import Store
 
@@ -64,10 +68,11 @@ class Gathered:
     facets: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[pd.DataFrame] = field(default_factory=list)
+    over_datasets: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     shared: list[dict[str, Any]] = field(default_factory=list)
     training: list[list[Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
-    emptied: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -81,7 +86,7 @@ def report(
     """Make the page of a store: verdicts, curves, mask overlap, trials, failures, and how to reproduce them.
 
     `sweep` keeps the trials of one sweep. `only` maps columns of `trials` to the values to keep, as text. `baseline` is
-    the strategy that the others are compared with; by default the first of `BASELINES` that the store has.
+    the arm that the others are compared with; by default the first of `BASELINES` that the store has.
 
         report(Store("results"), only={"dataset": "cola"}).save("cola.html")
 
@@ -95,13 +100,14 @@ def report(
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
-    trials = with_arms(narrowed(trials, only or {}))
-    if baseline is not None and baseline not in set(trials["strategy"]):
-        known = sorted(trials["strategy"].dropna().unique())
-        raise ValueError(f"unknown baseline {baseline!r}{nearest(baseline, known)}; the store has {', '.join(known)}")
+    trials = narrowed(with_arms(trials), only or {})
+    if baseline is not None:
+        of_arm(trials, baseline)
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
-    return Report(_page(store, sweep, only or {}, gathered), gathered.damaged)
+    with figure_options(arms=frames.arms_of_store(store)):
+        page = _page(store, sweep, only or {}, gathered)
+    return Report(page, gathered.damaged)
 
 
 def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathered:
@@ -118,27 +124,45 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
     for model, of_model in trials.groupby("model"):
         label = str(model) if trials["model"].nunique() > 1 else ""
         _compare(gathered, of_model, baseline, label)
+        _over_datasets(gathered, of_model, baseline, label)
         dead += _overlap(gathered, store, of_model, label)
     if dead:  # of the trials whose masks are compared: to open those of all would take several times as long
         gathered.layers += layer_groups(trials, pd.concat(dead))
-        gathered.emptied += emptied(trials, pd.concat(dead))
+        broken = degenerate(store, trials, pd.concat(dead))
+        gathered.warnings += degenerate_in_words(broken, trials)
     return gathered
 
 
 def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
-    there = set(trials.loc[trials["status"] == "completed", "strategy"])
-    chosen = baseline or next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+    chosen = baseline or _usual_baseline(trials)
     try:
         frame = compare(trials, chosen)
     except ValueError as error:
         gathered.note("verdicts", label, error)
         return
     if frame.empty:
-        gathered.note("verdicts", label, f"no strategy shares a seed with {chosen}: there is nothing to compare")
+        gathered.note("verdicts", label, f"no arm shares a seed with {chosen}: there is nothing to compare")
         return
     if label:
         frame = frame.assign(dataset=[f"{label} · {dataset}" for dataset in frame["dataset"]])
     gathered.comparisons.append(frame)
+
+
+def _usual_baseline(trials: pd.DataFrame) -> str:
+    done = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
+    there = set(done["label"])
+    return next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
+
+
+def _over_datasets(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
+    if trials["dataset"].nunique() < 2:
+        return
+    try:
+        frame = compare_over_datasets(trials, baseline or _usual_baseline(trials))
+    except ValueError as error:
+        gathered.note("verdicts", label, f"over datasets: {error}")
+        return
+    gathered.over_datasets.append((label, frame))
 
 
 def _overlap(gathered: Gathered, store: Store, trials: pd.DataFrame, label: str) -> list[pd.DataFrame]:
@@ -162,7 +186,7 @@ def _left_out(shown: int, pruned: int, store: Store) -> str:
     """Say which masks the page compares where it cannot hold all pairs, and how to see the others."""
     uri = shlex.quote(store.uri)
     return (
-        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every strategy first, the sparsest"
+        f"The masks of {shown} of {pruned:,} trials are compared here: two seeds of every arm first, the sparsest"
         " trials before the others, each dataset in turn. To see others, make a page of fewer trials, for example"
         f" deepcuts report {uri} --only dataset=NAME, or compare single ones: deepcuts iou {uri} --trials ID ID."
     )
@@ -172,10 +196,12 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
     title += f", only {selection_text(only)}" if only else ""
+    over = {"over": ("Over datasets", over_datasets_section(gathered.over_datasets))} if gathered.over_datasets else {}
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
         "verdicts": ("Verdicts", verdicts_section(trials, gathered.comparisons, gathered.notes.get("verdicts", []))),
-        "layers": ("Layers", layers_section(gathered.emptied, sum(group["n"] for group in gathered.layers))),
+        **over,
+        "layers": ("Layers", layers_section(gathered.warnings, sum(group["n"] for group in gathered.layers))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),
         "training": ("Training", training_section()),
         "trials": ("Trials", trials_section(trials)),
@@ -196,7 +222,7 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     )
     data = {
         "shell": shlex.quote(store.uri),
-        "looks": looks(sorted(trials["arm"].dropna().unique())),
+        "looks": web_looks(sorted(trials["arm"].dropna().unique())),
         "facets": gathered.facets,
         "overlaps": gathered.overlaps,
         "kinds": list(dict.fromkeys(LAYER_KINDS.values())),

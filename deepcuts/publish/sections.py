@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import MARGIN
-from deepcuts.names import Selection, selection_text
+from deepcuts.names import Selection, natural, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines, seed_values
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
@@ -22,7 +22,6 @@ from deepcuts.wording import duration, level
 
 MOST_FAILURES = 60
 MOST_LABELS = 6
-MOST_WARNINGS = 12
 MOST_TRACEBACK = 8000
 
 
@@ -45,10 +44,9 @@ def _counts(trials: pd.DataFrame) -> str:
     failed = int((trials["status"] == "failed").sum())
     words = [f"{len(completed):,} of {len(trials):,} trials completed"]
     words += [f"{failed:,} failed"] if failed else []
-    counts = {"strategy": pruned["strategy"], "dataset": trials["dataset"], "seed": trials["seed"]}
-    plural = {"strategy": "strategies", "dataset": "datasets", "seed": "seeds"}
+    counts = {"arm": pruned["arm"], "dataset": trials["dataset"], "seed": trials["seed"]}
     for name, values in counts.items():
-        words.append(f"{values.nunique():,} {name if values.nunique() == 1 else plural[name]}")
+        words.append(f"{values.nunique():,} {name}{'' if values.nunique() == 1 else 's'}")
     words.append(f"{_total_time(float(trials['total_seconds'].sum()))} of trials")
     if len(completed) and completed["finished_at"].notna().any():
         words.append(f"the last on {completed['finished_at'].max():%d %B %Y}")
@@ -60,7 +58,7 @@ def what_was_run_section(trials: pd.DataFrame, damaged: Mapping[str, str]) -> li
     facts = {
         "Model": _listed(trials["model"]),
         "Datasets": _listed(trials["dataset"]),
-        "Strategies": ", ".join(sorted(pruned["arm"].dropna().unique())),
+        "Arms (a strategy with its settings)": ", ".join(sorted(pruned["arm"].unique(), key=natural)),
         "Pruned to": _asked(trials),
         "Seeds": _listed(trials["seed"]),
         "Unpruned networks": ", ".join(name for name in NOT_PRUNED if name in set(trials["strategy"])),
@@ -160,7 +158,7 @@ def verdicts_section(trials: pd.DataFrame, comparisons: Sequence[pd.DataFrame], 
 def curves_section(notes: Sequence[str]) -> list[Child]:
     return [
         element("figure", element("div", id="curve-chart"), element("figcaption", id="curve-caption")),
-        element("div", id="curve-legend", class_="legend", role="group", aria_label="Strategies shown"),
+        element("div", id="curve-legend", class_="legend", role="group", aria_label="Arms shown"),
         element("form", id="curve-controls", class_="controls", aria_label="Settings of the curves"),
         element("p", id="curve-said", class_="unseen", aria_live="polite"),
         element("details", element("summary", "These numbers as a table"), element("div", id="curve-table")),
@@ -169,18 +167,16 @@ def curves_section(notes: Sequence[str]) -> list[Child]:
     ]
 
 
-def layers_section(emptied: Sequence[str], masks: int) -> list[Child]:
-    """Warn of what pruning emptied; then the density of every layer, and the neurons and heads that are gone."""
+def layers_section(warnings: Sequence[str], masks: int) -> list[Child]:
+    """Warn of what pruning has broken; then the density of every layer, and the neurons and heads that are gone."""
     if not masks:
         return [element("p", "The layers are compared where two trials have masks.", class_="quiet")]
-    lines = (element("li", each) for each in emptied[:MOST_WARNINGS])
-    more = len(emptied) - MOST_WARNINGS
+    lines = (element("li", each) for each in warnings)
     return [
         element("p", f"From the masks of the {masks:,} trials that “Mask overlap” compares.", class_="quiet"),
-        element("div", element("p", f"Warnings: {len(emptied):,}"), element("ul", *lines), class_="note warning")
-        if emptied
+        element("div", element("p", "Warnings"), element("ul", *lines), class_="note warning")
+        if warnings
         else element("p", "No tensor or head is empty, and no network ends at the level of one class.", class_="good"),
-        element("p", f"... and {more:,} more.", class_="quiet") if more > 0 else None,
         element("form", id="layer-controls", class_="controls", aria_label="The layers to show"),
         element("div", id="layer-table"),
         element("noscript", "The layers need JavaScript, which is off: the page's own script draws them."),
@@ -208,7 +204,7 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     header = ["the two trials have", "of", "dataset", "pruned to", "pairs", *names.values()]
     body = (
         [
-            f"another {row['relation'].removeprefix('other ')}",
+            row["relation"] if row["relation"] == "other settings" else row["relation"].replace("other", "another"),
             f"{row['arms']} {row['of'] if row['arms'] != 1 else row['of'].rstrip('s')}: {row['names']}",
             " · ".join(filter(None, (row["label"], row["dataset"]))),
             level(row["compression"], row["sparsity_asked"]) if row["relation"] != "other compression" else "–",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.curves import curves, with_metric
 from deepcuts.analysis.overlap import MEASURES, overlap_and_density
-from deepcuts.figures.style import look
+from deepcuts.figures.style import looks
 from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
@@ -35,11 +35,12 @@ _TABLE = [
 ]
 
 
-def looks(arms: Sequence[str]) -> dict[str, Data]:
+def web_looks(arms: Sequence[str]) -> dict[str, Data]:
     """Return the colours (for light and dark), marker and dashes of every arm, as in the figures."""
     found: dict[str, Data] = {}
+    of_figures = looks(arms)
     for name in arms:
-        seen = look(name)
+        seen = of_figures[name]
         rgb = np.array([int(seen.color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
         found[name] = {
             "light": _readable(rgb, _PAPER, 2.0),
@@ -129,7 +130,7 @@ def choose(trials: pd.DataFrame, most: int = MOST_TRIALS) -> list[str]:
     in turn; then further seeds.
     """
     rows = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
-    rows = with_arms(rows).sort_values(["dataset", "compression", "sparsity_asked", "arm", "seed"])
+    rows = in_order(with_arms(rows), ["dataset", "compression", "sparsity_asked", "arm", "seed"])
     family = ["dataset", "compression", "sparsity_asked"]
     rank = rows.groupby([*family, "arm"], dropna=False).cumcount()
     chosen: list[str] = []

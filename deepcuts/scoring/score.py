@@ -36,10 +36,34 @@ WINDOW = 32
 TOKENS = 2560
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A criterion, with those settings in which the criteria of one pass may differ; `own` is a row of the user's."""
+
+    criterion: str
+    shift: float
+    count_padding: bool
+    own: Criterion | None = None
+
+    @classmethod
+    def of(cls, settings: ScoringPass, criterion: str, own: Criterion | None = None) -> Variant:
+        """Make the variant that the settings mean."""
+        return cls(criterion, settings.shift, settings.count_padding, own)
+
+    @property
+    def row(self) -> Criterion:
+        return self.own or CRITERIA[self.criterion]
+
+    @property
+    def observes(self) -> bool:
+        """Whether it needs to see activations."""
+        return self.row.outputs or self.row.data == "forward"
+
+
 def score(
     network: Network,
     names: Sequence[str],
-    criteria: Sequence[str],
+    criteria: Sequence[str] | Mapping[str, Variant],
     tokens: Tokens,
     order: Sequence[Integers],
     settings: ScoringPass,
@@ -47,21 +71,23 @@ def score(
     initial: Mapping[str, Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
     after_batch: Callable[[int], bool] = lambda used: False,
-    own: Mapping[str, Criterion] | None = None,
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return the scores of the parameters `names` by criterion, fp32 on the CPU, and how many batches were used.
 
-    All criteria must need the same pass. `order` has the examples of each batch; `tokens` must be on the device of the
-    network. Micro-batches give the gradients of their whole batch. A criterion's bits do not depend on the others
-    asked for. `own` has the rows of those that are not in CRITERIA. Raises ValueError when a loss or a score is not
-    finite, and Interrupted, once the sums are saved, when `after_batch` returns True.
+    `criteria` are names of CRITERIA, which take their shift and `count_padding` from the settings; or variants by
+    labels, which may differ in these. All must need the same pass, and each takes an fp32 sum for every parameter.
+    `order` has the examples of each batch; `tokens` must be on the device of the network. Micro-batches give the
+    gradients of their whole batch. A criterion's bits do not depend on the others
+    asked for. Raises ValueError when a loss or a score is not finite, and Interrupted, once the sums are saved, when
+    `after_batch` returns True.
     """
-    rows = {criterion: (own or {}).get(criterion) or CRITERIA[criterion] for criterion in criteria}
-    (pass_,) = {row.data for row in rows.values()}
+    if not isinstance(criteria, Mapping):
+        criteria = {criterion: Variant.of(settings, criterion) for criterion in criteria}
+    (pass_,) = {variant.row.data for variant in criteria.values()}
     turned = transposed(network.model)
     tensors = _turn({name: network.model.get_parameter(name).detach() for name in bytewise(names)}, turned)
     start = _turn(initial, turned) if initial is not None else None
-    totals, used = _totals(rows, tensors, checkpoint if pass_ != "none" else None)
+    totals, used = _totals(criteria, tensors, checkpoint if pass_ != "none" else None)
     gradients, packed = Gradients(network.model, list(tensors)), network.takes("packed_weights")
     saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
@@ -72,8 +98,8 @@ def score(
         dropout_table(),
         network.autocast(),
     ):
-        for group in _groups(network, tensors, rows.values(), tokens, order, settings, used):
-            _add_group(network, gradients, rows, totals, tokens, group, settings, seed, used)
+        for group in _groups(network, tensors, criteria.values(), tokens, order, settings, used):
+            _add_group(network, gradients, criteria, totals, tokens, group, settings, seed, used)
             used += len(group.batches)
             stopping = after_batch(used)
             if checkpoint and (stopping or time.monotonic() - saved > checkpoint.minutes * 60):
@@ -81,8 +107,8 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    scores = {each: _scores(each, row, tensors, totals.get(each, {}), start, seed) for each, row in rows.items()}
-    return {each: _turn(made, turned) for each, made in scores.items()}, used
+    made = {key: _scores(each, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
+    return {label: _turn(scores, turned) for label, scores in made.items()}, used
 
 
 def _turn(tensors: Mapping[str, Tensor], turned: Collection[str]) -> dict[str, Tensor]:
@@ -91,45 +117,44 @@ def _turn(tensors: Mapping[str, Tensor], turned: Collection[str]) -> dict[str, T
 
 
 def _save(totals: Mapping[str, Mapping[str, Tensor]], used: int, checkpoint: Checkpoint) -> None:
-    tensors = {f"{criterion}/{name}": total for criterion, sums in totals.items() for name, total in sums.items()}
+    tensors = {f"{label}/{name}": total for label, sums in totals.items() for name, total in sums.items()}
     checkpoint.save(tensors, {"used": used, "criteria": list(totals)})
 
 
 def _totals(
-    rows: Mapping[str, Criterion], tensors: Mapping[str, Tensor], checkpoint: Checkpoint | None
+    variants: Mapping[str, Variant], tensors: Mapping[str, Tensor], checkpoint: Checkpoint | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Return the sums by criterion and name, and how many batches are in them.
+    """Return the sums by label and name, and how many batches are in them.
 
     They go on from the checkpoint where it has all the criteria, and begin at zero elsewhere.
     """
     totals = {
-        criterion: {
-            name: tensor.new_zeros((1, *tensor.shape[1:]) if row.data == "forward" else tensor.shape)
+        label: {
+            name: tensor.new_zeros((1, *tensor.shape[1:]) if variant.row.data == "forward" else tensor.shape)
             for name, tensor in tensors.items()
         }
-        for criterion, row in rows.items()
-        if row.add is not None
+        for label, variant in variants.items()
+        if variant.row.add is not None
     }
     saved = checkpoint.load() if checkpoint else None
-    if saved is None or not set(rows) <= set(saved[1]["criteria"]):
+    if saved is None or not set(variants) <= set(saved[1]["criteria"]):
         return totals, 0
-    for criterion, sums in totals.items():
+    for label, sums in totals.items():
         for name, total in sums.items():
-            total.copy_(saved[0][f"{criterion}/{name}"])
+            total.copy_(saved[0][f"{label}/{name}"])
     return totals, int(saved[1]["used"])
 
 
 @torch.no_grad()
 def _scores(
-    criterion: str,
-    row: Criterion,
+    variant: Variant,
     tensors: Mapping[str, Tensor],
     totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
     seed: int,
 ) -> dict[str, Tensor]:
     """Return the criterion's score of every tensor, from its sums over the batches. Raises ValueError unless finite."""
-    scores = {}
+    row, criterion, scores = variant.row, variant.criterion, {}
     generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
     for name, tensor in tensors.items():
         start = initial[name].to(tensor.device) if initial is not None and row.initial else None
@@ -146,19 +171,19 @@ def _scores(
 class _Group:
     """Batches that run as one, and their places in their window.
 
-    `seen` has what a pass without gradients shows of the whole window, by the path of the layer; it is empty where no
-    criterion asks for it.
+    `seen` has what a pass without gradients shows of the whole window, by whether padding counts and by the path of the
+    layer; it is empty where no criterion asks for it.
     """
 
     batches: list[Integers]
     places: Integers
-    seen: dict[str, Sums]
+    seen: dict[bool, dict[str, Sums]]
 
 
 def _groups(
     network: Network,
     names: Collection[str],
-    rows: Collection[Criterion],
+    variants: Collection[Variant],
     tokens: Tokens,
     order: Sequence[Integers],
     settings: ScoringPass,
@@ -169,17 +194,18 @@ def _groups(
     Windows begin at the same batches, and batches come in the same order, wherever scoring resumes and whatever
     `micro_batch` is: each batch is used once, and with the same `micro_batch` the sums have the same bits.
     """
-    data = next(iter(rows)).data
+    data = next(iter(variants)).row.data
     if data == "none":
         return
     paths, inputs = {name.rpartition(".")[0] for name in names}, data == "forward"
-    axes = find_axes(network, paths, tokens) if inputs or any(row.outputs for row in rows) else {}
+    paddings = sorted({variant.count_padding for variant in variants if variant.observes})
+    axes = find_axes(network, paths, tokens) if paddings else {}
     assert len(order), "no batch to score"
     separate = network.takes("batch_gradients") and network.takes("packed_weights") and separable(network.model)
     together = data == "plain" and separate
     for first in range(used - used % WINDOW, len(order), WINDOW):
         window = order[first : first + WINDOW]
-        seen = observe(network, axes, tokens, window, settings.count_padding, inputs) if axes else {}
+        seen = {each: observe(network, axes, tokens, window, each, inputs) for each in paddings if axes}
         before = first
         for group in group_batches(tokens.lengths, window, network.tokens_at_once if together else 0):
             bound = settings.micro_batch and max(1, settings.micro_batch // len(window[group[0]]))
@@ -193,7 +219,7 @@ def _groups(
 def _add_group(
     network: Network,
     gradients: Gradients,
-    rows: Mapping[str, Criterion],
+    variants: Mapping[str, Variant],
     totals: dict[str, dict[str, Tensor]],
     tokens: Tokens,
     group: _Group,
@@ -201,14 +227,18 @@ def _add_group(
     seed: int,
     index: int,
 ) -> None:
-    data = next(iter(rows.values())).data
-    signs = any(row.sign for row in rows.values())
+    data = next(iter(variants.values())).row.data
+    signs = any(variant.row.sign for variant in variants.values())
 
     def add(name: str, number: int, gradient: Tensor | None) -> None:
-        evidence = _evidence(name, gradient, signs, group.seen, group.places[number])
-        for criterion, row in rows.items():
-            assert row.add is not None
-            row.add(totals[criterion][name], replace(evidence, shift=settings.shift) if row.shifted else evidence)
+        plain, place = _gradient(gradient, signs), group.places[number]
+        seen = {padding: _activations(plain, name, sums, place) for padding, sums in group.seen.items()}
+        for label, variant in variants.items():
+            evidence = seen.get(variant.count_padding, plain)
+            assert variant.row.add is not None
+            variant.row.add(
+                totals[label][name], replace(evidence, shift=variant.shift) if variant.row.shifted else evidence
+            )
 
     if data == "forward":
         for name in totals[next(iter(totals))]:
@@ -217,22 +247,24 @@ def _add_group(
         _differentiate(network, gradients, tokens, group.batches, data, settings, seed, index, add)
 
 
-def _evidence(name: str, gradient: Tensor | None, signs: bool, seen: Mapping[str, Sums], place: int) -> Evidence:
-    """Return what a batch says of one tensor. Overwrites the gradient.
+def _gradient(gradient: Tensor | None, signs: bool) -> Evidence:
+    """Return what a batch's gradient says of one tensor. Overwrites it."""
+    if gradient is None:
+        return Evidence()
+    signed = gradient.float() if signs else None
+    return Evidence(signed, gradient.abs_().float() if signed is None else signed.abs())
+
+
+def _activations(plain: Evidence, name: str, seen: Mapping[str, Sums], place: int) -> Evidence:
+    """Return the evidence with what the activations of a batch say of one tensor.
 
     A bias (O,) is scored like a weight whose input is 1, with its output (O,) unexpanded.
     """
-    signed = magnitude = None
-    if gradient is not None:
-        signed = gradient.float() if signs else None
-        magnitude = gradient.abs_().float() if signed is None else signed.abs()
-    if not seen:
-        return Evidence(signed, magnitude)
     path, _, kind = name.rpartition(".")
     bias, sums = kind == "bias", seen[path]
     mean = sums.means[place]
     if sums.squares is None:
-        return Evidence(signed, magnitude, mean if bias else mean[:, None])
+        return replace(plain, output_mean=mean if bias else mean[:, None])
     if bias:
         return Evidence(input_mean=torch.ones_like(mean[:1]), input_squares=sums.count[place, None])
     return Evidence(input_mean=mean[None], input_squares=sums.squares[place][None])

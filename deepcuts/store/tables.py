@@ -75,6 +75,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: deepcuts torch transformers git_commit spec
         string: shortcuts_off
         bool: padding_matters
+        string: arm
     """),
     "metrics": _schema("""
         string: trial_id stage
@@ -98,6 +99,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: sweep trial_id dataset strategy
         float: compression sparsity_asked
         int: seed
+        string: arm
     """),
 }
 

@@ -57,13 +57,17 @@ class Sweep:
         return prepare_sweep(self.file, device)
 
     def trials(self) -> list[TrialSpec]:
-        """Every trial that the sweep wants, as this machine would run it: Dense first, then each strategy.
+        """Every trial that the sweep wants, as this machine would run it: Dense first, then each arm.
 
         Raises ValueError for the first thing that could not run: a model or data that is not there, a GPU asked for
         where there is none.
         """
+        return self.here().trials()
+
+    def here(self) -> SweepSpec:
+        """The sweep as this machine would run it: `trials()`, and `labels` of their arms. Raises as `trials` does."""
         gpus = choose_gpus(self.file.resources.gpus, local_gpus())
-        return self.prepared("cuda" if gpus else "cpu").spec.trials()
+        return self.prepared("cuda" if gpus else "cpu").spec
 
 
 def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = (), **keys: Any) -> Sweep:
@@ -138,7 +142,7 @@ def _plan(
 
 def _todo(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, gpus: float) -> tuple[Prepared, Plan]:
     prepared = sweep.prepared("cuda" if gpus else "cpu")
-    trials = only_those(prepared.spec.trials(), only)
+    trials = only_those(prepared.spec.trials(), only, prepared.spec.labels)
     return prepared, make_plan(trials, store, retry_failed, sweep.file.keep_models)
 
 
@@ -255,7 +259,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     file, todo, store = planned.file, planned.todo, planned.store
     done = len(todo.done) - len(todo.again)
     pace = Pace(todo.to_run, planned.cost.seconds, planned.cost.slots)
-    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace)
+    progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace, planned.labels)
     where = planned.machines.name
     progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
     for fact in planned.facts:
@@ -263,7 +267,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     with progress:
         outcome = run_plan(
             todo,
-            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples),
+            make_launch(todo, file, store, cpus, run_pipeline, planned.prepared.train_examples, planned.labels),
             store,
             progress,
             gpus=planned.gpus,
@@ -291,6 +295,7 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
             "strategy": trial.strategy,
             **trial.level_columns,
             "seed": trial.dense.seed,
+            "arm": spec.labels.get(trial.trial_id, trial.strategy),
         }
         for trial in spec.trials()
     ]

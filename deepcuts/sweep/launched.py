@@ -39,12 +39,15 @@ class Launched:
     outside: Mapping[str, OutsideError] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        uri, wanted = self.plan.store.uri, len(self.plan.todo.wanted)
+        uri, wanted, labels = self.plan.store.uri, len(self.plan.todo.wanted), self.plan.labels
         lines = [
             f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
             f" store {uri}"
         ]
-        lines += [f"  failed: {describe(trial)}: deepcuts show {uri} {trial.trial_id}" for trial in self.failed[:10]]
+        lines += [
+            f"  failed: {describe(trial, labels.get(trial.trial_id))}: deepcuts show {uri} {trial.trial_id}"
+            for trial in self.failed[:10]
+        ]
         stopped = {
             trial.trial_id: self.outside[trial.trial_id] for trial in self.left if trial.trial_id in self.outside
         }

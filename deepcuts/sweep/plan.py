@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deepcuts.experiment.sharing import Shared, shared, snapshot_file
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
 from deepcuts.store.store import Store
@@ -75,19 +76,34 @@ def make_plan(
         tuple(trials),
         statuses,
         tuple(to_run),
-        frozenset(key for key in dense if store.artifact("dense", key)),
+        frozenset(stored_dense(store, dense, shared(trials))),
         frozenset(key for key in scores if key and store.artifact("scores", key)),
     )
 
 
-def only_those(trials: Sequence[TrialSpec], only: Selection) -> list[TrialSpec]:
+def stored_dense(store: Store, dense_ids: Iterable[str], wanted: Shared) -> set[str]:
+    """Return the fine-tuned networks that a store has with all steps that trials rewind to; others are made anew."""
+    found = set()
+    for key in dense_ids:
+        meta = store.artifact("dense", key)
+        if meta is not None and {snapshot_file(step) for step in wanted.steps.get(key, ())} <= set(meta["files"]):
+            found.add(key)
+    return found
+
+
+def only_those(
+    trials: Sequence[TrialSpec], only: Selection, labels: Mapping[str, str] | None = None
+) -> list[TrialSpec]:
     """Select the trials that `--only key=value,...` names: one of the values of each key.
+
+    `labels` has those of the arms, by the trials' ids (default: the strategies).
 
     Raises ValueError for an unknown key, for a value that no trial of the sweep has, and if none is left.
     """
     known: dict[str, Callable[[TrialSpec], object]] = {
         "trial": lambda trial: trial.trial_id,
         "dataset": lambda trial: trial.dense.dataset,
+        "arm": lambda trial: (labels or {}).get(trial.trial_id, trial.strategy),
         "strategy": lambda trial: trial.strategy,
         "seed": lambda trial: trial.dense.seed,
         "compression": lambda trial: trial.compression,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from deepcuts.data.facts import facts_in_words, inferred_in_words
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
@@ -35,6 +38,11 @@ class SweepPlan:
     def file(self) -> SweepFile:
         return self.prepared.spec.file
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The label of each trial's arm, by the trial's id."""
+        return self.prepared.spec.labels
+
     @cached_property
     def counts(self) -> str:
         """How many trials are wanted, done and to run."""
@@ -60,6 +68,8 @@ class SweepPlan:
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        if isinstance(self.file.strategies, dict) or self.file.axes:
+            lines += _arms_in_words(todo, self.labels)
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
         at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
         lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
@@ -82,12 +92,13 @@ class SweepPlan:
         )
 
     def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, strategy, compression, sparsity, seed, state`."""
+        """The wanted trials in order: `trial_id, dataset, arm, strategy, compression, sparsity, seed, state`."""
         running = {trial.trial_id for trial in self.todo.to_run}
         return [
             {
                 "trial_id": trial.trial_id,
                 "dataset": trial.dense.dataset,
+                "arm": self.labels.get(trial.trial_id, trial.strategy),
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
@@ -96,6 +107,42 @@ class SweepPlan:
             }
             for trial in self.todo.wanted
         ]
+
+
+def _arms_in_words(todo: Plan, labels: Mapping[str, str]) -> list[str]:
+    """Say of each arm how many of its trials are to run, and which scoring passes it adds or shares with others."""
+    arms: dict[str, list[TrialSpec]] = {}
+    for trial in todo.wanted:
+        if trial.retrain is not None:
+            arms.setdefault(labels.get(trial.trial_id, trial.strategy), []).append(trial)
+    to_make = {
+        trial.trial_id: trial.score
+        for trial in todo.to_run
+        if trial.score.data != "none" and trial.score.score_id not in todo.scores_there
+    }
+    running = {trial.trial_id for trial in todo.to_run}
+    passes = {
+        arm: {to_make[each.trial_id].pass_id: each.score.data for each in trials if each.trial_id in to_make}
+        for arm, trials in arms.items()
+    }
+    width = max(map(len, arms), default=0)
+    lines = ["  arms, which all prune the same fine-tuned networks:"]
+    for arm, trials in arms.items():
+        text = f"{sum(each.trial_id in running for each in trials)} of {len(trials)} to run"
+        lines.append(f"    {arm:<{width}}  {text}, {_passes_in_words(arm, passes)}")
+    return lines
+
+
+def _passes_in_words(arm: str, passes: Mapping[str, Mapping[str, str]]) -> str:
+    """Say which scoring passes an arm still needs, and whether other arms need them too."""
+    if not passes[arm]:
+        return "no scoring pass to make"
+    count = Counter(passes[arm].values())
+    text = f"scoring passes: {', '.join(f'{number} {kind}' for kind, number in sorted(count.items()))}"
+    others = [other for other, needed in passes.items() if other != arm and set(needed) & set(passes[arm])]
+    if not others:
+        return f"{text}, for it alone"
+    return f"{text}, shared with {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
 
 
 def _state(status: str | None, to_run: bool) -> str:

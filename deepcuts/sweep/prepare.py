@@ -19,7 +19,13 @@ from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.model.head import head_rows, weights_hold_head
 from deepcuts.names import names_tensor, nearest
-from deepcuts.pruning.compression import Counts, check_two_of_four, compression_to_fraction
+from deepcuts.pruning.compression import (
+    Counts,
+    check_two_of_four,
+    compression_to_fraction,
+    count_kept_neurons,
+    fraction_to_keep,
+)
 from deepcuts.sweep.preflight import check_criteria
 
 
@@ -51,7 +57,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     check_criteria(file.criteria, file.prune_biases)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
-    tasks, facts, counts = {}, {}, {}
+    tasks, facts, whole, counts = {}, {}, {}, {}
     for dataset, own in file.dataset_rows().items():
         tasks[dataset] = locate(dataset, own, folder)
         settings = file.for_dataset(dataset)
@@ -60,16 +66,17 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         facts[dataset] = check(dataset, tasks[dataset], same, settings.max_train_examples, file.seeds)
     for dataset, task in tasks.items():
         settings = file.for_dataset(dataset)
-        counts[dataset] = count_parameters(model, task.outputs, file.prune_biases)
-        if settings.exclude:
-            counts[dataset] = _without(settings.exclude, counts[dataset], file.model)
-        _check_size(dataset, file, settings, counts[dataset])
-        _check_rewind(dataset, settings, facts[dataset]["train"].examples)
+        whole[dataset] = count_parameters(model, task.outputs, file.prune_biases)
+        counts[dataset] = _without(settings.exclude, whole[dataset], file.model)
+        for each in (file.for_arm(dataset, arm) for arm in file.arms):
+            _check_size(dataset, file, each, _without(each.exclude, whole[dataset], file.model))
+            _check_rewind(dataset, each, facts[dataset]["train"].examples)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
     spec = SweepSpec(file, model, tasks, device, with_head)
-    _check_two_of_four(spec, counts)
+    _check_two_of_four(spec, whole)
+    _check_neurons(spec, whole)
     return Prepared(spec, counts, facts)
 
 
@@ -116,6 +123,8 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
     Raises ValueError for a glob that names none, and where all of them are named.
     """
+    if not globs:
+        return counts
     parts = dict.fromkeys(part for name in counts.tensors for part in name.split(".") if not part.isdecimal())
     for glob in globs:
         if not any(names_tensor(glob, name) for name in counts.tensors):
@@ -137,13 +146,38 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
 
 def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
     """Check that NM24 can prune every tensor, to the levels that the sweep asks for. Raises ValueError."""
-    asked = {(trial.dense.dataset, trial.sparsity): trial.strategy for trial in spec.trials() if trial.scope == "nm24"}
-    for (dataset, sparsity), strategy in asked.items():
-        for name, shape in counts[dataset].tensors.items():
+    pruned = [trial for trial in spec.trials() if trial.scope == "nm24"]
+    asked = {(trial.dense.dataset, trial.score.exclude, trial.sparsity): trial.strategy for trial in pruned}
+    for (dataset, exclude, sparsity), strategy in asked.items():
+        for name, shape in _without(exclude, counts[dataset], spec.file.model).tensors.items():
             try:
                 check_two_of_four(name, shape, sparsity)
             except ValueError as error:
                 raise ValueError(f"strategies: {strategy!r} on {dataset!r}: {error}") from None
+
+
+def _check_neurons(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
+    """Check that Neuron strategies can prune the model, to the levels that the sweep asks for. Raises ValueError."""
+    neuron = [trial for trial in spec.trials() if trial.scope == "neuron"]
+    asked = {(each.dense.dataset, each.score.exclude, each.compression, each.sparsity): each for each in neuron}
+    for (dataset, exclude, compression, sparsity), trial in asked.items():
+        try:
+            _check_level_of_neurons(_without(exclude, counts[dataset], spec.file.model), compression, sparsity)
+        except ValueError as error:
+            raise ValueError(f"strategies: {trial.strategy!r} on {dataset!r}: {error}") from None
+
+
+def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity: float | None) -> None:
+    layers = counts.feed_forward
+    if isinstance(layers, str):
+        raise ValueError(f"its whole neurons cannot be pruned: {layers}; take another scope, such as Layer")
+    matrices = [name for layer in layers for name in layer if name.endswith(".weight")]
+    left_out = [name for name in matrices if name not in counts.tensors]
+    if left_out:
+        raise ValueError(f"whole neurons have a column or a row in {left_out[0]!r}: take it out of `exclude`")
+    width, sizes = counts.tensors[matrices[0]][0], {name: math.prod(shape) for name, shape in counts.tensors.items()}
+    fraction = fraction_to_keep(compression, sparsity, counts.parameters, counts.prunable)
+    count_kept_neurons(fraction, sizes, layers, width, counts.parameters)
 
 
 def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:

@@ -29,12 +29,15 @@ ESTIMATE_SECONDS = 1.0
 class Progress:
     """Counts the trials of a launch and shows where the running ones are. Nothing in here may fail a sweep."""
 
-    def __init__(self, console: Console, total: int, already_done: int, pace: Pace) -> None:
+    def __init__(
+        self, console: Console, total: int, already_done: int, pace: Pace, labels: Mapping[str, str] | None = None
+    ) -> None:
         self.console = console
         self.total, self.already_done = total, already_done
         self.completed: list[Mapping[str, Any]] = []
         self.failed: list[Mapping[str, Any]] = []
         self._pace = pace
+        self._labels = labels or {}  # of the arms, by trial
         self._running: dict[str, tuple[TrialSpec, Mapping[str, Any] | None]] = {}
         self._through: set[str] = set()
         self._began = time.monotonic()
@@ -95,11 +98,14 @@ class Progress:
         count = f"[{self.already_done + len(self._through)}/{self.total}]"
         stage = str(row.get("error_stage"))
         text = f"failed in {STEPS.get(stage, stage)}: {row.get('error')}" if failed else _result(row)
-        line = Text.assemble((count, "dim"), f" {describe(trial)}: ", (text, "red" if failed else ""))
+        line = Text.assemble((count, "dim"), f" {self._describe(trial)}: ", (text, "red" if failed else ""))
         self._last.append(line)
         if self._cell is None or failed:  # a notebook shows the last lines on its board: a thousand would fill it
             self.say(line)
         self._refresh()
+
+    def _describe(self, trial: TrialSpec) -> str:
+        return describe(trial, self._labels.get(trial.trial_id))
 
     def interrupted(self, trial_id: str) -> None:
         """Note that a trial was stopped, or lost its worker: it waits again."""
@@ -124,7 +130,7 @@ class Progress:
         head += f"{duration(time.monotonic() - self._began)} so far, about {duration(self.seconds_left())} to go"
         table = Table.grid(padding=(0, 2))
         for trial, place in running:
-            table.add_row(describe(trial), Text("starting" if place is None else place_in_words(place), "cyan"))
+            table.add_row(self._describe(trial), Text("starting" if place is None else place_in_words(place), "cyan"))
         return Group(Text(head, "bold"), table, *(self._last if self._cell is not None else ()))
 
 

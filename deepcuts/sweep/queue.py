@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
+from deepcuts.sweep.plan import stored_dense
 from deepcuts.wording import is_past
 
 _NOTHING = ""  # stands for the stage that a trial lacks, where it lacks none
@@ -114,7 +115,7 @@ class Queue:
         left = {place: self._trials[place] for place in self._places() if self._trials[place].trial_id not in done}
         dense = {trial.dense.dense_id for trial in left.values()} - self.dense_there
         scores = {score.score_id for trial in left.values() for score in trial.passes} - self.scores_there
-        self.dense_there |= {key for key in dense if store.artifact("dense", key)}
+        self.dense_there |= stored_dense(store, dense, self._shared)
         self.scores_there |= {key for key in scores if key and store.artifact("scores", key)}
         self._lacking = {}
         self._file(left)

@@ -21,6 +21,7 @@ def run_trial(
     *,
     wanted: Sequence[TrialSpec] = (),
     sweep: str | None = None,
+    arm: str | None = None,
     threads: int | None = None,
     keep_model: bool = False,
     checkpoint_minutes: float = 5.0,
@@ -31,14 +32,13 @@ def run_trial(
     """Run one trial in this process, without Ray, and return its row of the table `trials`.
 
     What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
-    `sweep` is the name that its row gets (default: that of the row it replaces, else "run-one"), `threads` the CPU
-    threads (default: up to 4), and `on_progress` hears the stage, epoch and step. `capture` lets a GPU record its
-    training steps and replay them, with the same bits. `criteria` are your files of criteria (`sweep.file.criteria`).
-    A trial that fails leaves a row with `status` failed, its `error` and `traceback`.
+    `sweep` and `arm` are the names that its row gets (default: those of the row it replaces, else "run-one" and the
+    strategy), `threads` the CPU threads (default: up to 4), and `on_progress` hears the stage, epoch and step.
+    `capture` lets a GPU record its training steps and replay them, with the same bits. `criteria` are your files of
+    criteria (`sweep.file.criteria`). A trial that fails leaves a row with `status` failed, `error` and `traceback`.
 
-    Raises ValueError where the trial is for a GPU and there is none, where its criterion is in none of the files or
-    breaks a law, or where the store cannot be written; OSError where the
-    store fails on the way.
+    Raises ValueError where the trial is for a GPU and there is none, its criterion is in none of the files or breaks a
+    law, or the store cannot be written; OSError where the store fails on the way.
 
     >>> row = dc.run_trial(sweep.trials()[1], store)
     >>> row["metric"], row["retrained"]
@@ -61,7 +61,8 @@ def run_trial(
         criteria=files,
         on_progress=on_progress,
     )
-    return run_stages(trial, sweep or _sweep_of(trial, store) or "run-one", context, keep_model)
+    before = _names_of(trial, store)
+    return run_stages(trial, sweep or before["sweep"] or "run-one", context, keep_model, arm or before["arm"])
 
 
 def _own_files(
@@ -90,7 +91,7 @@ def _own_files(
     return files
 
 
-def _sweep_of(trial: TrialSpec, store: Store) -> str | None:
-    """The sweep that a trial's row in the store names; None where there is no row."""
-    rows = store.read("trials", ["trial_id", "sweep"]).table.to_pylist()
-    return next((row["sweep"] for row in rows if row["trial_id"] == trial.trial_id), None)
+def _names_of(trial: TrialSpec, store: Store) -> Row:
+    """Return the sweep and the arm that a trial's row in the store names; None where there is no row."""
+    rows = store.read("trials", ["trial_id", "sweep", "arm"]).table.to_pylist()
+    return next((row for row in rows if row["trial_id"] == trial.trial_id), {"sweep": None, "arm": None})

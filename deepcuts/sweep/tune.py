@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,7 +75,7 @@ def run_plan(
     if not plan.to_run:
         return outcome
     queue = Queue(plan.to_run, plan.dense_there, plan.scores_there, max_concurrent, plan.again)
-    searcher = _Searcher(queue, Watch(store, launch.launch_id), store, progress)
+    searcher = _Searcher(queue, Watch(store, launch.launch_id), store, progress, launch.labels)
     listener = _Listener(queue, launch, store, progress, outcome)
     trainable = tune.with_parameters(run_in_worker, reference=[ray.put(launch)])
     folder = tempfile.mkdtemp(prefix="deepcuts-tune-")
@@ -128,8 +128,11 @@ class _Unsaved:
 class _Searcher(_Unsaved, Searcher):
     """Suggests the next ready trial to Tune, by its id; None while all that is left waits for a stage being made."""
 
-    def __init__(self, queue: Queue, watch: Watch, store: Store, progress: Progress) -> None:
+    def __init__(
+        self, queue: Queue, watch: Watch, store: Store, progress: Progress, labels: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
+        self.labels = labels or {}
         self.queue, self.watch, self.store, self.progress = queue, watch, store, progress
         self.ids: dict[str, str] = {}
         self.ending = False
@@ -144,7 +147,7 @@ class _Searcher(_Unsaved, Searcher):
         if trial is None:
             return None if len(self.queue) else str(Searcher.FINISHED)
         self.ids[trial_id] = trial.trial_id
-        return {"trial_id": trial.trial_id, **tracker_labels(trial)}
+        return {"trial_id": trial.trial_id, **tracker_labels(trial, self.labels.get(trial.trial_id))}
 
     def _look(self) -> None:
         """Learn what other launches on the same store are making, and what they have finished."""
@@ -214,7 +217,7 @@ class _Listener(_Unsaved, tune.Callback):
         trial_id = trial.config["trial_id"]
         error, traceback, lasting = _last_error(trial)
         self.outcome.outside[trial_id] = OutsideError(error, lasting)
-        row = identity_columns(self.launch.trials[trial_id], self.launch.sweep)
+        row = identity_columns(self.launch.trials[trial_id], self.launch.sweep, self.launch.labels.get(trial_id))
         row |= failure_columns("infrastructure", self.stages.get(trial_id, "load"), error, traceback)
         row["finished_at"] = datetime.now(UTC)
         self.progress.ended(self.launch.trials[trial_id], row)

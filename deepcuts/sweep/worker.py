@@ -47,6 +47,7 @@ class Launch:
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
     criteria: Sequence[CriteriaFile] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the arms, by trial
 
     @cached_property
     def shared(self) -> Shared:
@@ -60,6 +61,7 @@ def make_launch(
     threads: int,
     work: RunTrial,
     examples: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Launch:
     """Put together what the workers need to run the plan."""
     return Launch(
@@ -75,6 +77,7 @@ def make_launch(
         work=work,
         examples=examples or {},
         criteria=file.criteria,
+        labels=labels or {},
     )
 
 
@@ -154,6 +157,6 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         stop=beat.stopping,
     )
     try:
-        return run_stages(trial, launch.sweep, context, launch.keep_models)
+        return run_stages(trial, launch.sweep, context, launch.keep_models, launch.labels.get(trial.trial_id))
     except Interrupted:
         return {}

@@ -14,8 +14,11 @@ from deepcuts.experiment.spec import TrialSpec, canonical
 from deepcuts.store.tables import Row
 
 
-def identity_columns(trial: TrialSpec, sweep: str) -> Row:
-    """Return the columns that are known before anything runs, with the versions of the code that is installed here."""
+def identity_columns(trial: TrialSpec, sweep: str, arm: str | None = None) -> Row:
+    """Return the columns that are known before anything runs, with the versions of the code that is installed here.
+
+    `arm` is what the sweep calls the trial's strategy with its settings; by default it is the strategy.
+    """
     dense = trial.dense
     return {
         "trial_id": trial.trial_id,
@@ -39,6 +42,7 @@ def identity_columns(trial: TrialSpec, sweep: str) -> Row:
         "transformers": version("transformers"),
         "git_commit": _git_commit(),
         "spec": canonical(trial.model_dump(mode="json")),
+        "arm": arm or trial.strategy,
     }
 
 

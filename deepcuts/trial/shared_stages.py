@@ -14,12 +14,13 @@ from torch import Tensor
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
 from deepcuts.experiment.own_criteria import CriteriaFile
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, ScoringPass, examples_at_once
+from deepcuts.experiment.sharing import snapshot_file
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, examples_at_once
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
 from deepcuts.pruning.criteria import Criterion
 from deepcuts.pruning.own import load_criteria
-from deepcuts.scoring.score import score
+from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact, save_tensors
@@ -51,7 +52,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
         "data_commit": data_commit(dense.task),
     }
     meta = context.store.artifact("dense", key)
-    if meta is not None and {_snapshot(step) for step in context.snapshots} <= set(meta["files"]):
+    if meta is not None and {snapshot_file(step) for step in context.snapshots} <= set(meta["files"]):
         _same_commits(meta, commits, key)
         set_weights(network, load_artifact(context.store, "dense", key, "model.safetensors"))
         rows, predictions = (_stored_rows(context.store, key, table) for table in ("metrics", "predictions"))
@@ -66,7 +67,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
             (folder / f"{table}.parquet").write_bytes(encode(table, content))
         for step in context.snapshots:
             with context.store.local_copy(context.snapshot_name(key, step)) as path:
-                (folder / _snapshot(step)).write_bytes(path.read_bytes())
+                (folder / snapshot_file(step)).write_bytes(path.read_bytes())
     context.checkpoint(key).remove()
     for step in context.snapshots:
         context.store.delete(context.snapshot_name(key, step))
@@ -87,13 +88,9 @@ def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> 
             context.checkpoint(key).remove()
 
 
-def _snapshot(step: int) -> str:
-    return f"step-{step}.safetensors"
-
-
 def snapshot_weights(store: Store, dense: DenseSpec, step: int) -> dict[str, Tensor]:
     """Load the weights after `step` steps of fine-tuning, which `fine_tune` kept so that a trial can rewind to them."""
-    return load_artifact(store, "dense", dense.dense_id, _snapshot(step))
+    return load_artifact(store, "dense", dense.dense_id, snapshot_file(step))
 
 
 def _stored_rows(store: Store, key: str, table: str) -> list[Row]:
@@ -147,8 +144,7 @@ def find_scores(
             loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
     began = time.monotonic()
-    wanted = _served(spec, context)
-    settings = _settings(wanted, context)
+    wanted, settings = _served(spec, context), context.bound(spec)
 
     def after_batch(used: int) -> bool:
         context.on_progress("score", 0, used)
@@ -157,7 +153,7 @@ def find_scores(
     scores, used = score(
         replace(network, compiled=None),  # hooks look into its layers
         names,
-        list(wanted),
+        variants(wanted, context.criteria),
         material.train.to(network.device),
         _scoring_order(material, spec),
         settings,
@@ -165,7 +161,6 @@ def find_scores(
         initial,
         context.checkpoint(spec.pass_id) if spec.data != "none" else None,
         after_batch,
-        own_rows(wanted, context.criteria),
     )
     made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
@@ -196,38 +191,28 @@ def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
     return wanted
 
 
-def own_rows(wanted: Mapping[str, ScoreSpec], files: Iterable[CriteriaFile]) -> dict[str, Criterion]:
-    """Return the rows of those criteria that are the user's own, by label.
+def variants(wanted: Mapping[str, ScoreSpec], files: Iterable[CriteriaFile]) -> dict[str, Variant]:
+    """Return what to score by, by label.
 
-    Their files run anew each time, so that nothing of one trial stays in the process for the next. Raises ValueError
-    for a file that is not there.
+    Files of the user's own criteria run anew each time, so that nothing of one trial stays in the process for the next.
+    Raises ValueError for a file that is not there.
     """
-    texts, loaded, rows = {file.digest: file for file in files}, {}, {}
+    texts = {file.digest: file for file in files}
+    loaded: dict[str, dict[str, Criterion]] = {}
+    found = {}
     for label, spec in wanted.items():
-        if (own := spec.own) is None:
-            continue
-        if own.digest not in texts:
-            raise ValueError(
-                f"the criterion {spec.criterion!r} is of a file {own.file!r}, which is not here: give the one whose"
-                f" digest is {own.digest}"
-            )
-        if own.digest not in loaded:
-            loaded[own.digest] = load_criteria(texts[own.digest].path, texts[own.digest].text)
-        rows[label] = loaded[own.digest][str(spec.criterion)]
-    return rows
-
-
-def _settings(wanted: Mapping[str, ScoreSpec], context: Context) -> ScoringPass:
-    """Return the settings of the pass, with the `shift` and `count_padding` of those criteria that use them."""
-    first = next(iter(wanted.values()))
-    needing = [(spec, spec.needs) for spec in wanted.values() if spec.needs is not None]
-    shifted = [spec for spec, needs in needing if needs.shifted]
-    observing = [spec for spec, needs in needing if needs.outputs or needs.data == "forward"]
-    update = {
-        "shift": (shifted or [first])[0].shift,
-        "count_padding": (observing or [first])[0].count_padding,
-    }
-    return context.bound(first).model_copy(update=update)
+        row, own = None, spec.own
+        if own is not None:
+            if own.digest not in texts:
+                raise ValueError(
+                    f"the criterion {spec.criterion!r} is of a file {own.file!r}, which is not here: give the one whose"
+                    f" digest is {own.digest}"
+                )
+            if own.digest not in loaded:
+                loaded[own.digest] = load_criteria(texts[own.digest].path, texts[own.digest].text)
+            row = loaded[own.digest][str(spec.criterion)]
+        found[label] = Variant.of(spec, str(spec.criterion), row)
+    return found
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

@@ -14,7 +14,7 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
+from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import fraction_to_keep
+from deepcuts.pruning.compression import FeedForward, fraction_to_keep
 from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
+from deepcuts.pruning.neurons import shuffle_neurons
 from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
@@ -51,8 +53,10 @@ class Account:
     stage: str = "load"
 
 
-def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False) -> Row:
+def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool = False, arm: str | None = None) -> Row:
     """Run a trial and publish its rows, the one in `trials` last; return that one.
+
+    `sweep` and `arm` are what its row calls the sweep and the arm; the arm is by default the strategy.
 
     Errors of the trial itself become a failed row. Raises OSError where the store cannot be read or written, and
     Interrupted when it is asked to stop: neither is the trial's fault, and it will run again. Where memory runs out the
@@ -60,7 +64,7 @@ def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool 
     """
     if isinstance(trial.rewind, int):  # to be kept by the trial that fine-tunes
         context = replace(context, snapshots=context.snapshots | {trial.rewind})
-    identity, before = identity_columns(trial, sweep), Row()
+    identity, before = identity_columns(trial, sweep, arm), Row()
     identity |= {"host": socket.gethostname(), "started_at": datetime.now(UTC)}
     began = time.monotonic()
     while True:
@@ -231,7 +235,8 @@ def _prune(
     kept = _all_kept(network, names)
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda)
+        layers = find_feed_forward(network.model, names) if trial.scope == "neuron" else ()
+        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, layers)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
@@ -244,16 +249,21 @@ def masks_of_trial(
     parameters: int,
     transposed: Collection[str] = (),
     wanda: Mapping[str, Tensor] | None = None,
+    layers: Sequence[FeedForward] = (),
 ) -> dict[str, Tensor]:
     """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
 
-    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too.
+    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers`
+    whose neurons it prunes.
     """
     assert trial.scope is not None
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed, wanda)
-    return shuffle(made, derive(trial.control_seed, "shuffle")) if trial.control == "shuffle" else made
+    made = make_masks(scores, fraction, trial.scope, transposed, wanda, layers)
+    if trial.control == "none":
+        return made
+    seed = derive(trial.control_seed, "shuffle")
+    return shuffle_neurons(made, layers, seed) if trial.scope == "neuron" else shuffle(made, seed)
 
 
 def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:

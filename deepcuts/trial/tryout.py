@@ -21,7 +21,7 @@ from deepcuts.model.weights import check_weights, model_commit
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 from deepcuts.trial.loading import load_network
-from deepcuts.trial.shared_stages import own_rows
+from deepcuts.trial.shared_stages import variants
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 TEXTS_LOOKED_AT = 2000
@@ -165,11 +165,11 @@ def _try_passes(
     """Score by every criterion of the trials on a batch of both texts, those of the same pass at once."""
     initial = weights_of(network)
     for specs in _passes(trials).values():
-        first, criteria, own = next(iter(specs.values())), sorted(specs), own_rows(specs, files)
+        first, tried = next(iter(specs.values())), variants(dict(sorted(specs.items())), files)
         settings = first.model_copy(update={"micro_batch": None, "smoothing_passes": 1})
         names = prunable(network.model, first.prune_biases, first.exclude)
-        with _explained(dense, f"scoring by {', '.join(str(specs[each].criterion) for each in criteria)}"):
-            score(network, names, criteria, tokens, [np.arange(2)], settings, dense.seed, initial, own=own)
+        with _explained(dense, f"scoring by {', '.join(each.criterion for each in tried.values())}"):
+            score(network, names, tried, tokens, [np.arange(2)], settings, dense.seed, initial)
 
 
 def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, ScoreSpec]]:

@@ -43,9 +43,10 @@ def test_the_passes_of_owl_are_settings_of_scoring_like_those_of_other_strategie
     strategies = ["OwlMagWeight", "OwlSmoothGrad", "LayerMagWeight", "LampSNIP"]
     few, many = (sweep(strategies=strategies, scoring={"batches": count}).trials() for count in (10, 1000))
     assert set(arms(*few)) == {"Dense", *strategies}
-    found = set(arms(*few, *many)) - {"Dense", "LayerMagWeight"}
+    each = {trial.trial_id: trial for trial in (*few, *many)}.values()
+    found = set(arms(*each)) - {"Dense", "LayerMagWeight"}
     assert found == {
-        f"{name} [scoring.batches={count}]"
+        f"{name} (scoring.batches={count})"
         for name in strategies
         if name[0] == "O" or "SNIP" in name
         for count in (10, 1000)
@@ -55,29 +56,29 @@ def test_the_passes_of_owl_are_settings_of_scoring_like_those_of_other_strategie
 def test_excluded_tensors_tell_arms_apart() -> None:
     whole, part = (sweep(exclude=globs).trials() for globs in ([], ["pooler", "layer.0.*"]))
     assert {arm for arm in arms(*whole, *part) if arm.startswith("LayerMagWeight")} == {
-        "LayerMagWeight [exclude=[]]",
-        'LayerMagWeight [exclude=["layer.0.*", "pooler"]]',
+        "LayerMagWeight (exclude=[])",
+        'LayerMagWeight (exclude=["layer.0.*", "pooler"])',
     }
 
 
 @pytest.mark.parametrize(
     ("one", "other", "names"),
     [
-        ({}, {"retrain": ONE}, ("[retrain.epochs=12]", "[retrain.epochs=1]")),
-        ({}, {"rewind": 7}, ("[rewind=init]", "[rewind=7]")),
-        ({"of": dense(device="cuda")}, {}, ("[device=cuda]", "[device=cpu]")),
-        ({"of": dense(precision="bf16")}, {}, ("[precision=bf16]", "[precision=fp32]")),
-        ({"of": dense(length_grouping=False)}, {}, ("[length_grouping=false]", "[length_grouping=true]")),
-        ({"of": dense(max_train_examples=9)}, {}, ("[max_train_examples=9]", "[max_train_examples=null]")),
-        ({"of": dense(finetune=Training(lr=0.5))}, {}, ("[finetune.lr=0.5]", "[finetune.lr=1e-05]")),
-        ({"scoring": Scoring(batches=10)}, {}, ("[scoring.batches=10]", "[scoring.batches=1000]")),
-        ({"of": dense(model=ModelSource(name="toy", digest="abcdefghij"))}, {}, ("abcdefgh]", "toy-1]")),
-        ({"of": dense(task=TASKS["toy"].model_copy(update={"metric": "f1"}))}, {}, ("=f1]", "=null]")),
+        ({}, {"retrain": ONE}, ("(retrain.epochs=12)", "(retrain.epochs=1)")),
+        ({}, {"rewind": 7}, ("(rewind=init)", "(rewind=7)")),
+        ({"of": dense(device="cuda")}, {}, ("(device=cuda)", "(device=cpu)")),
+        ({"of": dense(precision="bf16")}, {}, ("(precision=bf16)", "(precision=fp32)")),
+        ({"of": dense(length_grouping=False)}, {}, ("(length_grouping=false)", "(length_grouping=true)")),
+        ({"of": dense(max_train_examples=9)}, {}, ("(max_train_examples=9)", "(max_train_examples=null)")),
+        ({"of": dense(finetune=Training(lr=0.5))}, {}, ("(finetune.lr=0.5)", "(finetune.lr=1e-05)")),
+        ({"scoring": Scoring(batches=10)}, {}, ("(scoring.batches=10)", "(scoring.batches=1000)")),
+        ({"of": dense(model=ModelSource(name="toy", digest="abcdefghij"))}, {}, ("abcdefgh)", "toy-1)")),
+        ({"of": dense(task=TASKS["toy"].model_copy(update={"metric": "f1"}))}, {}, ("=f1)", "=null)")),
     ],
 )
 def test_what_differs_is_named_as_in_the_sweep_file(one: Any, other: Any, names: tuple[str, str]) -> None:
     found = arms(trial("SNIP", **one), trial("SNIP", **other))
-    assert all(arm.startswith("LayerSNIP [") for arm in found)
+    assert all(arm.startswith("LayerSNIP (") for arm in found)
     assert all(arm.endswith(name) for arm, name in zip(found, names, strict=True)), found
 
 
@@ -93,7 +94,7 @@ def test_names_paths_seeds_and_levels_are_no_settings() -> None:
 
 def test_a_setting_of_retraining_that_follows_the_fine_tuning_is_not_named_twice() -> None:
     made = [trial(of=dense(finetune=Training(lr=lr)), retrain=Training(epochs=12, lr=lr)) for lr in (0.1, 0.2)]
-    assert arms(*made) == ["LayerMagWeight [finetune.lr=0.1]", "LayerMagWeight [finetune.lr=0.2]"]
+    assert arms(*made) == ["LayerMagWeight (finetune.lr=0.1)", "LayerMagWeight (finetune.lr=0.2)"]
 
 
 def test_a_spec_without_its_defaults_or_with_fields_to_come_is_read() -> None:
@@ -104,7 +105,7 @@ def test_a_spec_without_its_defaults_or_with_fields_to_come_is_read() -> None:
     rows[1]["spec"] = json.dumps(bare)
     rows[2]["spec"] = json.dumps(json.loads(rows[2]["spec"]) | {"rounds": 3})
     rows[3]["spec"] = "half {"
-    rest = ["LayerSNIP", "LayerSNIP", "LayerSNIP [rounds=3]", "LayerSNIP [settings=unknown]"]
+    rest = ["LayerSNIP", "LayerSNIP", "LayerSNIP (rounds=3)", "LayerSNIP (settings=unknown)"]
     assert list(with_arms(frame(*rows))["arm"]) == rest
 
 
@@ -113,8 +114,8 @@ def test_trials_of_older_code_are_apart_from_those_of_today() -> None:
     old = [row | {"trial_id": f"old{i}"} for i, row in enumerate(today[:2])]
     older = [today[0] | {"trial_id": "older", "finished_at": pd.Timestamp(0)}]
     rows = frame(*old, *today, *older).fillna({"finished_at": pd.Timestamp(1)})
-    name = "LayerMagWeight [code=older"
-    assert list(with_arms(rows)["arm"]) == [f"{name}]"] * 2 + ["LayerMagWeight"] * 3 + [f"{name} 2]"]
+    name = "LayerMagWeight (code=older"
+    assert list(with_arms(rows)["arm"]) == [f"{name})"] * 2 + ["LayerMagWeight"] * 3 + [f"{name} 2)"]
 
 
 def test_strategies_agree_where_one_sweep_could_have_made_both() -> None:
@@ -133,7 +134,7 @@ def test_means_are_over_trials_that_agree_and_views_name_the_others() -> None:
     few = [row_of(spec, retrained=0.6) for spec in seeds(3, retrain=ONE)]
     many = [row_of(spec, retrained=0.8) for spec in seeds(5, retrain=MANY)[2:]]
     found = curves(frame(*few, *many))[["arm", "n", "mean"]].values.tolist()
-    expected = [("LayerMagWeight [retrain.epochs=12]", 3, 0.8), ("LayerMagWeight [retrain.epochs=1]", 3, 0.6)]
+    expected = [("LayerMagWeight (retrain.epochs=12)", 3, 0.8), ("LayerMagWeight (retrain.epochs=1)", 3, 0.6)]
     assert sorted(found) == sorted([arm, n, pytest.approx(mean)] for arm, n, mean in expected)
     assert sorted(table(frame(*few, *many))[["arm", "n", "retrained"]].values.tolist()) == sorted(found)
     assert curves(frame(*few))["arm"].tolist() == ["LayerMagWeight"]
@@ -150,7 +151,7 @@ def test_levels_are_of_networks_in_the_settings_of_the_arm() -> None:
     rows.append(row_of(trial(of=of, retrain=Training(epochs=2)), dense=0.9))
     found = curves(frame(*rows)).set_index("arm")
     first, second, third = (
-        f"LayerMagWeight [finetune.epochs={f}, retrain.epochs={r}]" for f, r in ((1, 12), (3, 12), (3, 2))
+        f"LayerMagWeight (finetune.epochs={f}, retrain.epochs={r})" for f, r in ((1, 12), (3, 12), (3, 2))
     )
     assert found["dense"].to_dict() == {first: 0.7, second: 0.9, third: 0.9}
     assert found.loc[third, "unpruned"] == pytest.approx(0.7)
@@ -161,16 +162,16 @@ def test_arms_in_other_settings_are_not_paired() -> None:
     baseline = [row_of(spec, retrained=0.8 + 0.01 * i) for i, spec in enumerate(seeds(6, retrain=MANY))]
     snip = [row_of(spec, retrained=0.5) for spec in seeds(6, "SNIP", retrain=ONE)]
     (row,) = compare(frame(*baseline, *snip)).to_dict("records")
-    assert (row["strategy"], row["baseline"]) == ("LayerSNIP [retrain.epochs=1]", "LayerMagWeight")
+    assert (row["strategy"], row["baseline"]) == ("LayerSNIP (retrain.epochs=1)", "LayerMagWeight")
     assert (row["n"], row["verdict"]) == (0, "undecided")
     assert "share no seed in the same settings" in in_words(row, 0.01)
     alike = [row_of(spec, retrained=0.7) for spec in seeds(6, "SNIP", retrain=MANY)]
     found = compare(frame(*baseline, *snip, *alike)).set_index("strategy")
-    assert found.loc["LayerSNIP [retrain.epochs=12]", ["n", "baseline"]].tolist() == [
+    assert found.loc["LayerSNIP (retrain.epochs=12)", ["n", "baseline"]].tolist() == [
         6,
-        "LayerMagWeight [retrain.epochs=12]",
+        "LayerMagWeight (retrain.epochs=12)",
     ]
-    assert found.loc["LayerSNIP [retrain.epochs=1]", "n"] == 0
+    assert found.loc["LayerSNIP (retrain.epochs=1)", "n"] == 0
 
 
 def test_an_arm_is_compared_with_every_arm_of_the_baseline_that_agrees_and_never_with_their_mean() -> None:
@@ -179,7 +180,7 @@ def test_an_arm_is_compared_with_every_arm_of_the_baseline_that_agrees_and_never
     ]
     ours = [row_of(spec, retrained=0.7 + 0.001 * i) for i, spec in enumerate(seeds(6))]
     found = compare(frame(*baseline, *ours), "LayerSNIP").set_index("baseline")
-    assert found["n"].to_dict() == {"LayerSNIP [scoring.batches=5]": 6, "LayerSNIP [scoring.batches=9]": 6}
+    assert found["n"].to_dict() == {"LayerSNIP (scoring.batches=5)": 6, "LayerSNIP (scoring.batches=9)": 6}
     assert found["difference"].tolist() == pytest.approx([0.1025, -0.0975])
 
 
@@ -195,7 +196,7 @@ def test_networks_that_are_not_pruned_are_paired_in_the_same_settings(baseline: 
             rows.append(row_of(trial(of=of), dense=value, retrained=value - 0.1))
     found = compare(frame(*rows), baseline)
     assert found["difference"].tolist() == pytest.approx([-0.1, -0.1])
-    assert found["baseline"].tolist() == [f"{baseline} [finetune.epochs={epochs}]" for epochs in (1, 3)]
+    assert found["baseline"].tolist() == [f"{baseline} (finetune.epochs={epochs})" for epochs in (1, 3)]
 
 
 def overlaps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -212,9 +213,9 @@ def test_masks_of_trials_in_other_settings_are_no_other_seed() -> None:
     rows = frame(*map(row_of, specs), *map(row_of, seeds(1, "MagGrad", scoring=Scoring(batches=10))))
     found = related(overlaps(rows), rows)
     pairs = set(zip(found["arm"], found["arm_b"], found["relation"], strict=True))
-    few, many = "LayerSNIP [scoring.batches=10]", "LayerSNIP [scoring.batches=1000]"
-    other = (few, "LayerMagGrad [scoring.batches=10]", "other strategy")
-    assert pairs == {(few, few, "other seed"), (many, many, "other seed"), other}
+    few, many = "LayerSNIP (scoring.batches=10)", "LayerSNIP (scoring.batches=1000)"
+    other = (few, "LayerMagGrad (scoring.batches=10)", "other strategy")
+    assert pairs == {(few, few, "other seed"), (many, many, "other seed"), (few, many, "other settings"), other}
 
 
 def test_controls_have_rows_of_their_own_in_the_decomposition() -> None:

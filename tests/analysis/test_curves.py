@@ -88,7 +88,7 @@ def test_a_seed_that_occurs_twice_makes_two_lines_and_no_mean() -> None:
         trial("a", retrained=0.7), trial("b", sweep="second", retrained=0.9), trial("c", seed=1, retrained=0.8)
     )
     found = curves(rows)
-    assert found["arm"].tolist() == ["LayerMagWeight", "LayerMagWeight [code=older]"]
+    assert found["arm"].tolist() == ["LayerMagWeight", "LayerMagWeight (code=older)"]
     assert sorted(found["n"]) == [1, 2]
     assert table(rows)["arm"].tolist() == found["arm"].tolist()
 

@@ -147,7 +147,7 @@ def test_strategies_that_treat_layers_alike_are_left_out_and_named() -> None:
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].get_lines()}
     assert (lines["query"], lines["output"]) == ([0.6], [0.4])
     assert figure.axes[0].get_ylim() == (0, pytest.approx(0.672))
-    with pytest.raises(ValueError, match="every strategy keeps the same share of every layer: LayerSNIP"):
+    with pytest.raises(ValueError, match="every arm keeps the same share of every layer: LayerSNIP"):
         plot_density(pd.DataFrame(counts("LayerSNIP", 2.0, (0.5, 0.5))), known(("LayerSNIP", 2.0)))
 
 

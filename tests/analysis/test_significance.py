@@ -9,7 +9,9 @@ from scipy import stats
 
 from deepcuts.analysis.significance import (
     corrected,
+    critical_difference,
     equivalence,
+    friedman,
     half_width,
     interval,
     is_shown,
@@ -283,3 +285,29 @@ def test_an_undefined_metric_of_a_resample_is_zero_and_no_warning() -> None:
 def test_mistakes_are_named(ours: np.ndarray, metric: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         two_level(LABELS, ours, ours, metric)
+
+
+# Ranks
+
+# Table 5(a) of Demšar 2006: the critical values at 5 % for 2 to 10 arms.
+NEMENYI = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
+
+
+def test_the_critical_difference_is_that_of_the_table_of_demsar() -> None:
+    for arms, q in enumerate(NEMENYI, 2):
+        assert critical_difference(arms, 9) == pytest.approx(q * np.sqrt(arms * (arms + 1) / 54), abs=0.001)
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)  # his example
+    assert np.isnan(critical_difference(1, 9))
+
+
+def test_friedman_is_that_of_scipy_with_and_without_ties() -> None:
+    for highest in (1000, 4):
+        values = np.random.default_rng(highest).integers(0, highest, (7, 4)).astype(np.float64)
+        ranks = np.array([stats.rankdata(-row) for row in values])
+        assert friedman(ranks) == pytest.approx(stats.friedmanchisquare(*values.T).pvalue)
+
+
+def test_friedman_of_two_arms_is_a_sign_test_and_of_ties_alone_shows_nothing() -> None:
+    assert friedman(np.array([[1.0, 2]] * 6)) == pytest.approx(stats.chi2.sf(6, 1))
+    assert friedman(np.full((5, 3), 2.0)) == 1
+    assert np.isnan(friedman(np.ones((5, 1))))

@@ -23,6 +23,6 @@ def kept_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def write_artifact(store: Store, kind: str, key: str) -> None:
+def write_artifact(store: Store, kind: str, key: str, file: str = "x") -> None:
     with store.new_artifact(kind, key, {}) as folder:
-        (folder / "x").write_bytes(b"x")
+        (folder / file).write_bytes(b"x")

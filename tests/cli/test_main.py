@@ -280,6 +280,21 @@ def test_repeated_trials_are_named_on_stderr(capsys, tmp_path):
     assert "asked for more than once, run once: toy LayerMagWeight 2x seed 0\n" in err
 
 
+def test_arms_stand_in_a_plan_and_what_they_ask_in_vain_on_stderr(capsys, tmp_path):
+    arms = "{LayerSNIP: null, mine: {use: LayerMagWeight, scoring: {shift: 1}}, again: {use: LayerMagWeight}}"
+    path = write(tmp_path, TOY.replace("[LayerMagWeight]", arms))
+    code, out, err = run(capsys, "plan", path)
+    assert code == DONE
+    assert "    mine       1 of 1 to run, no scoring pass to make\n" in out
+    assert "arm '" not in out
+    assert "deepcuts: asked for more than once, run once: arm 'again', which is the same experiment as 'mine'\n" in err
+    assert "deepcuts: has no effect: scoring.shift of arm 'mine', because LayerMagWeight does not use it\n" in err
+    code, out, _ = run(capsys, "plan", path, "--json", "--only", "arm=mine")
+    assert [(row["arm"], row["strategy"]) for row in json.loads(out)] == [("mine", "LayerMagWeight")]
+    _, out, _ = run(capsys, "plan", write(tmp_path, TOY))
+    assert " arm " not in out
+
+
 def test_one_trial_of_a_store_is_found_beside_rows_of_other_versions(capsys, tmp_path):
     store = Store("results")
     store.write("trials", "aaaa0000", [trial("aaaa0000", spec='{"score": {"layers": 3}}')])

@@ -107,12 +107,12 @@ def test_settings_are_columns_of_the_table_and_of_a_view(arms: str, capsys: pyte
     assert names[names.index("arm") + 1 :][:2] == ["retrain.epochs", "finetune.epochs"]
     epochs = Training().epochs
     found = {(row["arm"], row["retrain.epochs"], row["finetune.epochs"]) for row in rows}
-    assert found == {(f"LayerMagWeight [retrain.epochs={many}]", many, epochs) for many in (1, 3)}
+    assert found == {(f"LayerMagWeight (retrain.epochs={many})", many, epochs) for many in (1, 3)}
     sql = 'select count(*) as n from trials join settings using (trial_id) where "retrain.epochs" = 1'
     assert main(["query", arms, sql, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 2}]
     assert main(["query", arms, "select * from settings", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)[0]) == {"trial_id", "retrain.epochs"}
+    assert set(json.loads(capsys.readouterr().out)[0]) == {"trial_id", "arm", "retrain.epochs"}
     assert main(["table", arms, "--columns", "retrain.epoch"]) == 2
     assert "unknown setting 'retrain.epoch'; did you mean 'retrain.epochs'" in capsys.readouterr().err
 

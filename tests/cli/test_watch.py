@@ -27,7 +27,11 @@ def store(tmp_path: Path) -> Store:
     """A sweep of five: one completed, one failed, two at work, one waiting."""
     store = Store(str(tmp_path / "store"))
     wanted = [{"sweep": "paper", "trial_id": each * 16, "dataset": "cola", "strategy": "LayerSNIP"} for each in "abcde"]
-    store.write("sweeps", "paper", [row | {"compression": 4.0, "seed": i} for i, row in enumerate(wanted)])
+    arms = [None, None, None, "no dropout", None]  # older versions wrote none
+    rows = [
+        row | {"compression": 4.0, "seed": i, "arm": arm} for i, (row, arm) in enumerate(zip(wanted, arms, strict=True))
+    ]
+    store.write("sweeps", "paper", rows)
     ended: dict[str, Any] = {"finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "dataset": "cola"}
     store.write("trials", "a" * 16, [trial("a" * 16, "LayerSNIP", 0, total_seconds=100.0, compression=4.0, **ended)])
     failed = trial("b" * 16, "LayerSNIP", 1, status="failed", failure="trial", error_stage="score", **ended)
@@ -58,6 +62,7 @@ def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: St
     assert text.count("node7") == 2
     assert text.count("retraining, epoch 4 of 12, step 41 of 120, loss 0.25") == 2
     assert "cola LayerSNIP 4x seed 2" in text
+    assert "cola no dropout 4x seed 3" in text
     assert "accuracy 0.800" in text
     assert "failed in scoring: ValueError: [red]nan[/red]" in text
     assert "second line" not in text

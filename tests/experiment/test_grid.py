@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from builders.specs import sweep
 
-from deepcuts.experiment.grid import describe
+from deepcuts.experiment.grid import describe, tracker_labels
 from deepcuts.experiment.spec import _digest
 
 
@@ -90,6 +90,14 @@ def test_a_trial_in_a_few_words():
     words = [describe(trial) for trial in sweep(compressions=[1, 3.5]).trials()]
     assert words == ["toy Dense seed 0", "toy Unpruned seed 0", "toy LayerMagWeight 3.5x seed 0"]
     assert describe(sweep(sparsities=[0.5]).trials()[-1]) == "toy LayerMagWeight 50 % seed 0"
+
+
+def test_a_trial_is_called_by_its_arm_in_words_and_by_trackers():
+    trial = sweep(compressions=[4], strategies={"mine": {"use": "LayerSNIP"}}).trials()[1]
+    assert describe(trial, "mine") == "toy mine 4x seed 0"
+    told = {"dataset": "toy", "arm": "mine", "strategy": "LayerSNIP", "seed": 0, "compression": 4}
+    assert tracker_labels(trial, "mine") == told
+    assert tracker_labels(trial)["arm"] == "LayerSNIP"
 
 
 def test_each_id_of_a_sweep_is_computed_once(monkeypatch):

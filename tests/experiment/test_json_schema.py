@@ -37,12 +37,12 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
-    assert [path.stem for path in FILES] == ["minilm", "paper", "quickstart", "seed"]
+    assert [path.stem for path in FILES] == ["ablation", "minilm", "paper", "quickstart", "seed"]
 
 
 def test_every_key_is_described():
     made = sweep_schema()
-    for name in ("OwnData", "Resources", "Scoring", "Settings", "Training"):
+    for name in ("ArmSettings", "OwnData", "Resources", "Scoring", "Settings", "Training"):
         keys = made["$defs"][name]["properties"]
         plain = {"revision", "kind", "optimizer", "weight_decay"}
         assert {key for key, value in keys.items() if "description" not in value} <= plain, name
@@ -70,6 +70,8 @@ def test_every_strategy_is_known_to_it(criterion):
         {"datasets": {"mine": {"file": "a.csv", "validation": 80, "text": "t", "data_seed": 1, "kind": "regression"}}},
         {"datasets": ["STSBDATA"], "overrides": {"STSBDATA": {"finetune": {"lr": 2e-5}}}},
         {"name": "a.b-c", "rewind": 5, "seeds": [0, 1], "resources": {"gpus": 0.5}},
+        {"strategies": {"LayerSNIP": None, "late σ": {"use": "LayerSNIP", "rewind": 5, "scoring": {"shift": 1}}}},
+        {"axes": {"scoring.shift": [0, 0.1], "rewind": ["init", 5]}},
         {"rewind": "none", "max_train_examples": None, "finetune": {"betas": [0.9, 0.99], "micro_batch": 4}},
     ],
 )
@@ -87,6 +89,12 @@ def test_it_takes_what_the_reader_takes(change):
         {"strategies": ["LayerGradCam"]},
         {"strategies": ["LayerSNIP+shufle"]},
         {"strategies": []},
+        {"strategies": {}},
+        {"strategies": {"a,b": {"use": "LayerSNIP"}}},
+        {"strategies": {"late": {"use": "LayerSNP"}}},
+        {"strategies": {"late": {"use": "LayerSNIP", "finetune": {"lr": 1}}}},
+        {"axes": {"finetune.lr": [1]}},
+        {"axes": {"scoring.shift": []}},
         {"compressions": [0.5]},
         {"sparsities": [0.5]},
         {"seeds": [-1]},

@@ -141,3 +141,23 @@ def test_a_mistake_in_a_file_comes_with_both_lines(folder: Path) -> None:
         ValueError, match=r"small\.yaml:2: criteria\.0: mine\.py:8: criterion 'Square': unknown data 'pla"
     ):
         read_sweep_file(write(folder, TEXT))
+
+
+def test_arms_and_axes_know_what_the_criteria_of_a_file_use(folder: Path) -> None:
+    arms = {"cam": {"use": "LayerCam"}, "LayerSquare": None}
+    keys = KEYS | {"criteria": ["mine.py"], "strategies": arms, "axes": {"scoring.shift": [0.5, 1]}}
+    assert [arm.label for arm in parse_sweep(keys).arms] == ["cam shift=0.5", "cam shift=1", "LayerSquare"]
+    found = sweep(**keys).trials()[1:]
+    assert [(each.strategy, each.score.shift) for each in found] == [
+        ("LayerCam", 0.5),
+        ("LayerCam", 1),
+        ("LayerSquare", 10),
+    ]
+    assert len({each.score.pass_id for each in found}) == 1
+    assert len({each.score.label for each in found}) == 3
+    with pytest.raises(
+        ValueError, match=r"'scoring.shift' changes no arm: of the criteria only .*, Cam use it; remove"
+    ):
+        parse_sweep(keys | {"strategies": ["LayerSquare"]})
+    with pytest.raises(ValueError, match=r"strategies\.LayerCam: 'LayerCam' is the name of a strategy"):
+        parse_sweep(keys | {"strategies": {"LayerCam": {"use": "LayerSquare"}}, "axes": {}})

@@ -61,6 +61,7 @@ DEFAULTS = {
     "trackers": [],
     "resources": {"gpus": None, "cpus": None, "max_concurrent": None, "max_failures": 3},
     "overrides": {},
+    "axes": {},
 }
 LEAST = "datasets: [toy]\nstrategies: [LayerRandom]\ncompressions: [2]\n"
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from deepcuts.figures.forest import plot_forest
-from deepcuts.figures.style import look
+from deepcuts.figures.style import looks
 
 
 def row(strategy: str = "LayerSNIP", **fields: object) -> dict:
@@ -31,7 +31,7 @@ def words(figure: Figure) -> set[str]:
 
 
 def marks(figure: Figure, strategy: str) -> list:
-    return [line for line in figure.axes[0].get_lines() if line.get_color() == look(strategy).color]
+    return [line for line in figure.axes[0].get_lines() if line.get_color() == looks([strategy])[strategy].color]
 
 
 def test_every_comparison_has_its_difference_interval_and_verdict() -> None:
@@ -51,7 +51,7 @@ def test_a_difference_below_the_margin_is_said_with_its_direction() -> None:
 
 def test_undecided_ones_are_hollow() -> None:
     figure = plot_forest(pd.DataFrame([row(), row("LayerFisher", verdict="undecided")]), 0.01)
-    assert marks(figure, "LayerSNIP")[-1].get_markerfacecolor() == look("LayerSNIP").color
+    assert marks(figure, "LayerSNIP")[-1].get_markerfacecolor() == looks(["LayerSNIP"])["LayerSNIP"].color
     assert marks(figure, "LayerFisher")[-1].get_markerfacecolor() == "white"
 
 

@@ -18,7 +18,7 @@ from deepcuts.analysis.overlap import overlap
 from deepcuts.analysis.pairs import decompose
 from deepcuts.figures.curves import plot_curves
 from deepcuts.figures.overlap import plot_layers, plot_overlap
-from deepcuts.figures.style import LOOKS, figure_options, look, new_figure, save_figure
+from deepcuts.figures.style import LOOKS, figure_options, looks, new_figure, save_figure
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
 
@@ -169,26 +169,25 @@ def test_a_strategy_looks_the_same_in_every_figure(trials: pd.DataFrame) -> None
     alone = plot_curves(curves(trials[trials["strategy"] == "LayerSmoothGrad"])).axes[0].get_lines()[0]
     beside = plot_curves(curves(trials)).axes[0].get_lines()
     same = next(line for line in beside if line.get_label() == "LayerSmoothGrad")
-    assert alone.get_color() == same.get_color() == look("LayerSmoothGrad").color
+    assert alone.get_color() == same.get_color() == looks(["LayerSmoothGrad"])["LayerSmoothGrad"].color
 
 
 def test_scope_and_control_show_beside_the_colour() -> None:
-    looks = [look(name) for name in ("LayerWanda", "GlobalWanda", "RowWanda", "RowWanda+shuffle")]
-    assert len({style.color for style in looks}) == 1
-    assert len({style.dashes for style in looks}) == 4
-    assert [style.hollow for style in looks] == [False, False, False, True]
-    assert look("LayerOfTheFuture") == look("LayerOfTheFuture")
+    found = looks(["LayerWanda", "GlobalWanda", "RowWanda", "RowWanda+shuffle"])
+    assert len({style.color for style in found.values()}) == 1
+    assert len({style.dashes for style in found.values()}) == 4
+    assert [name for name, style in found.items() if style.hollow] == ["RowWanda+shuffle"]
 
 
 def test_arms_of_a_strategy_can_be_told_apart() -> None:
-    names = ["RowRandom", "RowRandom [code=older]", *(f"RowRandom [retrain.epochs={epochs}]" for epochs in (1, 3, 12))]
-    looks = [look(name) for name in names]
-    assert len({(style.color, style.marker) for style in looks}) == len(names)
-    assert {style.dashes for style in looks} == {look("RowRandom").dashes}
+    names = ["RowRandom", "RowRandom (code=older)", *(f"RowRandom (retrain.epochs={epochs})" for epochs in (1, 3, 12))]
+    found = looks(names)
+    assert len({style.color for style in found.values()}) == len(names)
+    assert {style.dashes for style in found.values()} == {found["RowRandom"].dashes}
 
 
 def test_long_names_of_arms_are_in_a_legend(trials: pd.DataFrame) -> None:
-    frame = curves(trials).replace({"arm": {"LayerMagWeight": "LayerMagWeight [retrain.epochs=12, rewind=none]"}})
+    frame = curves(trials).replace({"arm": {"LayerMagWeight": "LayerMagWeight (retrain.epochs=12, rewind=none)"}})
     figure = plot_curves(frame)
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(frame["arm"])
     assert not plot_curves(curves(trials)).legends
@@ -202,7 +201,7 @@ def luminance(color: tuple[float, ...] | str) -> float:
 
 @pytest.mark.parametrize("criterion", LOOKS)
 def test_names_in_colour_can_be_read_on_white(criterion: str) -> None:
-    assert 1.05 / (luminance(look(f"Layer{criterion}").text) + 0.05) >= 3
+    assert 1.05 / (luminance(looks([f"Layer{criterion}"])[f"Layer{criterion}"].text) + 0.05) >= 3
 
 
 # What the user chooses

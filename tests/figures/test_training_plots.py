@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from deepcuts.figures.curves import plot_training
-from deepcuts.figures.style import INK, look
+from deepcuts.figures.style import INK, looks
 
 
 def lines(strategy: str, stage: str, seed: int, *values: float, **fields: object) -> list[dict]:
@@ -29,7 +29,7 @@ def test_fine_tuning_and_every_compression_have_a_panel(frame: pd.DataFrame) -> 
 def test_a_line_goes_through_the_means_beside_one_for_each_seed(frame: pd.DataFrame) -> None:
     dense, retrained, _ = plot_training(frame).axes
     assert {line.get_color() for line in dense.get_lines()} == {INK}
-    assert {line.get_color() for line in retrained.get_lines()} == {look("LayerSNIP").color}
+    assert {line.get_color() for line in retrained.get_lines()} == {looks(["LayerSNIP"])["LayerSNIP"].color}
     mean = next(line for line in retrained.get_lines() if line.get_label() == "LayerSNIP")
     assert list(mean.get_ydata()) == pytest.approx([0.5, 0.7])
     assert len(retrained.get_lines()) == 3

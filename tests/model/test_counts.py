@@ -16,7 +16,8 @@ from deepcuts.model.counts import count_parameters
 from deepcuts.model.folder import find_model
 from deepcuts.pruning.compression import Counts
 
-FOUND = Counts(1000, 800, 128, 900, ("head.weight",), {"some.weight": (40, 20)})
+LAYERS = ({"a.weight": 0, "a.bias": 0, "b.weight": 1},)
+FOUND = Counts(1000, 800, 128, 900, ("head.weight",), {"some.weight": (40, 20)}, {}, LAYERS)
 HUB = ModelSource(name="some/model")
 
 
@@ -84,6 +85,9 @@ def test_a_config_that_the_hub_does_not_give_is_not_cached_and_counting_explains
         '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": {"a": ["b"]}}',
         '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": [2]}',
         '{"parameters": 5, "prunable": 4, "positions": 3}',  # by an older version
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": {}}',  # as well
+        '{"parameters": 5, "prunable": 4, "positions": 3, "encoder": 4, "left_out": [], "tensors": {}, "feed_forward":'
+        ' [{"a.weight": "0"}]}',
     ],
 )
 def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
@@ -92,6 +96,7 @@ def test_a_damaged_entry_is_counted_again(tmp_path, counted, content):
     [path] = (tmp_path / "cache/counts").iterdir()
     counts = {"parameters": 1000, "prunable": 800, "positions": 128}
     counts |= {"encoder": 900, "left_out": ["head.weight"], "tensors": {"some.weight": [40, 20]}, "excluded": {}}
+    counts |= {"feed_forward": [{"a.weight": 0, "a.bias": 0, "b.weight": 1}]}
     assert json.loads(path.read_text()) == counts
     path.write_text(content)
     assert count_parameters(toy, 2, False) == FOUND

@@ -227,10 +227,12 @@ def test_a_plan_counts_what_the_trial_will_prune(kind: str, tmp_path: Path) -> N
     found, sizes = find_prunable(model, True), {name: p.numel() for name, p in model.named_parameters()}
     counts = count_from_config(str(tmp_path), "main", 2, True)
     prunable = sum(sizes[name] for name in found.names)
-    turned, left_out = transposed(model), tuple(found.left_out)
+    turned, left_out, layers = transposed(model), tuple(found.left_out), counts.feed_forward
     shapes = {name: tuple(model.get_parameter(name).shape) for name in found.names}
     shapes |= {name: shape[::-1] for name, shape in shapes.items() if name in turned}
-    assert counts == Counts(sum(sizes.values()), prunable, counts.positions, found.encoder, left_out, shapes)
+    whole = sum(sizes.values())
+    assert counts == Counts(whole, prunable, counts.positions, found.encoder, left_out, shapes, {}, layers)
+    assert isinstance(layers, str) == (kind in ("mixtral", "squeezebert"))
     assert counts.positions == (None if kind == "xlnet" else 32 - 1 if kind in ("esm", "longformer", "roberta") else 32)
 
 

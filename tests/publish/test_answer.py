@@ -27,7 +27,7 @@ def test_a_decided_winner_is_named_with_its_levels_and_datasets() -> None:
 
 def test_a_baseline_that_nothing_beats_is_said_to_be_unbeaten() -> None:
     rows = [row("LayerRandom", 4, "worse"), row("LayerSNIP", 4)]
-    said = "No strategy beats LayerMagWeight: LayerRandom is worse at 4x. 1 of 2 comparisons are undecided."
+    said = "No arm beats LayerMagWeight: LayerRandom is worse at 4x. 1 of 2 comparisons are undecided."
     assert answer(rows, []) == said
 
 
@@ -35,10 +35,10 @@ def test_few_seeds_name_the_highest_mean_and_claim_nothing() -> None:
     means = [mean("LayerSNIP", 4, 0.9), mean("LayerMagWeight", 4, 0.8)]
     means += [mean("LayerSNIP", 2, 0.9), mean("LayerMagWeight", 2, 0.9)]
     assert answer([row("LayerSNIP", 4, n=2), row("LayerSNIP", 2, n=2)], means) == (
-        "No strategy is shown to beat LayerMagWeight yet: 2 seeds cannot tell; the highest mean is LayerSNIP's at 4x."
+        "No arm is shown to beat LayerMagWeight yet: 2 seeds cannot tell; the highest mean is LayerSNIP's at 4x."
     )
-    assert answer([row("LayerSNIP", 4, "equivalent")], []) == "Every strategy is equivalent to LayerMagWeight."
-    assert answer([row("LayerSNIP", 4, n=0)], []) == "No two strategies share a seed, so none can be compared."
+    assert answer([row("LayerSNIP", 4, "equivalent")], []) == "Every arm is equivalent to LayerMagWeight."
+    assert answer([row("LayerSNIP", 4, n=0)], []) == "No two arms share a seed, so none can be compared."
     assert answer([], means) == ""
 
 

@@ -1,4 +1,4 @@
-"""What pruning emptied, the densities of layers and the curves of training, as the report shows them."""
+"""What pruning has broken, the densities of layers and the curves of training, as the report shows them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from builders.filled_store import write_trial
 from builders.rows import mask_rows, row_of, trial
 
 from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
 from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import metrics, trials
 from deepcuts.experiment.spec import Training
-from deepcuts.publish.layerdata import emptied, layer_groups, training
+from deepcuts.publish.layerdata import layer_groups, training
+from deepcuts.publish.report import report
 from deepcuts.publish.webdata import trial_settings
 from deepcuts.store.store import Store
 
@@ -41,13 +43,21 @@ def _frames(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
     return with_arms(trials(store)), density(store, heads=2)
 
 
-def test_what_is_empty_dead_or_constant_is_named(store: Store) -> None:
-    where = "LayerMagWeight at 50 % on toy"
-    assert emptied(*_frames(store)) == [
-        f"{where}: nothing is left of {POOLER}.weight, in 1 of 2 trials",
-        f"{where}: a head without a weight in key of layer 0",
-        f"{where}: at least one seed is still exactly at the level of the most frequent class (0.800) after retraining",
+def test_the_warnings_of_the_page_are_those_of_the_table_and_read_no_mask_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, kept = _frames(store)
+    reads = degenerate(store, rows).sort_values(["kind", "what"], ignore_index=True)
+    monkeypatch.setattr("deepcuts.analysis.degenerate.density", None)
+    found = degenerate(store, rows, kept)
+    where = "LayerMagWeight 50 % on toy"
+    assert degenerate_in_words(found, rows) == [
+        f"{where}: attention heads without a weight, at most 1 of 2 in {KEY}; no weight is left of {POOLER}.weight"
+        " (1 of 2 trials)"
     ]
+    text = report(store).text
+    assert f"no weight is left of {POOLER}.weight (1 of 2 trials)" in text
+    assert set(reads["kind"]) <= set(found["kind"]) == {"dead heads", "emptied"}
 
 
 def test_layers_have_the_mean_density_and_shares_of_a_group(store: Store) -> None:

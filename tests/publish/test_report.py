@@ -128,7 +128,7 @@ def test_the_page_says_which_masks_it_leaves_out_and_how_to_see_them(
 ) -> None:
     monkeypatch.setattr("deepcuts.publish.webdata.choose", lambda trials: choose(trials, 4))
     text = unescape(report(store).text)
-    assert "The masks of 4 of 12 trials are compared here: two seeds of every strategy first" in text
+    assert "The masks of 4 of 12 trials are compared here: two seeds of every arm first" in text
     assert f"deepcuts report {store.uri} --only dataset=NAME" in text
     out = tmp_path / "report.html"
     assert main(["report", store.uri, "-o", str(out), "--only", "seed=1,sparsity=0.9"]) == 0
@@ -150,7 +150,7 @@ def test_mixed_settings_are_lines_of_their_own_on_one_page(store: Store) -> None
     write_trial(store, again | {"finished_at": datetime(2020, 1, 1, tzinfo=UTC)}, 0)
     text = report(store).text
     data = _data(text)
-    older = "LayerSNIP [code=older]"
+    older = "LayerSNIP (code=older)"
     assert {older, "LayerSNIP", "LayerMagWeight"} <= set(data["looks"])
     lines = next(facet for facet in data["facets"] if facet["main"])["stages"]["retrained"]["lines"]
     assert [point[6] for point in lines[older]] == [[0.5]]

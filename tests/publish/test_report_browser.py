@@ -105,7 +105,7 @@ def test_the_first_screen_says_who_wins_where_and_shows_the_curve(
     browser = _open(browser, tmp_path, store)
     browser.look(width=width, height=height)
     sentence = browser.run("document.querySelector('.lead').textContent")
-    assert sentence.startswith("No strategy is shown to beat LayerMagWeight yet: 3 seeds cannot tell; the highest mean")
+    assert sentence.startswith("No arm is shown to beat LayerMagWeight yet: 3 seeds cannot tell; the highest mean")
     assert browser.run("document.querySelector('#curve-chart').getBoundingClientRect().bottom") <= height
 
 
@@ -172,13 +172,13 @@ def test_a_trial_shows_its_training_and_its_settings(browser: Page, tmp_path: Pa
     assert browser.said == []
 
 
-def test_a_narrow_window_shows_strategy_level_and_retrained_first(browser: Page, tmp_path: Path, store: Store) -> None:
+def test_a_narrow_window_shows_arm_level_and_retrained_first(browser: Page, tmp_path: Path, store: Store) -> None:
     browser = _open(browser, tmp_path, store)
     browser.look(width=390, height=844)
     heads = "[...document.querySelectorAll('#trial-table th')]"
     places = browser.run(f"{heads}.map((each) => [each.textContent, each.getBoundingClientRect().right])")
     shown = [name for name, right in places if right <= 390]
-    assert shown[:3] == ["strategy", "pruned to", "retrained"]
+    assert shown[:3] == ["arm", "pruned to", "retrained"]
 
 
 def test_two_trials_can_be_chosen_and_their_layers_seen(browser: Page, tmp_path: Path, store: Store) -> None:

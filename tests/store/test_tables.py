@@ -18,7 +18,7 @@ COLUMNS = {
     "trials": {
         "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
         " error traceback metric dense_id score_id precision head_from host device deepcuts torch transformers"
-        " git_commit spec data_facts data_split shortcuts_off activations_counted",
+        " git_commit spec data_facts data_split shortcuts_off activations_counted arm",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds majority prunable_share",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
@@ -40,7 +40,7 @@ COLUMNS = {
         "binary": "bits",
     },
     "sweeps": {
-        "string": "sweep trial_id dataset strategy",
+        "string": "sweep trial_id dataset strategy arm",
         "double": "compression sparsity_asked",
         "int64": "seed",
     },
@@ -53,7 +53,7 @@ TRIALS = (
     " dense_cached score_cached finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds"
     " peak_gpu_bytes gpu_bytes precision head_from micro_batch score_micro_batch examples_truncated majority data_facts"
     " data_split host device started_at finished_at deepcuts torch transformers git_commit spec"
-    " shortcuts_off padding_matters"
+    " shortcuts_off padding_matters arm"
 )
 
 

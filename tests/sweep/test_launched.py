@@ -21,7 +21,7 @@ def said(tmp_path):
     """What a launch says of three trials, of which the first is completed, with some stopped from outside."""
     store, trials = Store(str(tmp_path)), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
     store.write("trials", trials[0].trial_id, [row(trials[0].trial_id)])
-    planned = SimpleNamespace(store=store, todo=SimpleNamespace(wanted=trials))
+    planned = SimpleNamespace(labels={}, store=store, todo=SimpleNamespace(wanted=trials))
 
     def say(*errors):
         outside = {trial.trial_id: error for trial, error in zip(trials, errors, strict=False) if error}

@@ -10,6 +10,10 @@ from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
 from deepcuts.sweep.plan import make_plan, only_those
+from deepcuts.sweep.planned import _arms_in_words
+from deepcuts.sweep.queue import Queue
+
+LATE = {"use": "LayerMagWeight", "rewind": 100}
 
 
 def test_a_plan_is_wanted_minus_done_in_the_order_of_the_sweep(tmp_path):
@@ -73,6 +77,58 @@ def test_only_chooses_trials(only, count):
     assert len(only_those(trials, only)) == count
 
 
+def test_only_chooses_arms_by_their_labels():
+    spec = sweep(strategies={"mine": {"use": "LayerSNIP"}, "LayerGradCAMShift": None}, axes={"scoring.shift": [0, 0.1]})
+    for label in ("mine", "LayerGradCAMShift shift=0.1", "Dense"):
+        (chosen,) = only_those(spec.trials(), {"arm": label}, spec.labels)
+        assert spec.labels[chosen.trial_id] == label
+    assert len(only_those(spec.trials(), {"strategy": "LayerGradCAMShift"}, spec.labels)) == 2
+    with pytest.raises(ValueError, match=r"--only arm=LayerSNIP: no trial has it; the trials have Dense, LayerGradCAM"):
+        only_those(spec.trials(), {"arm": "LayerSNIP"}, spec.labels)
+    with pytest.raises(ValueError, match=r"did you mean 'LayerGradCAMShift shift=0'\?"):
+        only_those(spec.trials(), {"arm": "LayerGradCAMShift"}, spec.labels)
+
+
+def test_a_fine_tuning_that_lacks_a_step_to_rewind_to_is_made_again(tmp_path):
+    store, trials = Store(str(tmp_path)), sweep(strategies={"LayerSNIP": None, "late": LATE}).trials()
+    (key,) = {trial.dense.dense_id for trial in trials}
+    write_artifact(store, "dense", key)
+    assert make_plan(trials[:2], store).fine_tunes() == set()
+    assert make_plan(trials, store).fine_tunes() == {key}
+    queue = Queue(trials, scores_there=[trials[1].score.score_id])
+    queue.learn(set(), store)
+    assert queue.dense_there == set()
+    write_artifact(store, "dense", key, "step-100.safetensors")
+    queue.learn(set(), store)
+    assert queue.dense_there == {key}
+    assert make_plan(trials, store).fine_tunes() == set()
+
+
+def test_a_plan_says_of_each_arm_which_passes_it_adds_and_shares(tmp_path):
+    spec = sweep(
+        strategies={
+            "LayerSNIP": None,
+            "LayerGradCAMShift": None,
+            "no dropout": {"use": "LayerSNIP", "scoring": {"dropout": False}},
+            "late": LATE,
+        },
+        axes={"scoring.shift": [0, 10]},
+        compressions=[2, 4],
+        seeds=[0, 1],
+    )
+    store, trials = Store(str(tmp_path)), spec.trials()
+    write_trial(store, row(next(trial.trial_id for trial in trials if spec.labels[trial.trial_id] == "late")))
+    others = "LayerGradCAMShift shift=0 and 1 more"
+    assert _arms_in_words(make_plan(trials, store), spec.labels) == [
+        "  arms, which all prune the same fine-tuned networks:",
+        f"    LayerSNIP                   4 of 4 to run, scoring passes: 2 plain, shared with {others}",
+        "    LayerGradCAMShift shift=0   4 of 4 to run, scoring passes: 2 plain, shared with LayerSNIP and 1 more",
+        "    LayerGradCAMShift shift=10  4 of 4 to run, scoring passes: 2 plain, shared with LayerSNIP and 1 more",
+        "    no dropout                  4 of 4 to run, scoring passes: 2 plain, for it alone",
+        "    late                        3 of 4 to run, no scoring pass to make",
+    ]
+
+
 def test_only_chooses_a_trial_by_the_beginning_of_its_id():
     trials = sweep(**WIDE).trials()
     assert only_those(trials, {"trial": trials[3].trial_id[:6]}) == [trials[3]]
@@ -83,7 +139,7 @@ def test_only_chooses_a_trial_by_the_beginning_of_its_id():
     [
         (
             {"data": "toy"},
-            "--only: unknown key 'data'; did you mean 'dataset'.; known: trial, dataset, strategy, seed",
+            "--only: unknown key 'data'; did you mean 'dataset'.; known: trial, dataset, arm, strategy, seed",
         ),
         ({"seed": "7"}, "--only seed=7: no trial has it; the trials have 0, 1"),
         ({"seed": ["0", "x"]}, "--only seed=x: no trial has it"),

@@ -100,6 +100,8 @@ def test_known_tasks_come_from_the_folder_that_is_given(tmp_path, monkeypatch, b
         (["rewind=1251"], "rewind: step 1251 is beyond the 1250 steps of fine-tuning on 'toy'"),
         (["rewind=36", "max_train_examples=100"], "beyond the 35 steps"),
         (["rewind=1", "finetune.epochs=0"], "beyond the 0 steps"),
+        (["strategies={late: {use: LayerSNIP, rewind: 1251}}"], "rewind: step 1251 is beyond the 1250 steps"),
+        (["axes.rewind=[init, 1251]"], "rewind: step 1251 is beyond the 1250 steps"),
         (["model=./none"], "model './none': there is no folder"),
         (["data_dir=none", "datasets=[cola]"], "dataset 'cola': .*none.* does not exist"),
     ],
@@ -141,6 +143,8 @@ def test_excluded_tensors_do_not_count_as_prunable_and_the_plan_says_so(tmp_path
     assert {trial.score.exclude for trial in ready.spec.trials()} == {("layer.1.*", "pooler")}
     with pytest.raises(ValueError, match=r"1\.1 cannot be reached: 64 of 1,000 parameters are prunable"):
         prepare(tmp_path, text, 'exclude=[pooler, "layer.1", query]', "overrides.toy.exclude=[pooler, layer.1, query]")
+    with pytest.raises(ValueError, match=r"1\.1 cannot be reached: 64 of 1,000 parameters are prunable"):
+        prepare(tmp_path, text, "axes.exclude=[[pooler], [pooler, layer.1, query]]")
 
 
 @pytest.mark.usefixtures("shaped")
@@ -155,8 +159,9 @@ def test_excluded_tensors_do_not_count_as_prunable_and_the_plan_says_so(tmp_path
     ],
 )
 def test_what_excludes_nothing_or_everything_is_refused(tmp_path, exclude, message):
-    with pytest.raises(ValueError, match=message):
-        prepare(tmp_path, SMALL, f"exclude={exclude}")
+    for changes in (f"exclude={exclude}", f"strategies={{a: {{use: LayerSNIP, exclude: {exclude}}}}}"):
+        with pytest.raises(ValueError, match=message):
+            prepare(tmp_path, SMALL, changes)
 
 
 @pytest.mark.usefixtures("shaped")
@@ -181,3 +186,40 @@ def test_two_of_four_of_inputs_that_4_does_not_divide_is_refused_unless_they_are
         prepare(tmp_path, SMALL, *changes)
     ready = prepare(tmp_path, SMALL, *changes, "exclude=[bert.pooler.dense.weight]")
     assert [trial.strategy for trial in ready.spec.trials()] == ["Dense", "Unpruned", "NM24SNIP"]
+    assert prepare(tmp_path, SMALL, *changes, "axes.exclude=[[bert.pooler.dense.weight]]").spec.trials()[1:]
+
+
+@pytest.fixture
+def neurons(monkeypatch):
+    """Two layers of 50 neurons, with 600 of 800 prunable weights: all but one of each are a sparsity of 0.735."""
+    shapes = {f"{n}.{kind}.weight": shape for n in "01" for kind, shape in (("first", (50, 3)), ("second", (3, 50)))}
+    layers = ({"0.first.weight": 0, "0.second.weight": 1}, {"1.first.weight": 0, "1.second.weight": 1})
+    counts = Counts(1000, 800, 128, 900, (), {**shapes, "pooler.weight": (20, 10)}, {}, layers)
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["compressions=[2, 2.5]"], r"0.75 cannot .* of the 50 .* is 0.7350 \(compression 2.4271\); ask for less"),
+        (["compressions=null", "sparsities=[0.1, 0.74]"], "a sparsity of 0.74 cannot be reached by whole neurons"),
+        (["axes.exclude=[[pooler], ['0.second']]"], "whole neurons have .* in '0.second.weight': take it out"),
+        (["exclude=['0.second']"], "whole neurons have .* in '0.second.weight': take it out of `exclude`"),
+    ],
+)
+def test_what_whole_neurons_cannot_reach_is_refused(tmp_path, neurons, changes, message):
+    with pytest.raises(ValueError, match=f"strategies: 'NeuronSNIP' on 'toy': .*{message}"):
+        prepare(tmp_path, SMALL, "strategies=[LayerSNIP, NeuronSNIP]", *changes)
+
+
+@pytest.mark.parametrize("changes", [["compressions=[2.4271]"], ["compressions=null", "sparsities=[0.735]"]])
+def test_the_most_that_whole_neurons_reach_is_allowed(tmp_path, neurons, changes):
+    assert len(prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]", *changes).spec.trials()) == 2
+
+
+def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_alone(tmp_path, monkeypatch):
+    counts = SimpleNamespace(**vars(COUNTS), feed_forward="the feed-forward layers are gated")
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+    prepare(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy': its whole neurons cannot .* are gated; take another"):
+        prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]")

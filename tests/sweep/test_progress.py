@@ -45,6 +45,14 @@ def test_in_a_pipe_every_trial_that_ends_is_one_plain_line():
     ]
 
 
+def test_a_trial_is_called_by_its_arm():
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True, color_system=None)
+    trials = sweep(strategies=["LayerSNIP"]).trials()
+    board = Progress(console, 2, 0, Pace((), {}), {trials[1].trial_id: "no dropout"})
+    board.ended(trials[1], ROW)
+    assert lines(board)[0].startswith("[1/2] toy no dropout 2x seed 0: accuracy")
+
+
 def test_a_trial_ends_once_even_if_it_never_began_and_an_unknown_one_is_nothing():
     board, trials = made()
     board.ended(trials[0], ROW)

@@ -19,12 +19,13 @@ from deepcuts.trial.context import Context
 
 
 @pytest.mark.usefixtures("torch_state")
-def test_a_trial_that_runs_again_keeps_the_name_of_its_sweep(tmp_path: Path) -> None:
+def test_a_trial_that_runs_again_keeps_the_names_of_its_sweep_and_arm(tmp_path: Path) -> None:
     store, asked = Store(str(tmp_path)), trial()
-    assert deepcuts.run_trial(asked, store, sweep="ablation")["sweep"] == "ablation"
-    assert deepcuts.run_trial(asked, store)["sweep"] == "ablation"
-    other = trial("LayerRandom")
-    assert deepcuts.run_trial(other, store)["sweep"] == "run-one"
+    for names in ({"sweep": "ablation", "arm": "mine"}, {}):
+        again = deepcuts.run_trial(asked, store, **names)
+        assert (again["sweep"], again["arm"]) == ("ablation", "mine")
+    other = deepcuts.run_trial(trial("LayerRandom"), store)
+    assert (other["sweep"], other["arm"]) == ("run-one", "LayerRandom")
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
 
 
@@ -53,14 +54,14 @@ def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here
 ) -> None:
     ran: list[tuple[str | None, bool]] = []
 
-    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool) -> None:
+    def run_stages(trial: Any, sweep: str, context: Context, keep_model: bool, arm: str | None) -> None:
         ran.append((os.environ.get("OMP_WAIT_POLICY"), context.capture))
 
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
     together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
     about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
     about["criteria"] = ()
-    launch = SimpleNamespace(**about, shared=together)
+    launch = SimpleNamespace(**about, labels={}, shared=together)
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path)), capture=True),

@@ -106,7 +106,7 @@ def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back
     [dense, pruned] = spec.trials()
     queue, progress = Queue([dense, pruned]), Progress(Console(quiet=True), 2, 0, Pace((), {}))
     given = make_launch(make_plan(spec.trials(), store), spec.file, store, 1, count_own_trials)
-    searcher = _Searcher(queue, Watch(store, given.launch_id), store, progress)
+    searcher = _Searcher(queue, Watch(store, given.launch_id), store, progress, {pruned.trial_id: "mine"})
     listener = _Listener(queue, given, store, progress, Outcome())
     assert searcher.suggest("tune's") == {"trial_id": dense.trial_id, **tracker_labels(dense)}
     assert searcher.suggest("next") is None
@@ -115,7 +115,7 @@ def test_nothing_starts_for_a_trial_that_is_done_before_tune_has_its_worker_back
     listener.on_trial_result(1, [], SimpleNamespace(config={"trial_id": dense.trial_id}), result)
     assert searcher.suggest("next") is None
     searcher.on_trial_complete("tune's", flatten_dict(result))
-    assert searcher.suggest("next") == {"trial_id": pruned.trial_id, **tracker_labels(pruned)}
+    assert searcher.suggest("next") == {"trial_id": pruned.trial_id, **tracker_labels(pruned, "mine")}
 
 
 def die_once(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:

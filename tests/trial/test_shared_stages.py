@@ -81,6 +81,21 @@ def test_scores_made_for_company_are_those_made_alone(strategy: str, tmp_path: P
     assert everything(alone, spec) == everything(shared, spec)
 
 
+def test_one_pass_leaves_the_scores_of_every_shift_and_way_to_count(
+    tmp_path: Path, store: Store, calls: dict[str, int]
+) -> None:
+    settings = [{"shift": 0}, {"shift": 10}, {"shift": 0, "count_padding": True}]
+    trials = [trial("LayerGradCAMShift", scoring=SCORING.model_copy(update=each), retrain=SHORT) for each in settings]
+    shared = context(store, partners=[each.score for each in trials])
+    assert [run_stages(each, "test", shared)["score_cached"] for each in trials] == [False, True, True]
+    assert calls["batch"] == SCORING.batches
+    alone = Store(str(tmp_path / "alone"))
+    for each in trials:
+        run_stages(each, "test", context(alone))
+        assert everything(alone, each) == everything(store, each)
+    assert len({str(rows(store, "masks", each)) for each in trials}) == 3
+
+
 def test_scoring_uses_no_more_than_the_training_split(store: Store) -> None:
     spec = trial("LayerMagGrad", scoring=Scoring(batches=1000), retrain=SHORT)
     run_stages(spec, "test", context(store))

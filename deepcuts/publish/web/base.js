@@ -90,13 +90,13 @@ const SHAPES = {
   X: 'M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z',
   h: 'M0,-4.8L4.2,-2.4V2.4L0,4.8L-4.2,2.4V-2.4Z', p: 'M0,-4.8L4.6,-1.5L2.8,3.9H-2.8L-4.6,-1.5Z',
 };
-// Cuts a long name in its middle: the end of an arm's name tells it from others of its strategy.
+// Cuts a long name in its middle: the end of an arm's name tells it from others.
 const shortened = (text, most) => (text.length > most ? `${text.slice(0, Math.ceil(most * 0.4))}…${text.slice(Math.ceil(most * 0.4) + 1 - most)}` : text);
-const look = (strategy) => data.looks[strategy] ?? { light: '#666666', dark: '#aaaaaa', lightText: '#555555', darkText: '#bbbbbb', marker: 'o', dashes: '', hollow: false };
-const colours = (strategy) => {
-  const { light, dark, lightText, darkText } = look(strategy);
+const look = (arm) => data.looks[arm] ?? { light: '#666666', dark: '#aaaaaa', lightText: '#555555', darkText: '#bbbbbb', marker: 'o', dashes: '', hollow: false };
+const colours = (arm) => {
+  const { light, dark, lightText, darkText } = look(arm);
   return { '--light': light, '--dark': dark, '--light-text': lightText, '--dark-text': darkText };
 };
-const marker = (strategy, x, y) =>
-  svg('path', { d: SHAPES[look(strategy).marker] ?? SHAPES.o, class: look(strategy).hollow ? 'mark hollow' : 'mark', transform: `translate(${x},${y})` });
+const marker = (arm, x, y) =>
+  svg('path', { d: SHAPES[look(arm).marker] ?? SHAPES.o, class: look(arm).hollow ? 'mark hollow' : 'mark', transform: `translate(${x},${y})` });
 const unpacked = (shown) => (shown.size ? JSON.stringify([...shown]) : '');

@@ -63,7 +63,7 @@ function drawLegend() {
     };
     const highlight = (on) => () => {
       for (const group of document.querySelectorAll('#curve-chart .series'))
-        group.classList.toggle('dimmed', on && group.dataset.strategy !== name);
+        group.classList.toggle('dimmed', on && group.dataset.arm !== name);
     };
     const swatch = svg('svg', { width: 26, height: 12, viewBox: '-13 -6 26 12', class: 'series', vars: colours(name), 'aria-hidden': 'true' },
       svg('path', { d: 'M-13,0H13', class: 'curve', 'stroke-dasharray': look(name).dashes || null }), marker(name, 0, 0));
@@ -117,11 +117,11 @@ function frame(lines) {
 function drawChart() {
   const holder = byId('curve-chart'), lines = shownLines();
   if (!lines.length) {
-    holder.replaceChildren(el('p', { class: 'note' }, 'Every strategy is hidden: choose one below.'));
+    holder.replaceChildren(el('p', { class: 'note' }, 'Every arm is hidden: choose one below.'));
     return;
   }
   const f = frame(lines), right = f.width - f.margin.right, bottom = f.height - f.margin.bottom;
-  const label = `${facetNow().metric} against ${axisNow()}, ${lines.length} strategies. The left and right arrow keys move from point to point.`;
+  const label = `${facetNow().metric} against ${axisNow()}, ${lines.length} arms. The left and right arrow keys move from point to point.`;
   const chart = svg('svg', { class: 'chart', viewBox: `0 0 ${f.width} ${f.height}`, height: f.height, tabindex: 0, role: 'group', 'aria-label': label,
     'aria-roledescription': 'chart', onpointermove: (event) => hover(event, f), onpointerleave: unhover, onblur: unhover, onkeydown: (event) => step(event, f) });
   chart.append(...drawAxes(f, right, bottom), ...drawLevels(f, right));
@@ -163,7 +163,7 @@ function drawLevels(f, right) {
 function drawLine(name, points, f) {
   const sorted = [...points].sort((a, b) => placeOf(a) - placeOf(b));
   const at = (point, part) => `${f.x(placeOf(point)).toFixed(1)},${f.y(point[part]).toFixed(1)}`;
-  const group = svg('g', { class: 'series', 'data-strategy': name, vars: colours(name), 'clip-path': 'url(#plot)' });
+  const group = svg('g', { class: 'series', 'data-arm': name, vars: colours(name), 'clip-path': 'url(#plot)' });
   const banded = sorted.filter((point) => point[LOW] !== null && point[COUNT] > 2);
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
@@ -182,7 +182,7 @@ function drawNames(chart, lines, f, right) {
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
   for (const end of ends) {
-    chart.append(svg('g', { class: 'series', 'data-strategy': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 25))));
+    chart.append(svg('g', { class: 'series', 'data-arm': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 22))));
   }
 }
 
@@ -230,7 +230,7 @@ function unhover(event) {
 function drawCurveTable() {
   const rows = shownLines().flatMap(([name, points]) => [...points].sort((a, b) => placeOf(a) - placeOf(b)).map((each) =>
     [name, placeText(placeOf(each)), each[COUNT], fixed(each[MEAN]), each[LOW] === null || each[COUNT] < 3 ? '–' : `${fixed(each[LOW])} to ${fixed(each[HIGH])}`, each[VALUES].map((value) => fixed(value)).join(' ')]));
-  const head = ['strategy', axisNow(), 'seeds', 'mean', '95 % interval', 'values'];
+  const head = ['arm', axisNow(), 'seeds', 'mean', '95 % interval', 'values'];
   const caption = `${facetNow().metric} on ${facetTask(facetNow())}, ${curveState.stage}`;
   byId('curve-table').replaceChildren(el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, el('table', {}, el('caption', {}, caption),
     el('thead', {}, el('tr', {}, head.map((name) => el('th', { scope: 'col' }, name)))),

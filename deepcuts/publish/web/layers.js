@@ -1,4 +1,4 @@
-// Shows where the kept weights are, and what pruning emptied, for one strategy at one level; means over its seeds.
+// Shows where the kept weights are, and what pruning emptied, for one arm at one level; means over its seeds.
 // A layer is [name, depth, kind, density, share of dead rows, of dead columns, of dead heads].
 const COUNTED = [
   ['density', 'weights kept', 3], ['neurons', 'neurons without an input', 4],

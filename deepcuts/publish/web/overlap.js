@@ -1,5 +1,5 @@
 // Compares masks: all chosen trials as a matrix, then the layers of one pair, by depth and kind.
-// A trial is [id, dataset, strategy, compression, sparsity asked, seed]; a layer [name, depth, kind].
+// A trial is [id, dataset, arm, compression, sparsity asked, seed]; a layer [name, depth, kind].
 const MEASURE_NAMES = { kappa: 'kappa (0 = chance)', kept_iou: 'IoU of kept weights', pruned_iou: 'IoU of pruned weights' };
 const overlapState = recalledOverlap();
 
@@ -40,7 +40,7 @@ function measured(a, b, layer, measure) {
   return raw === 65535 ? null : (2 * raw) / 65534 - 1;
 }
 
-const trialName = ([, dataset, strategy, compression, sparsity, seed]) => `${dataset} ${asked(compression, sparsity)} ${strategy}, seed ${seed}`;
+const trialName = ([, dataset, arm, compression, sparsity, seed]) => `${dataset} ${asked(compression, sparsity)} ${arm}, seed ${seed}`;
 
 // Sets how strongly a cell is coloured; page.css mixes the colours, for light, dark and print.
 function shade(value) {
@@ -80,14 +80,14 @@ function drawMatrix() {
   for (const [place, words] of matrixNames(trials, size)) chart.append(svg('text', { class: 'name', x: -6, y: place * size + Math.max(size / 2, 5) + 3.5, 'text-anchor': 'end' }, words));
   chart.append(...[...chart.querySelectorAll('.chosen')]);
   chart.addEventListener('pointerleave', hideTip);
-  const caption = el('p', { class: 'quiet' }, `Every pair of ${n} trials, the whole network; ordered by dataset, compression or sparsity, strategy and seed. Choose a cell to see its layers.`);
+  const caption = el('p', { class: 'quiet' }, `Every pair of ${n} trials, the whole network; ordered by dataset, compression or sparsity, arm and seed. Choose a cell to see its layers.`);
   byId('overlap-pairs').replaceChildren(el('h3', {}, 'All pairs'), caption, chart, scaleBar());
 }
 
 // Names every row where there is room, else each group of the same dataset and compression or sparsity.
 function matrixNames(trials, size) {
   const asks = trials.map(([, dataset, , compression, sparsity]) => `${dataset} ${asked(compression, sparsity)}`);
-  if (size >= 14) return trials.map(([, , strategy, compression, sparsity, seed], row) => [row, `${shortened(strategy, 18)} ${asked(compression, sparsity)} ·${seed}`]);
+  if (size >= 14) return trials.map(([, , arm, compression, sparsity, seed], row) => [row, `${shortened(arm, 18)} ${asked(compression, sparsity)} ·${seed}`]);
   return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, shortened(words, 15)]] : []));
 }
 

@@ -1,7 +1,7 @@
 // Makes the table of trials: search it, sort it by any column, open a row.
 // What the eye looks for comes first: a narrow window shows the first three.
 const SHOWN = [
-  ['strategy', 'arm'], ['pruned to', 'compression'], ['retrained', 'retrained'], ['seed', 'seed'], ['dataset', 'dataset'], ['status', 'status'],
+  ['arm', 'arm'], ['pruned to', 'compression'], ['retrained', 'retrained'], ['seed', 'seed'], ['dataset', 'dataset'], ['status', 'status'],
   ['dense', 'dense'], ['pruned', 'pruned'], ['rewound', 'rewound'], ['sparsity', 'sparsity'], ['seconds', 'total_seconds'], ['trial', 'trial_id'],
 ];
 const NUMBERS = new Set(['compression', 'seed', 'dense', 'pruned', 'rewound', 'retrained', 'sparsity', 'total_seconds']);
@@ -84,7 +84,7 @@ function moreRow(row, id) {
 
 function drawTrials() {
   const found = foundTrials(), shown = found.slice(0, tableState.most);
-  const caption = 'Trials. The button of a column sorts by it; the strategy of a trial opens its training, settings and results';
+  const caption = 'Trials. The button of a column sorts by it; the arm of a trial opens its training, settings and results';
   byId('trial-count').textContent = `${found.length.toLocaleString('en')} of ${data.trials.rows.length.toLocaleString('en')} trials${shown.length < found.length ? `, the first ${shown.length} shown` : ''}`;
   const table = el('table', {}, el('caption', {}, caption), el('thead', {}, el('tr', {}, SHOWN.map(headCell))), el('tbody', {}, shown.flatMap(bodyRows)));
   const all = el('button', { type: 'button', class: 'button', onclick: () => { tableState.most = Infinity; drawTrials(); } }, `Show all ${found.length.toLocaleString('en')}`);
