@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import DenseSpec, OutlierPass, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import natural, nearest
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED
@@ -204,6 +205,8 @@ def _complete(trial: dict[str, Any]) -> _Settings:
         "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
         "scoring": _scoring(score),
     }
+    if score["own"]:  # the digest of the file with the formula
+        sections["criterion"] = {"digest": score["own"]["digest"]}
     if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
         sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
@@ -247,12 +250,13 @@ def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
 
 def _scoring(score: _Settings) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
-    criterion = score["criterion"]
+    criterion, own = score["criterion"], score["own"]
     if criterion is None:
         return {}
-    if criterion not in CRITERIA:
-        return _without(score, {"criterion", "prune_biases", "exclude", "network"})
-    return {key: score[field] for field, key in scoring_keys(criterion).items()}
+    if own is None and criterion not in CRITERIA:
+        return _without(score, {"criterion", "own", "prune_biases", "exclude", "network"})
+    row = OwnCriterion(**own) if own else CRITERIA[criterion]
+    return {key: score[field] for field, key in scoring_keys(row).items()}
 
 
 # Trials of other versions of the code

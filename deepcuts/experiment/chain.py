@@ -13,7 +13,8 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from deepcuts.experiment.own_data import Seed
-from deepcuts.experiment.spec import Chain, Frozen, MaskFile, Number, Positive, ScoreSpec, Training, TrialSpec
+from deepcuts.experiment.settings import Frozen, Number, Positive, Training
+from deepcuts.experiment.spec import Chain, MaskFile, ScoreSpec, TrialSpec
 from deepcuts.pruning.criteria import Scope
 from deepcuts.wording import level
 

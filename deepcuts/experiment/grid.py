@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from deepcuts.experiment.arms import Arm, differing_text
 from deepcuts.experiment.chain import MaskFrom, in_rounds, with_mask_in, with_mask_of, with_what_they_need
+from deepcuts.experiment.own_criteria import own_criteria
+from deepcuts.experiment.settings import Scoring
 from deepcuts.experiment.spec import (
     DenseSpec,
     MaskFile,
     ModelSource,
+    OwnCriterion,
     ScoreSpec,
-    Scoring,
     TrialSpec,
     outlier_pass,
     score_spec,
@@ -115,6 +117,11 @@ class SweepSpec:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
+    @cached_property
+    def own(self) -> Mapping[str, OwnCriterion]:
+        """The user's own criteria, by their names."""
+        return own_criteria(self.file.criteria)
+
     def dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
             model=self.model,
@@ -192,11 +199,11 @@ class _Rows:
         fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
         if asked in (("compression", 1), ("sparsity", 0)):
             return TrialSpec(score=whole, **fields)
-        criterion, scope, control = parse_strategy(arm.strategy)
+        criterion, scope, control = parse_strategy(arm.strategy, self._spec.file.known_criteria)
         key = dataset, seed, (criterion, settings.scoring, tuple(settings.exclude))
         if key not in self._scores:
-            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
-            self._scores[key] = made
+            about = whole.prune_biases, settings.exclude, self._spec.own.get(criterion)
+            self._scores[key] = score_spec(whole.dense, criterion, settings.scoring, *about)
         fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
         return TrialSpec(score=self._scores[key], scope=scope, **fields)
 

@@ -12,11 +12,11 @@ from typing import Any
 from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Distill, Scoring, Training
+from deepcuts.experiment.settings import Distill, Scoring, Training
 from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
-from deepcuts.pruning.criteria import plain_strategies
+from deepcuts.pruning.criteria import SCOPES, plain_strategies
 
 # What each key means, as editors show it.
 _SETTINGS = {
@@ -54,6 +54,7 @@ _SWEEP = {
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
+    "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
     "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
     " to their settings (null: the strategy of that name itself)",
     "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
@@ -148,8 +149,17 @@ def sweep_schema() -> dict[str, Any]:
     listed["items"] = {"enum": names}
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
+    made["$defs"]["Strategy"] = _strategies()
+    known, scopes = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
+    of_any = {
+        "type": "string",
+        "pattern": rf"^({scopes})[A-Z][A-Za-z0-9]*(\+shuffle)?$",
+    }  # where there are own criteria
     listed, mapped = properties["strategies"]["anyOf"]
-    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = _strategies()
+    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = {"anyOf": [known, of_any]}
+    use = {"properties": {"use": {"anyOf": [known, {"type": "null"}]}}}
+    only = {"items": known, "additionalProperties": use}
+    made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": only}}}
     mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
     properties["axes"]["propertyNames"] = {"enum": KNOWN_AXES}
     columns = parts["OwnData"]["properties"]["text"]

@@ -13,9 +13,9 @@ higher = keep. abs(W) is constant over the batches and is taken out of every sum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from deepcuts.names import nearest
 
@@ -51,6 +51,19 @@ class Weights:
     tuned: Tensor
     initial: Tensor | None = None
     generator: torch.Generator | None = None
+
+
+class Needs(Protocol):
+    """What has to be known of a criterion to plan with it: of ours a row of the table, of the user's own a record."""
+
+    @property
+    def data(self) -> Pass: ...
+    @property
+    def outputs(self) -> bool: ...
+    @property
+    def shifted(self) -> bool: ...
+    @property
+    def signed(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -176,12 +189,12 @@ def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> s
     return SCOPES[scope] + criterion + ("" if control == "none" else f"+{control}")
 
 
-def plain_strategies() -> dict[str, tuple[str, Scope]]:
+def plain_strategies(criteria: Mapping[str, Needs] = CRITERIA) -> dict[str, tuple[str, Scope]]:
     """Return the criterion and scope of every strategy without a control, by name."""
     return {
         strategy_name(criterion, scope, "none"): (criterion, scope)
         for scope in SCOPES
-        for criterion, row in CRITERIA.items()
+        for criterion, row in criteria.items()
         if not (scope == "lamp" and row.signed)
     }
 
@@ -191,16 +204,16 @@ def is_control(strategy: str) -> bool:
     return "+" in strategy or strategy.endswith("Random")
 
 
-def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
+def parse_strategy(strategy: str, criteria: Mapping[str, Needs] = CRITERIA) -> tuple[str, Scope, Control]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
-    known = plain_strategies()
+    known = plain_strategies(criteria)
     base, plus, control = strategy.partition("+")
     if base in known:
         if plus and control != "shuffle":
             raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
         return *known[base], "shuffle" if plus else "none"
     criterion = base.removeprefix(SCOPES["lamp"])
-    if criterion != base and criterion in CRITERIA:
+    if criterion != base and criterion in criteria:
         raise ValueError(
             f"strategy {strategy!r}: Lamp divides squares of scores, and those of {criterion} may be negative; take"
             f" another criterion, or another scope, as in 'Layer{criterion}'"
@@ -209,5 +222,5 @@ def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
     *scopes, last = SCOPES.values()
     raise ValueError(
         f"unknown strategy {strategy!r}{hint} known: {', '.join(scopes)} or {last},"
-        f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle"
+        f" then one of {', '.join(criteria)}, then perhaps +shuffle"
     )

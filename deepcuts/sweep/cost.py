@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from deepcuts.experiment.settings import examples_at_once
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.spec import DenseSpec, TrialSpec, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, TrialSpec
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
 from deepcuts.sweep.devices import DEVICES, GUESSED_CPU, STEP_SECONDS, UNKNOWN, Arithmetic, Device

@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor
 
-from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.settings import examples_at_once
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.load import outside_encoder
@@ -241,7 +242,7 @@ def _prune(
             also = find_scores(network, material, trial.wanda, context, theta_0, trial.control_seed)
             cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
             found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
-        observing = trial.score.criterion if trial.wanda is None else trial.wanda.criterion
+        observing = trial.score.needs if trial.wanda is None else trial.wanda.needs
         account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
