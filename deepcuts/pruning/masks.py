@@ -90,23 +90,9 @@ def make_masks(
         keep = count_kept_neurons(fraction, sizes, layers, len(sums[0]))
         return whole_neurons(ordered, layers, [highest(each, keep) for each in sums])
     if scope in ("global", "lamp"):
-<<<<<<< HEAD
-        if scope == "lamp":  # what was pruned before is no part of the sums
-            ranked = {name: lamp_scores(score.masked_fill(score.isneginf(), 0.0)) for name, score in ordered.items()}
-            ordered = _dead_last(ranked, alive)
-        return _highest_of_all(ordered, count_kept(fraction, sum(score.numel() for score in ordered.values())))
-    counts = _counts(ordered, fraction, scope, wanda)
-=======
         ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
-        return _highest_of_all(ranked, whole)
-    if scope == "erk":
-        counts = erk_counts({name: score.shape for name, score in ordered.items()}, whole)
-    elif scope == "owl":
-        assert wanda is not None, "Owl needs Wanda scores"
-        counts = owl_counts({name: wanda[name] for name in ordered}, whole)
-    else:
-        counts = {name: count_kept(fraction, score.numel()) for name, score in ordered.items()}
->>>>>>> chains
+        return _highest_of_all(ranked, count_kept(fraction, sum(score.numel() for score in ordered.values())))
+    counts = _counts(ordered, fraction, scope, wanda)
     return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
 
 
