@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deepcuts.analysis.across import compare_over_datasets as compare_over_datasets
     from deepcuts.analysis.arms import with_arms as with_arms
+    from deepcuts.analysis.chains import rounds as rounds
     from deepcuts.analysis.checklist import checklist as checklist
     from deepcuts.analysis.compare import compare as compare
     from deepcuts.analysis.compare import in_words as in_words
@@ -78,6 +79,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "compare_over_datasets": "analysis.across",
     "with_arms": "analysis.arms",
+    "rounds": "analysis.chains",
     "checklist": "analysis.checklist",
     "compare": "analysis.compare",
     "in_words": "analysis.compare",

@@ -27,6 +27,9 @@ _KIND = ["label", "strategy", "settings"]
 _ASKED = ["compression", "sparsity_asked"]
 # Fields of a trial's spec that its columns have.
 _COLUMNS = {"score", "scope", "control", "compression", "sparsity"}
+# Fields of a trial's spec that name another trial, or say what a trial is for a sweep: the settings tell them as the
+# sweep file does.
+_OTHER_TRIALS = {"previous", "mask_of", "mask_file", "chain", "rewind_head"}
 # Fields of a task that its digest stands for, as in its id.
 _BY_DIGEST = {"holdout", "hub", "config", "revision", "splits", "text", "label"}
 
@@ -55,6 +58,8 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
         return trials
     specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
     found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
+    if "mask_from" in trials:
+        found = [{**some, **source} for some, source in zip(found, _sources(trials), strict=True)]
     frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
     coded = zip(found, _codes(frame), strict=True)
     frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
@@ -67,6 +72,24 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
     arms.attrs = trials.attrs
     return arms
+
+
+def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials without the steps: rounds of iterative pruning that no sweep asks for as a level.
+
+    They may be retrained in another way than the levels. To see a round in a view, ask for its level: it is there.
+    """
+    if "step" not in trials:
+        return trials
+    kept = trials[trials["step"].map(lambda step: step is None or step != step or not step)]
+    kept.attrs = trials.attrs
+    return kept
+
+
+def _sources(trials: pd.DataFrame) -> Iterable[_Settings]:
+    """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one."""
+    for source, seed in zip(trials["mask_from"], trials["seed"], strict=True):
+        yield {"mask_from": source.removesuffix(f" seed {seed}")} if isinstance(source, str) else {}
 
 
 def _labels(frame: pd.DataFrame) -> pd.Series:
@@ -184,12 +207,25 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
         sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
+    found |= _in_rounds(trial)
     if (retrain := trial.pop("retrain", None)) is not None:
-        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers"})
+        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", *_OTHER_TRIALS})
         trained = _defaults(Training) | retrain
         taught = trained.pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
         sections["retrain"] = trained | {f"distill.{name}": value for name, value in taught.items()}
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
+
+
+def _in_rounds(trial: _Settings) -> _Settings:
+    """Return the settings of iterative pruning, of a trial that has them."""
+    rule, previous = (trial.get("chain") or {}).get("rule"), trial.get("previous")
+    found: dict[str, Any] = {} if rule is None else {"rounds": rule}
+    if not trial.get("rewind_head", True):
+        found["rounds.rewind_head"] = False
+    if previous is not None:
+        ours, theirs = (_defaults(Training) | each["retrain"] for each in (trial, previous))
+        found |= {f"rounds.retrain.{name}": value for name, value in theirs.items() if ours[name] != value}
+    return found
 
 
 @lru_cache
@@ -215,7 +251,7 @@ def _scoring(score: _Settings) -> _Settings:
     if criterion is None:
         return {}
     if criterion not in CRITERIA:
-        return _without(score, {"criterion", "prune_biases", "exclude"})
+        return _without(score, {"criterion", "prune_biases", "exclude", "network"})
     return {key: score[field] for field, key in scoring_keys(criterion).items()}
 
 
@@ -263,9 +299,9 @@ def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     for place, (label, _, _) in enumerate(kinds):
         pools.setdefault(label if label in given else None, []).append(place)
     names = [""] * len(kinds)
-    for label, places in pools.items():
+    for pool, places in pools.items():
         read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if label is not None else read
+        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if pool is not None else read
         for place, settings in zip(places, _told_apart(told), strict=True):
             names[place] = _name(kinds[place][0], settings)
     return [

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
-from deepcuts.analysis.arms import agree, in_order, of_dense, setting_columns, with_arms
+from deepcuts.analysis.arms import agree, in_order, levels_only, of_dense, setting_columns, with_arms
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
@@ -90,9 +90,9 @@ def curves(
             raise ValueError(
                 "the best epoch is chosen by its own metric, from the metrics table: give metrics=, and no metric="
             )
-        return _curves(best_epoch(with_arms(trials), metrics).assign(dense=float("nan")), "best", x).assign(
-            stage="best epoch"
-        )
+        return _curves(
+            best_epoch(with_arms(levels_only(trials)), metrics).assign(dense=float("nan")), "best", x
+        ).assign(stage="best epoch")
     return _curves(in_metric(trials, stage, metric, metrics), stage, x)
 
 
@@ -106,7 +106,7 @@ def in_metric(trials: pd.DataFrame, stage: str, metric: str | None, metrics: pd.
     if metric is not None:
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
-        trials = with_metric(with_arms(trials), metrics, metric)
+        trials = with_metric(with_arms(levels_only(trials)), metrics, metric)
     return trials
 
 
@@ -181,8 +181,8 @@ def _interval(metric: pd.Series, n: pd.Series, mean: pd.Series, sd: pd.Series) -
 
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the completed trials, with the columns of `with_arms`."""
-    rows = with_arms(trials)
+    """Return the completed trials but for steps, with the columns of `with_arms`."""
+    rows = with_arms(levels_only(trials))
     return rows[rows["status"] == "completed"]
 
 
@@ -223,7 +223,7 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     >>> dc.table(trials, columns=["retrain.epochs"])
     """
-    trials = with_arms(trials)
+    trials = with_arms(levels_only(trials))
     settings = setting_columns(trials, columns).assign(**{name: trials[name] for name in _GROUP if name != "metric"})
     rows = trials[trials["status"] == "completed"]
     groups = rows.sort_values("seed").groupby(_GROUP, dropna=False)

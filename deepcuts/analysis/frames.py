@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from deepcuts.analysis.arms import setting_columns, with_arms
+from deepcuts.analysis.arms import levels_only, setting_columns, with_arms
 from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import at_work
@@ -37,7 +37,8 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     seed=[0, 1])`. `sweep` filters by the trials that a sweep wants, whichever sweep ran them.
 
     `arm` is what the sweep file calls the trial's arm: of the sweep that is asked for, else of the newest sweep that
-    wants the trial, else of the one that ran it. `with_arms` tells apart what has one name and other settings.
+    wants the trial, else of the one that ran it. `with_arms` tells apart what has one name and other settings. A `step`
+    is a round of iterative pruning that no sweep asks for as a level: views leave it out.
 
     Raises ValueError for an unknown column or sweep, naming the nearest known one.
 
@@ -55,6 +56,8 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     frame = _frame(store, "trials", list(dict.fromkeys([*asked, "arm", "trial_id", "strategy"])), where)
     damaged = frame.attrs["damaged"]
     frame["arm"], labels = _called(store, frame, None if sweep is None else _listed(sweep), damaged)
+    if "step" in frame and frame["step"].any():
+        frame["step"] = frame["step"].where(~frame["trial_id"].isin(_levels_of_sweeps(store)), False)
     for name in named.values():
         frame = frame[frame["arm"].isin(_listed(name))]
     frame = frame[asked].reset_index(drop=True)
@@ -81,6 +84,12 @@ def _called(
     return called, list(dict.fromkeys(row["arm"] or row["strategy"] for row in reversed(wanted)))[::-1]
 
 
+def _levels_of_sweeps(store: Store) -> list[str]:
+    """Return the ids of the trials that some sweep asks for as levels of their own."""
+    rows = store.read("sweeps", ["trial_id", "step"]).table.to_pylist()
+    return sorted({row["trial_id"] for row in rows if not row["step"]})
+
+
 def metrics(store: Store, columns: Sequence[str] | None = None, **filters: Value | Sequence[Value]) -> pd.DataFrame:
     """Return every measured number of the trials, a row for each stage, epoch, split and metric.
 
@@ -103,7 +112,10 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
 
 
 # What `with_arms` reads of a trial.
-_OF_ARMS = ("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at")
+_OF_ARMS = (
+    *("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at"),
+    *("step", "mask_from"),
+)
 
 
 def chosen_trials(
@@ -111,7 +123,8 @@ def chosen_trials(
 ) -> pd.DataFrame:
     """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
 
-    Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
+    Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them. Arms are named
+    among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
     Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
     """
     only = only or {}
@@ -119,6 +132,8 @@ def chosen_trials(
     frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
     if "sweep" in only and not sweep:
         frame["arm"], frame.attrs["labels"] = _called(store, frame, list(chosen_values(only)["sweep"]), {})
+    if not {"step", "trial", "trial_id"} & set(only):
+        frame = levels_only(frame)
     frame = with_arms(frame)
     return frame if frame.empty else narrowed(frame, only)
 

@@ -70,8 +70,11 @@ def run_verb(args: argparse.Namespace) -> int:
 
 
 def _print_results(launched: Launched) -> None:
+    from deepcuts.analysis.arms import levels_only
+
     if launched.completed:
-        trials = deepcuts.trials(launched.plan.store, trial_id=[trial.trial_id for trial in launched.completed])
+        ids = [trial.trial_id for trial in launched.completed]
+        trials = levels_only(deepcuts.trials(launched.plan.store, trial_id=ids))
         print_results(deepcuts.table(trials))
         print_degenerate(launched.plan.store, trials)
 

@@ -131,6 +131,10 @@ def show_verb(args: argparse.Namespace) -> int:
             print(f"{name:<{width}}  {value}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
+    chain = deepcuts.rounds(store, row["trial_id"])
+    if len(chain):
+        print("\nrounds:")
+        print_records(chain)
     print_degenerate(store, frame)
     print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
     return code

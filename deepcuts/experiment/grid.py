@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from deepcuts.experiment.arms import differing_text
+from deepcuts.experiment.arms import Arm, differing_text
+from deepcuts.experiment.chain import MaskFrom, in_rounds, with_mask_in, with_mask_of, with_what_they_need
 from deepcuts.experiment.spec import (
     DenseSpec,
+    MaskFile,
     ModelSource,
     ScoreSpec,
     Scoring,
@@ -20,6 +23,9 @@ from deepcuts.experiment.spec import (
 )
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
+from deepcuts.experiment.yaml_errors import unknown
+from deepcuts.names import names_tensor
+from deepcuts.pruning.compression import Counts, fraction_to_keep
 from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
@@ -32,7 +38,8 @@ _Scored = tuple[str, Scoring, tuple[str, ...]]
 class SweepSpec:
     """A sweep file with the exact model, datasets and device that its names were found to mean.
 
-    `with_head` has the datasets that a head in the model's weights fits.
+    `with_head` has the datasets that a head in the model's weights fits, `counts` the parameters of the network by
+    dataset (needed where compressions are reached in rounds), and `mask_files` what each `mask_from` with a file means.
     """
 
     file: SweepFile
@@ -40,21 +47,33 @@ class SweepSpec:
     tasks: Mapping[str, Task]
     device: Literal["cpu", "cuda"]
     with_head: frozenset[str] = frozenset()
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    mask_files: Mapping[MaskFrom, MaskFile] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.file.name
 
     def trials(self) -> list[TrialSpec]:
-        """Return every wanted trial once: per dataset and seed first Dense, then each arm at each level."""
-        return list({trial.trial_id: trial for _, trial in self._asked}.values())
+        """Return every wanted trial once: per dataset and seed first Dense, then each arm at each level.
+
+        A trial that builds on others comes after them; those are wanted too.
+        """
+        return with_what_they_need(trial for _, trial in self._asked)
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has."""
+        """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has.
+
+        The rounds of an arm that no level asks for have its label too.
+        """
         found: dict[str, str] = {}
         for label, trial in self._asked:
             found.setdefault(trial.trial_id, label)
+        for label, trial in self._asked:
+            while trial.previous is not None:
+                trial = trial.previous
+                found.setdefault(trial.trial_id, label)
         return found
 
     def repeated(self) -> list[str]:
@@ -81,18 +100,14 @@ class SweepSpec:
         Trials share the objects that they have in common: each id is made once.
         """
         found = []
-        for dataset, task in self.tasks.items():
-            settings = self.file.for_dataset(dataset)
-            arms = [(arm, self.file.for_arm(dataset, arm)) for arm in self.file.arms]
+        rows = _Rows(self)
+        for dataset in self.tasks:
             for seed in self.file.seeds:
-                dense = self._dense(dataset, task, settings, seed)
-                excluded = tuple(sorted(set(settings.exclude)))
-                whole = ScoreSpec(dense=dense, prune_biases=self.file.prune_biases, exclude=excluded)
+                whole = rows.whole(dataset, seed)
                 found.append(("Dense", TrialSpec(score=whole)))
-                plain = TrialSpec(score=whole, **_after_scoring(settings))
-                scores: dict[_Scored, ScoreSpec] = {}
-                for (arm, own), level_asked in product(arms, self._levels()):
-                    trial = _trial(arm.strategy, own, level_asked, whole, scores)
+                plain = TrialSpec(score=whole, **_after_scoring(self.file.for_dataset(dataset)))
+                for arm, asked in product(self.file.arms, self._levels()):
+                    trial = rows.trial(dataset, seed, arm, asked)
                     found.append((arm.label if trial.prunes else _unpruned_label(trial, plain), trial))
         return found
 
@@ -100,7 +115,7 @@ class SweepSpec:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
-    def _dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
+    def dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
             model=self.model,
             dataset=dataset,
@@ -122,26 +137,68 @@ class SweepSpec:
         )
 
 
-def _trial(
-    strategy: str,
-    settings: Settings,
-    asked: Level,
-    whole: ScoreSpec,
-    scores: dict[_Scored, ScoreSpec],
-) -> TrialSpec:
-    """Make the trial of a strategy at a level; where that prunes nothing it is Unpruned, whatever the strategy.
+class _Rows:
+    """Makes the trials of a sweep, with what they have in common made once."""
 
-    `scores` has the specs of scores that were made so far, and gets this one.
-    """
-    fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
-    if asked in (("compression", 1), ("sparsity", 0)):
-        return TrialSpec(score=whole, **fields)
-    criterion, scope, control = parse_strategy(strategy)
-    key = criterion, settings.scoring, tuple(settings.exclude)
-    if key not in scores:
-        scores[key] = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
-    fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
-    return TrialSpec(score=scores[key], scope=scope, **fields)
+    def __init__(self, spec: SweepSpec) -> None:
+        self._spec = spec
+        self._whole: dict[tuple[str, int], ScoreSpec] = {}
+        self._scores: dict[tuple[str, int, _Scored], ScoreSpec] = {}
+        self._rounds: dict[tuple[str, int, str], dict[Any, TrialSpec]] = {}
+        self._settings = {
+            (dataset, arm.label): spec.file.for_arm(dataset, arm) for dataset in spec.tasks for arm in spec.file.arms
+        }
+
+    def whole(self, dataset: str, seed: int) -> ScoreSpec:
+        """The score spec of Dense and Unpruned, which has the fine-tuned network."""
+        if (dataset, seed) not in self._whole:
+            settings, biases = self._spec.file.for_dataset(dataset), self._spec.file.prune_biases
+            dense = self._spec.dense(dataset, self._spec.tasks[dataset], settings, seed)
+            excluded = tuple(sorted(set(settings.exclude)))
+            self._whole[dataset, seed] = ScoreSpec(dense=dense, prune_biases=biases, exclude=excluded)
+        return self._whole[dataset, seed]
+
+    def trial(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
+        """Make the trial of an arm at a level."""
+        given = self._settings[dataset, arm.label].mask_from
+        if given is None:
+            return self._own(dataset, seed, arm, asked)
+        single = self._single(dataset, seed, arm, asked)
+        if given.file is not None:
+            return with_mask_in(single, self._spec.mask_files[given])
+        source = self._spec.file.row_name(given.dataset or dataset)
+        if source not in self._spec.tasks:
+            raise ValueError(f"mask_from: {unknown('dataset', source, list(self._spec.tasks))}")
+        return with_mask_of(single, self._own(source, seed if given.seed is None else given.seed, arm, asked))
+
+    def _own(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
+        """Make the trial that finds its own mask, in rounds where the settings say so."""
+        single = self._single(dataset, seed, arm, asked)
+        known = self._rounds.setdefault((dataset, seed, arm.label), {})
+        rounds = self._settings[dataset, arm.label].rounds
+        return in_rounds(single, rounds, lambda: self._density(dataset, single), known)
+
+    def _density(self, dataset: str, trial: TrialSpec) -> float:
+        if trial.sparsity is not None:
+            return 1 - trial.sparsity
+        counts, globs = self._spec.counts[dataset], trial.score.exclude
+        excluded = [shape for name, shape in counts.tensors.items() if any(names_tensor(glob, name) for glob in globs)]
+        prunable = counts.prunable - sum(map(math.prod, excluded))
+        return fraction_to_keep(trial.compression, None, counts.parameters, prunable)
+
+    def _single(self, dataset: str, seed: int, arm: Arm, asked: Level) -> TrialSpec:
+        """Make the trial that prunes at once; where the level prunes nothing it is Unpruned, whatever the arm."""
+        whole, settings = self.whole(dataset, seed), self._settings[dataset, arm.label]
+        fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
+        if asked in (("compression", 1), ("sparsity", 0)):
+            return TrialSpec(score=whole, **fields)
+        criterion, scope, control = parse_strategy(arm.strategy)
+        key = dataset, seed, (criterion, settings.scoring, tuple(settings.exclude))
+        if key not in self._scores:
+            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
+            self._scores[key] = made
+        fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
+        return TrialSpec(score=self._scores[key], scope=scope, **fields)
 
 
 def _after_scoring(settings: Settings) -> dict[str, Any]:
@@ -159,7 +216,16 @@ def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:
 def describe(trial: TrialSpec, arm: str | None = None) -> str:
     """Describe a trial in a few words: dataset, arm (by default its strategy), how much is pruned, seed."""
     asked = f" {level(trial.compression, trial.sparsity)}" if trial.prunes else ""
-    return f"{trial.dense.dataset} {arm or trial.strategy}{asked} seed {trial.dense.seed}"
+    round_ = f" round {trial.round}" if trial.previous else ""
+    return (
+        f"{trial.dense.dataset} {arm or trial.strategy}{asked}{round_} seed {trial.dense.seed}{_mask_in_words(trial)}"
+    )
+
+
+def _mask_in_words(trial: TrialSpec) -> str:
+    if trial.mask_file is not None:
+        return f" with the mask of {trial.mask_file.trial} in {trial.mask_file.name}"
+    return "" if trial.mask_of is None else f" with the mask of {describe(trial.mask_of)}"
 
 
 def tracker_labels(trial: TrialSpec, arm: str | None = None) -> dict[str, Any]:

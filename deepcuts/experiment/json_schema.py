@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from deepcuts.experiment.arms import LABEL_PATTERN
+from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.spec import Distill, Scoring, Training
 from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
@@ -31,6 +32,21 @@ _SETTINGS = {
     "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
     "retrain": "how the pruned network is trained: 12 epochs, and what is not given comes from finetune",
+    "rounds": "iterative pruning: each round prunes the retrained network of the one before; null: all at once",
+    "mask_from": "take the mask of the same trial on another dataset or seed, or of a file; null: score for it",
+}
+_ROUNDS = {
+    "count": "so many rounds, each keeping the same share of what the one before left",
+    "keep": "the share of what the round before left that each one keeps, such as 0.8",
+    "remove": "the share of all prunable weights that each round removes, such as 0.1",
+    "retrain": "what differs from the sweep's retrain in rounds that no level asks for",
+    "rewind_head": "false: the head stays as it was trained, while the encoder is rewound",
+}
+_MASK_FROM = {
+    "dataset": "of the trial that is the same on this dataset of the sweep",
+    "seed": "of the trial that is the same with this seed",
+    "file": "of a file of the form of a store's masks",
+    "trial": "which trial of the file, where it has several",
 }
 _SWEEP = {
     "name": "the name of the sweep; by default the file's name without its suffix",
@@ -113,6 +129,8 @@ _DESCRIBED = {
     Scoring: _SCORING,
     Resources: _RESOURCES,
     OwnData: _OWN,
+    Rounds: _ROUNDS,
+    MaskFrom: _MASK_FROM,
     ArmSettings: _ARM | {key: text for key, text in _SETTINGS.items() if key in ArmSettings.model_fields},
 }
 

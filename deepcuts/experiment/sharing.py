@@ -1,4 +1,4 @@
-"""Finds what the trials of a sweep can make for each other: scores of one pass, and steps of one fine-tuning."""
+"""Finds what the trials of a sweep can make for each other: scores of one pass, steps of one fine-tuning, networks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ class Shared:
 
     `scores` has the scores that each pass over the batches can make, by the pass's id; `steps` has, by dense id, the
     steps of the fine-tuning that some trial rewinds to, and `teachers` the dense ids that some trial learns from.
+    `networks` are the ids of the trials whose retrained network is pruned further by a later round, of these trials or
+    of a deeper level.
     """
 
     scores: Mapping[str, tuple[ScoreSpec, ...]]
     steps: Mapping[str, frozenset[int]]
+    networks: frozenset[str] = frozenset()
     teachers: frozenset[str] = frozenset()
 
     def partners(self, trial: TrialSpec) -> tuple[ScoreSpec, ...]:
@@ -43,8 +46,13 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
     """Collect what the trials share."""
     scores: dict[str, dict[str | None, ScoreSpec]] = {}
     steps: dict[str, set[int]] = {}
+    networks: set[str] = set()
     teachers: set[str] = set()
     for trial in trials:
+        if trial.previous is not None:
+            networks.add(trial.previous.trial_id)
+        if trial.chain is not None and trial.chain.goes_on:
+            networks.add(trial.trial_id)
         for score in trial.passes:
             scores.setdefault(score.pass_id, {})[score.score_id] = score
         if isinstance(trial.rewind, int):
@@ -54,5 +62,6 @@ def shared(trials: Iterable[TrialSpec]) -> Shared:
     return Shared(
         {key: tuple(sorted(same.values(), key=lambda score: score.label)) for key, same in scores.items()},
         {key: frozenset(found) for key, found in steps.items()},
+        frozenset(networks),
         frozenset(teachers),
     )

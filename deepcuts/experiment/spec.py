@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from deepcuts.experiment.tasks import Task
 from deepcuts.pruning.criteria import CRITERIA, Control, Pass, Scope, is_control, strategy_name
@@ -146,11 +146,13 @@ class DenseSpec(Frozen):
 class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
-    `criterion` is None where nothing is scored: for Dense and Unpruned. `exclude` has globs of tensors that are neither
-    scored nor pruned.
+    `criterion` is None where nothing is scored: for Dense and Unpruned. `network` is the id of the trial whose
+    retrained network is scored, in place of the fine-tuned one. `exclude` has globs of tensors that are neither scored
+    nor pruned.
     """
 
     dense: DenseSpec
+    network: str | None = None
     criterion: str | None = None
     batches: Natural = 0
     prune_biases: bool = False
@@ -184,6 +186,26 @@ class ScoreSpec(ScoringPass):
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
 
+class MaskFile(Frozen):
+    """The masks of one trial in a file of the form of a store's masks; `name` is its path, `digest` its SHA-256."""
+
+    name: str
+    digest: str
+    trial: str
+
+
+class Chain(Frozen):
+    """What place a trial has in iterative pruning, as a sweep asks for it; never a part of its id.
+
+    `rule` is the setting `rounds` in words, as in `keep 0.8`. A `step` is a round that no level asks for. One that
+    `goes_on` may be the round before of a deeper level, so its retrained network is kept.
+    """
+
+    rule: str
+    step: bool = False
+    goes_on: bool = False
+
+
 class OutlierPass(Frozen):
     """How Wanda's scores are gathered where a trial needs them beside those of its criterion."""
 
@@ -196,16 +218,48 @@ class OutlierPass(Frozen):
 class TrialSpec(Frozen):
     """One trial: fine-tune, score, prune, rewind, retrain. `scope` is None for Dense and Unpruned, `retrain`
     for Dense, and just one of `compression` and `sparsity` is set, as the sweep asks. `outliers` is set for Owl alone,
-    which looks for outliers among Wanda's scores."""
+    which looks for outliers among Wanda's scores.
+
+    `previous` is the round before: the trial whose retrained network this one prunes further. `mask_of` is the trial
+    whose mask this one takes, and `mask_file` the file that has it; nothing is scored then. With `rewind_head` false
+    the head stays as trained.
+    """
 
     score: ScoreSpec
+    previous: TrialSpec | None = None
+    mask_of: TrialSpec | None = None
+    mask_file: MaskFile | None = None
+    chain: Chain | None = None
     scope: Scope | None = None
     control: Control = "none"
     compression: float | None = None
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
+    rewind_head: bool = True
     retrain: Training | None = None
     outliers: OutlierPass | None = None
+
+    @model_validator(mode="after")
+    def _scores_what_it_prunes(self) -> TrialSpec:
+        expected = None if self.previous is None else self.previous.trial_id
+        if self.score.network != expected:
+            raise ValueError(f"the scores are of the network {self.score.network!r}, and {expected!r} is pruned")
+        return self
+
+    @property
+    def mask_given(self) -> bool:
+        """Whether the mask is that of another trial or of a file, so that nothing is scored."""
+        return self.mask_of is not None or self.mask_file is not None
+
+    @property
+    def builds_on(self) -> TrialSpec | None:
+        """The trial that must be completed before this one can run: the round before, or the source of the mask."""
+        return self.previous or self.mask_of
+
+    @property
+    def round(self) -> int:
+        """Which round of iterative pruning the trial is, from 1."""
+        return 1 if self.previous is None else 1 + self.previous.round
 
     @property
     def dense(self) -> DenseSpec:
@@ -232,17 +286,17 @@ class TrialSpec(Frozen):
         """The Wanda scores that Owl needs beside those of the criterion; None for other scopes."""
         if self.outliers is None:
             return None
-        return ScoreSpec(
-            dense=self.dense,
-            criterion="Wanda",
-            prune_biases=self.score.prune_biases,
-            exclude=self.score.exclude,
-            **self.outliers.model_dump(),
-        )
+        about = {name: getattr(self.score, name) for name in ("dense", "network", "prune_biases", "exclude")}
+        return ScoreSpec(criterion="Wanda", **about, **self.outliers.model_dump())
 
     @cached_property
     def passes(self) -> tuple[ScoreSpec, ...]:
-        """The scores that the trial needs a pass over the batches for, each once; two of them may share a pass."""
+        """The scores that the trial needs a pass over the batches for, each once; two of them may share a pass.
+
+        None where the mask is given.
+        """
+        if self.mask_given:
+            return ()
         needed = [spec for spec in (self.score, self.wanda) if spec is not None and spec.data != "none"]
         return tuple({spec.score_id: spec for spec in needed}.values())
 
@@ -264,7 +318,12 @@ class TrialSpec(Frozen):
 
     @cached_property
     def trial_id(self) -> str:
-        fields = _changed(self, leave_out={"score"}) | {"score": self.score.settings}
+        fields = _changed(self, leave_out={"score", "previous", "mask_of", "mask_file", "chain"})
+        fields["score"] = self.score.settings  # with the id of the round before
+        if self.mask_of is not None:
+            fields["mask_of"] = self.mask_of.trial_id
+        if self.mask_file is not None:
+            fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
         if is_control(self.strategy):
             fields["control_version"] = VERSIONS["control"]
         if self.prunes:

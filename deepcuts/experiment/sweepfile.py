@@ -33,6 +33,7 @@ from deepcuts.experiment.arms import (
     multiplied,
     wrong_values,
 )
+from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.changes import apply_change
 from deepcuts.experiment.own_data import OwnData, Part, Seed
 from deepcuts.experiment.spec import (
@@ -105,6 +106,16 @@ class Settings(Frozen):
     scoring: Scoring = Scoring()
     rewind: Literal["init", "none"] | Natural = "init"
     retrain: Training = Training(epochs=12)
+    rounds: Rounds | None = None
+    mask_from: MaskFrom | None = None
+
+    @model_validator(mode="after")
+    def _one_mask(self) -> Settings:
+        if self.rounds is not None and self.mask_from is not None and self.mask_from.file is not None:
+            raise ValueError(
+                f"rounds has no effect on a mask that the file {self.mask_from.file!r} has; remove one of the two"
+            )
+        return self
 
     @field_validator("finetune")
     @classmethod
@@ -210,7 +221,7 @@ class SweepFile(Settings):
                     f"{dataset!r} means {ALIASES[dataset]!r}, which is your own data here; rename one",
                 )
         for dataset in self.overrides:
-            if self._row_name(dataset) not in self.dataset_rows():
+            if self.row_name(dataset) not in self.dataset_rows():
                 raise misplaced(("overrides", dataset), unknown("dataset", dataset, list(self.dataset_rows())))
         return self
 
@@ -268,24 +279,25 @@ class SweepFile(Settings):
         base = self.for_dataset(dataset).model_dump(exclude_unset=True)
         return Settings(**laid_over(base, arm.settings))
 
-    def _row_name(self, name: str) -> str:
+    def row_name(self, name: str) -> str:
+        """Return the name of a dataset with the seed's aliases replaced."""
         own = isinstance(self.datasets, dict) and self.datasets.get(name) is not None
         return name if own else ALIASES.get(name, name)
 
     def dataset_rows(self) -> dict[str, OwnData | None]:
         """Map dataset names, with the seed's aliases replaced, to the user's own rows (None: a task known by name)."""
         rows = self.datasets if isinstance(self.datasets, dict) else dict.fromkeys(self.datasets)
-        return {self._row_name(name): own for name, own in rows.items()}
+        return {self.row_name(name): own for name, own in rows.items()}
 
     def repeated_datasets(self) -> list[str]:
         """Return the datasets that are named more than once."""
-        return [name for name, count in Counter(map(self._row_name, self.datasets)).items() if count > 1]
+        return [name for name, count in Counter(map(self.row_name, self.datasets)).items() if count > 1]
 
     def for_dataset(self, dataset: str) -> Settings:
         """Return the settings with the dataset's overrides applied."""
         base = self.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         for name, override in self.overrides.items():
-            if self._row_name(name) == dataset:
+            if self.row_name(name) == dataset:
                 base = merged(base, override.model_dump(exclude_unset=True))
         return Settings(**base)
 
@@ -293,7 +305,11 @@ class SweepFile(Settings):
         """Return every key with its value: a sweep file of the same trials, even when a default changes later."""
 
         def whole(settings: Settings) -> dict[str, Any]:
-            return settings.model_dump(mode="json") | {"retrain": settings.retraining().model_dump(mode="json")}
+            retrain = settings.retraining()
+            made = settings.model_dump(mode="json") | {"retrain": retrain.model_dump(mode="json")}
+            if settings.rounds is not None:
+                made["rounds"]["retrain"] = settings.rounds.retraining(retrain).model_dump(mode="json")
+            return made
 
         overrides = {name: whole(self.for_dataset(ALIASES.get(name, name))) for name in self.overrides}
         given = self.model_dump(mode="json", include={"strategies"}, exclude_unset=True)
@@ -363,6 +379,8 @@ _SECTIONS: dict[str, type[Frozen]] = {
     "distill": Distill,
     "scoring": Scoring,
     "resources": Resources,
+    "rounds": Rounds,
+    "mask_from": MaskFrom,
 }
 
 

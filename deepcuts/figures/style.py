@@ -110,7 +110,8 @@ def _again(arm: str, color: str, marker: str, times: int) -> Look:
     if times:
         others = sorted({each for _, each in LOOKS.values()} - {marker})
         marker = others[(_number(color) + times) % len(others)]
-        color = to_hex([_SHADES[times % len(_SHADES)] * part for part in to_rgb(color)])
+        red, green, blue = (_SHADES[times % len(_SHADES)] * part for part in to_rgb(color))
+        color = to_hex((red, green, blue))
     return Look(color, marker, *_drawn_as(arm))
 
 

@@ -90,7 +90,7 @@ def load_model(
             f"the weights of model {name!r} lack {len(wrong)} tensors of its encoder, such as {min(wrong)!r}:"
             " they belong to another architecture than its config.json"
         )
-    head = set(_outside_encoder(model))
+    head = set(outside_encoder(model))
     if head_rows is None and head <= absent:
         return model
     labels = head_layout(name, revision, outputs)[1]
@@ -127,7 +127,7 @@ def _keep_head(
             parameter.copy_(parameter[list(rows)])
 
 
-def _outside_encoder(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def outside_encoder(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shape of each parameter outside the encoder, by name: those of the head."""
     inside = {id(parameter) for parameter in model.base_model.parameters()}  # type: ignore[union-attr]
     return {key: tuple(each.shape) for key, each in model.named_parameters() if id(each) not in inside}
@@ -144,7 +144,7 @@ def head_layout(name: str, revision: str, outputs: int | None) -> tuple[dict[str
         labels = {} if outputs is None else {"num_labels": outputs}
         config = transformers.AutoConfig.from_pretrained(**_source(name, revision), **labels)
         with torch.device("meta"):
-            return _outside_encoder(transformers.AutoModelForSequenceClassification.from_config(config))
+            return outside_encoder(transformers.AutoModelForSequenceClassification.from_config(config))
 
     found, other = shapes(outputs), shapes(99 if outputs != 99 else 98)
     return found, {key for key, shape in found.items() if other[key] != shape}

@@ -60,6 +60,7 @@ def make_masks(
     transposed: Collection[str] = (),
     wanda: Scores | None = None,
     layers: Sequence[FeedForward] = (),
+    alive: Masks | None = None,
 ) -> dict[str, Tensor]:
     """Keep a fraction of all weights, by the highest scores of those that compete with each other in this scope.
 
@@ -69,13 +70,14 @@ def make_masks(
     feed-forward `layers`, as many in every one, and no other weights.
 
     Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Owl
-    needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. Raises ValueError for a
-    NaN score, for a fraction outside 0 to 1, and where NM24 or so few neurons cannot be had.
+    needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. What is not `alive` was
+    pruned before, and is kept last; the fraction is of all weights nevertheless. Raises ValueError for a NaN score, for
+    a fraction outside 0 to 1, and where NM24 or so few neurons cannot be had.
     """
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
             raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
-    ordered = {name: scores[name] for name in bytewise(scores)}
+    ordered = _dead_last({name: scores[name] for name in bytewise(scores)}, alive)
     whole = count_kept(fraction, sum(score.numel() for score in ordered.values()))
     if scope == "row":
         return _by_rows(ordered, transposed, lambda row: highest(row, count_kept(fraction, row.shape[-1])))
@@ -89,8 +91,10 @@ def make_masks(
         keep = count_kept_neurons(fraction, sizes, layers, len(sums[0]))
         return whole_neurons(ordered, layers, [highest(each, keep) for each in sums])
     if scope in ("global", "lamp"):
-        ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
-        return _highest_of_all(ranked, whole)
+        if scope == "lamp":  # what was pruned before is no part of the sums
+            ranked = {name: lamp_scores(score.masked_fill(score.isneginf(), 0.0)) for name, score in ordered.items()}
+            ordered = _dead_last(ranked, alive)
+        return _highest_of_all(ordered, whole)
     if scope == "erk":
         counts = erk_counts({name: score.shape for name, score in ordered.items()}, whole)
     elif scope == "owl":
@@ -99,6 +103,13 @@ def make_masks(
     else:
         counts = {name: count_kept(fraction, score.numel()) for name, score in ordered.items()}
     return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
+
+
+def _dead_last(scores: Scores, alive: Masks | None) -> dict[str, Tensor]:
+    """Return the scores with minus infinity where a weight was pruned before (None: none was)."""
+    if alive is None:
+        return dict(scores)
+    return {name: score.masked_fill(~alive[name], -torch.inf) for name, score in scores.items()}
 
 
 def _highest_of_all(scores: Scores, keep: int) -> dict[str, Tensor]:
@@ -117,12 +128,20 @@ def _by_rows(scores: Scores, transposed: Collection[str], mask_of: Callable[[Ten
     return masks
 
 
-def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
-    """Permute each mask within its own tensor: same densities, random places (the reviewer's control)."""
+def shuffle(masks: Masks, seed: int, among: Masks | None = None) -> dict[str, Tensor]:
+    """Permute each mask within its own tensor: same densities, random places (the reviewer's control).
+
+    `among` has the places that may be kept; all of the mask's are among them, and it is permuted within them.
+    """
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
     for name in bytewise(masks):
         mask = masks[name]
+        if among is not None:
+            free = mask[among[name]]
+            order = torch.randperm(free.numel(), generator=generator)
+            shuffled[name] = torch.zeros_like(mask).masked_scatter(among[name], free[order])
+            continue
         order = torch.randperm(mask.numel(), generator=generator)
         shuffled[name] = mask.flatten()[order.to(mask.device)].view(mask.shape)
     return shuffled

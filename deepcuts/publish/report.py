@@ -13,7 +13,7 @@ import pandas as pd
 import deepcuts
 from deepcuts.analysis import frames
 from deepcuts.analysis.across import compare_over_datasets
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import levels_only, with_arms
 from deepcuts.analysis.compare import compare, of_arm
 from deepcuts.analysis.curves import curves
 from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
@@ -100,7 +100,7 @@ def report(
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
-    trials = narrowed(with_arms(trials), only or {})
+    trials = narrowed(with_arms(levels_only(trials)), only or {})
     if baseline is not None:
         of_arm(trials, baseline)
     gathered = _gather(store, trials, baseline)

@@ -12,16 +12,17 @@ from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
-SHARED_KINDS = ("dense", "teachers", "scores")
+SHARED_KINDS = ("dense", "teachers", "scores", "rounds")
 
 
 def shared_stages(store: Store) -> list[Row]:
-    """Return a row per fine-tuned network, outputs of one that taught, set of scores and working checkpoint.
+    """Return a row per fine-tuned network, outputs of one that taught, set of scores, and network that a round left.
 
-    Complete or not.
+    And per working checkpoint; complete or not.
 
     A row has `kind, id, what` (dataset, seed and criterion), `bytes`, `used_by` (the number of trials that were made
-    with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it.
+    with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it. The network that a round
+    of iterative pruning left (`rounds`) is needed by the trials that build on it alone.
 
     >>> dc.shared_stages(store)
     """
@@ -31,24 +32,26 @@ def shared_stages(store: Store) -> list[Row]:
 def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> list[Row]:
     """Return the `shared_stages` as they would be after trials were removed, and a sweep with what it wants."""
     statuses = store.statuses()
-    wanted = store.read("sweeps", ["sweep", "trial_id", "dataset", "seed"]).table.to_pylist()
+    wanted = store.read("sweeps", ["sweep", "trial_id", "dataset", "seed", "builds_on"]).table.to_pylist()
     asked = [row for row in wanted if row["sweep"] != sweep]
     left = [row for row in asked if row["trial_id"] in removed or statuses.get(row["trial_id"]) != "completed"]
     ids, tasks = {row["trial_id"] for row in left}, {(row["dataset"], row["seed"]) for row in left}
-    used, rows = _used(store), []
+    used, names, rows = _used(store), _named(store), []
+    built_on = {row["builds_on"] for row in left}
     for kind in SHARED_KINDS:
         for key in store.artifacts(kind):
             meta = store.artifact(kind, key) or {}
             dense = meta if kind == "dense" else store.artifact("dense", str(meta.get("dense_id"))) or {}
             spec = dense.get("spec", {})
+            needed = (spec.get("dataset"), spec.get("seed")) in tasks if spec else bool(left)
             rows.append(
                 {
                     "kind": kind,
                     "id": key,
-                    "what": _what(spec, meta, kind),
+                    "what": names.get(key, "of a round") if kind == "rounds" else _what(spec, meta, kind),
                     "bytes": sum(size for _, size in _files(store, f"artifacts/{kind}/{key}")),
                     "used_by": used[key],
-                    "needed": (spec.get("dataset"), spec.get("seed")) in tasks if spec else bool(left),
+                    "needed": key in built_on if kind == "rounds" else needed,
                 }
             )
     for name, size in _files(store, "artifacts/_checkpoints"):
@@ -68,9 +71,19 @@ def _what(spec: dict[str, Any], meta: dict[str, Any], kind: str) -> str:
 
 
 def _used(store: Store) -> Counter[str]:
-    """Count the trials that were made with each fine-tuned network and each set of scores."""
-    table = store.read("trials", ["dense_id", "score_id"]).table
+    """Count the trials that were made with each fine-tuned network, set of scores and network of a round."""
+    table = store.read("trials", ["dense_id", "score_id", "previous"]).table
     return Counter(key for name in table.schema.names for key in table[name].to_pylist() if key)
+
+
+def _named(store: Store) -> dict[str, str]:
+    """Name the trials that are rounds of iterative pruning, by id."""
+    rows = store.read("trials", ["trial_id", "dataset", "seed", "strategy", "round"]).table.to_pylist()
+    return {
+        row["trial_id"]: f"{row['dataset']} seed {row['seed']} {row['strategy']} round {row['round']}"
+        for row in rows
+        if row["round"] is not None
+    }
 
 
 def _files(store: Store, folder: str) -> Iterator[tuple[str, int]]:

@@ -23,7 +23,7 @@ from deepcuts.store.tables import SCHEMAS
 
 ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
 KEPT = "; of its rows all that can be read is kept, and trials that lose some run again"
-_ARTIFACTS = ("dense", "teachers", "scores", "models")
+_ARTIFACTS = ("dense", "teachers", "scores", "rounds", "models")
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,24 @@ are read.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deepcuts.names import find_id
 from deepcuts.pruning.bits import Bools, Words, count_ones, unpack, words
 from deepcuts.store.store import Store
-from deepcuts.store.tables import Row
+from deepcuts.store.tables import SCHEMAS, Row
 
 
 def masks(store: Store, trial_id: str) -> dict[str, Bools]:
@@ -48,6 +51,55 @@ def masks(store: Store, trial_id: str) -> dict[str, Bools]:
                 raise OSError(f"{place.path} is damaged: {reader.damaged[place.path]}")
             arrays[f"{tensor.layer}.{tensor.parameter}"] = unpack(tensor.bits(packed), tensor.size).reshape(place.shape)
     return arrays
+
+
+def masks_in_file(path: Path, trial_id: str, digest: str) -> dict[str, Bools]:
+    """Return the masks of one trial in a file of the form of a store's masks, as `masks` does.
+
+    Raises ValueError for a file that cannot be read, or has other content than the SHA-256 `digest` says.
+    """
+    content = _mask_rows(path)
+    if mask_file_digest(path) != digest:
+        raise ValueError(f"the file of masks {str(path)!r} has changed since the sweep was planned; plan it again")
+    arrays = {}
+    for row in content.filter(pc.equal(content["trial_id"], trial_id)).to_pylist():
+        name = f"{row['layer']}.{row['parameter']}"
+        try:
+            mask = unpack(row["bits"], row["size"]).reshape(row["shape"])
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r} is damaged: {name}: {error}") from None
+        if int(mask.sum()) != row["kept"]:
+            raise ValueError(f"{str(path)!r} is damaged: {name} keeps {int(mask.sum())}, and {row['kept']} is recorded")
+        arrays[name] = mask
+    return arrays
+
+
+def trial_in_file(path: Path, trial: str | None = None) -> str:
+    """Return the id of the trial that a file of masks has; `trial` is the id or a prefix of one, where it has several.
+
+    Raises ValueError where the file cannot be read, or does not tell which trial.
+    """
+    content = _mask_rows(path)
+    ids = sorted(set(content["trial_id"].to_pylist()) - {None})
+    if not ids or content["bits"].null_count:
+        raise ValueError(f"{str(path)!r} has no masks; name a file of the folder masks of a store")
+    if trial is None and len(ids) > 1:
+        raise ValueError(f"{str(path)!r} has the masks of {len(ids)} trials; say which, as in trial: {ids[0]}")
+    return find_id(trial, ids) if trial else ids[0]
+
+
+def _mask_rows(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=SCHEMAS["masks"], page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot read the file of masks {str(path)!r}: {reason}") from None
+
+
+def mask_file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class PrunedTensor(NamedTuple):

@@ -17,7 +17,7 @@ from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
 TRIALS_AT_ONCE = 100
-ARTIFACTS = ("dense", "teachers", "scores", "models")
+ARTIFACTS = ("dense", "teachers", "scores", "rounds", "models")
 # The results in a row of each table. All else is when, where and by which version a trial ran, or a name: folders of
 # models and data differ between machines, and are no part of a trial's id.
 _RESULTS = {

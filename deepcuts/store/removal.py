@@ -41,7 +41,7 @@ def plan_removal(store: Store, trials: Collection[str], sweep: str | None = None
         check_sweep(sweep, {row["sweep"] for row in wanted})
         ids -= {row["trial_id"] for row in wanted if row["sweep"] != sweep}
     rows = store.read("trials", ["trial_id", "dense_id", "score_id"]).table.to_pylist()
-    used = {row[key] for row in rows if row["trial_id"] in ids for key in ("dense_id", "score_id")}
+    used = {row[key] for row in rows if row["trial_id"] in ids for key in ("dense_id", "score_id", "trial_id")}
     kept = {row[key] for row in rows if row["trial_id"] not in ids for key in ("dense_id", "score_id")}
     there = {row["trial_id"] for row in rows}
     stages = stages_after(store, ids, sweep)

@@ -75,6 +75,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: deepcuts torch transformers git_commit spec
         string: shortcuts_off
         bool: padding_matters
+        string: rounds
+        int: round
+        bool: step
+        string: previous mask_from mask_trial
         string: arm
     """),
     "metrics": _schema("""
@@ -99,6 +103,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: sweep trial_id dataset strategy
         float: compression sparsity_asked
         int: seed
+        bool: step
+        string: builds_on
         string: arm
     """),
 }

@@ -162,7 +162,8 @@ def _steps_per_trial(store: Store) -> dict[str, int]:
 def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: int) -> tuple[int, int]:
     """Return the bytes that stay, and the most that there are beside them for a while.
 
-    Fine-tuned networks (also of the steps that trials rewind to), scores, masks and kept models stay. Of each trial
+    Fine-tuned networks (also of the steps that trials rewind to), those that later rounds prune, scores, masks and kept
+    models stay. Of each trial
     that runs there are a checkpoint and its successor, with two numbers of Adam for each weight.
     """
     left, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
@@ -180,7 +181,8 @@ def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: i
                 scores.add(score.score_id)
                 left += FLOAT * size.prunable
         if trial.retrain is not None:
-            left += size.prunable // 8 + (network if keep_models else 0)
+            kept = keep_models or trial.trial_id in together.networks
+            left += size.prunable // 8 + (network if kept else 0)
     return left, largest * min(slots, len(plan.to_run))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
@@ -292,6 +293,8 @@ def _write_sweep(store: Store, spec: SweepSpec) -> None:
             "strategy": trial.strategy,
             **trial.level_columns,
             "seed": trial.dense.seed,
+            "step": is_step(trial),
+            "builds_on": trial.builds_on and trial.builds_on.trial_id,
             "arm": spec.labels.get(trial.trial_id, trial.strategy),
         }
         for trial in spec.trials()

@@ -56,19 +56,36 @@ class Launched:
             lines.append(
                 f"  {len(ids)} stopped by an error outside the trial: {error.text}: deepcuts show {uri} {ids[0]}"
             )
+        waiting = self._waiting()
+        for source in {each.trial_id: each for each in waiting.values()}.values():
+            count = sum(each.trial_id == source.trial_id for each in waiting.values())
+            wait = "1 waits" if count == 1 else f"{count} wait"
+            lines.append(f"  {wait} for {source.trial_id}, which failed: {describe(source)}")
         if self.signal is not None:
             lines.append("stopped early; what was under way is saved: run the same command again to go on")
             return "\n".join(lines)
         lasting = sum(error.lasting for error in stopped.values())
         if lasting:
             lines.append("running again will not help until that is mended (packages, code or disk of the workers)")
-        if len(self.left) > lasting:
+        if len(self.left) > lasting + len(waiting):
             lines.append("run the same command again to go on with what is left")
         if self.failed:
-            lines.append("run the same command with --retry-failed to try the failed ones again")
+            then = ", then those that wait for them" if waiting else ""
+            lines.append(f"run the same command with --retry-failed to try the failed ones again{then}")
         if not self.left and not self.failed:
             lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
         return "\n".join(lines)
+
+    def _waiting(self) -> dict[str, TrialSpec]:
+        """Return, by its id, the failed trial that each of those that are left builds on, where there is one."""
+        failed, found = {trial.trial_id for trial in self.failed}, {}
+        for trial in self.left:
+            source = trial.builds_on
+            while source is not None and source.trial_id not in failed:
+                source = source.builds_on
+            if source is not None:
+                found[trial.trial_id] = source
+        return found
 
 
 def launched(

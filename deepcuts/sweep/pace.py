@@ -124,14 +124,28 @@ class Pace:
     def _planned_left(self) -> float:
         """Give each trial the next free slot, those that make a shared stage first, and return when the last one ends.
 
-        A trial waits for the stages that others make, as they do in the launch.
+        A trial waits for the stages that others make, and for the one that it builds on, as they do in the launch.
         """
         made: dict[str, float] = {}  # by stage: when it will be there
         free = [self._chain(trial, made, 0.0) for trial in self._running.values()]
         free += [0.0] * (self._slots - len(free))
         heapq.heapify(free)
+        after: dict[str, list[TrialSpec]] = {}  # by the trial that they build on, where that one is still to come
+        can_begin: list[tuple[float, int, TrialSpec]] = []
         for trial in _makers_first(self._waiting.values(), made, self._left):
-            heapq.heapreplace(free, self._chain(trial, made, free[0]))
+            source = trial.builds_on.trial_id if trial.builds_on else None
+            if source in self._waiting:
+                after.setdefault(str(source), []).append(trial)
+            else:
+                can_begin.append((made.get(str(source), 0.0), len(can_begin), trial))
+        heapq.heapify(can_begin)
+        number = len(can_begin)
+        while can_begin:
+            at, _, trial = heapq.heappop(can_begin)
+            end = self._chain(trial, made, max(at, free[0]))
+            heapq.heapreplace(free, end)
+            for follower in after.pop(trial.trial_id, ()):
+                heapq.heappush(can_begin, (end, number := number + 1, follower))
         return max(free)
 
     def _chain(self, trial: TrialSpec, made: dict[str, float], now: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from deepcuts.data.facts import facts_in_words, inferred_in_words
+from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
@@ -50,6 +51,8 @@ class SweepPlan:
         text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
         if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
             text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+        if todo.waiting:
+            text += f", {len(todo.waiting)} wait for those that failed"
         return text
 
     def __str__(self) -> str:
@@ -68,6 +71,9 @@ class SweepPlan:
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        if todo.steps:
+            work = sum(self._own_seconds(trial) for trial in todo.steps)
+            lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")
         if isinstance(self.file.strategies, dict) or self.file.axes:
             lines += _arms_in_words(todo, self.labels)
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
@@ -81,6 +87,11 @@ class SweepPlan:
             lines.append(f"  {share}")
         return "\n".join(lines)
 
+    def _own_seconds(self, trial: TrialSpec) -> float:
+        """The seconds of a round: its retraining, and the pass over the scoring batches that it alone needs."""
+        passes = trial.passes if trial.previous else ()
+        return sum(self.cost.seconds.get(key, 0.0) for key in (trial.trial_id, *(score.pass_id for score in passes)))
+
     def _examples(self, dataset: str) -> str:
         """The examples of each split, and of the training split how many are used."""
         there = self.prepared.examples[dataset]
@@ -92,8 +103,13 @@ class SweepPlan:
         )
 
     def rows(self) -> list[Row]:
-        """The wanted trials in order: `trial_id, dataset, arm, strategy, compression, sparsity, seed, state`."""
+        """The wanted trials in order.
+
+        A row has `trial_id, dataset, arm, strategy, compression, sparsity, seed, state`; where the sweep prunes in
+        rounds also `round`, null for other trials, and whether it is a `step`, which no level asks for.
+        """
         running = {trial.trial_id for trial in self.todo.to_run}
+        chains = any(trial.chain for trial in self.todo.wanted)
         return [
             {
                 "trial_id": trial.trial_id,
@@ -102,11 +118,21 @@ class SweepPlan:
                 "strategy": trial.strategy,
                 "compression": trial.compression,
                 "sparsity": trial.sparsity,
+                **({"round": trial.round if trial.chain else None, "step": is_step(trial)} if chains else {}),
                 "seed": trial.dense.seed,
-                "state": _state(self.todo.statuses.get(trial.trial_id), trial.trial_id in running),
+                "state": self._state(trial, trial.trial_id in running),
             }
             for trial in self.todo.wanted
         ]
+
+    def _state(self, trial: TrialSpec, to_run: bool) -> str:
+        if trial.trial_id in self.todo.waiting:
+            return f"waits for {self.todo.waiting[trial.trial_id]}, which failed"
+        status = self.todo.statuses.get(trial.trial_id)
+        if status in ("completed", "failed") and to_run:
+            return "to run again"
+        before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
+        return before.get(status or "", "to run")
 
 
 def _arms_in_words(todo: Plan, labels: Mapping[str, str]) -> list[str]:
@@ -115,14 +141,15 @@ def _arms_in_words(todo: Plan, labels: Mapping[str, str]) -> list[str]:
     for trial in todo.wanted:
         if trial.retrain is not None:
             arms.setdefault(labels.get(trial.trial_id, trial.strategy), []).append(trial)
-    to_make = {
-        trial.trial_id: trial.score
-        for trial in todo.to_run
-        if trial.score.data != "none" and trial.score.score_id not in todo.scores_there
-    }
     running = {trial.trial_id for trial in todo.to_run}
     passes = {
-        arm: {to_make[each.trial_id].pass_id: each.score.data for each in trials if each.trial_id in to_make}
+        arm: {
+            score.pass_id: score.data
+            for each in trials
+            if each.trial_id in running
+            for score in each.passes
+            if score.score_id not in todo.scores_there
+        }
         for arm, trials in arms.items()
     }
     width = max(map(len, arms), default=0)
@@ -143,10 +170,3 @@ def _passes_in_words(arm: str, passes: Mapping[str, Mapping[str, str]]) -> str:
     if not others:
         return f"{text}, for it alone"
     return f"{text}, shared with {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
-
-
-def _state(status: str | None, to_run: bool) -> str:
-    if status in ("completed", "failed") and to_run:
-        return "to run again"
-    before = {"completed": "done", "failed": "failed before", "interrupted": "to run (interrupted before)"}
-    return before.get(status or "", "to run")

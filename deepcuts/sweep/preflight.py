@@ -75,8 +75,16 @@ def _cache_path(trials: Sequence[TrialSpec]) -> Path:
         "scores": sorted(needs),
         "versions": [deepcuts.__version__, *map(version, ("transformers", "torch", "tokenizers"))],
     }
+    if masks := {canonical(_mask_key(trial)) for trial in trials if trial.mask_file is not None}:
+        key["masks"] = sorted(masks)
     name = hashlib.sha256(canonical(key).encode()).hexdigest()[:32]
     return cache_folder("preflight") / f"{name}.json"
+
+
+def _mask_key(trial: TrialSpec) -> dict[str, object]:
+    assert trial.mask_file is not None
+    level = {"compression": trial.compression, "sparsity": trial.sparsity}
+    return {**level, "digest": trial.mask_file.digest, "trial": trial.mask_file.trial}
 
 
 def _read_cache(path: Path) -> list[str] | None:

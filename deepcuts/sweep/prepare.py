@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from deepcuts.data.facts import Facts, check
 from deepcuts.data.splits import locate
+from deepcuts.experiment.chain import MaskFrom
 from deepcuts.experiment.grid import SweepSpec
-from deepcuts.experiment.spec import ModelSource
+from deepcuts.experiment.spec import MaskFile, ModelSource
 from deepcuts.experiment.sweepfile import Settings, SweepFile
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.counts import count_parameters
@@ -26,6 +28,7 @@ from deepcuts.pruning.compression import (
     count_kept_neurons,
     fraction_to_keep,
 )
+from deepcuts.store.masks import mask_file_digest, trial_in_file
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,27 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
-    spec = SweepSpec(file, model, tasks, device, with_head)
+    spec = SweepSpec(file, model, tasks, device, with_head, whole, _mask_files(file, tasks))
     _check_two_of_four(spec, whole)
     _check_neurons(spec, whole)
     return Prepared(spec, counts, facts)
+
+
+def _mask_files(file: SweepFile, datasets: Iterable[str]) -> dict[MaskFrom, MaskFile]:
+    """Find the files of masks that a sweep names, and the trial whose masks are meant. Raises ValueError."""
+    found: dict[MaskFrom, MaskFile] = {}
+    for source in (file.for_arm(dataset, arm).mask_from for dataset in datasets for arm in file.arms):
+        if source is not None and source.file is not None and source not in found:
+            path = Path(source.file).expanduser().absolute()
+            try:
+                found[source] = MaskFile(
+                    name=str(path), digest=mask_file_digest(path), trial=trial_in_file(path, source.trial)
+                )
+            except OSError as error:
+                raise ValueError(f"mask_from: cannot read {source.file!r}: {error.strerror or error}") from None
+            except ValueError as error:
+                raise ValueError(f"mask_from: {error}") from None
+    return found
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:

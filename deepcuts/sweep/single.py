@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from deepcuts.experiment.grid import describe
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.networks import find_network
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus, wait_passively
@@ -32,8 +34,8 @@ def run_trial(
     `capture` lets a GPU record its training steps and replay them, with the same bits. A trial that fails leaves a row
     with `status` failed, its `error` and `traceback`.
 
-    Raises ValueError where the trial is for a GPU and there is none, or the store cannot be written; OSError where the
-    store fails on the way.
+    Raises ValueError where the trial is for a GPU and there is none, the store cannot be written, or lacks the trial
+    that this one builds on; OSError where the store fails on the way.
 
     >>> row = dc.run_trial(sweep.trials()[1], store)
     >>> row["metric"], row["retrained"]
@@ -45,6 +47,7 @@ def run_trial(
     if trial.dense.device == "cuda" and not local_gpus():
         raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
     store.probe()
+    _check_source(trial, store)
     together = shared([trial, *wanted])
     context = Context(
         store,
@@ -53,11 +56,31 @@ def run_trial(
         capture=capture,
         snapshots=together.snapshots(trial),
         partners=together.partners(trial),
+        keep_network=trial.trial_id in together.networks,
         teaches=together.teaches(trial),
         on_progress=on_progress,
     )
     before = _names_of(trial, store)
     return run_stages(trial, sweep or before["sweep"] or "run-one", context, keep_model, arm or before["arm"])
+
+
+def _check_source(trial: TrialSpec, store: Store) -> None:
+    """Raise ValueError where the round before, or the source of the mask, has not left what the trial builds on."""
+    source = trial.builds_on
+    if source is None:
+        return
+    status = store.statuses().get(source.trial_id, "not run")
+    what = "the round before" if trial.previous else "the source of its mask"
+    if status != "completed":
+        raise ValueError(
+            f"trial {trial.trial_id} builds on {source.trial_id}, {what} ({describe(source)}), which is {status} in"
+            f" {store.uri!r}; run that one first"
+        )
+    if trial.previous and find_network(store, source.trial_id) is None:
+        raise ValueError(
+            f"trial {trial.trial_id} prunes the retrained network of {source.trial_id}, {what} ({describe(source)}),"
+            f" which {store.uri!r} does not have any more; run that one again first"
+        )
 
 
 def _names_of(trial: TrialSpec, store: Store) -> Row:

@@ -74,7 +74,8 @@ def run_plan(
     outcome = Outcome()
     if not plan.to_run:
         return outcome
-    queue = Queue(plan.to_run, plan.dense_there, plan.scores_there, max_concurrent, plan.again)
+    there = plan.dense_there, plan.scores_there
+    queue = Queue(plan.to_run, *there, max_concurrent, plan.again, plan.left_there)
     searcher = _Searcher(queue, Watch(store, launch.launch_id), store, progress, launch.labels)
     listener = _Listener(queue, launch, store, progress, outcome)
     trainable = tune.with_parameters(run_in_worker, reference=[ray.put(launch)])

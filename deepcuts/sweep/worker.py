@@ -147,6 +147,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         capture=launch.capture,
         snapshots=launch.shared.snapshots(trial),
         partners=launch.shared.partners(trial),
+        keep_network=trial.trial_id in launch.shared.networks,
         teaches=launch.shared.teaches(trial),
         on_progress=on_progress,
         on_metrics=on_metrics,

@@ -20,7 +20,7 @@ class Context:
     `micro_batch` bounds how many examples run at once (None: nothing does). `capture` lets a GPU record its training
     steps and replay them. `snapshots` (steps of the fine-tuning), `teaches` (the outputs of the fine-tuned network) and
     `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
-    the one that makes them.
+    the one that makes them. With `keep_network` a later round prunes the trial's retrained network further.
     """
 
     store: Store
@@ -30,6 +30,7 @@ class Context:
     capture: bool = False
     snapshots: frozenset[int] = frozenset()
     partners: Sequence[ScoreSpec] = ()
+    keep_network: bool = False
     teaches: bool = False
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None

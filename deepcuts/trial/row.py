@@ -35,15 +35,31 @@ def identity_columns(trial: TrialSpec, sweep: str, arm: str | None = None) -> Ro
         "head_from": "weights" if dense.keep_head else "seed",
         "metric": dense.task.main_metric,
         "dense_id": dense.dense_id,
-        "score_id": trial.score.score_id,
+        "score_id": None if trial.mask_given else trial.score.score_id,
         "precision": dense.precision,
         "deepcuts": deepcuts.__version__,
         "torch": version("torch"),
         "transformers": version("transformers"),
         "git_commit": _git_commit(),
         "spec": canonical(trial.model_dump(mode="json")),
+        **_place_columns(trial),
         "arm": arm or trial.strategy,
     }
+
+
+def _place_columns(trial: TrialSpec) -> Row:
+    """Return which round of what a trial is, and whose mask it takes; null where it is and does nothing of the kind."""
+    chain, source, file = trial.chain, trial.mask_of, trial.mask_file
+    row: Row = {}
+    if chain is not None:
+        row |= {"rounds": chain.rule, "round": trial.round, "step": chain.step}
+    if trial.previous is not None:
+        row["previous"] = trial.previous.trial_id
+    if source is not None:
+        row |= {"mask_from": f"{source.dense.dataset} seed {source.dense.seed}", "mask_trial": source.trial_id}
+    if file is not None:
+        row |= {"mask_from": f"file {file.digest[:16]}", "mask_trial": file.trial}
+    return row
 
 
 @cache

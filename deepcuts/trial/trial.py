@@ -6,6 +6,9 @@ scores   = criterion(theta_1, batches)
 masks    = the highest scores               -> pruned: theta_1 * masks, before any retraining
 theta_0' = theta_0 * masks                  -> rewound: bitwise theta_0 where kept, 0 elsewhere
 theta_2  = retrain theta_0'                 -> retrained: the last epoch is the result; theta_1 may teach
+
+A later round of iterative pruning scores and prunes, in place of theta_1, the theta_2 of the round before; what was
+pruned stays pruned. A trial with the mask of another one scores nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import Tensor
 from deepcuts.experiment.spec import TrialSpec, examples_at_once
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.feed_forward import find_feed_forward
+from deepcuts.model.load import outside_encoder
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
 from deepcuts.pruning.bits import pack
 from deepcuts.pruning.compression import FeedForward, fraction_to_keep
@@ -32,14 +36,14 @@ from deepcuts.pruning.neurons import shuffle_neurons
 from deepcuts.scoring.activations import how_counted
 from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
-from deepcuts.store.tensors import save_tensors
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
 from deepcuts.trial.context import Context
+from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network, weight_classes
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.shared_stages import FineTuned, Scored, find_scores, fine_tune, snapshot_weights, teach
+from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights, teach
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 
@@ -146,15 +150,19 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
     if trial.retrain is None:
         account.row |= _pruned_columns(network, trial, _all_kept(network, names))
     else:
-        kept = _prune(trial, context, account, network, material, names, theta_0)
+        trained, alive = tuned.weights, None
+        if (before := round_before(context.store, trial)) is not None:
+            trained, alive = before.weights, before.masks
+            set_weights(network, trained)
+        kept = _prune(trial, context, account, network, material, names, theta_0, alive)
         if trial.distills:
             network = replace(network, distill=trial.retrain.distill)
             material = replace(material, train=replace(material.train, taught=taught))
-        _retrain(trial, context, account, network, material, kept, _start(trial, context, theta_0, tuned))
+        _retrain(trial, context, account, network, material, kept, _start(trial, context, network, theta_0, trained))
         _begin("store", account, context)
         _publish_masks(trial, context, kept)
-        if keep_model:
-            _keep_weights(trial, context, network, kept)
+        if keep_model or context.keep_network:
+            keep_weights(context.store, "models" if keep_model else "rounds", trial.trial_id, network, kept)
     if dense.device == "cuda":
         account.row |= _gpu_memory()
     account.row |= {"status": "completed", **_shortcuts_column(network)}
@@ -222,10 +230,11 @@ def _prune(
     material: Material,
     names: list[str],
     theta_0: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Score and make the masks (on the CPU); evaluate theta_1 * masks."""
+    """Score and make the masks (on the CPU), or take those that are given; evaluate the network with them."""
     found, wanda = Scored({}, 0, None, False, 0.0), None
-    if trial.prunes:
+    if trial.prunes and not trial.mask_given:
         _begin("score", account, context)
         found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
         if trial.wanda is not None:
@@ -242,8 +251,11 @@ def _prune(
     kept = _all_kept(network, names)
     if trial.prunes:
         parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        layers = find_feed_forward(network.model, names) if trial.scope == "neuron" else ()
-        kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, layers)
+        if trial.mask_given:
+            kept = given_mask(context.store, trial, network)
+        else:
+            layers = find_feed_forward(network.model, names) if trial.scope == "neuron" else ()
+            kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, layers, alive)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
@@ -257,29 +269,35 @@ def masks_of_trial(
     transposed: Collection[str] = (),
     wanda: Mapping[str, Tensor] | None = None,
     layers: Sequence[FeedForward] = (),
+    alive: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
 
     The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers`
-    whose neurons it prunes.
+    whose neurons it prunes. What is not `alive` was pruned in a round before, and stays so.
     """
     assert trial.scope is not None
     prunable = sum(score.numel() for score in scores.values())
     fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed, wanda, layers)
+    made = make_masks(scores, fraction, trial.scope, transposed, wanda, layers, alive)
+    if alive is not None:
+        assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
     if trial.control == "none":
         return made
     seed = derive(trial.control_seed, "shuffle")
-    return shuffle_neurons(made, layers, seed) if trial.scope == "neuron" else shuffle(made, seed)
+    return shuffle_neurons(made, layers, seed) if trial.scope == "neuron" else shuffle(made, seed, alive)
 
 
-def _start(trial: TrialSpec, context: Context, theta_0: dict[str, Tensor], tuned: FineTuned) -> dict[str, Tensor]:
-    """Return the weights that the rewind restores."""
+def _start(
+    trial: TrialSpec, context: Context, network: Network, theta_0: dict[str, Tensor], trained: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that the rewind restores; `trained` are those of the network that was pruned."""
     if trial.rewind == "none":
-        return tuned.weights
-    if trial.rewind == "init":
-        return theta_0
-    return snapshot_weights(context.store, trial.dense, trial.rewind)
+        return trained
+    start = theta_0 if trial.rewind == "init" else snapshot_weights(context.store, trial.dense, trial.rewind)
+    if trial.rewind_head:
+        return start
+    return start | {name: trained[name] for name in outside_encoder(network.model)}
 
 
 def _retrain(
@@ -350,14 +368,6 @@ def _publish_masks(trial: TrialSpec, context: Context, kept: Mapping[str, Tensor
             }
         )
     context.store.write("masks", trial.trial_id, rows)
-
-
-def _keep_weights(trial: TrialSpec, context: Context, network: Network, kept: Mapping[str, Tensor]) -> None:
-    """Publish the kept weights, flat and in the order of the mask; tensors that are not prunable stay whole."""
-    weights = weights_of(network)
-    small = {name: weights[name][kept[name]] if name in kept else weights[name] for name in weights}
-    with context.store.new_artifact("models", trial.trial_id, {"trial_id": trial.trial_id}) as folder:
-        save_tensors(folder / "kept.safetensors", small)
 
 
 def _publish(trial: TrialSpec, account: Account, context: Context) -> None:

@@ -19,6 +19,7 @@ from deepcuts.model.network import Network, prunable, weights_of
 from deepcuts.model.weights import check_weights, model_commit
 from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
+from deepcuts.trial.earlier import check_mask_files
 from deepcuts.trial.loading import load_network
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
@@ -32,7 +33,8 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
     """Run a batch of two texts of different length through what the trials do, on the CPU; return facts of the model.
 
     The trials must be of one model and one kind of task. Tokenises, evaluates, runs every pass that their criteria
-    need, and takes a step of training. Raises ValueError with the first thing that fails.
+    need, compares the masks of files with the network, and takes a step of training. Raises ValueError with the first
+    thing that fails.
     """
     dense = trials[0].dense.model_copy(update={"device": "cpu", "compile": False})
     model = dense.model
@@ -55,6 +57,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
             if not np.isfinite(outputs).all():
                 raise ValueError(f"the outputs are not finite: {outputs.tolist()!r}")
         _try_passes(trials, dense, network, tokens)
+        check_mask_files(trials, network)
         with _explained(dense, f"a step of training on two texts, of {lengths} tokens"):
             train(network, tokens, ONE_STEP.model_copy(update=_regularised(dense)), seed=dense.seed, stage="dense")
         return [*_truncated(dense, tokenizer, split), *_facts(network, tokenizer, tokens)]
@@ -170,7 +173,9 @@ def _try_passes(trials: Sequence[TrialSpec], dense: DenseSpec, network: Network,
 def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, ScoreSpec]]:
     """Group the criteria that one pass over the batches serves; what a pass is decides its key."""
     found: dict[tuple[object, ...], dict[str, ScoreSpec]] = {}
-    for spec in (spec for trial in trials if trial.prunes for spec in (trial.score, *trial.passes)):
+    for spec in (
+        spec for trial in trials if trial.prunes and not trial.mask_given for spec in (trial.score, *trial.passes)
+    ):
         key = (spec.data, spec.dropout, spec.count_padding, spec.prune_biases, spec.exclude)
         found.setdefault(key, {})[str(spec.criterion)] = spec
     return found

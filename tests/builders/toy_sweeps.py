@@ -42,9 +42,10 @@ def run_missing(store: Store, spec: SweepSpec | None = None) -> int:
     """Run in this process every trial that the store lacks, one after the other; return how many there were."""
     spec = spec or toy_sweep()
     trials = spec.trials()
-    missing = make_plan(trials, store).to_run
+    missing, together = make_plan(trials, store).to_run, shared(trials)
     for trial in missing:
-        run_stages(trial, spec.name, Context(store, 1, partners=shared(trials).partners(trial)))
+        kept = trial.trial_id in together.networks
+        run_stages(trial, spec.name, Context(store, 1, partners=together.partners(trial), keep_network=kept))
     return len(missing)
 
 

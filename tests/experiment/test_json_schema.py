@@ -37,12 +37,12 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
-    assert [path.stem for path in FILES] == ["ablation", "minilm", "paper", "quickstart", "seed"]
+    assert [path.stem for path in FILES] == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "seed"]
 
 
 def test_every_key_is_described():
     made = sweep_schema()
-    for name in ("ArmSettings", "OwnData", "Resources", "Scoring", "Settings", "Training"):
+    for name in ("ArmSettings", "MaskFrom", "OwnData", "Resources", "Rounds", "Scoring", "Settings", "Training"):
         keys = made["$defs"][name]["properties"]
         plain = {"revision", "kind", "optimizer", "weight_decay"}
         assert {key for key, value in keys.items() if "description" not in value} <= plain, name

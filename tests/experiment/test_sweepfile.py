@@ -57,6 +57,8 @@ DEFAULTS = {
         "count_padding": False,
     },
     "rewind": "init",
+    "rounds": None,
+    "mask_from": None,
     "keep_models": False,
     "checkpoint_minutes": 5.0,
     "capture": False,
