@@ -96,6 +96,7 @@ class Scoring(ScoringPass):
 
     batches: Positive = 1000
     smooth_batches: Positive = 100
+    rounds: Positive = 1
 
 
 def examples_at_once(settings: Training | ScoringPass) -> int:
@@ -236,6 +237,8 @@ class TrialSpec(Frozen):
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
     rewind_head: bool = True
+    start: Literal["rewind", "random", "shuffled"] = "rewind"
+    scoring_rounds: Positive = 1
     retrain: Training | None = None
     outliers: OutlierPass | None = None
 
@@ -324,7 +327,7 @@ class TrialSpec(Frozen):
             fields["mask_of"] = self.mask_of.trial_id
         if self.mask_file is not None:
             fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
-        if is_control(self.strategy):
+        if is_control(self.strategy) or self.start != "rewind":
             fields["control_version"] = VERSIONS["control"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
