@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from deepcuts.experiment.spec import Distill
+from deepcuts.experiment.settings import Distill
 from deepcuts.model.losses import distilled, loss_of_labels
 from deepcuts.names import names_tensor
 from deepcuts.pruning.masks import bytewise

@@ -27,11 +27,12 @@ def lamp_scores(scores: Tensor) -> Tensor:
 
     Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", arXiv 2010.07611, with their abs(W) for
     s. Of equal scores the earlier one ranks higher, so the highest score of each tensor becomes 1, and the order within
-    a tensor stays. 0 where a score is 0. `scores` must not be negative.
+    a tensor stays. 0 where a score is 0. `scores` must not be negative, but for minus infinity, which stays and is no
+    part of the sums.
     """
     ordered, order = scores.flatten().sort(descending=True, stable=True)
-    squares = ordered.double().square()
-    shares = torch.where(squares > 0, squares / squares.cumsum(0), 0.0)
+    squares = ordered.double().clamp(min=0).square()
+    shares = torch.where(squares > 0, squares / squares.cumsum(0), ordered.double().clamp(max=0))
     return torch.empty_like(shares).scatter_(0, order, shares).view(scores.shape)
 
 

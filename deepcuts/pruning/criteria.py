@@ -7,8 +7,8 @@ that they broadcast over the tensor being scored:
     a  output averaged over the batch's real tokens     (O, 1); for a bias (O,)
     x  the input's statistics over the real tokens      (1, I); for a bias 1
 
-In a "curvature" pass g is H g, the Hessian of the batch's loss times its gradient. SynFlow sees no batch: `total` is then
-the gradient of the flow (scoring/flow.py).
+In a "curvature" pass g is H g, the Hessian of the batch's loss times its gradient. SynFlow sees no batch: its `total`
+is the gradient of the flow (scoring/flow.py).
 
 `add` adds the batch's term to `total`, an fp32 sum over the batches, and `score` turns weight and total into the score:
 higher = keep. abs(W) is constant over the batches and is taken out of every sum.
@@ -16,9 +16,9 @@ higher = keep. abs(W) is constant over the batches and is taken out of every sum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from deepcuts.names import nearest
 
@@ -56,6 +56,19 @@ class Weights:
     generator: torch.Generator | None = None
 
 
+class Needs(Protocol):
+    """What has to be known of a criterion to plan with it: of ours a row of the table, of the user's own a record."""
+
+    @property
+    def data(self) -> Pass: ...
+    @property
+    def outputs(self) -> bool: ...
+    @property
+    def shifted(self) -> bool: ...
+    @property
+    def signed(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Criterion:
     """One row of the table: the formula, its source, and what it needs."""
@@ -70,11 +83,6 @@ class Criterion:
     initial: bool = False
     signed: bool = False
     flow: bool = False
-
-    @property
-    def sees_network(self) -> bool:
-        """Whether scores depend on the other weights, so that they change where some of these are pruned."""
-        return self.data != "none" or self.flow
 
 
 def _given(value: Tensor | None) -> Tensor:
@@ -175,6 +183,12 @@ CRITERIA: dict[str, Criterion] = {
     "Random": Criterion(uniform, "baseline"),
 }
 
+
+def sees_network(criterion: Needs) -> bool:
+    """Whether a score depends on the other weights too, so that it changes where some of these are pruned."""
+    return criterion.data != "none" or (isinstance(criterion, Criterion) and criterion.flow)
+
+
 # The strategies that prune nothing: the fine-tuned network, and the unpruned one rewound and retrained.
 NOT_PRUNED = ("Dense", "Unpruned")
 
@@ -198,12 +212,12 @@ def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> s
     return SCOPES[scope] + criterion + ("" if control == "none" else f"+{control}")
 
 
-def plain_strategies() -> dict[str, tuple[str, Scope]]:
+def plain_strategies(criteria: Mapping[str, Needs] = CRITERIA) -> dict[str, tuple[str, Scope]]:
     """Return the criterion and scope of every strategy without a control, by name."""
     return {
         strategy_name(criterion, scope, "none"): (criterion, scope)
         for scope in SCOPES
-        for criterion, row in CRITERIA.items()
+        for criterion, row in criteria.items()
         if not (scope == "lamp" and row.signed)
     }
 
@@ -213,9 +227,9 @@ def is_control(strategy: str) -> bool:
     return "+" in strategy or strategy.endswith("Random")
 
 
-def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
+def parse_strategy(strategy: str, criteria: Mapping[str, Needs] = CRITERIA) -> tuple[str, Scope, Control]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
-    known = plain_strategies()
+    known = plain_strategies(criteria)
     base, plus, control = strategy.partition("+")
     if base in known:
         if not plus:
@@ -224,7 +238,7 @@ def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
             return *known[base], control
         raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; known: '+shuffle', '+invert'")
     criterion = base.removeprefix(SCOPES["lamp"])
-    if criterion != base and criterion in CRITERIA:
+    if criterion != base and criterion in criteria:
         raise ValueError(
             f"strategy {strategy!r}: Lamp divides squares of scores, and those of {criterion} may be negative; take"
             f" another criterion, or another scope, as in 'Layer{criterion}'"
@@ -233,5 +247,5 @@ def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
     *scopes, last = SCOPES.values()
     raise ValueError(
         f"unknown strategy {strategy!r}{hint} known: {', '.join(scopes)} or {last},"
-        f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle or +invert"
+        f" then one of {', '.join(criteria)}, then perhaps +shuffle or +invert"
     )

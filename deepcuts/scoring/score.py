@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, group_batches, micro_batches
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
@@ -40,20 +40,21 @@ TOKENS = 2560
 
 @dataclass(frozen=True)
 class Variant:
-    """A criterion, with those settings in which the criteria of one pass may differ."""
+    """A criterion, with those settings in which the criteria of one pass may differ; `own` is a row of the user's."""
 
     criterion: str
     shift: float
     count_padding: bool
+    own: Criterion | None = None
 
     @classmethod
-    def of(cls, settings: ScoringPass, criterion: str) -> Variant:
+    def of(cls, settings: ScoringPass, criterion: str, own: Criterion | None = None) -> Variant:
         """Make the variant that the settings mean."""
-        return cls(criterion, settings.shift, settings.count_padding)
+        return cls(criterion, settings.shift, settings.count_padding, own)
 
     @property
     def row(self) -> Criterion:
-        return CRITERIA[self.criterion]
+        return self.own or CRITERIA[self.criterion]
 
     @property
     def observes(self) -> bool:
@@ -110,7 +111,7 @@ def score(
                 raise Interrupted
     if flows := [label for label, variant in criteria.items() if variant.row.flow]:
         totals |= dict.fromkeys(flows, _turn(flow_gradients(network.model, list(tensors)), turned))
-    made = {key: _scores(each.criterion, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
+    made = {key: _scores(each, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
     for label in flows:
         check_flow(made[label])
     return {label: _turn(scores, turned) for label, scores in made.items()}, used
@@ -152,19 +153,20 @@ def _totals(
 
 @torch.no_grad()
 def _scores(
-    criterion: str,
+    variant: Variant,
     tensors: Mapping[str, Tensor],
     totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
     seed: int,
 ) -> dict[str, Tensor]:
     """Return the criterion's score of every tensor, from its sums over the batches. Raises ValueError unless finite."""
-    row, scores = CRITERIA[criterion], {}
+    row, criterion, scores = variant.row, variant.criterion, {}
     generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
     for name, tensor in tensors.items():
         start = initial[name].to(tensor.device) if initial is not None and row.initial else None
         value = row.score(Weights(tensor, start, generator), totals.get(name)).float().cpu()
-        assert value.shape == tensor.shape
+        if value.shape != tensor.shape:
+            raise ValueError(f"{criterion} scores of {name!r} have the shape {[*value.shape]}, not {[*tensor.shape]}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
         scores[name] = value

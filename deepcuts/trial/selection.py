@@ -101,12 +101,21 @@ def select_in_rounds(
             zero_weights(network.model, {name: mask.to(network.device) for name, mask in left.items()})
             key = f"{trial.trial_id}-round-{number}"
             again, more = run_pass(
-                network, material, [trial.score], context, initial, trial.control_seed, key, before=used
+                network,
+                material,
+                {trial.score.label: trial.score},
+                context,
+                initial,
+                trial.control_seed,
+                key,
+                before=used,
             )
             scores, used = again[trial.score.label], used + more
         share = selection.fraction if number == rounds else begin * (selection.fraction / begin) ** (number / rounds)
         left = selection.masks(scores, share, left)
-        packed = {name: torch.frombuffer(bytearray(pack(mask.numpy())), dtype=torch.uint8) for name, mask in left.items()}
+        packed = {
+            name: torch.frombuffer(bytearray(pack(mask.numpy())), dtype=torch.uint8) for name, mask in left.items()
+        }
         saved.save(packed, {"round": number, "seconds": seconds + time.monotonic() - began})
         if number > 1:
             context.checkpoint(key).remove()

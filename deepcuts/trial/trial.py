@@ -17,24 +17,20 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
-from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.settings import examples_at_once
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.feed_forward import find_feed_forward
-from deepcuts.model.load import outside_encoder
-from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
+from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import FeedForward, fraction_to_keep
-from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
-from deepcuts.pruning.neurons import shuffle_neurons
+from deepcuts.pruning.masks import bytewise, zero_weights
 from deepcuts.scoring.activations import how_counted
-from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
@@ -43,8 +39,10 @@ from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network, weight_classes
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights, teach
+from deepcuts.trial.selection import Selection, forget_rounds, select_in_rounds
+from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, teach
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
+from deepcuts.trial.starting import starting_weights
 
 
 @dataclass
@@ -245,7 +243,7 @@ def _prune(
         if trial.scoring_rounds > 1:
             selection = Selection.of(trial, network, names, wanda, alive)
             found, made = select_in_rounds(selection, context, network, material, theta_0, found)
-        observing = trial.score.criterion if trial.wanda is None else trial.wanda.criterion
+        observing = trial.score.needs if trial.wanda is None else trial.wanda.needs
         account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch

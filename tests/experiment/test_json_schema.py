@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from deepcuts.experiment.json_schema import schema_text, sweep_schema
-from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.experiment.yaml_errors import parse_yaml
 from deepcuts.pruning.criteria import CRITERIA
 

@@ -11,7 +11,7 @@ from builders.small_network import NAMES, WEIGHTS, Wide, batch, packed, small
 from torch import Tensor, tensor
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.pruning.criteria import (
     CRITERIA,
     SCOPES,

@@ -16,7 +16,7 @@ from builders.transformers_networks import tokens
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.model.load import pads_left
 from deepcuts.model.network import Network, prunable
 from deepcuts.pruning.criteria import CRITERIA
@@ -200,9 +200,9 @@ def test_what_is_not_known_of_rows_is_said(kind: str, layers: str | None) -> Non
     names = prunable(network.model, biases=False)
     said = layers and f"rows of unknown tokens count in {layers} layers"
     for criterion in ("Wanda", "SmoothGradCAM"):
-        assert how_counted(network, tokens(), names, criterion) == said
-    for criterion in ("MagGrad", "MagWeight", None):
-        assert how_counted(network, tokens(), names, criterion) is None
+        assert how_counted(network, tokens(), names, CRITERIA[criterion]) == said
+    for row in (CRITERIA["MagGrad"], CRITERIA["MagWeight"], None):
+        assert how_counted(network, tokens(), names, row) is None
 
 
 def test_xlnet_classifies_from_the_last_position_so_padding_comes_first(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from builders.toy_trials import TRAINING, context, dense, everything, rows, trial
 
 from deepcuts.experiment.metrics import UndefinedMetric
+from deepcuts.experiment.reading import parse_sweep
+from deepcuts.experiment.settings import Distill, Training
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.spec import Distill, Training
-from deepcuts.experiment.sweepfile import parse_sweep
 from deepcuts.model.network import set_weights
 from deepcuts.store.cache import shared_stages
 from deepcuts.store.store import Store
