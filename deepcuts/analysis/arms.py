@@ -19,7 +19,7 @@ from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import natural, nearest
-from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED
+from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, sees_network
 
 _Settings = Mapping[str, Any]
 
@@ -203,7 +203,7 @@ def _complete(trial: dict[str, Any]) -> _Settings:
         "model": _identity(model, {"revision"}),
         "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
         "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
-        "scoring": _scoring(score),
+        "scoring": _scoring(score, trial.pop("scoring_rounds", 1)),
     }
     if score["own"]:  # the digest of the file with the formula
         sections["criterion"] = {"digest": score["own"]["digest"]}
@@ -212,7 +212,9 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
     found |= _in_rounds(trial)
     if (retrain := trial.pop("retrain", None)) is not None:
-        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", *_OTHER_TRIALS})
+        found |= _without(
+            _defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", "scoring_rounds", *_OTHER_TRIALS}
+        )
         trained = _defaults(Training) | retrain
         taught = trained.pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
         sections["retrain"] = trained | {f"distill.{name}": value for name, value in taught.items()}
@@ -248,7 +250,7 @@ def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
     return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
 
 
-def _scoring(score: _Settings) -> _Settings:
+def _scoring(score: _Settings, rounds: int) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
     criterion, own = score["criterion"], score["own"]
     if criterion is None:
@@ -256,7 +258,8 @@ def _scoring(score: _Settings) -> _Settings:
     if own is None and criterion not in CRITERIA:
         return _without(score, {"criterion", "own", "prune_biases", "exclude", "network"})
     row = OwnCriterion(**own) if own else CRITERIA[criterion]
-    return {key: score[field] for field, key in scoring_keys(row).items()}
+    found = {key: score[field] for field, key in scoring_keys(row).items()}
+    return found | ({"rounds": rounds} if sees_network(row) else {})
 
 
 # Trials of other versions of the code

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import scoring_keys
+from deepcuts.experiment.spec import used_keys
 from deepcuts.experiment.yaml_errors import explained
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, Needs, parse_strategy
 
@@ -65,7 +65,7 @@ def changes(strategy: str, key: str, criteria: Criteria = CRITERIA) -> bool:
     section, _, name = key.partition(".")
     criterion, scope, _ = parse_strategy(strategy, criteria)
     scored = [criterion, "Wanda"] if scope == "owl" else [criterion]
-    return section != "scoring" or any(name in scoring_keys(criteria[each]).values() for each in scored)
+    return section != "scoring" or any(name in used_keys(criteria[each]) for each in scored)
 
 
 def axis_keys(settings: type[BaseModel]) -> list[str]:
@@ -123,7 +123,7 @@ def _why(key: str, arms: Iterable[Arm], criteria: Criteria) -> str:
     if any(changes(arm.strategy, key, criteria) for arm in arms):
         return ": those that it could change set it themselves"
     name = key.partition(".")[2]
-    using = [criterion for criterion, row in criteria.items() if name in scoring_keys(row).values()]
+    using = [criterion for criterion, row in criteria.items() if name in used_keys(row)]
     return f": of the criteria only {', '.join(using)} use it" if using else ""
 
 

@@ -32,6 +32,8 @@ _SETTINGS = {
     "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
     "retrain": "how the pruned network is trained: 12 epochs, and what is not given comes from finetune",
+    "start": "what retraining starts from: rewind (as rewind says), or a control: random (an encoder that was never"
+    " trained), shuffled (the kept weights permuted within each tensor)",
     "rounds": "iterative pruning: each round prunes the retrained network of the one before; null: all at once",
     "mask_from": "take the mask of the same trial on another dataset or seed, or of a file; null: score for it",
 }
@@ -55,7 +57,7 @@ _SWEEP = {
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
     "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle or +invert; or a mapping of the names of arms"
     " to their settings (null: the strategy of that name itself)",
     "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
@@ -89,6 +91,7 @@ _DISTILL = {
     "weight": "the teacher's share of the loss, from 0 to 1; the labels have the rest",
 }
 _SCORING = {
+    "rounds": "score anew after so many rounds of pruning, nothing trained between; 1: score once",
     "batches": "batches per pass, at most one pass over the training split",
     "smooth_batches": "batches per pass for the Smooth criteria",
     "batch_size": "examples per scoring batch",
@@ -153,7 +156,7 @@ def sweep_schema() -> dict[str, Any]:
     known, scopes = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
     of_any = {
         "type": "string",
-        "pattern": rf"^({scopes})[A-Z][A-Za-z0-9]*(\+shuffle)?$",
+        "pattern": rf"^({scopes})[A-Z][A-Za-z0-9]*(\+shuffle|\+invert)?$",
     }  # where there are own criteria
     listed, mapped = properties["strategies"]["anyOf"]
     listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = {"anyOf": [known, of_any]}
@@ -182,9 +185,9 @@ def _in_its_words(value: Any) -> Any:
 
 
 def _strategies() -> dict[str, Any]:
-    """Describe the plain strategies by name, for completion, and any of them shuffled."""
+    """Describe the plain strategies by name, for completion, and any of them as a control."""
     plain = list(plain_strategies())
-    return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
+    return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+(shuffle|invert)$"}]}
 
 
 def schema_text() -> str:

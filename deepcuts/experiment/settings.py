@@ -79,6 +79,7 @@ class Scoring(ScoringPass):
 
     batches: Positive = 1000
     smooth_batches: Positive = 100
+    rounds: Positive = 1
 
 
 def examples_at_once(settings: Training | ScoringPass) -> int:

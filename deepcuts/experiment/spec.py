@@ -24,7 +24,7 @@ from deepcuts.experiment.settings import (
     Training,
 )
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Control, Needs, Pass, Scope, is_control, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Control, Needs, Pass, Scope, is_control, sees_network, strategy_name
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
@@ -173,7 +173,8 @@ class TrialSpec(Frozen):
 
     `previous` is the round before: the trial whose retrained network this one prunes further. `mask_of` is the trial
     whose mask this one takes, and `mask_file` the file that has it; nothing is scored then. With `rewind_head` false
-    the head stays as trained.
+    the head stays as trained. `start` may put a control in place of what the rewind restores. The scores are those of
+    the network before anything is pruned, in the first of `scoring_rounds`; what later rounds make is the trial's own.
     """
 
     score: ScoreSpec
@@ -187,6 +188,8 @@ class TrialSpec(Frozen):
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
     rewind_head: bool = True
+    start: Literal["rewind", "random", "shuffled"] = "rewind"
+    scoring_rounds: Positive = 1
     retrain: Training | None = None
     outliers: OutlierPass | None = None
 
@@ -275,7 +278,7 @@ class TrialSpec(Frozen):
             fields["mask_of"] = self.mask_of.trial_id
         if self.mask_file is not None:
             fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
-        if is_control(self.strategy):
+        if is_control(self.strategy) or self.start != "rewind":
             fields["control_version"] = VERSIONS["control"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
@@ -289,7 +292,7 @@ def scoring_keys(row: Needs) -> dict[str, str]:
     used: list[str] = []
     if row.data != "none":
         used += ["batch_size", "micro_batch", "batches"]
-    if row.data in ("plain", "smoothed"):
+    if row.data in ("plain", "smoothed", "curvature"):
         used += ["dropout"]
     if row.data == "smoothed":
         used += ["smoothing_passes", "noise_std"]
@@ -298,6 +301,11 @@ def scoring_keys(row: Needs) -> dict[str, str]:
     if row.shifted:
         used += ["shift"]
     return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
+
+
+def used_keys(row: Needs) -> set[str]:
+    """Return the keys of `scoring` that change what a criterion prunes."""
+    return {*scoring_keys(row).values(), *(["rounds"] if sees_network(row) else [])}
 
 
 def score_spec(

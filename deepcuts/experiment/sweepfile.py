@@ -101,6 +101,7 @@ class Settings(Frozen):
     finetune: Training = Training()
     scoring: Scoring = Scoring()
     rewind: Literal["init", "none"] | Natural = "init"
+    start: Literal["rewind", "random", "shuffled"] = "rewind"
     retrain: Training = Training(epochs=12)
     rounds: Rounds | None = None
     mask_from: MaskFrom | None = None
@@ -110,6 +111,15 @@ class Settings(Frozen):
         if self.rounds is not None and self.mask_from is not None and self.mask_from.file is not None:
             raise ValueError(
                 f"rounds has no effect on a mask that the file {self.mask_from.file!r} has; remove one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Settings:
+        if self.start == "random" and self.rewind not in ("init", 0):
+            raise ValueError(
+                f"start: random takes the place of what rewind: {self.rewind} would restore; remove one of the two"
+                " (start: shuffled goes with any rewind)"
             )
         return self
 

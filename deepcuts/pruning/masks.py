@@ -96,6 +96,27 @@ def make_masks(
     return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
 
 
+def lowest_masks(
+    scores: Scores,
+    fraction: float,
+    scope: Scope,
+    transposed: Collection[str] = (),
+    wanda: Scores | None = None,
+    layers: Sequence[FeedForward] = (),
+    alive: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Keep the lowest scores where `make_masks` keeps the highest: as many of each group that competes (a control).
+
+    Lamp decides by the highest scores how many each tensor keeps, and these are then its lowest ones.
+    """
+    turned = {name: -score for name, score in scores.items()}
+    if scope != "lamp":
+        return make_masks(turned, fraction, scope, transposed, wanda, layers, alive)
+    counts = {name: int(mask.sum()) for name, mask in make_masks(scores, fraction, scope, alive=alive).items()}
+    turned = _dead_last(turned, alive)
+    return {name: highest(turned[name].flatten(), kept).view(turned[name].shape) for name, kept in counts.items()}
+
+
 def _counts(scores: Scores, fraction: float, scope: Scope, wanda: Scores | None) -> dict[str, int]:
     """Return how many weights each tensor keeps in those scopes where weights compete within their tensor."""
     whole = count_kept(fraction, sum(score.numel() for score in scores.values()))

@@ -88,8 +88,8 @@ def _check_name(name: object) -> None:
 
 
 def _check_asked(name: str, data: str, adds: bool, sign: bool, outputs: bool, shifted: bool) -> None:
-    if data not in get_args(Pass):
-        known = get_args(Pass)
+    known = [each for each in get_args(Pass) if each != "curvature"]
+    if data not in known:
         raise _RefusedError(
             f"criterion {name!r}: unknown data {data!r}{nearest(str(data), known) or ';'} known: {', '.join(known)}"
         )

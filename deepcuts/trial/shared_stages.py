@@ -156,38 +156,54 @@ def find_scores(
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
-    names = prunable(network.model, spec.prune_biases, spec.exclude)
     if spec.data != "none":
         meta = context.store.artifact("scores", spec.score_id)
         if meta is not None:
             loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
-    began = time.monotonic()
-    wanted, settings = _served(spec, context), context.bound(spec)
-
-    def after_batch(used: int) -> bool:
-        context.on_progress("score", 0, used)
-        return context.stop()
-
-    scores, used = score(
-        replace(network, compiled=None),  # hooks look into its layers
-        names,
-        variants(wanted, context.criteria),
-        material.train.to(network.device),
-        _scoring_order(material, spec),
-        settings,
-        control_seed if spec.data == "none" else spec.dense.seed,
-        initial,
-        context.checkpoint(spec.pass_id) if spec.data != "none" else None,
-        after_batch,
-    )
+    began, wanted = time.monotonic(), _served(spec, context)
+    scores, used = run_pass(network, material, wanted, context, initial, control_seed, spec.pass_id)
     made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
-        made = replace(made, micro_batch=examples_at_once(settings))
+        made = replace(made, micro_batch=examples_at_once(context.bound(spec)))
         for label, partner in wanted.items():
             _publish_scores(context.store, partner, replace(made, scores=scores[label]))
         context.checkpoint(spec.pass_id).remove()
     return made
+
+
+def run_pass(
+    network: Network,
+    material: Material,
+    wanted: Mapping[str, ScoreSpec],
+    context: Context,
+    initial: Mapping[str, Tensor],
+    control_seed: int,
+    key: str,
+    before: int = 0,
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Score the network as it is by criteria that one pass serves, by label; return their scores, and its batches.
+
+    `key` names the checkpoint to go on from, which the caller removes. `before` counts the batches of earlier rounds.
+    """
+    spec = next(iter(wanted.values()))
+
+    def after_batch(used: int) -> bool:
+        context.on_progress("score", 0, before + used)
+        return context.stop()
+
+    return score(
+        replace(network, compiled=None),  # hooks look into its layers
+        prunable(network.model, spec.prune_biases, spec.exclude),
+        variants(wanted, context.criteria),
+        material.train.to(network.device),
+        _scoring_order(material, spec),
+        context.bound(spec),
+        control_seed if spec.data == "none" else spec.dense.seed,
+        initial,
+        context.checkpoint(key) if spec.data != "none" else None,
+        after_batch,
+    )
 
 
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
