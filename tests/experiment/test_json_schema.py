@@ -14,7 +14,7 @@ from deepcuts.experiment.yaml_errors import parse_yaml
 from deepcuts.pruning.criteria import CRITERIA
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
-FILES = sorted(SWEEPS.glob("*.yaml"))
+FILES = sorted(SWEEPS.rglob("*.yaml"))
 GOOD = {"datasets": ["toy"], "strategies": ["LayerSNIP"], "compressions": [2]}
 
 
