@@ -24,7 +24,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 import deepcuts as dc
-from deepcuts.experiment.spec import ScoringPass, TrialSpec
+from deepcuts.experiment.settings import ScoringPass
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.load import count_from_config, silence_transformers
 from deepcuts.model.network import find_prunable, weights_of
 from deepcuts.pruning.criteria import CRITERIA

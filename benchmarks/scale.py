@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.training.train import train
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from deepcuts.data.batches import BATCHES_PER_RUN, shuffled
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import prunable
 from deepcuts.pruning.masks import make_masks

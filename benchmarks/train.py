@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import transformers
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.training.train import evaluate, train
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.sensitivity import plot_sensitivity as plot_sensitivity
     from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
+    from deepcuts.pruning.own import criterion as criterion
     from deepcuts.publish.export import export as export
     from deepcuts.publish.report import report as report
     from deepcuts.store.cache import collect_garbage as collect_garbage
@@ -113,6 +114,7 @@ _HOMES = {
     "plot_sensitivity": "figures.sensitivity",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
+    "criterion": "pruning.own",
     "export": "publish.export",
     "report": "publish.report",
     "collect_garbage": "store.cache",

@@ -16,7 +16,7 @@ from builders.toy_sweeps import SWEEP, run_file
 
 import deepcuts
 from deepcuts.cli.main import VERBS, _parser, main
-from deepcuts.experiment.sweepfile import parse_sweep
+from deepcuts.experiment.reading import parse_sweep
 from deepcuts.store.tables import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +103,16 @@ def test_the_views_of_the_readme_run(folder: Path, tmp_path: Path, monkeypatch: 
     assert {"curves.svg", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The criteria of the docs, in the working folder."""
+    (text,) = (text for page, text in blocks("python") if page == "experiment.md" and "@dc.criterion" in text)
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mine.py"
+
+
+@pytest.mark.usefixtures("mine")
 def test_every_sweep_of_the_pages_can_be_read() -> None:
     read = 0
     for page, text in blocks("yaml"):
@@ -116,6 +126,19 @@ def test_every_sweep_of_the_pages_can_be_read() -> None:
         assert sweep.datasets, page
         read += 1
     assert read >= 3
+
+
+@pytest.mark.usefixtures("torch_state", "few_sentences", "mine")
+def test_the_criteria_of_the_pages_run_from_the_file_to_a_curve() -> None:
+    (text,) = (text for page, text in blocks("yaml") if page == "experiment.md" and "criteria:" in text)
+    keys = {key: yaml.safe_load(text)[key] for key in ("criteria", "strategies")}
+    sweep = deepcuts.read_sweep(yaml.safe_load(SWEEP) | keys)
+    trials, store = sweep.trials(), deepcuts.Store("results")
+    for trial in trials:
+        row = deepcuts.run_trial(trial, store, wanted=trials, criteria=sweep.file.criteria)
+        assert row["status"] == "completed", row["traceback"]
+    assert main(["curves", "results", "-o", "curves.svg"]) == 0
+    assert {"LayerSquare", "GlobalInputs"} <= set(re.findall(r"[A-Z]\w+", Path("curves.svg").read_text()))
 
 
 def test_every_key_of_a_sweep_file_is_explained() -> None:

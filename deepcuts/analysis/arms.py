@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import DenseSpec, OutlierPass, ScoreSpec, Training, TrialSpec, canonical, scoring_keys
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import natural, nearest
-from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED
+from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, sees_network
 
 _Settings = Mapping[str, Any]
 
@@ -202,14 +203,18 @@ def _complete(trial: dict[str, Any]) -> _Settings:
         "model": _identity(model, {"revision"}),
         "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
         "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
-        "scoring": _scoring(score),
+        "scoring": _scoring(score, trial.pop("scoring_rounds", 1)),
     }
+    if score["own"]:  # the digest of the file with the formula
+        sections["criterion"] = {"digest": score["own"]["digest"]}
     if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
         sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
     found |= _in_rounds(trial)
     if (retrain := trial.pop("retrain", None)) is not None:
-        found |= _without(_defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", *_OTHER_TRIALS})
+        found |= _without(
+            _defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", "scoring_rounds", *_OTHER_TRIALS}
+        )
         trained = _defaults(Training) | retrain
         taught = trained.pop("distill") or {"weight": 0.0}  # without a teacher it has no weight
         sections["retrain"] = trained | {f"distill.{name}": value for name, value in taught.items()}
@@ -245,14 +250,16 @@ def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
     return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
 
 
-def _scoring(score: _Settings) -> _Settings:
+def _scoring(score: _Settings, rounds: int) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
-    criterion = score["criterion"]
+    criterion, own = score["criterion"], score["own"]
     if criterion is None:
         return {}
-    if criterion not in CRITERIA:
-        return _without(score, {"criterion", "prune_biases", "exclude", "network"})
-    return {key: score[field] for field, key in scoring_keys(criterion).items()}
+    if own is None and criterion not in CRITERIA:
+        return _without(score, {"criterion", "own", "prune_biases", "exclude", "network"})
+    row = OwnCriterion(**own) if own else CRITERIA[criterion]
+    found = {key: score[field] for field, key in scoring_keys(row).items()}
+    return found | ({"rounds": rounds} if sees_network(row) else {})
 
 
 # Trials of other versions of the code
@@ -299,9 +306,9 @@ def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     for place, (label, _, _) in enumerate(kinds):
         pools.setdefault(label if label in given else None, []).append(place)
     names = [""] * len(kinds)
-    for given_label, places in pools.items():
+    for pool, places in pools.items():
         read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if given_label is not None else read
+        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if pool is not None else read
         for place, settings in zip(places, _told_apart(told), strict=True):
             names[place] = _name(kinds[place][0], settings)
     return [

@@ -162,7 +162,7 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     """
     arm = ["baseline", "settings_b", "label", "strategy"]
     of_dataset = dict(list(theirs[["dataset", *arm]].drop_duplicates().groupby("dataset")))
-    found = []
+    found: list[tuple[str, str, str, str | None]] = []
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
     for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
         apart: dict[tuple[str, str | None], int] = {}
@@ -173,8 +173,8 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
             on_purpose = exact or label != strategy or of != formula
             if agree(of_dense(settings), of_dense(others)) and (on_purpose or not count):
                 apart[other, others] = count
-        nearest_ones = [key for key, count in apart.items() if count == min(apart.values())]
-        found += [(dataset, name, *key) for key in nearest_ones or [(baseline, None)]]
+        fewest = [key for key, count in apart.items() if count == min(apart.values())]
+        found += [(dataset, name, *key) for key in fewest] or [(dataset, name, baseline, None)]
     return pd.DataFrame(found, columns=["dataset", "name", "baseline", "settings_b"], dtype=object)
 
 

@@ -120,6 +120,13 @@ def plan_verb(args: argparse.Namespace) -> int:
     argument("source", metavar="SWEEP.yaml|STORE", help="a sweep file, or a store that has the trial's row"),
     TRIAL,
     *INTO,
+    argument(
+        "--criteria",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="the file with a criterion of your own, where a store names the trial",
+    ),
 )
 def run_one_verb(args: argparse.Namespace) -> int:
     """Run one trial, saying how far it is; a failed one prints its traceback."""
@@ -128,6 +135,8 @@ def run_one_verb(args: argparse.Namespace) -> int:
 
     options: dict[str, Any] = {}
     if Path(args.source).suffix in (".yaml", ".yml"):
+        if args.criteria:
+            raise ValueError(f"--criteria {args.criteria[0]!r}: a sweep file names them itself, with its key criteria")
         sweep = deepcuts.read_sweep(args.source, args.set)
         store, spec = opened(args.store), sweep.here()
         trials, labels = spec.trials(), spec.labels
@@ -136,6 +145,7 @@ def run_one_verb(args: argparse.Namespace) -> int:
     else:
         store = existing(args.source)
         trials, labels = _recorded(store)
+        options = {"criteria": args.criteria}
     by_id = {trial.trial_id: trial for trial in trials}
     trial = by_id[find_id(args.trial, by_id)]
     arm = labels.get(trial.trial_id)

@@ -11,14 +11,17 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.experiment.spec import scoring_keys
+from deepcuts.experiment.spec import used_keys
 from deepcuts.experiment.yaml_errors import explained
-from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
+from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, Needs, parse_strategy
 
 # What an arm may set besides `use`: those of these names that are keys of `Settings`. To add one, add it there.
 ARM_KEYS = ("scoring", "exclude", "rewind", "retrain", "start", "rounds", "mask_from")
 # Of them, those that lie over the sweep's key by key; the others replace what the sweep has.
 MERGED_KEYS = ("scoring", "retrain")
+
+# Criteria by name, ours or with those of the user's own.
+Criteria = Mapping[str, Needs]
 
 # What an arm may be called. Commas separate the values of --only, = belongs to axes, a figure's legend leaves out what
 # begins with _, and the rest could break a file's name, a figure, LaTeX or a page.
@@ -34,7 +37,7 @@ class Arm:
     settings: Mapping[str, Any]
 
 
-def check_label(label: str, use: str | None) -> None:
+def check_label(label: str, use: str | None, criteria: Criteria = CRITERIA) -> None:
     """Raise ValueError for a label that no arm may have: one that names another strategy or cannot be written."""
     if use is not None and not re.fullmatch(LABEL_PATTERN, label):
         raise ValueError(
@@ -45,24 +48,24 @@ def check_label(label: str, use: str | None) -> None:
         raise ValueError(f"{label!r} cannot be the name of an arm; write single spaces, and none at its end")
     if label.split(" ")[0] in NOT_PRUNED:
         raise ValueError(f"{label!r} cannot be the name of an arm: {' and '.join(NOT_PRUNED)} prune nothing")
-    if use is not None and label != use and _is_strategy(label):
+    if use is not None and label != use and _is_strategy(label, criteria):
         raise ValueError(f"{label!r} is the name of a strategy, and this arm uses {use!r}; call it otherwise")
 
 
-def _is_strategy(name: str) -> bool:
+def _is_strategy(name: str, criteria: Criteria) -> bool:
     try:
-        parse_strategy(name)
+        parse_strategy(name, criteria)
     except ValueError:
         return False
     return True
 
 
-def changes(strategy: str, key: str) -> bool:
+def changes(strategy: str, key: str, criteria: Criteria = CRITERIA) -> bool:
     """Whether a setting, given by its path as in `scoring.shift`, can change the trials of a strategy."""
     section, _, name = key.partition(".")
-    criterion, scope, _ = parse_strategy(strategy)
+    criterion, scope, _ = parse_strategy(strategy, criteria)
     scored = [criterion, "Wanda"] if scope == "owl" else [criterion]
-    return section != "scoring" or any(name in scoring_keys(each).values() for each in scored)
+    return section != "scoring" or any(name in used_keys(criteria[each]) for each in scored)
 
 
 def axis_keys(settings: type[BaseModel]) -> list[str]:
@@ -93,7 +96,7 @@ def wrong_values(
             yield number, f"{value!r} is repeated; name each value once"
 
 
-def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]]) -> list[Arm]:
+def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]], criteria: Criteria = CRITERIA) -> list[Arm]:
     """Multiply each arm by the values of the axes that change it and whose key it does not set itself.
 
     Raises ValueError for an axis that changes no arm.
@@ -101,7 +104,7 @@ def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]]) -> list[A
     arms, used, made = list(arms), set[str](), []
     names = _short(axes)
     for arm in arms:
-        keys = [key for key in axes if changes(arm.strategy, key) and not _sets(arm.settings, key)]
+        keys = [key for key in axes if changes(arm.strategy, key, criteria) and not _sets(arm.settings, key)]
         used.update(keys)
         for values in product(*(axes[key] for key in keys)):
             chosen = dict(zip(keys, values, strict=True))
@@ -112,15 +115,15 @@ def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]]) -> list[A
             made.append(Arm(label, arm.strategy, laid_over(settings, arm.settings)))
     for key in axes:
         if key not in used:
-            raise ValueError(f"{key!r} changes no arm{_why(key, arms)}; remove it")
+            raise ValueError(f"{key!r} changes no arm{_why(key, arms, criteria)}; remove it")
     return made
 
 
-def _why(key: str, arms: Iterable[Arm]) -> str:
-    if any(changes(arm.strategy, key) for arm in arms):
+def _why(key: str, arms: Iterable[Arm], criteria: Criteria) -> str:
+    if any(changes(arm.strategy, key, criteria) for arm in arms):
         return ": those that it could change set it themselves"
     name = key.partition(".")[2]
-    using = [criterion for criterion in CRITERIA if name in scoring_keys(criterion).values()]
+    using = [criterion for criterion, row in criteria.items() if name in used_keys(row)]
     return f": of the criteria only {', '.join(using)} use it" if using else ""
 
 
@@ -146,11 +149,11 @@ def setting_paths(annotation: Any, begin: str) -> list[str]:
     return found
 
 
-def idle_settings(arms: Iterable[Arm]) -> list[str]:
+def idle_settings(arms: Iterable[Arm], criteria: Criteria = CRITERIA) -> list[str]:
     """Name the settings of arms that cannot change their trials, such as a shift of a magnitude."""
     found = []
     for arm in arms:
-        idle = [key for key in _flat(arm.settings) if not changes(arm.strategy, key)]
+        idle = [key for key in _flat(arm.settings) if not changes(arm.strategy, key, criteria)]
         if idle:
             found.append(f"{', '.join(idle)} of arm {arm.label!r}, because {arm.strategy} does not use it")
     return found

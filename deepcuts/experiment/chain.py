@@ -13,8 +13,9 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from deepcuts.experiment.own_data import Seed
-from deepcuts.experiment.spec import Chain, Frozen, MaskFile, Number, Positive, ScoreSpec, Training, TrialSpec
-from deepcuts.pruning.criteria import Scope
+from deepcuts.experiment.settings import Frozen, Number, Positive, Training
+from deepcuts.experiment.spec import Chain, MaskFile, ScoreSpec, TrialSpec
+from deepcuts.pruning.criteria import Needs, Scope, sees_network
 from deepcuts.wording import level
 
 _Spec = TypeVar("_Spec", TrialSpec, ScoreSpec)
@@ -100,6 +101,19 @@ class Rounds(Frozen):
         return self.count is None and math.isclose(self._after(len(densities)), densities[-1], abs_tol=SAME)
 
 
+def scoring_rounds(strategy: str, scope: Scope, criterion: Needs, rounds: int) -> int:
+    """Return in how many rounds a strategy scores: in one where the scores would be the same each time.
+
+    Raises ValueError for a scope whose masks cannot be nested.
+    """
+    if rounds > 1 and sees_network(criterion) and scope in NO_ROUNDS:
+        raise ValueError(
+            f"scoring.rounds: {strategy!r} cannot be scored in {rounds} rounds: {NO_ROUNDS[scope]}; set"
+            " scoring: {rounds: 1} for it"
+        )
+    return rounds if sees_network(criterion) else 1
+
+
 class MaskFrom(Frozen):
     """Whose mask a trial takes: of the trial that is the same but for dataset or seed, or of one in a file."""
 
@@ -169,14 +183,14 @@ def with_mask_of(trial: TrialSpec, source: TrialSpec) -> TrialSpec:
     """Return the trial with the mask of another in place of its own scores; the source itself where they agree."""
     if trial.dense.dense_id == source.dense.dense_id or not trial.prunes:
         return source if trial.prunes else trial
-    return _anew(trial, score=_unscored(trial.score), outliers=None, mask_of=source)
+    return _anew(trial, score=_unscored(trial.score), outliers=None, scoring_rounds=1, mask_of=source)
 
 
 def with_mask_in(trial: TrialSpec, file: MaskFile) -> TrialSpec:
     """Return the trial with a mask that a file has in place of its own scores."""
     if not trial.prunes:
         return trial
-    return _anew(trial, score=_unscored(trial.score), outliers=None, mask_file=file)
+    return _anew(trial, score=_unscored(trial.score), outliers=None, scoring_rounds=1, mask_file=file)
 
 
 def _unscored(score: ScoreSpec) -> ScoreSpec:

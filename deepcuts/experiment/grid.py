@@ -10,13 +10,22 @@ from itertools import product
 from typing import Any, Literal
 
 from deepcuts.experiment.arms import Arm, differing_text
-from deepcuts.experiment.chain import MaskFrom, in_rounds, with_mask_in, with_mask_of, with_what_they_need
+from deepcuts.experiment.chain import (
+    MaskFrom,
+    in_rounds,
+    scoring_rounds,
+    with_mask_in,
+    with_mask_of,
+    with_what_they_need,
+)
+from deepcuts.experiment.own_criteria import own_criteria
+from deepcuts.experiment.settings import Scoring
 from deepcuts.experiment.spec import (
     DenseSpec,
     MaskFile,
     ModelSource,
+    OwnCriterion,
     ScoreSpec,
-    Scoring,
     TrialSpec,
     outlier_pass,
     score_spec,
@@ -115,6 +124,11 @@ class SweepSpec:
         levels: list[Level] = [("compression", value) for value in self.file.compressions or []]
         return levels + [("sparsity", value) for value in self.file.sparsities or []]
 
+    @cached_property
+    def own(self) -> Mapping[str, OwnCriterion]:
+        """The user's own criteria, by their names."""
+        return own_criteria(self.file.criteria)
+
     def dense(self, dataset: str, task: Task, settings: Settings, seed: int) -> DenseSpec:
         return DenseSpec(
             model=self.model,
@@ -192,18 +206,20 @@ class _Rows:
         fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
         if asked in (("compression", 1), ("sparsity", 0)):
             return TrialSpec(score=whole, **fields)
-        criterion, scope, control = parse_strategy(arm.strategy)
+        known = self._spec.file.known_criteria
+        criterion, scope, control = parse_strategy(arm.strategy, known)
         key = dataset, seed, (criterion, settings.scoring, tuple(settings.exclude))
         if key not in self._scores:
-            made = score_spec(whole.dense, criterion, settings.scoring, whole.prune_biases, settings.exclude)
-            self._scores[key] = made
-        fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring)}
+            about = whole.prune_biases, settings.exclude, self._spec.own.get(criterion)
+            self._scores[key] = score_spec(whole.dense, criterion, settings.scoring, *about)
+        rounds = scoring_rounds(arm.strategy, scope, known[criterion], settings.scoring.rounds)
+        fields |= {"control": control, "outliers": outlier_pass(scope, settings.scoring), "scoring_rounds": rounds}
         return TrialSpec(score=self._scores[key], scope=scope, **fields)
 
 
 def _after_scoring(settings: Settings) -> dict[str, Any]:
     """Return the fields of a trial that say what is done with its mask."""
-    return {"rewind": settings.rewind or "init", "retrain": settings.retraining()}
+    return {"rewind": settings.rewind or "init", "start": settings.start, "retrain": settings.retraining()}
 
 
 def _unpruned_label(trial: TrialSpec, plain: TrialSpec) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from deepcuts.experiment.arms import LABEL_PATTERN
 from deepcuts.experiment.chain import MaskFrom, Rounds
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Distill, Scoring, Training
+from deepcuts.experiment.settings import Distill, Scoring, Training
 from deepcuts.experiment.sweepfile import KNOWN_AXES, ArmSettings, Resources, Settings, SweepFile
 from deepcuts.experiment.tasks import ALIASES, METRICS, TASKS
 from deepcuts.names import NAME_PATTERN
-from deepcuts.pruning.criteria import plain_strategies
+from deepcuts.pruning.criteria import SCOPES, plain_strategies
 
 # What each key means, as editors show it.
 _SETTINGS = {
@@ -32,6 +32,8 @@ _SETTINGS = {
     "scoring": "how the criteria collect their data",
     "rewind": "init, none (keep the fine-tuned weights), or a step of the fine-tuning",
     "retrain": "how the pruned network is trained: 12 epochs, and what is not given comes from finetune",
+    "start": "what retraining starts from: rewind (as rewind says), or a control: random (an encoder that was never"
+    " trained), shuffled (the kept weights permuted within each tensor)",
     "rounds": "iterative pruning: each round prunes the retrained network of the one before; null: all at once",
     "mask_from": "take the mask of the same trial on another dataset or seed, or of a file; null: score for it",
 }
@@ -54,7 +56,8 @@ _SWEEP = {
     "revision": "branch, tag or commit of a Hub model",
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle; or a mapping of the names of arms"
+    "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle or +invert; or a mapping of the names of arms"
     " to their settings (null: the strategy of that name itself)",
     "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
@@ -88,6 +91,7 @@ _DISTILL = {
     "weight": "the teacher's share of the loss, from 0 to 1; the labels have the rest",
 }
 _SCORING = {
+    "rounds": "score anew after so many rounds of pruning, nothing trained between; 1: score once",
     "batches": "batches per pass, at most one pass over the training split",
     "smooth_batches": "batches per pass for the Smooth criteria",
     "batch_size": "examples per scoring batch",
@@ -148,8 +152,17 @@ def sweep_schema() -> dict[str, Any]:
     listed["items"] = {"enum": names}
     mapped["propertyNames"] = {"anyOf": [{"enum": names}, {"pattern": f"^{NAME_PATTERN.pattern}$"}]}
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
+    made["$defs"]["Strategy"] = _strategies()
+    known, scopes = {"$ref": "#/$defs/Strategy"}, "|".join(SCOPES.values())
+    of_any = {
+        "type": "string",
+        "pattern": rf"^({scopes})[A-Z][A-Za-z0-9]*(\+shuffle|\+invert)?$",
+    }  # where there are own criteria
     listed, mapped = properties["strategies"]["anyOf"]
-    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = _strategies()
+    listed["items"] = parts["ArmSettings"]["properties"]["use"]["anyOf"][0] = {"anyOf": [known, of_any]}
+    use = {"properties": {"use": {"anyOf": [known, {"type": "null"}]}}}
+    only = {"items": known, "additionalProperties": use}
+    made |= {"if": {"not": {"required": ["criteria"]}}, "then": {"properties": {"strategies": only}}}
     mapped["propertyNames"] = {"pattern": f"^{LABEL_PATTERN}$"}
     properties["axes"]["propertyNames"] = {"enum": KNOWN_AXES}
     columns = parts["OwnData"]["properties"]["text"]
@@ -172,9 +185,9 @@ def _in_its_words(value: Any) -> Any:
 
 
 def _strategies() -> dict[str, Any]:
-    """Describe the plain strategies by name, for completion, and any of them shuffled."""
+    """Describe the plain strategies by name, for completion, and any of them as a control."""
     plain = list(plain_strategies())
-    return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+shuffle$"}]}
+    return {"anyOf": [{"enum": plain}, {"type": "string", "pattern": f"^({'|'.join(plain)})\\+(shuffle|invert)$"}]}
 
 
 def schema_text() -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from deepcuts.experiment.spec import Frozen, Natural, Number, Positive
+from deepcuts.experiment.settings import Frozen, Natural, Number, Positive
 from deepcuts.experiment.tasks import Kind
 
 

@@ -11,96 +11,25 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, model_validator
 
+from deepcuts.experiment.settings import (
+    Frozen,
+    Natural,
+    Positive,
+    Scoring,
+    ScoringPass,
+    Training,
+)
 from deepcuts.experiment.tasks import Task
-from deepcuts.pruning.criteria import CRITERIA, Control, Pass, Scope, is_control, strategy_name
+from deepcuts.pruning.criteria import CRITERIA, Control, Needs, Pass, Scope, is_control, sees_network, strategy_name
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
 # `control` is what controls draw at random: it enters the ids of their trials alone.
 VERSIONS = {"dense": 5, "score": 7, "trial": 5, "control": 1}
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is not a number")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Above0 = Annotated[Number, Field(gt=0)]
-Positive = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
-Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Beta = Annotated[Number, Field(ge=0, lt=1)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Distill(Frozen):
-    """How the fine-tuned network teaches in retraining (`model.losses.distilled`): nothing changes at weight 0."""
-
-    temperature: Above0 = 2.0
-    weight: Fraction = 0.9
-
-
-def _teaching(distill: Distill | None) -> Distill | None:
-    """Return None for a teacher that has no weight: retraining is then the plain one, and so is its id."""
-    return distill if distill is not None and distill.weight else None
-
-
-class Training(Frozen):
-    """How a network is trained: fine-tuning and retraining are the same loop with their own settings.
-
-    `distill` is for retraining alone: there is no teacher before.
-    """
-
-    epochs: Natural = 5
-    batch_size: Positive = 16
-    micro_batch: Positive | None = None
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Above0 = 1e-5
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: Fraction = 0.0
-    max_grad_norm: Above0 | None = None
-    distill: Annotated[Distill | None, AfterValidator(_teaching)] = None
-
-
-class ScoringPass(Frozen):
-    """How the batches of a scoring pass are run.
-
-    At most `micro_batch` examples run at once where gradients are taken (None: as many as the device likes).
-    `smoothing_passes` and `noise_std` matter to a smoothed pass alone, `shift` to Shift criteria, `count_padding` to
-    those that read activations.
-    """
-
-    batch_size: Positive = 16
-    micro_batch: Positive | None = None
-    smoothing_passes: Positive = 10
-    noise_std: NotNegative = 0.001
-    shift: Number = 10.0
-    dropout: bool = True
-    count_padding: bool = False
-
-
-class Scoring(ScoringPass):
-    """How a criterion gathers its data: one pass over at most the training split."""
-
-    batches: Positive = 1000
-    smooth_batches: Positive = 100
-
-
-def examples_at_once(settings: Training | ScoringPass) -> int:
-    """Return how many examples of a batch are run at once."""
-    return min(settings.micro_batch or settings.batch_size, settings.batch_size)
 
 
 class ModelSource(Frozen):
@@ -143,35 +72,57 @@ class DenseSpec(Frozen):
         return _digest("dense", fields | {"model": _model_identity(self.model), "task": _task_identity(self.task)})
 
 
+class OwnCriterion(Frozen):
+    """A criterion of the user's own: its file with the digest of its bytes, and what its row asks for.
+
+    The digest alone enters ids. The rest follows from it, so that whoever reads a spec need not run the file.
+    """
+
+    file: str
+    digest: str
+    data: Pass = "none"
+    outputs: bool = False
+    shifted: bool = False
+    signed: bool = False
+
+
 class ScoreSpec(ScoringPass):
     """A criterion on a fine-tuned network; settings that the criterion does not use stay at their defaults.
 
-    `criterion` is None where nothing is scored: for Dense and Unpruned. `network` is the id of the trial whose
-    retrained network is scored, in place of the fine-tuned one. `exclude` has globs of tensors that are neither scored
-    nor pruned.
+    `criterion` is None where nothing is scored: for Dense and Unpruned. `own` is None where the criterion is ours.
+    `network` is the id of the trial whose retrained network is scored, in place of the fine-tuned one. `exclude` has
+    globs of tensors that are neither scored nor pruned.
     """
 
     dense: DenseSpec
     network: str | None = None
     criterion: str | None = None
+    own: OwnCriterion | None = None
     batches: Natural = 0
     prune_biases: bool = False
     exclude: tuple[str, ...] = ()
 
     @property
+    def needs(self) -> Needs | None:
+        """What the criterion asks for; None where nothing is scored."""
+        return None if self.criterion is None else self.own or CRITERIA[self.criterion]
+
+    @property
     def data(self) -> Pass:
-        return CRITERIA[self.criterion].data if self.criterion else "none"
+        return "none" if self.needs is None else self.needs.data
 
     @property
     def label(self) -> str:
-        """The criterion, and those of its settings in which the criteria of one pass may differ."""
-        shift = f" shift={self.shift!r}" if self.criterion and CRITERIA[self.criterion].shifted else ""
-        return f"{self.criterion}{shift}{' count_padding' if self.count_padding else ''}"
+        """The criterion, the digest of its file if it has one, and settings in which those of one pass may differ."""
+        own = f"@{self.own.digest}" if self.own else ""
+        shift = f" shift={self.shift!r}" if self.needs is not None and self.needs.shifted else ""
+        return f"{self.criterion}{own}{shift}{' count_padding' if self.count_padding else ''}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return what enters the ids of scores and trials: the fields that are not defaults, and the dense id."""
-        return _changed(self, leave_out={"dense"}) | {"dense": self.dense.dense_id}
+        own = {"own": self.own.digest} if self.own else {}
+        return _changed(self, leave_out={"dense", "own"}) | own | {"dense": self.dense.dense_id}
 
     @cached_property
     def score_id(self) -> str | None:
@@ -181,7 +132,7 @@ class ScoreSpec(ScoringPass):
     @cached_property
     def pass_id(self) -> str:
         """Identify the pass over the batches: equal for all criteria of a sweep that one pass serves."""
-        alone = {"dense", "criterion", "shift"} | ({"count_padding"} if self.data != "forward" else set())
+        alone = {"dense", "criterion", "own", "shift"} | ({"count_padding"} if self.data != "forward" else set())
         settings = _changed(self, leave_out=alone)
         return _digest("score", settings | {"dense": self.dense.dense_id, "pass": self.data})
 
@@ -222,7 +173,8 @@ class TrialSpec(Frozen):
 
     `previous` is the round before: the trial whose retrained network this one prunes further. `mask_of` is the trial
     whose mask this one takes, and `mask_file` the file that has it; nothing is scored then. With `rewind_head` false
-    the head stays as trained.
+    the head stays as trained. `start` may put a control in place of what the rewind restores. The scores are those of
+    the network before anything is pruned, in the first of `scoring_rounds`; what later rounds make is the trial's own.
     """
 
     score: ScoreSpec
@@ -236,6 +188,8 @@ class TrialSpec(Frozen):
     sparsity: float | None = None
     rewind: Literal["init", "none"] | Positive = "init"
     rewind_head: bool = True
+    start: Literal["rewind", "random", "shuffled"] = "rewind"
+    scoring_rounds: Positive = 1
     retrain: Training | None = None
     outliers: OutlierPass | None = None
 
@@ -324,7 +278,7 @@ class TrialSpec(Frozen):
             fields["mask_of"] = self.mask_of.trial_id
         if self.mask_file is not None:
             fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
-        if is_control(self.strategy):
+        if is_control(self.strategy) or self.start != "rewind":
             fields["control_version"] = VERSIONS["control"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
@@ -333,13 +287,12 @@ class TrialSpec(Frozen):
         return _digest("trial", fields)
 
 
-def scoring_keys(criterion: str) -> dict[str, str]:
+def scoring_keys(row: Needs) -> dict[str, str]:
     """Map the fields of a criterion's ScoreSpec that its scores depend on to the keys of `scoring` that set them."""
-    row = CRITERIA[criterion]
     used: list[str] = []
     if row.data != "none":
         used += ["batch_size", "micro_batch", "batches"]
-    if row.data in ("plain", "smoothed"):
+    if row.data in ("plain", "smoothed", "curvature"):
         used += ["dropout"]
     if row.data == "smoothed":
         used += ["smoothing_passes", "noise_std"]
@@ -350,18 +303,31 @@ def scoring_keys(criterion: str) -> dict[str, str]:
     return {name: "smooth_batches" if (name, row.data) == ("batches", "smoothed") else name for name in used}
 
 
+def used_keys(row: Needs) -> set[str]:
+    """Return the keys of `scoring` that change what a criterion prunes."""
+    return {*scoring_keys(row).values(), *(["rounds"] if sees_network(row) else [])}
+
+
 def score_spec(
-    dense: DenseSpec, criterion: str, scoring: Scoring, prune_biases: bool, exclude: Sequence[str] = ()
+    dense: DenseSpec,
+    criterion: str,
+    scoring: Scoring,
+    prune_biases: bool,
+    exclude: Sequence[str] = (),
+    own: OwnCriterion | None = None,
 ) -> ScoreSpec:
-    """Make the spec of a criterion, with only the settings that it uses; the order of `exclude` changes no id."""
-    used = {field: getattr(scoring, key) for field, key in scoring_keys(criterion).items()}
+    """Make the spec of a criterion, one of ours or the user's own, with only the settings that it uses.
+
+    The order of `exclude` changes no id.
+    """
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(own or CRITERIA[criterion]).items()}
     globs = tuple(sorted(set(exclude)))
-    return ScoreSpec(dense=dense, criterion=criterion, prune_biases=prune_biases, exclude=globs, **used)
+    return ScoreSpec(dense=dense, criterion=criterion, own=own, prune_biases=prune_biases, exclude=globs, **used)
 
 
 def outlier_pass(scope: Scope, scoring: Scoring) -> OutlierPass | None:
     """Return how Wanda's scores are gathered for a scope that needs them."""
-    used = {field: getattr(scoring, key) for field, key in scoring_keys("Wanda").items()}
+    used = {field: getattr(scoring, key) for field, key in scoring_keys(CRITERIA["Wanda"]).items()}
     return OutlierPass(**used) if scope == "owl" else None
 
 

@@ -1,22 +1,17 @@
-"""Reads a sweep, from a YAML file or a dict: its keys, their types and defaults.
-
-Every mistake is refused by its key, with the nearest known one, and in a file with its line.
-"""
+"""Defines the keys of a sweep file, their types and defaults, and refuses what does not fit together."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -34,11 +29,10 @@ from deepcuts.experiment.arms import (
     wrong_values,
 )
 from deepcuts.experiment.chain import MaskFrom, Rounds
-from deepcuts.experiment.changes import apply_change
+from deepcuts.experiment.own_criteria import CriteriaFile, OwnFile, all_criteria, own_criteria
 from deepcuts.experiment.own_data import OwnData, Part, Seed
-from deepcuts.experiment.spec import (
+from deepcuts.experiment.settings import (
     Above0,
-    DenseSpec,
     Distill,
     Fraction,
     Frozen,
@@ -49,10 +43,11 @@ from deepcuts.experiment.spec import (
     Scoring,
     Training,
 )
+from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import ALIASES, TASKS
-from deepcuts.experiment.yaml_errors import compose_yaml, explained, misplaced, parse_yaml, unknown
+from deepcuts.experiment.yaml_errors import explained, misplaced, unknown
 from deepcuts.names import valid_name
-from deepcuts.pruning.criteria import parse_strategy
+from deepcuts.pruning.criteria import Needs, parse_strategy
 
 
 def _own_name(name: str, place: tuple[str | int, ...]) -> None:
@@ -62,8 +57,9 @@ def _own_name(name: str, place: tuple[str | int, ...]) -> None:
         raise misplaced(place, str(error)) from None
 
 
-def _strategy(name: str) -> str:
-    parse_strategy(name)
+def _strategy(name: str, info: ValidationInfo) -> str:
+    if "criteria" in info.data:  # else a file of criteria is wrong, which is said
+        parse_strategy(name, all_criteria(info.data["criteria"]))
     return name
 
 
@@ -105,6 +101,7 @@ class Settings(Frozen):
     finetune: Training = Training()
     scoring: Scoring = Scoring()
     rewind: Literal["init", "none"] | Natural = "init"
+    start: Literal["rewind", "random", "shuffled"] = "rewind"
     retrain: Training = Training(epochs=12)
     rounds: Rounds | None = None
     mask_from: MaskFrom | None = None
@@ -114,6 +111,15 @@ class Settings(Frozen):
         if self.rounds is not None and self.mask_from is not None and self.mask_from.file is not None:
             raise ValueError(
                 f"rounds has no effect on a mask that the file {self.mask_from.file!r} has; remove one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Settings:
+        if self.start == "random" and self.rewind not in ("init", 0):
+            raise ValueError(
+                f"start: random takes the place of what rewind: {self.rewind} would restore; remove one of the two"
+                " (start: shuffled goes with any rewind)"
             )
         return self
 
@@ -179,6 +185,7 @@ class SweepFile(Settings):
     revision: str = "main"
     data_dir: str | None = None
     datasets: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, OwnData | None], Field(min_length=1)]
+    criteria: list[OwnFile] = []
     strategies: (
         Annotated[list[Annotated[str, AfterValidator(_strategy)]], Field(min_length=1)]
         | Annotated[dict[str, ArmSettings | None], Field(min_length=1)]
@@ -198,6 +205,12 @@ class SweepFile(Settings):
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
     resources: Resources = Resources()
     overrides: dict[str, Settings] = {}
+
+    @field_validator("criteria")
+    @classmethod
+    def _one_name_each(cls, files: list[CriteriaFile]) -> list[CriteriaFile]:
+        own_criteria(files)
+        return files
 
     @model_validator(mode="after")
     def _one_measure(self) -> SweepFile:
@@ -230,12 +243,14 @@ class SweepFile(Settings):
         rows = self._arm_rows()
         if isinstance(self.strategies, dict):
             for label, use, _ in rows:
+                at: tuple[str, ...] = ("strategies", label)
                 try:
-                    check_label(label, use)
-                    parse_strategy(use or label)
+                    check_label(label, use, self.known_criteria)
+                    at = (*at, "use") if use else at
+                    parse_strategy(use or label, self.known_criteria)
                 except ValueError as error:
                     needs = "" if use else "; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
-                    raise misplaced(("strategies", label), f"{error}{needs}") from None
+                    raise misplaced(at, f"{error}{needs}") from None
         for key, values in self.axes.items():
             place = ("axes", key)
             _check_key(key.partition(".")[0], place, "an axis may not change")
@@ -245,7 +260,7 @@ class SweepFile(Settings):
                 raise misplaced((*place, number), told)
         for key in self.axes:
             try:
-                multiplied(_arms(rows), {key: self.axes[key]})
+                multiplied(_arms(rows), {key: self.axes[key]}, self.known_criteria)
             except ValueError as error:
                 raise misplaced(("axes", key), str(error)) from None
         for arm in self.arms:
@@ -256,6 +271,11 @@ class SweepFile(Settings):
                     told = explained("", None, error, known_keys)[0]
                     raise misplaced(("strategies",), f"arm {arm.label!r}: {told}") from None
         return self
+
+    @cached_property
+    def known_criteria(self) -> Mapping[str, Needs]:
+        """The criteria that strategies may name: ours, and those of the user's own."""
+        return all_criteria(self.criteria)
 
     def _arm_rows(self) -> list[tuple[str, str | None, dict[str, Any]]]:
         """Return the names of the arms, the strategies that they say they use, and their own settings."""
@@ -268,11 +288,11 @@ class SweepFile(Settings):
     def arms(self) -> list[Arm]:
         """The arms that `strategies` names, each multiplied by the axes that change it; in the order of the file."""
         arms = _arms(self._arm_rows())
-        return multiplied(arms, self.axes) if self.axes else arms
+        return multiplied(arms, self.axes, self.known_criteria) if self.axes else arms
 
     def without_effect(self) -> list[str]:
         """Name the settings of arms that change nothing, in words."""
-        return idle_settings(_arms(self._arm_rows()))
+        return idle_settings(_arms(self._arm_rows()), self.known_criteria)
 
     def for_arm(self, dataset: str, arm: Arm) -> Settings:
         """Return the settings of an arm: the sweep's, over them the dataset's, over them those of the arm."""
@@ -318,59 +338,6 @@ class SweepFile(Settings):
 
 def _arms(rows: Iterable[tuple[str, str | None, dict[str, Any]]]) -> list[Arm]:
     return [Arm(label, use or label, own) for label, use, own in rows]
-
-
-# `--set` texts (`finetune.epochs=3`), or a mapping that is merged over: nested mappings merge, lists replace.
-Changes = Sequence[str] | Mapping[str, Any]
-
-
-def read_sweep_file(path: Path, changes: Changes = ()) -> SweepFile:
-    """Read the sweep file at `path`, with changes; its name is the stem of the file's name unless it gives one.
-
-        read_sweep_file(Path("sweeps/quickstart.yaml"), {"seeds": [0, 1], "finetune": {"epochs": 1}})
-
-    Raises ValueError with the file, the line, the value and the nearest known key of every mistake.
-    """
-    try:
-        text = path.read_text("utf-8")
-        raw, tree = parse_yaml(text), compose_yaml(text)
-    except OSError as error:
-        raise ValueError(f"cannot read the sweep file {str(path)!r}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', None) or error}") from None
-    return _checked(raw, changes, path.stem, f"{path}", tree)
-
-
-def parse_sweep(raw: Mapping[str, Any], changes: Changes = (), name: str = "sweep") -> SweepFile:
-    """Check a sweep that is a mapping with the keys of a sweep file; it is left as it is.
-
-        parse_sweep({"datasets": ["toy"], "strategies": ["LayerSNIP"], "compressions": [2]}, {"seeds": [0, 1]})
-
-    `name` is the sweep's name unless the mapping gives one. Raises ValueError with the path of the key, the value and
-    the nearest known key of every mistake.
-    """
-    return _checked(deepcopy(raw), changes, name, "", None)
-
-
-def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node | None) -> SweepFile:
-    """Apply the changes to `raw` and validate it; `source` (or nothing) and the lines of `tree` begin each error."""
-    begin = f"{source}: " if source else ""
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{begin}a sweep is a mapping of keys to values, not {type(raw).__name__}")
-    values = merged({"name": name} | dict(raw), changes if isinstance(changes, Mapping) else {})
-    for change in () if isinstance(changes, Mapping) else changes:
-        apply_change(values, change)
-    try:
-        return SweepFile(**values)
-    except ValidationError as error:
-        raise ValueError("\n".join(explained(source, tree, error, known_keys))) from None
-    except TypeError:
-        wrong = [key for key in values if not isinstance(key, str)]
-        raise ValueError(f"{begin}every key must be text, not {wrong!r}") from None
 
 
 _SECTIONS: dict[str, type[Frozen]] = {

@@ -27,7 +27,7 @@ def plot_sensitivity(frame: pd.DataFrame) -> Figure:
     """Draw a frame of `sensitivity`: the metric with one part pruned alone; the dashed line is the dense network's.
 
     Of tensors there is a panel for each sparsity, with the metric against depth and a line per kind; of kinds and of
-    layers one panel, with a line of markers for each sparsity. Raises ValueError for an empty frame, and for one of
+    layers one panel, with a kind of marker for each sparsity. Raises ValueError for an empty frame, and for one of
     several trials or kinds of parts.
 
     >>> dc.plot_sensitivity(dc.sensitivity(store, trials[trials["strategy"] == "LayerMagWeight"]["trial_id"].iloc[0]))
@@ -59,9 +59,9 @@ def _by_depth(frame: pd.DataFrame) -> Figure:
             [handles[kind]] = axes.plot(some["place"], some["pruned"], **kind_style(kind, number))
         axes.set_title(f"sparsity {sparsity:g}", fontsize="small", fontweight="normal")
         axes.axhline(frame["dense"].iloc[0], color=GREY, linewidth=1, linestyle="--", zorder=1)
+        axes.set_xlabel("encoder layer")
         depth_ticks(axes, names, most=6)
     grid[0].set_ylabel(plain(frame["metric"].iloc[0]))
-    figure.supxlabel("encoder layer")
     legend(figure, [*handles.values(), _dense_line()])
     return figure
 
@@ -75,7 +75,7 @@ def _by_part(frame: pd.DataFrame) -> Figure:
     for number, (sparsity, some) in enumerate(frame.groupby("sparsity")):
         style = kind_style(f"sparsity {sparsity:g}", number)
         ordered = some.assign(place=some["part"].map(places)).sort_values("place")
-        handles += axes.plot(ordered["pruned"], ordered["place"], linewidth=0.6, **style)
+        handles += axes.plot(ordered["pruned"], ordered["place"], linestyle="none", **style)
     axes.axvline(frame["dense"].iloc[0], color=GREY, linewidth=1, linestyle="--", zorder=1)
     axes.set_yticks(range(len(parts)), [plain(part) for part in parts])
     axes.invert_yaxis()

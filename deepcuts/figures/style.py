@@ -51,6 +51,9 @@ LOOKS = {
     "Wanda": ("#87C34B", "h"),
     "MagAct": ("#FF87FF", "p"),
     "MagIncrease": ("#7D1E5A", "d"),
+    "MagInit": ("#FFB487", "H"),
+    "SynFlow": ("#F000FF", "8"),
+    "GraSP": ("#00E100", "*"),
     "Random": ("#7F7F7F", "o"),
 }
 _DASHES: dict[str, Dashes] = {

@@ -161,6 +161,19 @@ def _toy(outputs: int, regression: bool, seed: int) -> transformers.BertForSeque
 
 
 @_refusing_code
+def initialised_model(name: str, revision: str, outputs: int, seed: int) -> nn.Module:
+    """Build the architecture that `load_model` loads with all weights drawn from the seed, as it initialises them."""
+    silence_transformers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "toy":
+            return transformers.BertForSequenceClassification(transformers.BertConfig(**CONFIG, num_labels=outputs))
+        config = transformers.AutoConfig.from_pretrained(**_source(name, revision), num_labels=outputs)
+        model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        return model
+
+
+@_refusing_code
 def untrained_model(name: str, revision: str, task: Task) -> nn.Module:
     """Build the architecture that `load_model` loads for a task, in fp32 and evaluation mode, without its weights.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepcuts.experiment.spec import Distill
+from deepcuts.experiment.settings import Distill
 
 
 def loss_of_labels(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:

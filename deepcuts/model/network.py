@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from deepcuts.experiment.spec import Distill
+from deepcuts.experiment.settings import Distill
 from deepcuts.model.losses import distilled, loss_of_labels
 from deepcuts.names import names_tensor
 from deepcuts.pruning.masks import bytewise
@@ -81,15 +81,18 @@ class Network:
         bf16 = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=bf16)
 
-    def batch_loss(self, batch: ModelInputs, examples: int) -> Tensor:
+    def batch_loss(self, batch: ModelInputs, examples: int, temperature: float = 1.0) -> Tensor:
         """Return the contribution of a micro-batch (B, T) to the loss () of a whole batch of `examples`.
 
         The loss is the mean cross entropy or squared error of the batch, so these contributions add up to it. With
         `mse_sum` squared errors are summed and not averaged, as the seed does for STS-B. Weighted examples are divided
         by their number, not by the sum of their weights as in torch's CrossEntropyLoss: there the weights of a batch of
-        one class cancel out, and here a batch has the expected gradient of the whole split's loss.
+        one class cancel out, and here a batch has the expected gradient of the whole split's loss. Logits of classes
+        are divided by the `temperature`; a regression has none.
         """
         outputs, labels = self.outputs(batch), batch["labels"]
+        if temperature != 1 and outputs.shape[1] > 1:
+            outputs = outputs / temperature
         assert outputs.shape[0] == labels.shape[0]
         total = loss_of_labels(outputs, labels, self.class_weights)
         if self.distill is not None:

@@ -7,15 +7,18 @@ that they broadcast over the tensor being scored:
     a  output averaged over the batch's real tokens     (O, 1); for a bias (O,)
     x  the input's statistics over the real tokens      (1, I); for a bias 1
 
+In a "curvature" pass g is H g, the Hessian of the batch's loss times its gradient. SynFlow sees no batch: its `total`
+is the gradient of the flow (scoring/flow.py).
+
 `add` adds the batch's term to `total`, an fp32 sum over the batches, and `score` turns weight and total into the score:
 higher = keep. abs(W) is constant over the batches and is taken out of every sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from deepcuts.names import nearest
 
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Pass = Literal["none", "forward", "plain", "smoothed"]
+Pass = Literal["none", "forward", "plain", "smoothed", "curvature"]
 Scope = Literal["layer", "global", "row", "lamp", "erk", "owl", "nm24", "neuron"]
-Control = Literal["none", "shuffle"]
+Control = Literal["none", "shuffle", "invert"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,19 @@ class Weights:
     generator: torch.Generator | None = None
 
 
+class Needs(Protocol):
+    """What has to be known of a criterion to plan with it: of ours a row of the table, of the user's own a record."""
+
+    @property
+    def data(self) -> Pass: ...
+    @property
+    def outputs(self) -> bool: ...
+    @property
+    def shifted(self) -> bool: ...
+    @property
+    def signed(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Criterion:
     """One row of the table: the formula, its source, and what it needs."""
@@ -66,6 +82,7 @@ class Criterion:
     shifted: bool = False
     initial: bool = False
     signed: bool = False
+    flow: bool = False
 
 
 def _given(value: Tensor | None) -> Tensor:
@@ -78,9 +95,19 @@ def magnitude(weights: Weights, total: Tensor | None) -> Tensor:
     return weights.tuned.abs()
 
 
+def initial_magnitude(weights: Weights, total: Tensor | None) -> Tensor:
+    """abs(theta_0)"""
+    return _given(weights.initial).abs()
+
+
 def saliency(weights: Weights, total: Tensor | None) -> Tensor:
     """abs(W * total)"""
     return (weights.tuned * _given(total)).abs()
+
+
+def product(weights: Weights, total: Tensor | None) -> Tensor:
+    """W * total"""
+    return weights.tuned * _given(total)
 
 
 def squared(weights: Weights, total: Tensor | None) -> Tensor:
@@ -149,9 +176,18 @@ CRITERIA: dict[str, Criterion] = {
     "SmoothGrad": Criterion(saliency, _SEED, absolute_gradient, "smoothed"),
     "SmoothGradCAM": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True),
     "SmoothGradCAMShift": Criterion(saliency, _SEED, class_activation, "smoothed", outputs=True, shifted=True),
+    "GraSP": Criterion(product, "Wang et al. 2020, arXiv 2002.07376", gradient, "curvature", sign=True, signed=True),
+    "SynFlow": Criterion(saliency, "Tanaka et al. 2020, arXiv 2006.05467", flow=True),
+    "MagInit": Criterion(initial_magnitude, "Chen et al. 2020, arXiv 2007.12223", initial=True),
     "MagIncrease": Criterion(increase, "Zhou et al. 2019, arXiv 1905.01067", initial=True, signed=True),
     "Random": Criterion(uniform, "baseline"),
 }
+
+
+def sees_network(criterion: Needs) -> bool:
+    """Whether a score depends on the other weights too, so that it changes where some of these are pruned."""
+    return criterion.data != "none" or (isinstance(criterion, Criterion) and criterion.flow)
+
 
 # The strategies that prune nothing: the fine-tuned network, and the unpruned one rewound and retrained.
 NOT_PRUNED = ("Dense", "Unpruned")
@@ -170,37 +206,39 @@ SCOPES: dict[Scope, str] = {
 
 
 def strategy_name(criterion: str | None, scope: Scope | None, control: str) -> str:
-    """Return `<Scope><Criterion>[+shuffle]`, as `LayerMagWeight` or `GlobalSNIP+shuffle`."""
+    """Return `<Scope><Criterion>[+control]`, as `LayerMagWeight` or `GlobalSNIP+shuffle`."""
     assert criterion is not None
     assert scope is not None
     return SCOPES[scope] + criterion + ("" if control == "none" else f"+{control}")
 
 
-def plain_strategies() -> dict[str, tuple[str, Scope]]:
+def plain_strategies(criteria: Mapping[str, Needs] = CRITERIA) -> dict[str, tuple[str, Scope]]:
     """Return the criterion and scope of every strategy without a control, by name."""
     return {
         strategy_name(criterion, scope, "none"): (criterion, scope)
         for scope in SCOPES
-        for criterion, row in CRITERIA.items()
+        for criterion, row in criteria.items()
         if not (scope == "lamp" and row.signed)
     }
 
 
 def is_control(strategy: str) -> bool:
-    """Whether a strategy is no method but a control: its scores are random, or its mask is shuffled."""
+    """Whether a strategy is no method but a control: its scores are random or inverted, or its mask is shuffled."""
     return "+" in strategy or strategy.endswith("Random")
 
 
-def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
+def parse_strategy(strategy: str, criteria: Mapping[str, Needs] = CRITERIA) -> tuple[str, Scope, Control]:
     """Split a strategy's name into criterion, scope and control. Raises ValueError that names the nearest known one."""
-    known = plain_strategies()
+    known = plain_strategies(criteria)
     base, plus, control = strategy.partition("+")
     if base in known:
-        if plus and control != "shuffle":
-            raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; the only one is '+shuffle'")
-        return *known[base], "shuffle" if plus else "none"
+        if not plus:
+            return *known[base], "none"
+        if control == "shuffle" or control == "invert":
+            return *known[base], control
+        raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; known: '+shuffle', '+invert'")
     criterion = base.removeprefix(SCOPES["lamp"])
-    if criterion != base and criterion in CRITERIA:
+    if criterion != base and criterion in criteria:
         raise ValueError(
             f"strategy {strategy!r}: Lamp divides squares of scores, and those of {criterion} may be negative; take"
             f" another criterion, or another scope, as in 'Layer{criterion}'"
@@ -209,5 +247,5 @@ def parse_strategy(strategy: str) -> tuple[str, Scope, Control]:
     *scopes, last = SCOPES.values()
     raise ValueError(
         f"unknown strategy {strategy!r}{hint} known: {', '.join(scopes)} or {last},"
-        f" then one of {', '.join(CRITERIA)}, then perhaps +shuffle"
+        f" then one of {', '.join(criteria)}, then perhaps +shuffle or +invert"
     )

@@ -78,7 +78,6 @@ def make_masks(
         if bool(torch.isnan(score).any()):
             raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
     ordered = _dead_last({name: scores[name] for name in bytewise(scores)}, alive)
-    whole = count_kept(fraction, sum(score.numel() for score in ordered.values()))
     if scope == "row":
         return _by_rows(ordered, transposed, lambda row: highest(row, count_kept(fraction, row.shape[-1])))
     if scope == "nm24":
@@ -92,15 +91,41 @@ def make_masks(
         return whole_neurons(ordered, layers, [highest(each, keep) for each in sums])
     if scope in ("global", "lamp"):
         ranked = ordered if scope == "global" else {name: lamp_scores(score) for name, score in ordered.items()}
-        return _highest_of_all(ranked, whole)
-    if scope == "erk":
-        counts = erk_counts({name: score.shape for name, score in ordered.items()}, whole)
-    elif scope == "owl":
-        assert wanda is not None, "Owl needs Wanda scores"
-        counts = owl_counts({name: wanda[name] for name in ordered}, whole)
-    else:
-        counts = {name: count_kept(fraction, score.numel()) for name, score in ordered.items()}
+        return _highest_of_all(ranked, count_kept(fraction, sum(score.numel() for score in ordered.values())))
+    counts = _counts(ordered, fraction, scope, wanda)
     return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
+
+
+def lowest_masks(
+    scores: Scores,
+    fraction: float,
+    scope: Scope,
+    transposed: Collection[str] = (),
+    wanda: Scores | None = None,
+    layers: Sequence[FeedForward] = (),
+    alive: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Keep the lowest scores where `make_masks` keeps the highest: as many of each group that competes (a control).
+
+    Lamp decides by the highest scores how many each tensor keeps, and these are then its lowest ones.
+    """
+    turned = {name: -score for name, score in scores.items()}
+    if scope != "lamp":
+        return make_masks(turned, fraction, scope, transposed, wanda, layers, alive)
+    counts = {name: int(mask.sum()) for name, mask in make_masks(scores, fraction, scope, alive=alive).items()}
+    turned = _dead_last(turned, alive)
+    return {name: highest(turned[name].flatten(), kept).view(turned[name].shape) for name, kept in counts.items()}
+
+
+def _counts(scores: Scores, fraction: float, scope: Scope, wanda: Scores | None) -> dict[str, int]:
+    """Return how many weights each tensor keeps in those scopes where weights compete within their tensor."""
+    whole = count_kept(fraction, sum(score.numel() for score in scores.values()))
+    if scope == "erk":
+        return erk_counts({name: score.shape for name, score in scores.items()}, whole)
+    if scope == "owl":
+        assert wanda is not None, "Owl needs Wanda scores"
+        return owl_counts({name: wanda[name] for name in scores}, whole)
+    return {name: count_kept(fraction, score.numel()) for name, score in scores.items()}
 
 
 def _dead_last(scores: Scores, alive: Masks | None) -> dict[str, Tensor]:

@@ -166,6 +166,8 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     )
     head = ", with the head of its weights," if spec.dense.keep_head else ""
     scored = f"Scored every prunable weight by {spec.score.criterion}"
+    if spec.score.own:
+        scored += f", a criterion of the author's own ({spec.score.own.file}, digest {spec.score.own.digest}),"
     if spec.score.batches:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
     if spec.score.exclude:

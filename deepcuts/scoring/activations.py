@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, by_length
 from deepcuts.model.network import Network, linear_layers
-from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.pruning.criteria import Needs
 from deepcuts.scoring.gradients import separable
 
 # The axes of the rows of a call.
@@ -159,9 +159,9 @@ def find_axes(network: Network, paths: Collection[str], tokens: Tokens) -> dict[
     return {path: frozenset(axes or {"other"}) for path, axes in found.items()}
 
 
-def how_counted(network: Network, tokens: Tokens, names: Sequence[str], criterion: str | None) -> str | None:
+def how_counted(network: Network, tokens: Tokens, names: Sequence[str], criterion: Needs | None) -> str | None:
     """Say in how many layers rows of unknown tokens count in the scores of `names`; None where none do."""
-    if criterion is None or not (CRITERIA[criterion].outputs or CRITERIA[criterion].data == "forward"):
+    if criterion is None or not (criterion.outputs or criterion.data == "forward"):
         return None
     paths = {name.rpartition(".")[0] for name in names}
     axes = find_axes(network, paths, tokens.to(network.device))

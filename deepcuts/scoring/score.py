@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, group_batches, micro_batches
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.dropout import dropout_table
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
@@ -24,6 +24,8 @@ from deepcuts.model.network import Network, transposed
 from deepcuts.pruning.criteria import CRITERIA, Criterion, Evidence, Pass, Weights
 from deepcuts.pruning.masks import bytewise
 from deepcuts.scoring.activations import Sums, find_axes, observe
+from deepcuts.scoring.curvature import hessian_gradients
+from deepcuts.scoring.flow import check_flow, flow_gradients
 from deepcuts.scoring.gradients import Gradients, Use, separable
 from deepcuts.scoring.noise import noisy_outputs
 from deepcuts.seeds import derive
@@ -38,20 +40,21 @@ TOKENS = 2560
 
 @dataclass(frozen=True)
 class Variant:
-    """A criterion, with those settings in which the criteria of one pass may differ."""
+    """A criterion, with those settings in which the criteria of one pass may differ; `own` is a row of the user's."""
 
     criterion: str
     shift: float
     count_padding: bool
+    own: Criterion | None = None
 
     @classmethod
-    def of(cls, settings: ScoringPass, criterion: str) -> Variant:
+    def of(cls, settings: ScoringPass, criterion: str, own: Criterion | None = None) -> Variant:
         """Make the variant that the settings mean."""
-        return cls(criterion, settings.shift, settings.count_padding)
+        return cls(criterion, settings.shift, settings.count_padding, own)
 
     @property
     def row(self) -> Criterion:
-        return CRITERIA[self.criterion]
+        return self.own or CRITERIA[self.criterion]
 
     @property
     def observes(self) -> bool:
@@ -86,7 +89,8 @@ def score(
     tensors = _turn({name: network.model.get_parameter(name).detach() for name in bytewise(names)}, turned)
     start = _turn(initial, turned) if initial is not None else None
     totals, used = _totals(criteria, tensors, checkpoint if pass_ != "none" else None)
-    gradients, packed = Gradients(network.model, list(tensors)), network.takes("packed_weights")
+    gradients = Gradients(network.model, list(tensors))
+    packed = network.takes("packed_weights") and pass_ != "curvature"  # packed layers are differentiated once
     saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
@@ -105,7 +109,11 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    made = {key: _scores(each.criterion, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
+    if flows := [label for label, variant in criteria.items() if variant.row.flow]:
+        totals |= dict.fromkeys(flows, _turn(flow_gradients(network.model, list(tensors)), turned))
+    made = {key: _scores(each, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
+    for label in flows:
+        check_flow(made[label])
     return {label: _turn(scores, turned) for label, scores in made.items()}, used
 
 
@@ -145,19 +153,20 @@ def _totals(
 
 @torch.no_grad()
 def _scores(
-    criterion: str,
+    variant: Variant,
     tensors: Mapping[str, Tensor],
     totals: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
     seed: int,
 ) -> dict[str, Tensor]:
     """Return the criterion's score of every tensor, from its sums over the batches. Raises ValueError unless finite."""
-    row, scores = CRITERIA[criterion], {}
+    row, criterion, scores = variant.row, variant.criterion, {}
     generator = torch.Generator().manual_seed(derive(seed, "score", criterion))
     for name, tensor in tensors.items():
         start = initial[name].to(tensor.device) if initial is not None and row.initial else None
         value = row.score(Weights(tensor, start, generator), totals.get(name)).float().cpu()
-        assert value.shape == tensor.shape
+        if value.shape != tensor.shape:
+            raise ValueError(f"{criterion} scores of {name!r} have the shape {[*value.shape]}, not {[*tensor.shape]}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
         scores[name] = value
@@ -237,9 +246,14 @@ def _add_group(
                 totals[label][name], replace(evidence, shift=variant.shift) if variant.row.shifted else evidence
             )
 
+    names = list(totals[next(iter(totals))])
     if data == "forward":
-        for name in totals[next(iter(totals))]:
+        for name in names:
             add(name, 0, None)
+    elif data == "curvature":
+        (batch,) = group.batches
+        for name, product in _curvature(network, names, tokens, batch, settings, seed, index).items():
+            add(name, 0, product)
     else:
         _differentiate(network, gradients, tokens, group.batches, data, settings, seed, index, add)
 
@@ -302,10 +316,36 @@ def _differentiate(
                 loss = network.batch_loss(_repeated(batch, min(together, repeats - repeat)), examples) / repeats
                 loss.backward()
                 total += loss.detach()
-    if not bool(torch.isfinite(total)):
-        which = f"batch {index}" if len(batches) == 1 else f"batches {index} to {index + len(batches) - 1}"
-        raise ValueError(f"the loss of scoring {which} is {total.item()!r}, not finite")
+    _check_loss(total, f"batch {index}" if len(batches) == 1 else f"batches {index} to {index + len(batches) - 1}")
     network.model.eval()
+
+
+def _curvature(
+    network: Network,
+    names: Sequence[str],
+    tokens: Tokens,
+    batch: Integers,
+    settings: ScoringPass,
+    seed: int,
+    index: int,
+) -> dict[str, Tensor]:
+    """Return the Hessian of a batch's loss times its gradient, of each tensor; of a weight (O, I)."""
+    parts = [tokens.batch(part) for part in micro_batches(batch, settings.micro_batch)]
+    parameters = {name: network.model.get_parameter(name) for name in names}
+
+    def draw(part: int) -> None:
+        torch.manual_seed(derive(seed, "curvature", index, part))
+
+    network.model.train(settings.dropout)
+    products, loss = hessian_gradients(network, parameters, parts, len(batch), draw)
+    _check_loss(loss, f"batch {index}")
+    network.model.eval()
+    return _turn(products, transposed(network.model))
+
+
+def _check_loss(loss: Tensor, which: str) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(f"the loss of scoring {which} is {loss.item()!r}, not finite")
 
 
 def _together(network: Network, parts: Sequence[Mapping[str, Tensor]], repeats: int) -> int:

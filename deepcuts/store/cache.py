@@ -8,7 +8,6 @@ from typing import Any
 
 from pyarrow import fs
 
-from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 
@@ -67,7 +66,7 @@ def _what(spec: dict[str, Any], meta: dict[str, Any], kind: str) -> str:
         return "incomplete"
     name = f"{spec.get('dataset', '?')} seed {spec.get('seed', '?')}"
     criterion = meta.get("spec", {}).get("criterion") if kind == "scores" else None
-    return f"{name} {criterion}" if criterion in CRITERIA else name
+    return f"{name} {criterion}" if criterion else name
 
 
 def _used(store: Store) -> Counter[str]:

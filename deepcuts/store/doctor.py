@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from deepcuts.names import COMPACTED
 from deepcuts.store.checksums import json_state, text_state
+from deepcuts.store.code import all_code, kept_code, used_code
 from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.disk import make_folder
 from deepcuts.store.salvage import keep_readable
@@ -56,7 +57,7 @@ def examine_store(store: Store, busy: bool, functions: Mapping[str, Metric] | No
         Finding(name, problem + KEPT if COMPACTED in name else problem, "set aside")
         for name, problem in checks.damaged.items()
     ]
-    findings += [*_of_trials(checks), *_sweeps(store, checks), *_artifacts(store)]
+    findings += [*_of_trials(checks), *_sweeps(store, checks), *_code(store), *_artifacts(store)]
     if not busy:
         findings += [*_without_a_trial(checks), *_orphans(store)]
     return [*findings, *_unverifiable(store, checks)]
@@ -115,6 +116,19 @@ def _sweeps(store: Store, checks: TableChecks) -> Iterator[Finding]:
             yield Finding(
                 f"sweeps/{sweep}.parquet", f"not there, though {count} trials are of this sweep: {how}", "none"
             )
+
+
+def _code(store: Store) -> Iterator[Finding]:
+    """Find files with criteria of the user's own that are missing or damaged; the next run of the sweep writes them."""
+    used, there = used_code(store), all_code(store)
+    for digest in there:
+        if kept_code(store, digest) is None:
+            text = "damaged: it is not what was written; a run of a sweep with these criteria writes it again"
+            yield Finding(f"sweeps/{digest}.py", text, "set aside")
+    for digest, count in used.items():
+        if digest not in there:
+            text = f"missing: {count} trials were scored by it; a run of a sweep with these criteria writes it again"
+            yield Finding(f"sweeps/{digest}.py", text, "run again")
 
 
 def _artifacts(store: Store) -> Iterator[Finding]:

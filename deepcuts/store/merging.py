@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 
 from deepcuts.names import valid_name
 from deepcuts.store.checksums import seal_text, unsealed_text
+from deepcuts.store.code import all_code, keep_code, kept_code
 from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.removal import check_sweep
 from deepcuts.store.store import Store
@@ -58,6 +59,9 @@ def merge_stores(store: Store, other: Store) -> Merged:
     both = sorted(key for key, state in theirs.items() if mine.get(key) == "completed" == state)
     conflicts = tuple(sorted(_conflicts(store, other, both)))
     artifacts = sum(_copy_artifact(store, other, kind, key) for kind in ARTIFACTS for key in other.artifacts(kind))
+    for digest in all_code(other):
+        if (text := kept_code(other, digest)) is not None:
+            keep_code(store, text)
     for start in range(0, len(new), TRIALS_AT_ONCE):
         _copy_trials(store, other, new[start : start + TRIALS_AT_ONCE])
     for sweep in sweeps:

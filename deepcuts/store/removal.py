@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deepcuts.names import nearest
 from deepcuts.store.cache import remove_stage, stages_after
+from deepcuts.store.code import remove_unused_code
 from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.salvage import write_without
 from deepcuts.store.store import Store
@@ -78,6 +79,7 @@ def remove(store: Store, removal: Removal) -> None:
             remove_stage(store, "models", trial_id)
     for stage in removal.stages:
         remove_stage(store, stage["kind"], stage["id"])
+    remove_unused_code(store)
 
 
 def _with_rows(store: Store, table: str, ids: set[str]) -> tuple[list[str], list[str]]:

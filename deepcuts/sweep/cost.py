@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from deepcuts.experiment.settings import examples_at_once
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.spec import DenseSpec, TrialSpec, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, TrialSpec
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
 from deepcuts.sweep.devices import DEVICES, GUESSED_CPU, STEP_SECONDS, UNKNOWN, Arithmetic, Device
@@ -20,6 +21,8 @@ from deepcuts.wording import size_text
 # The tokens of an example, for guessing where the store has measured nothing.
 GUESSED_TOKENS = 32
 FLOAT = 4
+# How much longer than a training step it takes to differentiate a batch twice.
+CURVATURE = 3
 
 
 # What a trial takes besides training and scoring, where nothing was measured: loading, evaluating, storing.
@@ -81,9 +84,13 @@ def estimate(
             taught = TEACHING * together.teaches(trial)
             seconds[dense.dense_id] = (dense.finetune.epochs + taught) * used * unit
         for score in trial.passes:
+            repeats = (
+                score.smoothing_passes if score.data == "smoothed" else CURVATURE if score.data == "curvature" else 1
+            )
+            once = min(used, score.batches * score.batch_size) * repeats * unit
+            seconds[trial.trial_id] += (trial.scoring_rounds - 1) * once  # those of later rounds are its own
             if score.score_id not in plan.scores_there:
-                repeats = score.smoothing_passes if score.data == "smoothed" else 1
-                seconds[score.pass_id] = min(used, score.batches * score.batch_size) * repeats * unit
+                seconds[score.pass_id] = once
     kinds = {_kind(trial.dense) for trial in plan.to_run}
     basis = (*_measured_in_words(measured, kinds), *sorted(guessed))
     wall = Pace(plan.to_run, seconds, slots).seconds_left()

@@ -16,10 +16,12 @@ from rich.console import Console
 
 from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
+from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.names import Selection, nearest
 from deepcuts.store.checksums import seal_text
+from deepcuts.store.code import keep_code
 from deepcuts.store.compact import compact_many
 from deepcuts.store.store import Store
 from deepcuts.sweep.cost import Cost, check_disk, estimate
@@ -75,7 +77,7 @@ def read_sweep(source: str | Path | Mapping[str, Any], changes: Sequence[str] = 
 
     `keys` replace keys of the file (`seeds=[0, 1, 2]`; a dict changes what it names: `retrain={"epochs": 3}`), and
     `changes` do so as the command line's `--set` (`["retrain.epochs=3"]`). Raises ValueError for everything that is
-    wrong in it, with the line and the nearest known key.
+    wrong in it, with the line and the nearest known key. Files of `criteria` are read now, which runs them.
 
     >>> sweep = dc.read_sweep("sweeps/quickstart.yaml", seeds=[0, 1, 2])
     >>> print(dc.plan(sweep, store))
@@ -118,7 +120,7 @@ def plan(
     there = Machines(name, ({"CPU": 1024 if gpus else MOST_CPUS, "GPU": math.ceil(gpus)},))
     prepared, todo = _todo(sweep, store, only or {}, retry_failed, gpus)
     cost = _cost(todo, prepared, store, gpus, there, on)
-    return SweepPlan(prepared, store, todo, gpus, cost, there, check_trials(todo.to_run, False))
+    return SweepPlan(prepared, store, todo, gpus, cost, there, check_trials(todo.to_run, False, sweep.file.criteria))
 
 
 def _plan(
@@ -137,7 +139,7 @@ def _plan(
     cost = _cost(todo, prepared, store, gpus, machines, "gpu")
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download))
+    return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download, file.criteria))
 
 
 def _todo(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, gpus: float) -> tuple[Prepared, Plan]:
@@ -282,9 +284,11 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
 
 
 def _write_sweep(store: Store, spec: SweepSpec) -> None:
-    """Keep what is wanted, and the sweep as it was resolved, beside each other."""
+    """Keep what is wanted, the sweep as it was resolved and the files with its own criteria, beside each other."""
     import yaml
 
+    for file in spec.file.criteria:
+        keep_code(store, file.text)
     rows = [
         {
             "sweep": spec.name,

@@ -39,7 +39,7 @@ def place_of(
         return place | {"epochs": training.epochs, "steps": steps}
     if stage == "score" and trial.passes:
         first = trial.passes[0]
-        return place | {"steps": min(first.batches, math.ceil(used / first.batch_size))}
+        return place | {"steps": trial.scoring_rounds * min(first.batches, math.ceil(used / first.batch_size))}
     return place
 
 

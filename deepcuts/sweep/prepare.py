@@ -29,6 +29,7 @@ from deepcuts.pruning.compression import (
     fraction_to_keep,
 )
 from deepcuts.store.masks import mask_file_digest, trial_in_file
+from deepcuts.sweep.preflight import check_criteria
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
     Raises ValueError for the first thing that could not run.
     """
     _check_trackers(file.trackers)
+    check_criteria(file.criteria, file.prune_biases)
     model = find_model(file.model, file.revision)
     folder = file.data_dir or os.environ.get("DEEPCUTS_DATA_DIR") or None
     tasks, facts, whole, counts = {}, {}, {}, {}

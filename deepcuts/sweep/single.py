@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from deepcuts.experiment.grid import describe
+from deepcuts.experiment.own_criteria import CriteriaFile, read_criteria
 from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.code import keep_code, kept_code
 from deepcuts.store.networks import find_network
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus, wait_passively
+from deepcuts.sweep.preflight import check_criteria
 
 
 def run_trial(
@@ -24,6 +28,7 @@ def run_trial(
     keep_model: bool = False,
     checkpoint_minutes: float = 5.0,
     capture: bool = False,
+    criteria: Sequence[str | Path | CriteriaFile] = (),
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None,
 ) -> Row:
     """Run one trial in this process, without Ray, and return its row of the table `trials`.
@@ -31,11 +36,12 @@ def run_trial(
     What it shares with the `wanted` trials (a scoring pass, the steps to rewind to) is made for all of them at once.
     `sweep` and `arm` are the names that its row gets (default: those of the row it replaces, else "run-one" and the
     strategy), `threads` the CPU threads (default: up to 4), and `on_progress` hears the stage, epoch and step.
-    `capture` lets a GPU record its training steps and replay them, with the same bits. A trial that fails leaves a row
-    with `status` failed, its `error` and `traceback`.
+    `capture` lets a GPU record its training steps and replay them, with the same bits. `criteria` are your files of
+    criteria (`sweep.file.criteria`). A trial that fails leaves a row with `status` failed, `error` and `traceback`.
 
-    Raises ValueError where the trial is for a GPU and there is none, the store cannot be written, or lacks the trial
-    that this one builds on; OSError where the store fails on the way.
+    Raises ValueError where the trial is for a GPU and there is none, its criterion is in none of the files or breaks a
+    law, the store cannot be written, or lacks the trial that this one builds on; OSError where the store fails on the
+    way.
 
     >>> row = dc.run_trial(sweep.trials()[1], store)
     >>> row["metric"], row["retrained"]
@@ -46,7 +52,7 @@ def run_trial(
 
     if trial.dense.device == "cuda" and not local_gpus():
         raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
-    store.probe()
+    files = _own_files(trial, criteria, store)
     _check_source(trial, store)
     together = shared([trial, *wanted])
     context = Context(
@@ -58,6 +64,7 @@ def run_trial(
         partners=together.partners(trial),
         keep_network=trial.trial_id in together.networks,
         teaches=together.teaches(trial),
+        criteria=files,
         on_progress=on_progress,
     )
     before = _names_of(trial, store)
@@ -81,6 +88,32 @@ def _check_source(trial: TrialSpec, store: Store) -> None:
             f"trial {trial.trial_id} prunes the retrained network of {source.trial_id}, {what} ({describe(source)}),"
             f" which {store.uri!r} does not have any more; run that one again first"
         )
+
+
+def _own_files(
+    trial: TrialSpec, criteria: Sequence[str | Path | CriteriaFile], store: Store
+) -> tuple[CriteriaFile, ...]:
+    """Read the files of criteria, check what the trial needs of them, and keep their texts in the store.
+
+    The text that the store has is never run: whoever may write the store could have put anything there. Raises
+    ValueError where the file of the trial's criterion is not given or breaks a law, or the store cannot be written.
+    """
+    files, own = tuple(read_criteria(each) for each in criteria), trial.score.own
+    if own is not None:
+        mine = [file for file in files if file.digest == own.digest]
+        if not mine:
+            given = "; ".join(f"{file.path!r} has {file.digest}" for file in files) or "no file was given"
+            there = kept_code(store, own.digest) is not None
+            kept = f"; the store keeps its text, to read, as sweeps/{own.digest}.py" if there else ""
+            raise ValueError(
+                f"trial {trial.trial_id} scores by {trial.score.criterion!r} of your own file {own.file!r} with digest"
+                f" {own.digest}, and {given}: give the file as it was then, with --criteria or criteria=[...]{kept}"
+            )
+        check_criteria(mine, trial.score.prune_biases)
+    store.probe()
+    for file in files:
+        keep_code(store, file.text)
+    return files
 
 
 def _names_of(trial: TrialSpec, store: Store) -> Row:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.sharing import Shared, shared
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
@@ -45,6 +46,7 @@ class Launch:
     capture: bool
     work: RunTrial
     examples: Mapping[str, int] = field(default_factory=dict)  # of the training splits, by dataset
+    criteria: Sequence[CriteriaFile] = ()
     labels: Mapping[str, str] = field(default_factory=dict)  # of the arms, by trial
 
     @cached_property
@@ -74,6 +76,7 @@ def make_launch(
         capture=file.capture,
         work=work,
         examples=examples or {},
+        criteria=file.criteria,
         labels=labels or {},
     )
 
@@ -149,6 +152,7 @@ def run_pipeline(launch: Launch, trial: TrialSpec, store: Store, beat: Beat) -> 
         partners=launch.shared.partners(trial),
         keep_network=trial.trial_id in launch.shared.networks,
         teaches=launch.shared.teaches(trial),
+        criteria=launch.criteria,
         on_progress=on_progress,
         on_metrics=on_metrics,
         on_loss=on_loss,

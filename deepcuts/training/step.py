@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, micro_batches
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.cuda_graphs import RECORDERS, Captured
 from deepcuts.model.network import Network
 

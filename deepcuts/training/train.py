@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Integers, Tokens, by_length, shuffled
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.packed_linear import packed_linears
 from deepcuts.fast.used_words import UsedWords, can_narrow

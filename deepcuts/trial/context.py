@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from deepcuts.experiment.spec import ScoreSpec, ScoringPass, Training
+from deepcuts.experiment.own_criteria import CriteriaFile
+from deepcuts.experiment.settings import ScoringPass, Training
+from deepcuts.experiment.spec import ScoreSpec
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import StoreCheckpoint
 
@@ -20,7 +22,8 @@ class Context:
     `micro_batch` bounds how many examples run at once (None: nothing does). `capture` lets a GPU record its training
     steps and replay them. `snapshots` (steps of the fine-tuning), `teaches` (the outputs of the fine-tuned network) and
     `partners` (scores of the same pass) are what other trials of the sweep want of the shared stages, if this trial is
-    the one that makes them. With `keep_network` a later round prunes the trial's retrained network further.
+    the one that makes them. With `keep_network` a later round prunes the trial's retrained network further. `criteria`
+    are the files with the user's own criteria.
     """
 
     store: Store
@@ -32,6 +35,7 @@ class Context:
     partners: Sequence[ScoreSpec] = ()
     keep_network: bool = False
     teaches: bool = False
+    criteria: Sequence[CriteriaFile] = ()
     on_progress: Callable[[str, int, int], None] = lambda stage, epoch, step: None
     on_metrics: Callable[[str, int, Mapping[str, Mapping[str, float]]], None] = lambda stage, epoch, values: None
     on_loss: Callable[[float], None] = lambda loss: None

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from deepcuts.experiment.metrics import compute_metrics, majority_score, predictions_from
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.experiment.tasks import Task
 from deepcuts.model.network import Network, weights_of
 from deepcuts.store.tables import Row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,14 @@ from torch import Tensor
 
 from deepcuts.data.batches import Integers, shuffled
 from deepcuts.data.splits import data_commit
+from deepcuts.experiment.own_criteria import CriteriaFile
+from deepcuts.experiment.settings import examples_at_once
 from deepcuts.experiment.sharing import snapshot_file
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, examples_at_once
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec
 from deepcuts.model.network import Network, prunable, set_weights, weights_of
 from deepcuts.model.weights import model_commit
+from deepcuts.pruning.criteria import Criterion
+from deepcuts.pruning.own import load_criteria
 from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
@@ -152,53 +156,98 @@ def find_scores(
     """
     assert spec.criterion is not None
     assert spec.score_id is not None
-    names = prunable(network.model, spec.prune_biases, spec.exclude)
     if spec.data != "none":
         meta = context.store.artifact("scores", spec.score_id)
         if meta is not None:
             loaded = load_artifact(context.store, "scores", spec.score_id, "scores.safetensors")
             return Scored(loaded, meta["batches"], meta.get("micro_batch"), True, 0.0)
-    began = time.monotonic()
-    wanted, settings = _served(spec, context), context.bound(spec)
-
-    def after_batch(used: int) -> bool:
-        context.on_progress("score", 0, used)
-        return context.stop()
-
-    scores, used = score(
-        replace(network, compiled=None),  # hooks look into its layers
-        names,
-        {label: Variant.of(each, str(each.criterion)) for label, each in wanted.items()},
-        material.train.to(network.device),
-        _scoring_order(material, spec),
-        settings,
-        control_seed if spec.data == "none" else spec.dense.seed,
-        initial,
-        context.checkpoint(spec.pass_id) if spec.data != "none" else None,
-        after_batch,
-    )
+    began, wanted = time.monotonic(), _served(spec, context)
+    scores, used = run_pass(network, material, wanted, context, initial, control_seed, spec.pass_id)
     made = Scored(scores[spec.label], used, None, False, time.monotonic() - began)
     if spec.data != "none":
-        made = replace(made, micro_batch=examples_at_once(settings))
+        made = replace(made, micro_batch=examples_at_once(context.bound(spec)))
         for label, partner in wanted.items():
             _publish_scores(context.store, partner, replace(made, scores=scores[label]))
         context.checkpoint(spec.pass_id).remove()
     return made
 
 
+def run_pass(
+    network: Network,
+    material: Material,
+    wanted: Mapping[str, ScoreSpec],
+    context: Context,
+    initial: Mapping[str, Tensor],
+    control_seed: int,
+    key: str,
+    before: int = 0,
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Score the network as it is by criteria that one pass serves, by label; return their scores, and its batches.
+
+    `key` names the checkpoint to go on from, which the caller removes. `before` counts the batches of earlier rounds.
+    """
+    spec = next(iter(wanted.values()))
+
+    def after_batch(used: int) -> bool:
+        context.on_progress("score", 0, before + used)
+        return context.stop()
+
+    return score(
+        replace(network, compiled=None),  # hooks look into its layers
+        prunable(network.model, spec.prune_biases, spec.exclude),
+        variants(wanted, context.criteria),
+        material.train.to(network.device),
+        _scoring_order(material, spec),
+        context.bound(spec),
+        control_seed if spec.data == "none" else spec.dense.seed,
+        initial,
+        context.checkpoint(key) if spec.data != "none" else None,
+        after_batch,
+    )
+
+
 def _served(spec: ScoreSpec, context: Context) -> dict[str, ScoreSpec]:
-    """Return the specs that one pass serves, by label: the one asked for, and partners that the store lacks."""
+    """Return the specs that one pass serves, by label: the one asked for, and partners that the store lacks.
+
+    Partners whose formula is in a file that is not here are left to those who have it.
+    """
+    here = {file.digest for file in context.criteria}
     wanted = {spec.label: spec}
     if spec.data == "none":
         return wanted
     for partner in context.partners:
         if (
             partner.score_id
+            and (partner.own is None or partner.own.digest in here)
             and partner.pass_id == spec.pass_id
             and not context.store.artifact("scores", partner.score_id)
         ):
             wanted.setdefault(partner.label, partner)
     return wanted
+
+
+def variants(wanted: Mapping[str, ScoreSpec], files: Iterable[CriteriaFile]) -> dict[str, Variant]:
+    """Return what to score by, by label.
+
+    Files of the user's own criteria run anew each time, so that nothing of one trial stays in the process for the next.
+    Raises ValueError for a file that is not there.
+    """
+    texts = {file.digest: file for file in files}
+    loaded: dict[str, dict[str, Criterion]] = {}
+    found = {}
+    for label, spec in wanted.items():
+        row, own = None, spec.own
+        if own is not None:
+            if own.digest not in texts:
+                raise ValueError(
+                    f"the criterion {spec.criterion!r} is of a file {own.file!r}, which is not here: give the one whose"
+                    f" digest is {own.digest}"
+                )
+            if own.digest not in loaded:
+                loaded[own.digest] = load_criteria(texts[own.digest].path, texts[own.digest].text)
+            row = loaded[own.digest][str(spec.criterion)]
+        found[label] = Variant.of(spec, str(spec.criterion), row)
+    return found
 
 
 def _scoring_order(material: Material, spec: ScoreSpec) -> list[Integers]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.attention import quick_at_any_length, use_quick_attention, use_torch_attention
 from deepcuts.fast.first_token import first_token_alone
 from deepcuts.fast.used_words import UsedWords, can_narrow

@@ -17,24 +17,20 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
-from deepcuts.experiment.spec import TrialSpec, examples_at_once
+from deepcuts.experiment.settings import examples_at_once
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
-from deepcuts.model.feed_forward import find_feed_forward
-from deepcuts.model.load import outside_encoder
-from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, transposed, weights_of
+from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, weights_of
 from deepcuts.pruning.bits import pack
-from deepcuts.pruning.compression import FeedForward, fraction_to_keep
-from deepcuts.pruning.masks import bytewise, make_masks, shuffle, zero_weights
-from deepcuts.pruning.neurons import shuffle_neurons
+from deepcuts.pruning.masks import bytewise, zero_weights
 from deepcuts.scoring.activations import how_counted
-from deepcuts.seeds import derive
 from deepcuts.store.tables import Row
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
@@ -43,8 +39,10 @@ from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network, weight_classes
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, snapshot_weights, teach
+from deepcuts.trial.selection import Selection, forget_rounds, select_in_rounds
+from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, teach
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
+from deepcuts.trial.starting import starting_weights
 
 
 @dataclass
@@ -158,7 +156,8 @@ def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool)
         if trial.distills:
             network = replace(network, distill=trial.retrain.distill)
             material = replace(material, train=replace(material.train, taught=taught))
-        _retrain(trial, context, account, network, material, kept, _start(trial, context, network, theta_0, trained))
+        start = starting_weights(trial, context, network, theta_0, trained, kept)
+        _retrain(trial, context, account, network, material, kept, start)
         _begin("store", account, context)
         _publish_masks(trial, context, kept)
         if keep_model or context.keep_network:
@@ -233,15 +232,18 @@ def _prune(
     alive: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
     """Score and make the masks (on the CPU), or take those that are given; evaluate the network with them."""
-    found, wanda = Scored({}, 0, None, False, 0.0), None
-    if trial.prunes and not trial.mask_given:
+    found, wanda, made = Scored({}, 0, None, False, 0.0), None, None
+    if scores := trial.prunes and not trial.mask_given:
         _begin("score", account, context)
         found = find_scores(network, material, trial.score, context, theta_0, trial.control_seed)
         if trial.wanda is not None:
             also = find_scores(network, material, trial.wanda, context, theta_0, trial.control_seed)
             cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
             found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
-        observing = trial.score.criterion if trial.wanda is None else trial.wanda.criterion
+        if trial.scoring_rounds > 1:
+            selection = Selection.of(trial, network, names, wanda, alive)
+            found, made = select_in_rounds(selection, context, network, material, theta_0, found)
+        observing = trial.score.needs if trial.wanda is None else trial.wanda.needs
         account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
     account.row["score_micro_batch"] = found.micro_batch
@@ -249,55 +251,15 @@ def _prune(
     _begin("pruned", account, context)
     began = time.monotonic()
     kept = _all_kept(network, names)
-    if trial.prunes:
-        parameters = sum(parameter.numel() for parameter in network.model.parameters())
-        if trial.mask_given:
-            kept = given_mask(context.store, trial, network)
-        else:
-            layers = find_feed_forward(network.model, names) if trial.scope == "neuron" else ()
-            kept = masks_of_trial(trial, found.scores, parameters, transposed(network.model), wanda, layers, alive)
+    if scores:
+        selection = Selection.of(trial, network, names, wanda, alive)
+        kept = selection.shuffled(selection.masks(found.scores) if made is None else made)
+    elif trial.prunes:
+        kept = given_mask(context.store, trial, network)
     zero_weights(network.model, _on(network, kept))
     _evaluate(trial, account, network, material, "pruned")
     account.row |= {**_pruned_columns(network, trial, kept), "prune_seconds": time.monotonic() - began}
     return kept
-
-
-def masks_of_trial(
-    trial: TrialSpec,
-    scores: Mapping[str, Tensor],
-    parameters: int,
-    transposed: Collection[str] = (),
-    wanda: Mapping[str, Tensor] | None = None,
-    layers: Sequence[FeedForward] = (),
-    alive: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Make the trial's masks from the scores of all prunable tensors of a network that has so many parameters.
-
-    The weights in `transposed` are stored as (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers`
-    whose neurons it prunes. What is not `alive` was pruned in a round before, and stays so.
-    """
-    assert trial.scope is not None
-    prunable = sum(score.numel() for score in scores.values())
-    fraction = fraction_to_keep(trial.compression, trial.sparsity, parameters, prunable)
-    made = make_masks(scores, fraction, trial.scope, transposed, wanda, layers, alive)
-    if alive is not None:
-        assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
-    if trial.control == "none":
-        return made
-    seed = derive(trial.control_seed, "shuffle")
-    return shuffle_neurons(made, layers, seed) if trial.scope == "neuron" else shuffle(made, seed, alive)
-
-
-def _start(
-    trial: TrialSpec, context: Context, network: Network, theta_0: dict[str, Tensor], trained: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the weights that the rewind restores; `trained` are those of the network that was pruned."""
-    if trial.rewind == "none":
-        return trained
-    start = theta_0 if trial.rewind == "init" else snapshot_weights(context.store, trial.dense, trial.rewind)
-    if trial.rewind_head:
-        return start
-    return start | {name: trained[name] for name in outside_encoder(network.model)}
 
 
 def _retrain(
@@ -378,3 +340,4 @@ def _publish(trial: TrialSpec, account: Account, context: Context) -> None:
     context.store.write("trials", key, [row])
     if row["status"] == "completed":
         context.checkpoint(key).remove()
+        forget_rounds(context, trial)

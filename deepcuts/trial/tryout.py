@@ -13,7 +13,9 @@ from torch import nn
 
 from deepcuts.data.batches import BLANK, Tokens, cache_key, tokenise
 from deepcuts.data.splits import Split, load_split
-from deepcuts.experiment.spec import DenseSpec, ScoreSpec, Training, TrialSpec
+from deepcuts.experiment.own_criteria import CriteriaFile
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import DenseSpec, ScoreSpec, TrialSpec
 from deepcuts.model.load import load_tokenizer, pads_left
 from deepcuts.model.network import Network, prunable, weights_of
 from deepcuts.model.weights import check_weights, model_commit
@@ -21,6 +23,7 @@ from deepcuts.scoring.score import score
 from deepcuts.training.train import evaluate, train
 from deepcuts.trial.earlier import check_mask_files
 from deepcuts.trial.loading import load_network
+from deepcuts.trial.shared_stages import variants
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 
 TEXTS_LOOKED_AT = 2000
@@ -29,12 +32,12 @@ CHARACTERS = 100  # of a text, for the shorter of the two; the longer one repeat
 ONE_STEP = Training(epochs=1, batch_size=2, optimizer="sgd", betas=(0, 0))
 
 
-def try_out(trials: Sequence[TrialSpec]) -> list[str]:
+def try_out(trials: Sequence[TrialSpec], files: Sequence[CriteriaFile] = ()) -> list[str]:
     """Run a batch of two texts of different length through what the trials do, on the CPU; return facts of the model.
 
-    The trials must be of one model and one kind of task. Tokenises, evaluates, runs every pass that their criteria
-    need, compares the masks of files with the network, and takes a step of training. Raises ValueError with the first
-    thing that fails.
+    The trials must be of one model and one kind of task; `files` has the user's own criteria. Tokenises, evaluates,
+    runs every pass that their criteria need, compares the masks of files with the network, and takes a step of
+    training. Raises ValueError with the first thing that fails.
     """
     dense = trials[0].dense.model_copy(update={"device": "cpu", "compile": False})
     model = dense.model
@@ -56,7 +59,7 @@ def try_out(trials: Sequence[TrialSpec]) -> list[str]:
             outputs = evaluate(network, tokens)
             if not np.isfinite(outputs).all():
                 raise ValueError(f"the outputs are not finite: {outputs.tolist()!r}")
-        _try_passes(trials, dense, network, tokens)
+        _try_passes(trials, files, dense, network, tokens)
         check_mask_files(trials, network)
         with _explained(dense, f"a step of training on two texts, of {lengths} tokens"):
             train(network, tokens, ONE_STEP.model_copy(update=_regularised(dense)), seed=dense.seed, stage="dense")
@@ -159,15 +162,17 @@ def _rows(model: nn.Module) -> int | None:
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
-def _try_passes(trials: Sequence[TrialSpec], dense: DenseSpec, network: Network, tokens: Tokens) -> None:
+def _try_passes(
+    trials: Sequence[TrialSpec], files: Sequence[CriteriaFile], dense: DenseSpec, network: Network, tokens: Tokens
+) -> None:
     """Score by every criterion of the trials on a batch of both texts, those of the same pass at once."""
     initial = weights_of(network)
     for specs in _passes(trials).values():
-        first, criteria = next(iter(specs.values())), sorted(specs)
+        first, tried = next(iter(specs.values())), variants(dict(sorted(specs.items())), files)
         settings = first.model_copy(update={"micro_batch": None, "smoothing_passes": 1})
         names = prunable(network.model, first.prune_biases, first.exclude)
-        with _explained(dense, f"scoring by {', '.join(criteria)}"):
-            score(network, names, criteria, tokens, [np.arange(2)], settings, dense.seed, initial)
+        with _explained(dense, f"scoring by {', '.join(each.criterion for each in tried.values())}"):
+            score(network, names, tried, tokens, [np.arange(2)], settings, dense.seed, initial)
 
 
 def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, ScoreSpec]]:
@@ -177,7 +182,7 @@ def _passes(trials: Sequence[TrialSpec]) -> dict[tuple[object, ...], dict[str, S
         spec for trial in trials if trial.prunes and not trial.mask_given for spec in (trial.score, *trial.passes)
     ):
         key = (spec.data, spec.dropout, spec.count_padding, spec.prune_biases, spec.exclude)
-        found.setdefault(key, {})[str(spec.criterion)] = spec
+        found.setdefault(key, {})[spec.label] = spec
     return found
 
 

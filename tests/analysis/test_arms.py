@@ -15,7 +15,8 @@ from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import compare, in_words
 from deepcuts.analysis.curves import curves, table
 from deepcuts.analysis.pairs import decompose, related
-from deepcuts.experiment.spec import ModelSource, ScoreSpec, Scoring, Training, TrialSpec
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import ModelSource, ScoreSpec, TrialSpec
 from deepcuts.experiment.tasks import TASKS, Holdout, Task
 
 ONE, MANY = Training(epochs=1), Training(epochs=12)

@@ -19,7 +19,8 @@ from deepcuts.analysis.curves import curves, setting_columns, table, training_cu
 from deepcuts.analysis.frames import chosen_trials, metrics, narrowed, query, show, status, trials
 from deepcuts.analysis.overlap import overlap
 from deepcuts.analysis.pairs import decompose, related
-from deepcuts.experiment.spec import Scoring, Training, TrialSpec
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store
 
 EDITED = {f"LayerMagWeight (retrain.epochs={epochs})" for epochs in EPOCHS}

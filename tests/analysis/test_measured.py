@@ -20,7 +20,7 @@ from deepcuts.analysis.measured import holdouts_in_words
 from deepcuts.cli.main import main
 from deepcuts.data.splits import locate
 from deepcuts.experiment.metrics import balanced_accuracy, in_split, macro_f1, metric_and_split
-from deepcuts.experiment.spec import Distill, Training
+from deepcuts.experiment.settings import Distill, Training
 from deepcuts.store.store import Store
 
 STAGES = ("dense", "pruned", "rewound", "retrained")

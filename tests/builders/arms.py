@@ -9,7 +9,8 @@ import numpy as np
 from builders.rows import mask_rows, row_of
 from builders.specs import dense, trial
 
-from deepcuts.experiment.spec import ScoreSpec, Scoring, Training, TrialSpec
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 from deepcuts.store.store import Store
 
 ONCE = Training(epochs=1)

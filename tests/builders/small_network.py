@@ -32,6 +32,9 @@ class Small(nn.Module):
     def base_model(self) -> nn.Module:
         return self.encoder
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder["embeddings"]
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         hidden = self.dropout(torch.tanh(self.encoder["layer"](self.encoder["embeddings"](input_ids))))
         real = attention_mask[..., None].to(hidden.dtype)

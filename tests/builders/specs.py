@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcuts.experiment.grid import SweepSpec
-from deepcuts.experiment.spec import DenseSpec, ModelSource, Scoring, Training, TrialSpec, score_spec
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import DenseSpec, ModelSource, TrialSpec, score_spec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.experiment.tasks import TASKS
 

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.experiment.sharing import shared
-from deepcuts.experiment.sweepfile import SweepFile, read_sweep_file
+from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
 from deepcuts.sweep.plan import make_plan

@@ -7,16 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from deepcuts.data.toy import VERSION
-from deepcuts.experiment.spec import (
-    DenseSpec,
-    ModelSource,
-    ScoreSpec,
-    Scoring,
-    Training,
-    TrialSpec,
-    outlier_pass,
-    score_spec,
-)
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, TrialSpec, outlier_pass, score_spec
 from deepcuts.experiment.tasks import TASKS, Task
 from deepcuts.model.network import weights_of
 from deepcuts.pruning.criteria import parse_strategy

@@ -15,8 +15,8 @@ from builders.specs import trial as spec_of
 
 from deepcuts.cli.main import BAD_INPUT, FAILED, main
 from deepcuts.cli.printing import DONE
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.experiment.spec import canonical
-from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.store.store import Store
 
 TOY = SMALL + "max_tokens: 32\nresources: {gpus: 0}\n"

@@ -10,7 +10,7 @@ from builders.rows import LAYERS, mask_rows, random_masks, row_of, trial, write_
 
 from deepcuts.analysis.compare import COMPARISON_COLUMNS
 from deepcuts.cli.main import main
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.store.store import Store
 
 LAST = list(LAYERS)[-1]

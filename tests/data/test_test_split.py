@@ -12,7 +12,7 @@ from deepcuts.data.facts import check, facts_in_words
 from deepcuts.data.holdout import split_of
 from deepcuts.data.splits import load_split, locate
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.sweepfile import parse_sweep
+from deepcuts.experiment.reading import parse_sweep
 from deepcuts.experiment.tasks import TASKS, Holdout, Task
 from deepcuts.sweep.prepare import prepare_sweep
 

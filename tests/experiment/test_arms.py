@@ -8,7 +8,8 @@ import pytest
 import yaml
 from builders.specs import sweep, write
 
-from deepcuts.experiment.sweepfile import SweepFile, parse_sweep, read_sweep_file
+from deepcuts.experiment.reading import parse_sweep, read_sweep_file
+from deepcuts.experiment.sweepfile import SweepFile
 
 SHIFTED, LATE = "LayerGradCAMShift", {"use": "LayerMagWeight", "rewind": 100}
 HEAD = "model: toy\ndatasets: [toy]\ncompressions: [2]\n"

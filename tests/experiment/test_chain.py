@@ -7,8 +7,9 @@ from builders.specs import SMALL, TOY, sweep, write
 
 from deepcuts.experiment.chain import MOST_ROUNDS, Rounds, is_step, selected_with_needs
 from deepcuts.experiment.grid import SweepSpec, describe
-from deepcuts.experiment.spec import Training, TrialSpec
-from deepcuts.experiment.sweepfile import parse_sweep, read_sweep_file
+from deepcuts.experiment.reading import parse_sweep, read_sweep_file
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.pruning.compression import Counts
 

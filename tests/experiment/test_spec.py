@@ -6,13 +6,12 @@ import pytest
 from builders.specs import TOY, dense, trial
 from pydantic import ValidationError
 
+from deepcuts.experiment.settings import Scoring, Training
 from deepcuts.experiment.spec import (
     VERSIONS,
     DenseSpec,
     ModelSource,
     ScoreSpec,
-    Scoring,
-    Training,
     TrialSpec,
     canonical,
     outlier_pass,

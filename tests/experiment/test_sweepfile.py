@@ -7,8 +7,8 @@ import yaml
 from builders.specs import SMALL, write
 
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.experiment.sweepfile import parse_sweep, read_sweep_file
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.experiment.yaml_errors import parse_yaml
 
@@ -30,6 +30,7 @@ DEFAULTS = {
     "model": "bert-base-uncased",
     "revision": "main",
     "data_dir": None,
+    "criteria": [],
     "seeds": [0],
     "precision": "fp32",
     "tf32": False,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from builders.specs import SMALL, write
 
-from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.experiment.yaml_errors import parse_yaml
 
 

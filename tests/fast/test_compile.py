@@ -16,7 +16,8 @@ from builders.transformers_networks import network, tokens
 from torch._dynamo.utils import counters
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import Training, TrialSpec
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network, compiled, weights_of
 from deepcuts.store.store import Store

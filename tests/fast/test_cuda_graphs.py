@@ -14,7 +14,7 @@ from builders.checkpoints import Memory
 from builders.transformers_networks import network, tokens, weights
 from torch import Tensor
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.cuda_graphs import RECORDERS, Captured, Record, cuda_graphs
 from deepcuts.fast.dropout import use_quick_dropout

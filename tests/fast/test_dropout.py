@@ -8,7 +8,7 @@ import torch
 from builders.transformers_networks import mixing_network, tokens
 from torch import nn
 
-from deepcuts.experiment.spec import ScoringPass, Training
+from deepcuts.experiment.settings import ScoringPass, Training
 from deepcuts.fast.dropout import TABLE_ELEMENTS, Dropout, _factors, _table, dropout_table, use_quick_dropout
 from deepcuts.scoring.score import score
 from deepcuts.training.train import train

@@ -12,7 +12,7 @@ import transformers
 from builders.transformers_networks import LAYERS, SHAPE, mixing_network, tokens
 from torch import Tensor, nn
 
-from deepcuts.experiment.spec import ScoringPass, Training
+from deepcuts.experiment.settings import ScoringPass, Training
 from deepcuts.fast.first_token import AFTER_ATTENTION, first_token_alone
 from deepcuts.model.network import Network
 from deepcuts.scoring.score import score

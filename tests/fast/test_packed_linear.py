@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from deepcuts.data.batches import Tokens
 from deepcuts.data.toy import CONFIG
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.packed_linear import _product, packed_linears
 from deepcuts.model.network import Network
 from deepcuts.scoring.score import score

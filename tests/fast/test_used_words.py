@@ -11,7 +11,7 @@ from builders.checkpoints import Memory
 from builders.transformers_networks import WIDTH, WORDS, network, tokens, weights
 from torch import nn
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.fast.process import prepare_process
 from deepcuts.fast.used_words import UsedWords, can_narrow
 from deepcuts.training.checkpoint import Interrupted

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import Distill, Training
+from deepcuts.experiment.settings import Distill, Training
 from deepcuts.model.losses import balanced_weights, distilled, loss_of_labels, loss_of_teacher
 from deepcuts.training.train import train
 

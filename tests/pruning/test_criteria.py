@@ -11,7 +11,7 @@ from builders.small_network import NAMES, WEIGHTS, Wide, batch, packed, small
 from torch import Tensor, tensor
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.pruning.criteria import (
     CRITERIA,
     SCOPES,
@@ -26,6 +26,7 @@ from deepcuts.scoring.score import score
 SETTINGS = ScoringPass(smoothing_passes=3, noise_std=0.1)
 CLEAN = SETTINGS.model_copy(update={"noise_std": 0.0, "dropout": False})
 BATCHES = [batch([4, 2, 3, 3], seed=1), batch([1, 5, 2], seed=2)]
+GRADIENTS = ("plain", "smoothed", "curvature")
 every = pytest.mark.parametrize("criterion", CRITERIA)
 
 
@@ -70,7 +71,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(criterion: 
 @every
 def test_another_seed_changes_only_what_draws(criterion: str) -> None:
     other = scores_of([criterion], seed=6)[criterion]
-    draws = criterion == "Random" or CRITERIA[criterion].data in ("plain", "smoothed")
+    draws = criterion == "Random" or CRITERIA[criterion].data in GRADIENTS
     assert same(scores_of([criterion])[criterion], other) != draws
 
 
@@ -112,7 +113,7 @@ def test_scoring_leaves_the_network_as_it_was(criterion: str) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data in ("plain", "smoothed")])
+@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.data in GRADIENTS])
 def test_dropout_is_on_in_the_gradients_unless_it_is_turned_off(criterion: str) -> None:
     assert not same(
         scores_of([criterion])[criterion],
@@ -176,6 +177,8 @@ HAND = {
     "SmoothGradCAM": [[5, 6], [3, 5]],
     "SmoothGradCAMShift": [[39, 42], [27, 23]],
     "MagIncrease": [[0.5, 1], [-1, 0]],
+    "MagInit": [[0.5, 1], [4, 0.5]],
+    "GraSP": [[-2, -4], [-3, 2]],  # 1 * (1 - 3) = -2, ...
 }
 
 
@@ -192,13 +195,13 @@ def test_each_formula_by_hand(criterion: str) -> None:
 
 
 def test_every_criterion_has_an_example_by_hand_and_a_source() -> None:
-    assert set(HAND) | {"Random"} == set(CRITERIA)
+    assert set(HAND) | {"Random", "SynFlow"} == set(CRITERIA)
     assert all(row.source for row in CRITERIA.values())
 
 
 def test_names_of_strategies_are_read_back() -> None:
     for criterion, scope in plain_strategies().values():
-        for control in ("none", "shuffle"):
+        for control in ("none", "shuffle", "invert"):
             assert parse_strategy(strategy_name(criterion, scope, control)) == (criterion, scope, control)  # type: ignore[arg-type]
     assert strategy_name("Wanda", "row", "none") == "RowWanda"
     assert strategy_name("SNIP", "nm24", "shuffle") == "NM24SNIP+shuffle"

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deepcuts.cli.main import main
+from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import parse_sweep, read_sweep_file
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network

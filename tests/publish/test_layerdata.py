@@ -16,7 +16,7 @@ from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
 from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import metrics, trials
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.publish.layerdata import layer_groups, training
 from deepcuts.publish.report import report
 from deepcuts.publish.webdata import trial_settings

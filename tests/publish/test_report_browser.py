@@ -14,7 +14,7 @@ from builders.chromium import PATH, Page, chromium
 from builders.filled_store import HOSTILE, filled_store, write_trial
 from builders.rows import LAYERS, row_of, trial
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.publish.report import report
 from deepcuts.store.store import Store
 

@@ -16,7 +16,7 @@ from builders.transformers_networks import tokens
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.model.load import pads_left
 from deepcuts.model.network import Network, prunable
 from deepcuts.pruning.criteria import CRITERIA
@@ -55,6 +55,38 @@ class Reference:
         self.seen: list[dict[tuple[str, str], Tensor]] = []
         for batch in BATCHES:
             self._run(kind, tokens().batch(batch))
+        self.curved = self._curved()
+        self.flow = self._flow(kind)
+
+    def _curved(self) -> dict[str, Tensor]:
+        """The Hessian times the gradient of the loss of each batch, summed: all second derivatives at once, by torch."""
+        self.model.set_attn_implementation("eager")
+        wanted = [self.model.get_parameter(name) for name in self.weights]
+        sums = [torch.zeros_like(each) for each in wanted]
+        for batch in BATCHES:
+            inputs = tokens().batch(batch)
+            labels = inputs.pop("labels").long()
+            loss = nn.functional.cross_entropy(self.model(**inputs).logits / 200, labels)
+            first = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True, allow_unused=True)
+            norm = sum(each.square().sum() for each in first) / 2  # its gradient is H g
+            for total, each in zip(
+                sums, torch.autograd.grad(norm, wanted, allow_unused=True, materialize_grads=True), strict=True
+            ):
+                total += each
+        return dict(zip(self.weights, sums, strict=True))
+
+    def _flow(self, kind: str) -> dict[str, Tensor]:
+        """The gradient of the sum of the outputs for embeddings of ones, of the network with all weights positive."""
+        model = deepcopy(self.model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.abs_()
+        wanted = [model.get_parameter(name) for name in self.weights]
+        ones = torch.ones(1, 8, model.get_input_embeddings().embedding_dim, dtype=torch.float64)
+        extra = {"global_attention_mask": torch.eye(8)[:1].long()} if kind == "longformer" else {}
+        flow = model(inputs_embeds=ones, attention_mask=torch.ones(1, 8), **extra).logits.sum()
+        found = torch.autograd.grad(flow, wanted, allow_unused=True, materialize_grads=True)
+        return dict(zip(self.weights, found, strict=True))
 
     def _run(self, kind: str, inputs: dict[str, Tensor]) -> None:
         rows: dict[tuple[str, str], list[Tensor]] = {}
@@ -99,6 +131,9 @@ class Reference:
             "Wanda": lambda: w.abs() * sum((each**2).sum(0) for each in ins).sqrt(),
             "GradCAM": lambda: sum((w * each).abs() for each in cam),
             "MagIncrease": lambda: w.abs() - start_of(w).abs(),
+            "MagInit": lambda: start_of(w).abs(),
+            "SynFlow": lambda: (w * (self.flow[name].t() if turned else self.flow[name])).abs(),
+            "GraSP": lambda: w * (self.curved[name].t() if turned else self.curved[name]),
         }
         formula = "MagGrad" if criterion == "SmoothGrad" else "GradCAM" if "CAM" in criterion else criterion
         found: Tensor = formulas[formula]()
@@ -115,7 +150,7 @@ def network_and_reference(kind: str) -> tuple[Network, Reference]:
     return network, Reference(kind, network, prunable(network.model, biases=True))
 
 
-@pytest.mark.parametrize("data", ["none", "forward", "plain", "smoothed"])
+@pytest.mark.parametrize("data", ["none", "forward", "plain", "smoothed", "curvature"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_criterion_is_that_of_a_plain_loop_on_every_architecture(kind: str, data: str) -> None:
     network, reference = network_and_reference(kind)
@@ -165,9 +200,9 @@ def test_what_is_not_known_of_rows_is_said(kind: str, layers: str | None) -> Non
     names = prunable(network.model, biases=False)
     said = layers and f"rows of unknown tokens count in {layers} layers"
     for criterion in ("Wanda", "SmoothGradCAM"):
-        assert how_counted(network, tokens(), names, criterion) == said
-    for criterion in ("MagGrad", "MagWeight", None):
-        assert how_counted(network, tokens(), names, criterion) is None
+        assert how_counted(network, tokens(), names, CRITERIA[criterion]) == said
+    for row in (CRITERIA["MagGrad"], CRITERIA["MagWeight"], None):
+        assert how_counted(network, tokens(), names, row) is None
 
 
 def test_xlnet_classifies_from_the_last_position_so_padding_comes_first(tmp_path: Path) -> None:

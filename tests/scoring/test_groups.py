@@ -13,7 +13,7 @@ from builders.checkpoints import Memory
 from builders.transformers_networks import inseparable_network, mixing_network, tokens
 from torch import Tensor
 
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.model.network import prunable
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.score import _add_group, score

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcuts.data.batches import Integers, Tokens
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.model.network import Network
 from deepcuts.pruning.criteria import CRITERIA
 from deepcuts.scoring.activations import Sums, observe

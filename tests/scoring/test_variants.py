@@ -11,7 +11,7 @@ from builders.checkpoints import Memory
 from builders.small_network import NAMES, batch, packed, small
 from torch import Tensor
 
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.scoring.score import Variant, _differentiate, score
 from deepcuts.training.checkpoint import Interrupted
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.grid import SweepSpec
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.experiment.spec import ModelSource
-from deepcuts.experiment.sweepfile import read_sweep_file
 from deepcuts.experiment.tasks import TASKS
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "bert-tickets.yaml"

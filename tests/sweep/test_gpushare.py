@@ -8,7 +8,8 @@ from builders.specs import SMALL, dense, write
 from builders.specs import trial as spec_of
 
 from deepcuts.cli.main import main
-from deepcuts.experiment.spec import Training, canonical
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import canonical
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.store.store import Store
 from deepcuts.sweep.cost import fitting, recommended

@@ -13,7 +13,8 @@ from builders.toy_sweeps import KEYS, SWEEP
 
 import deepcuts
 from deepcuts.cli.main import BAD_INPUT, main
-from deepcuts.experiment.spec import ModelSource, Scoring, Training
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import ModelSource
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.store.store import Store
 from deepcuts.sweep.preflight import check_trials
@@ -32,7 +33,7 @@ def own_cache(tmp_path, monkeypatch):
 def tried(monkeypatch):
     """The trials of each call of a stub that replaces trying out, which loads torch."""
     calls: list[list[Any]] = []
-    monkeypatch.setattr("deepcuts.trial.tryout.try_out", lambda trials: calls.append(list(trials)) or FACTS)
+    monkeypatch.setattr("deepcuts.trial.tryout.try_out", lambda trials, files: calls.append(list(trials)) or FACTS)
     return calls
 
 
@@ -79,7 +80,7 @@ def test_another_version_of_a_library_tries_out_again(tried, monkeypatch):
 
 
 def test_what_failed_is_tried_out_again(monkeypatch, tried):
-    def fail(trials: Any) -> None:
+    def fail(trials: Any, files: Any) -> None:
         raise ValueError("no pad token")
 
     with monkeypatch.context() as patch:
@@ -107,7 +108,7 @@ def test_weights_still_on_the_hub_are_fetched_and_checked_by_run_alone(tmp_path,
     )
     assert not tried
 
-    def fetch(trials: Any) -> list[str]:
+    def fetch(trials: Any, files: Any) -> list[str]:
         header = b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}'
         weights = len(header).to_bytes(8, "little") + header + bytes(4)
         fill_cache(tmp_path, "some/model", {"config.json": b"{}", "model.safetensors": weights}, kind="models")

@@ -8,7 +8,7 @@ import pytest
 from builders.model_folder import model_folder
 from builders.specs import SMALL, write
 
-from deepcuts.experiment.sweepfile import read_sweep_file
+from deepcuts.experiment.reading import read_sweep_file
 from deepcuts.pruning.compression import Counts
 from deepcuts.sweep.prepare import prepare_sweep
 

@@ -64,6 +64,7 @@ def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
     together = shared([trial()])
     about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
+    about["criteria"] = ()
     launch = SimpleNamespace(**about, labels={}, shared=together)
     for run in (
         lambda: deepcuts.run_trial(trial(), Store(str(tmp_path))),

@@ -16,7 +16,8 @@ import deepcuts
 from deepcuts.cli.main import main
 from deepcuts.data.toy import sentences
 from deepcuts.experiment.metrics import UndefinedMetric
-from deepcuts.experiment.spec import Training, TrialSpec
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.network import set_weights
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact

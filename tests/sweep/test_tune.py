@@ -59,7 +59,9 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
     dense = [trial for trial in spec.trials() if trial.strategy == "Dense"]
     store = Store(str(tmp_path))
     plan = make_plan(dense, store)
-    given = Launch({t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, stay_a_while)
+    given = Launch(
+        {t.trial_id: t for t in dense}, dense, "test", store.root, "launch", 1, False, 5, False, stay_a_while
+    )
     run_plan(plan, given, store, Progress(Console(quiet=True), 8, 0, Pace(dense, {})), gpus=1)
     notes = [store.read_json(f"notes/{name}") for name in store.names("notes", ".json")]
     assert len(notes) == 8

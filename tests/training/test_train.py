@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from deepcuts.data.batches import Tokens, shuffled
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.model.network import Network
 from deepcuts.training.step import rate
 from deepcuts.training.train import Hooks, Interrupted, evaluate, train

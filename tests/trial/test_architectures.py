@@ -11,7 +11,7 @@ import transformers
 from builders.architectures import architecture_folder
 from builders.toy_trials import context, dense, trial
 
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.model.folder import find_model
 from deepcuts.model.load import count_from_config
 from deepcuts.publish.export import export

@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders.toy_trials import context, dense, everything, trial
 
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network, prunable
 from deepcuts.pruning.masks import make_masks

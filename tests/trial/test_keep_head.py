@@ -12,8 +12,8 @@ from builders.tiny_models import remove_tensors, tiny_folder
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from deepcuts.experiment.reading import parse_sweep
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.experiment.sweepfile import parse_sweep
 from deepcuts.store.store import Store
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.trial.context import Context

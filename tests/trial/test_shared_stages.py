@@ -15,7 +15,8 @@ from builders.toy_trials import SCORING, STEPS, TASK, TRAINING, context, dense, 
 from deepcuts.data.splits import Split
 from deepcuts.data.toy import VOCABULARY
 from deepcuts.experiment.metrics import UndefinedMetric
-from deepcuts.experiment.spec import Scoring, Training, TrialSpec, examples_at_once
+from deepcuts.experiment.settings import Scoring, Training, examples_at_once
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.network import set_weights, weights_of
 from deepcuts.scoring.score import _add_group
 from deepcuts.store.store import Store

@@ -18,7 +18,7 @@ from builders.transformers_networks import WIDTH, WORDS, mixing_network, tokens,
 from torch import Tensor, nn
 
 from deepcuts.data.batches import Tokens
-from deepcuts.experiment.spec import ScoringPass
+from deepcuts.experiment.settings import ScoringPass
 from deepcuts.fast.attention import ATTENTION_NAME, use_quick_attention
 from deepcuts.fast.first_token import AFTER_ATTENTION
 from deepcuts.model.network import Network, prunable

@@ -13,7 +13,7 @@ from builders.toy_trials import TRAINING, context, dense, rows, trial
 from deepcuts.data.splits import load_split, locate
 from deepcuts.experiment.metrics import UndefinedMetric, macro_f1
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Training
+from deepcuts.experiment.settings import Training
 from deepcuts.experiment.tasks import Task
 from deepcuts.store.store import Store
 from deepcuts.training.train import evaluate

@@ -17,7 +17,8 @@ from deepcuts.data.batches import shuffled
 from deepcuts.data.splits import load_split, locate
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.own_data import OwnData
-from deepcuts.experiment.spec import Training, TrialSpec
+from deepcuts.experiment.settings import Training
+from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.network import weights_of
 from deepcuts.pruning.bits import unpack
 from deepcuts.store.store import Store
