@@ -144,7 +144,8 @@ def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Count
             raise ValueError(f"compressions: {dataset!r} on model {file.model!r}: {error}") from None
     if counts.positions is not None and settings.max_tokens > counts.positions:
         raise ValueError(
-            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
+            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model"
+            f" {file.model!r}; set it to {counts.positions} or less"
         )
 
 

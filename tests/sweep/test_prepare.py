@@ -93,7 +93,7 @@ def test_known_tasks_come_from_the_folder_that_is_given(tmp_path, monkeypatch, b
             ["compressions=[2, 5.1]"],
             "compressions: 'toy' on model 'toy': compression 5.1 cannot .* compression is 5.0",
         ),
-        (["max_tokens=129"], "max_tokens: 129 is more than the 128 positions of model 'toy'"),
+        (["max_tokens=129"], "max_tokens: 129 is more than the 128 positions of model 'toy'; set it to 128 or less"),
         (["overrides.toy.max_tokens=129"], "max_tokens: 129 is more than the 128"),
         (["head=sigmoid5"], "head: 'sigmoid5' is for a regression, and 'toy' is a classification; .* overrides"),
         (["loss=mse_sum"], "loss: 'mse_sum' is for a regression"),
