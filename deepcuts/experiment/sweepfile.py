@@ -266,7 +266,10 @@ class SweepFile(Settings):
         others, strategies = [each for each in self.strategies if each != label], plain_strategies(self.known_criteria)
         near = nearest(label, [*others, *strategies])
         if near != nearest(label, strategies):
-            why = f"{label!r} is neither a strategy nor an arm that this sweep has{near}"
+            return (
+                f"{label!r} is neither a strategy nor an arm that this sweep has{near} a new arm says which strategy it"
+                " uses: `use: LayerMagWeight`"
+            )
         return f"{why}; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
 
     @cached_property
