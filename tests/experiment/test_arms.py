@@ -115,6 +115,13 @@ def test_axes_multiply_each_other_and_an_arm_keeps_what_it_sets_itself():
     ]
 
 
+def test_an_axis_leaves_an_arm_alone_that_has_no_teacher_by_its_own_settings():
+    arms = {"LayerMagWeight": None, "plain": {"use": "LayerMagWeight", "retrain": {"distill": None}}}
+    assert labels(strategies=arms, axes={"retrain.distill.weight": [0.1, 0.5]}) == [
+        *("LayerMagWeight weight=0.1", "LayerMagWeight weight=0.5", "plain")
+    ]
+
+
 def test_axes_whose_keys_end_alike_are_called_by_their_whole_keys():
     axes = {"retrain.batch_size": [8], "scoring.batch_size": [4], "retrain.betas": [[0.9, 0.99]]}
     assert labels(strategies=["LayerMagWeight", "LayerSNIP"], axes=axes) == [
@@ -180,6 +187,19 @@ def test_arms_that_are_the_same_experiment_are_named_and_run_once():
     assert "again" not in made.labels.values()
     assert {made.labels[t.trial_id] for t in made.trials() if t.dense.dataset == "cola"} == {"Dense", "LayerMagWeight"}
     assert sweep(strategies=["LayerSNIP", "LayerSNIP"]).repeated() == ["toy LayerSNIP 2x seed 0"]
+
+
+def test_of_arms_that_agree_in_a_part_of_their_trials_the_part_is_named():
+    arms = {
+        "once": {"use": "GlobalMagWeight"},
+        "imp": {"use": "GlobalMagWeight", "rounds": {"keep": 0.6}},
+        "of seed 1": {"use": "GlobalMagWeight", "mask_from": {"seed": 1}},
+    }
+    made = sweep(strategies=arms, sparsities=[0, 0.4, 0.64], seeds=[0, 1])
+    assert made.repeated() == [
+        "arm 'imp', which is the same experiment as 'once' at 40 %",
+        "arm 'of seed 1', which is the same experiment as 'once' with seed 1",
+    ]
 
 
 def test_settings_that_change_nothing_are_named():
