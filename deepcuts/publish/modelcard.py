@@ -161,13 +161,11 @@ def _number(value: float | None) -> str:
 def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     retrain, finetune = spec.retrain, spec.dense.finetune
     assert retrain is not None
-    start = {"init": "the pretrained weights", "none": "the fine-tuned weights"}.get(
-        str(spec.rewind), f"the weights after {spec.rewind} steps of fine-tuning"
+    start = {"init": "back to the pretrained weights", "none": "back to the fine-tuned weights"}.get(
+        str(spec.rewind), f"back to the weights after {spec.rewind} steps of fine-tuning"
     )
     if spec.start == "random":
-        start = (
-            "random weights, as the architecture initialises them, with the head of before the fine-tuning (a control)"
-        )
+        start = "to random ones, as the architecture initialises them (a control)"
     elif spec.start == "shuffled":
         start += ", permuted within each tensor (a control)"
     head = ", with the head of its weights," if spec.dense.keep_head else ""
@@ -190,7 +188,7 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
         f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
         kept + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
-        f"Set the kept weights back to {start}; the pruned ones are zero from here on.",
+        f"Set the kept weights {start}; the pruned ones are zero from here on.",
         f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
         f" learning rate {retrain.lr:g}.",
     ]
