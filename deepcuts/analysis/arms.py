@@ -236,12 +236,13 @@ def _complete(trial: dict[str, Any]) -> _Settings:
 
 def _in_rounds(trial: _Settings) -> _Settings:
     """Return the settings of iterative pruning, of a trial that has them."""
-    rule, previous = (trial.get("chain") or {}).get("rule"), trial.get("previous")
-    found: dict[str, Any] = {} if rule is None else {"rounds": rule}
+    place, previous = trial.get("chain") or {}, trial.get("previous")
+    found: dict[str, Any] = {"rounds": place["rule"]} if place else {}
     if not trial.get("rewind_head", True):
         found["rounds.rewind_head"] = False
-    if previous is not None:
-        ours, theirs = (_defaults(Training) | each["retrain"] for each in (trial, previous))
+    between = previous["retrain"] if previous else place.get("between")
+    if between is not None:
+        ours, theirs = (_defaults(Training) | each for each in (trial["retrain"], between))
         found |= {f"rounds.retrain.{name}": value for name, value in theirs.items() if ours[name] != value}
     return found
 

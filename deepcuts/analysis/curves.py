@@ -239,6 +239,8 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     )
     counts = counted.groupby(_GROUP, dropna=False)[["n", "failed"]].sum()
     frame = counts.reset_index().merge(means.reset_index(), on=_GROUP, how="left")
+    for name in (f"{stage}_values" for stage in STAGES):  # none where all trials failed
+        frame[name] = [some if isinstance(some, list) else [] for some in frame[name]]
     rank = frame["strategy"].map({name: place for place, name in enumerate(NOT_PRUNED)}).fillna(len(NOT_PRUNED))
     frame = in_order(frame.assign(rank=rank), [*_TASK, "rank", *_ASKED, "arm"])
     stages = [f"{stage}{of}" for stage in STAGES for of in ("", *_OF_STAGE)]

@@ -128,13 +128,15 @@ def _why(key: str, arms: Iterable[Arm], criteria: Criteria) -> str:
 
 
 def _sets(settings: Mapping[str, Any], key: str) -> bool:
-    """Whether an arm sets the key itself; what replaces the whole of the sweep's key sets all of it."""
+    """Whether an arm sets the key itself; what replaces all of a key, as `distill: null` does, sets what is in it."""
     section, *names = key.split(".")
-    if section not in MERGED_KEYS:
+    if section not in settings or section not in MERGED_KEYS:
         return section in settings
-    there: Any = settings.get(section)
+    there: Any = settings[section]
     for name in names:
-        if not isinstance(there, Mapping) or name not in there:
+        if not isinstance(there, Mapping):
+            return True
+        if name not in there:
             return False
         there = there[name]
     return True

@@ -31,6 +31,12 @@ NO_ROUNDS: Mapping[Scope | None, str] = {
     "owl": "the share of a block may rise from one round to the next, and what was pruned stays pruned",
 }
 
+# Scopes whose shuffled masks cannot be nested either, and why.
+NO_SHUFFLED_ROUNDS: Mapping[Scope | None, str] = {
+    "neuron": "shuffled neurons would come back",
+    "row": "a shuffled mask leaves rows with fewer weights than the next round keeps of each",
+}
+
 Between0And1 = Annotated[Number, Field(gt=0, lt=1)]
 
 
@@ -147,8 +153,9 @@ def in_rounds(
     assert single.retrain is not None
     if single.scope in NO_ROUNDS:
         raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: {NO_ROUNDS[single.scope]}")
-    if single.scope == "neuron" and single.control == "shuffle":
-        raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: shuffled neurons would come back")
+    if single.scope in NO_SHUFFLED_ROUNDS and single.control == "shuffle":
+        why = NO_SHUFFLED_ROUNDS[single.scope]
+        raise ValueError(f"rounds: {single.strategy!r} cannot be pruned in rounds: {why}")
     try:
         densities, between = rounds.densities(density()), rounds.retraining(single.retrain)
     except ValueError as error:
@@ -164,8 +171,10 @@ def in_rounds(
                 single, rounds, previous, chain=place, retrain=between, compression=None, sparsity=sparsity
             )
         previous = known[key]
-    goes_on = rounds.on_chain(densities) and between == single.retrain
-    return _round(single, rounds, previous, chain=Chain(rule=rounds.rule, goes_on=goes_on))
+    alike = between == single.retrain
+    goes_on = rounds.on_chain(densities) and alike
+    place = Chain(rule=rounds.rule, goes_on=goes_on, between=None if alike else between)
+    return _round(single, rounds, previous, chain=place)
 
 
 def _round(single: TrialSpec, rounds: Rounds, previous: TrialSpec | None, **changes: Any) -> TrialSpec:
@@ -221,8 +230,8 @@ def with_what_they_need(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
 def _asked(trial: TrialSpec, step: TrialSpec) -> TrialSpec:
     """Return a trial that a level asks for and that is also a round of a chain: its network is kept then."""
     assert step.chain is not None
-    rule = trial.chain.rule if trial.chain else step.chain.rule
-    return _anew(trial, chain=Chain(rule=rule, goes_on=True))
+    place = trial.chain or Chain(rule=step.chain.rule)
+    return _anew(trial, chain=place.model_copy(update={"goes_on": True}))
 
 
 def is_step(trial: TrialSpec) -> bool:

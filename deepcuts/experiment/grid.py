@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -39,6 +39,8 @@ from deepcuts.pruning.criteria import parse_strategy
 from deepcuts.wording import level
 
 Level = tuple[Literal["compression", "sparsity"], float]
+# Levels that prune nothing, whatever the strategy.
+_PRUNES_NOTHING: tuple[Level, ...] = (("compression", 1), ("sparsity", 0))
 # What a score follows from, besides the fine-tuned network: the criterion, its settings, and the excluded tensors.
 _Scored = tuple[str, Scoring, tuple[str, ...]]
 
@@ -86,21 +88,36 @@ class SweepSpec:
         return found
 
     def repeated(self) -> list[str]:
-        """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is."""
+        """Name what the sweep asks for more than once, but for Unpruned, which every strategy at compression 1 is.
+
+        Of two arms that agree in a part of their trials alone, it says in which.
+        """
         seen: set[str] = set()
         names = [f"dataset {name}" for name in self.file.repeated_datasets()]
-        same: dict[tuple[str, str], set[str]] = {}
+        same: dict[tuple[str, str], list[TrialSpec]] = {}
         for label, trial in self._asked:
             if trial.trial_id in seen and trial.strategy != "Unpruned":
                 if (first := self.labels[trial.trial_id]) == label:
                     names.append(describe(trial, label))
                 else:
-                    same.setdefault((label, first), set()).add(trial.dense.dataset)
+                    same.setdefault((label, first), []).append(trial)
             seen.add(trial.trial_id)
-        for (label, first), datasets in same.items():
-            where = f" on {', '.join(sorted(datasets))}" if len(datasets) < len(self.tasks) else ""
-            names.append(f"arm {label!r}, which is the same experiment as {first!r}{where}")
+        for (label, first), trials in same.items():
+            names.append(f"arm {label!r}, which is the same experiment as {first!r}{self._part(trials)}")
         return list(dict.fromkeys(names))
+
+    def _part(self, trials: Iterable[TrialSpec]) -> str:
+        """Say on which datasets, at which levels and for which seeds trials are, where that is not all of the sweep."""
+        trials, words = list(trials), ""
+        pruning = [asked for asked in self._levels() if asked not in _PRUNES_NOTHING]
+        for word, found, count in (
+            (" on", [trial.dense.dataset for trial in trials], len(self.tasks)),
+            (" at", [level(trial.compression, trial.sparsity) for trial in trials], len(set(pruning))),
+            (" with seed", [str(trial.dense.seed) for trial in trials], len(set(self.file.seeds))),
+        ):
+            some = list(dict.fromkeys(found))
+            words += f"{word} {', '.join(some)}" if len(some) < count else ""
+        return words
 
     @cached_property
     def _asked(self) -> list[tuple[str, TrialSpec]]:
@@ -204,7 +221,7 @@ class _Rows:
         """Make the trial that prunes at once; where the level prunes nothing it is Unpruned, whatever the arm."""
         whole, settings = self.whole(dataset, seed), self._settings[dataset, arm.label]
         fields: dict[str, Any] = {asked[0]: asked[1], **_after_scoring(settings)}
-        if asked in (("compression", 1), ("sparsity", 0)):
+        if asked in _PRUNES_NOTHING:
             return TrialSpec(score=whole, **fields)
         known = self._spec.file.known_criteria
         criterion, scope, control = parse_strategy(arm.strategy, known)

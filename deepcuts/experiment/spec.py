@@ -149,12 +149,15 @@ class Chain(Frozen):
     """What place a trial has in iterative pruning, as a sweep asks for it; never a part of its id.
 
     `rule` is the setting `rounds` in words, as in `keep 0.8`. A `step` is a round that no level asks for. One that
-    `goes_on` may be the round before of a deeper level, so its retrained network is kept.
+    `goes_on` may be the round before of a deeper level, so its retrained network is kept. `between` is how steps are
+    retrained where that is another way than the trial's: the first round, which has none before it, belongs with the
+    deeper levels of its arm by this alone.
     """
 
     rule: str
     step: bool = False
     goes_on: bool = False
+    between: Training | None = None
 
 
 class OutlierPass(Frozen):

@@ -52,6 +52,14 @@ def test_at_once_and_in_rounds_are_two_lines_and_steps_are_left_out(tmp_path: Pa
     assert len(chosen_trials(store, ["step"], only={"step": "True"})) == 4
 
 
+def test_the_first_round_is_on_the_line_of_the_deeper_ones_however_these_are_retrained_between(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    imp = {"use": "LayerMagWeight", "rounds": {"keep": 0.8, "retrain": {"epochs": 1}}}
+    filled(store, strategies={"imp": imp}, sparsities=[0.2, 0.36, 0.488], seeds=[0])
+    found = curves(trials(store))
+    assert found.loc[found["arm"] == "imp", "sparsity_asked"].tolist() == [0.2, 0.36, 0.488]
+
+
 def test_arms_without_names_are_told_apart_by_their_rounds(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     filled(store, strategies=["LayerMagWeight"])

@@ -105,6 +105,14 @@ def test_an_interval_stays_within_what_the_metric_can_be():
     assert shown(0.05, 0.0, 0.0) == "0.017 (0.000 to 0.088)"
 
 
+def test_a_level_at_which_every_trial_failed_has_no_value():
+    nothing = dict.fromkeys(("metric", "dense", "pruned", "rewound", "retrained", "sparsity", "compression_achieved"))
+    failed = trial("f", sparsity_asked=0.9, status="failed") | nothing
+    shown = for_people(table(pd.DataFrame([trial("a"), failed]).assign(compression=None)))
+    assert shown[["asked", "failed"]].values.tolist() == [["50 %", 0], ["90 %", 1]]
+    assert shown["retrained"].isna().tolist() == [False, True]
+
+
 def test_of_fewer_than_three_seeds_the_values_are_shown():
     assert shown(0.67, 0.91) == "0.670, 0.910"
     assert shown(0.67) == "0.670"

@@ -115,6 +115,13 @@ def test_axes_multiply_each_other_and_an_arm_keeps_what_it_sets_itself():
     ]
 
 
+def test_an_axis_leaves_an_arm_alone_that_has_no_teacher_by_its_own_settings():
+    arms = {"LayerMagWeight": None, "plain": {"use": "LayerMagWeight", "retrain": {"distill": None}}}
+    assert labels(strategies=arms, axes={"retrain.distill.weight": [0.1, 0.5]}) == [
+        *("LayerMagWeight weight=0.1", "LayerMagWeight weight=0.5", "plain")
+    ]
+
+
 def test_axes_whose_keys_end_alike_are_called_by_their_whole_keys():
     axes = {"retrain.batch_size": [8], "scoring.batch_size": [4], "retrain.betas": [[0.9, 0.99]]}
     assert labels(strategies=["LayerMagWeight", "LayerSNIP"], axes=axes) == [
@@ -182,6 +189,19 @@ def test_arms_that_are_the_same_experiment_are_named_and_run_once():
     assert sweep(strategies=["LayerSNIP", "LayerSNIP"]).repeated() == ["toy LayerSNIP 2x seed 0"]
 
 
+def test_of_arms_that_agree_in_a_part_of_their_trials_the_part_is_named():
+    arms = {
+        "once": {"use": "GlobalMagWeight"},
+        "imp": {"use": "GlobalMagWeight", "rounds": {"keep": 0.6}},
+        "of seed 1": {"use": "GlobalMagWeight", "mask_from": {"seed": 1}},
+    }
+    made = sweep(strategies=arms, sparsities=[0, 0.4, 0.64], seeds=[0, 1])
+    assert made.repeated() == [
+        "arm 'imp', which is the same experiment as 'once' at 40 %",
+        "arm 'of seed 1', which is the same experiment as 'once' with seed 1",
+    ]
+
+
 def test_settings_that_change_nothing_are_named():
     arms = {"a": {"use": "LayerMagWeight", "scoring": {"shift": 1, "dropout": False}, "rewind": 3}, SHIFTED: None}
     arms |= {"b": {"use": SHIFTED, "scoring": {"shift": 1}}}
@@ -232,6 +252,16 @@ AXES = ARMS + "axes:\n  "
         ("\n  late:", "FILE:5: strategies.late: unknown strategy 'late'; known: Layer, Global"),
         ("\n  late:", "an arm of another name says which strategy it uses: `use: LayerMagWeight`"),
         ("{LayerMagWieght: {rewind: 3}}", "unknown strategy 'LayerMagWieght'; did you mean 'LayerMagWeight'"),
+        ("{LayerMagWieght: {rewind: 3}, LayerMagWeight x: {use: LayerSNIP}}", "did you mean 'LayerMagWeight'?"),
+        (
+            "{late: {use: LayerSNIP}, lat: {rewind: 3}}",
+            "FILE:4: strategies.lat: 'lat' is neither a strategy nor an arm that this sweep has; did you mean 'late'?",
+        ),
+        (
+            "\n  - LayerSNIP: {rewind: 3}\n  - LayerWanda",
+            "FILE:5: strategies.0: in a list must be text, not {'LayerSNIP': {'rewind': 3}}; to give settings, write"
+            " all of strategies as a mapping, without dashes",
+        ),
         ("{a: {use: LayerSNP}}", "FILE:4: strategies.a.use: unknown strategy 'LayerSNP'; did you mean 'LayerSNIP'?"),
         ("{a: 3}", "FILE:4: strategies.a: must be a mapping of keys to values, not 3"),
         ("{3: {use: LayerSNIP}}", "FILE:4: strategies.3: must be text (quote it), not 3"),

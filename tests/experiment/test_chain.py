@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from builders.specs import SMALL, TOY, sweep, write
 
@@ -194,3 +196,9 @@ def test_a_mask_found_in_rounds_is_that_of_the_last_one():
     trials = sweep(datasets=["toy", "cola"], sparsities=[0.36], rounds={"keep": 0.8}, mask_from={"dataset": "toy"})
     (given,) = [trial for trial in trials.trials() if trial.mask_of]
     assert (given.mask_of.round, given.round, given.previous) == (2, 1, None)
+
+
+@pytest.mark.parametrize("strategy", ["NeuronMagWeight+shuffle", "RowMagWeight+shuffle"])
+def test_rounds_are_refused_where_a_shuffled_mask_would_make_pruned_weights_come_back(strategy):
+    with pytest.raises(ValueError, match=rf"{re.escape(repr(strategy))} cannot be pruned in rounds: "):
+        rounds_of(**LEVELS | {"strategies": [strategy]}, rounds={"keep": 0.8})

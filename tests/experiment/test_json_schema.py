@@ -14,7 +14,7 @@ from deepcuts.experiment.yaml_errors import parse_yaml
 from deepcuts.pruning.criteria import CRITERIA
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
-FILES = sorted(SWEEPS.glob("*.yaml"))
+FILES = sorted(SWEEPS.rglob("*.yaml"))
 GOOD = {"datasets": ["toy"], "strategies": ["LayerSNIP"], "compressions": [2]}
 
 
@@ -31,13 +31,17 @@ def test_the_committed_schema_is_current():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
     text = path.read_text("utf-8")
-    assert text.startswith("# yaml-language-server: $schema=sweep.schema.json\n")
+    up = "../" * (len(path.relative_to(SWEEPS).parts) - 1)
+    assert text.startswith(f"# yaml-language-server: $schema={up}sweep.schema.json\n")
     jsonschema.validate(parse_yaml(text), json.loads((SWEEPS / "sweep.schema.json").read_text()))
     assert read_sweep_file(path).name == path.stem
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
-    assert [path.stem for path in FILES] == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "seed"]
+    own = [path.stem for path in FILES if path.parent == SWEEPS]
+    assert own == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "sanity", "seed"]
+    study = [path.stem for path in FILES if path.parent != SWEEPS]
+    assert study == ["accuracy", "budget", "iterative", "lr", "masks", "tickets"]
 
 
 def test_every_key_is_described():
@@ -52,7 +56,7 @@ def test_every_key_is_described():
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_strategy_is_known_to_it(criterion):
     for scope in ("Layer", "Global", "Row"):
-        assert valid(GOOD | {"strategies": [f"{scope}{criterion}", f"{scope}{criterion}+shuffle"]})
+        assert valid(GOOD | {"strategies": [f"{scope}{criterion}{control}" for control in ("", "+shuffle", "+invert")]})
 
 
 @pytest.mark.parametrize(
