@@ -147,15 +147,14 @@ def _matrices(given: pd.DataFrame, own: pd.DataFrame) -> pd.Series:
     keys = [*_SAME, "finds"]
     arms = dict(zip(own[keys].itertuples(index=False, name=None), own["arm"], strict=True))
     wanted = given.assign(control="none", finds=given["plain_finds"])[keys].itertuples(index=False, name=None)
-    named = pd.Series([arms.get(key) for key in wanted], given.index, dtype=object).fillna(given["arm"])
-    given = given.assign(named=named)
+    given = given.assign(named=pd.Series([arms.get(key) for key in wanted], given.index, dtype=object))
     names = pd.Series(None, given.index, dtype=object)
     for (_, strategy), of_strategy in given.groupby(["model", "strategy"]):
         if not _mixed(of_strategy):
-            found = set(of_strategy["named"])
+            found = set(of_strategy["named"].dropna())
             names[of_strategy.index] = found.pop() if len(found) == 1 else strategy
             continue
-        for name, of_arm in of_strategy.groupby("named"):
+        for name, of_arm in of_strategy.groupby(of_strategy["named"].fillna(of_strategy["arm"])):
             alike = of_arm.groupby(["finds", "does"], sort=True).ngroup()
             numbered = [f"{name} #{number + 1}" if number else str(name) for number in alike]
             names[of_arm.index] = numbered if _mixed(of_arm) else name

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def transfer_section(frame: pd.DataFrame) -> list[Child]:
     """Show a frame of `transfer`, which has rows: the figure, the table, and what is missing."""
     words = (
-        "What a mask is worth that was found on another dataset or with another seed. The target\u2019s own network"
-        " is pruned with the given mask, rewound and retrained. The difference is that from the target\u2019s own mask with"
-        " the same seed, divided by how far the fine-tuned network is above chance. In brackets are 95 % intervals over"
-        " seeds, not corrected for the number of cells."
+        "What a mask is worth that was found on another dataset or with another seed: the network of the target is"
+        " pruned with it, rewound and retrained. The difference is that from the target\u2019s own mask with the same"
+        " seed, divided by how far the fine-tuned network is above chance. In brackets are 95 % intervals over seeds,"
+        " not corrected for the number of cells."
     )
     header, rows = transfer_cells(frame, escape)
     models = frame["model"].nunique() > 1
