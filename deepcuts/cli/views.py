@@ -44,6 +44,7 @@ from deepcuts.cli.printing import (
     say_damaged,
     say_measured,
 )
+from deepcuts.cli.transfer_matrix import TABLE_FORMATS, print_transfer
 from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 
@@ -57,7 +58,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
-    *("majority", "finished_at", "spec"),
+    *("majority", "finished_at", "spec", "mask_from", "mask_trial"),
 )
 
 
@@ -341,6 +342,33 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
+
+
+@verb(
+    "transfer",
+    "what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
+    STORE,
+    *WHICH,
+    OUTPUT,
+    METRIC,
+    SPLIT,
+    STAGE,
+    *FIGURE,
+    *TABLE_FORMATS,
+    JSON,
+)
+def transfer_verb(args: argparse.Namespace) -> int:
+    """The transfer matrix of the trials with `mask_from`."""
+    frame = _trials(args)
+    shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
+    made = deepcuts.transfer(shown, args.stage)
+    print_transfer(made, args)
+    if args.output:
+        with _options(args, made):
+            some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
+            deepcuts.save_figure(deepcuts.plot_transfer(some), args.output)
+        sys.stderr.write(f"wrote {args.output}\n")
+    return _code(frame.attrs["damaged"])
 
 
 @verb(
