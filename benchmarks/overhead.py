@@ -1,8 +1,9 @@
 """Times the orchestration alone: launches of trials whose stages are stubs, and plans and compaction at scale.
 
-    python -m benchmarks.overhead [--trials 100 1000] [--plan 10000]
+    python -m benchmarks.overhead [--trials 100 1000] [--plan 10000] [--chains]
 
-Prints the seconds per trial, without the start of Ray and its workers, and how much the driver grows per trial.
+Prints the seconds per trial, without the start of Ray and its workers, and how much the driver grows per trial. With
+--chains also for chains of nine rounds of iterative pruning, each of which waits for the one before.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ from deepcuts.sweep.tune import run_plan
 from deepcuts.sweep.worker import Launch
 
 
-def specs(count: int) -> list[TrialSpec]:
-    """Return `count` trials of the toy: a Dense and nine sparsities for each seed."""
+def specs(count: int, chains: bool = False) -> list[TrialSpec]:
+    """Return `count` trials of the toy: a Dense and nine sparsities for each seed; with `chains` in nine rounds."""
     file = SweepFile(
         name="stubs",
         model="toy",
         datasets=["toy"],
         strategies=["LayerMagWeight"],
         sparsities=[number / 10 for number in range(1, 10)],
+        rounds={"remove": 0.1} if chains else None,
         seeds=list(range((count + 9) // 10)),
         max_tokens=32,
     )
@@ -73,13 +75,13 @@ def completed(trial: TrialSpec) -> dict[str, Any]:
     }
 
 
-def launched(count: int) -> tuple[float, float]:
+def launched(count: int, chains: bool = False) -> tuple[float, float]:
     """Launch `count` stubs; return the seconds, and the kilobytes that the driver grew, per trial."""
     with tempfile.TemporaryDirectory() as folder:
-        store, wanted = Store(folder), specs(count)
+        store, wanted = Store(folder), specs(count, chains)
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
-        launch = Launch(ids, wanted, "stubs", store.address, new_launch_id(), 1, False, 5, stub)
+        launch = Launch(ids, wanted, "stubs", store.address, new_launch_id(), 1, False, 5, False, stub)
         progress = Progress(Console(quiet=True), count, 0)
         before, began = resident(), time.monotonic()
         run_plan(plan, launch, store, progress, gpus=0)
@@ -126,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="*", default=[100, 1000])
     parser.add_argument("--plan", type=int, default=10_000)
+    parser.add_argument("--chains", action="store_true")
     args = parser.parse_args()
     if args.plan:
         at_scale(args.plan)
@@ -139,6 +142,9 @@ def main() -> None:
         first = first or seconds
         cost = f"{seconds * 1000:.0f} ms and {kilobytes:.0f} kB of driver a trial"
         print(f"{count:,} trials: {cost}, x {seconds / first:.2f}")
+        if args.chains:
+            chained, _ = launched(count, chains=True)
+            print(f"{count:,} trials in chains: {chained * 1000:.0f} ms a trial, x {chained / seconds:.2f} of these")
 
 
 if __name__ == "__main__":

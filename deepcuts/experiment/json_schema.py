@@ -57,8 +57,8 @@ _SWEEP = {
     "data_dir": "a folder of <dataset>/<split>.parquet|csv|tsv|jsonl instead of the Hub; also DEEPCUTS_DATA_DIR",
     "datasets": "names of known datasets, or a mapping of names to your own data (null: a known dataset)",
     "criteria": "files of Python with criteria of your own, by their paths from the folder that you launch from",
-    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle or +invert; or a mapping of the names of arms"
-    " to their settings (null: the strategy of that name itself)",
+    "strategies": "Layer, Global or Row, then a criterion, then optionally +shuffle or +invert; or a mapping of the"
+    " names of arms to their settings (null: the strategy of that name itself)",
     "axes": "maps settings of arms to values: each arm that a setting changes is run once for each of its values",
     "compressions": "parameters of the whole network / parameters kept; give these or sparsities",
     "sparsities": "pruned / prunable parameters; give these or compressions",

@@ -46,8 +46,8 @@ from deepcuts.experiment.settings import (
 from deepcuts.experiment.spec import DenseSpec
 from deepcuts.experiment.tasks import ALIASES, TASKS
 from deepcuts.experiment.yaml_errors import explained, misplaced, unknown
-from deepcuts.names import valid_name
-from deepcuts.pruning.criteria import Needs, parse_strategy
+from deepcuts.names import nearest, valid_name
+from deepcuts.pruning.criteria import Needs, parse_strategy, plain_strategies
 
 
 def _own_name(name: str, place: tuple[str | int, ...]) -> None:
@@ -249,8 +249,7 @@ class SweepFile(Settings):
                     at = (*at, "use") if use else at
                     parse_strategy(use or label, self.known_criteria)
                 except ValueError as error:
-                    needs = "" if use else "; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
-                    raise misplaced(at, f"{error}{needs}") from None
+                    raise misplaced(at, str(error) if use else self._no_strategy(label, str(error))) from None
         for key, values in self.axes.items():
             place = ("axes", key)
             _check_key(key.partition(".")[0], place, "an axis may not change")
@@ -271,6 +270,17 @@ class SweepFile(Settings):
                     told = explained("", None, error, known_keys)[0]
                     raise misplaced(("strategies",), f"arm {arm.label!r}: {told}") from None
         return self
+
+    def _no_strategy(self, label: str, why: str) -> str:
+        """Say what is wrong with an arm that is no strategy and has no `use`: perhaps another arm's name, misspelt."""
+        others, strategies = [each for each in self.strategies if each != label], plain_strategies(self.known_criteria)
+        near = nearest(label, [*others, *strategies])
+        if near != nearest(label, strategies):
+            return (
+                f"{label!r} is neither a strategy nor an arm that this sweep has{near} a new arm says which strategy it"
+                " uses: `use: LayerMagWeight`"
+            )
+        return f"{why}; an arm of another name says which strategy it uses: `use: LayerMagWeight`"
 
     @cached_property
     def known_criteria(self) -> Mapping[str, Needs]:

@@ -115,6 +115,11 @@ def _message(problem: ErrorDetails, place: KeyPath, known: Callable[[KeyPath], l
         return f"{where}: {message}" if where else message
     if problem["input"] is None and problem["type"] in ("dict_type", "model_type", "list_type"):
         return f"{where}: is empty; give its values, or remove the key to get the default"
+    if problem["type"] == "string_type" and place[:1] in _LIST_OR_MAPPING and isinstance(problem["input"], dict):
+        return (
+            f"{where}: in a list must be text, not {problem['input']!r}; to give settings, write all of {place[0]} as a"
+            " mapping, without dashes, and null where there is nothing to give"
+        )
     if problem["type"] == "too_short":
         return f"{where}: {_WORDS['too_short']}"
     plain = problem["msg"][0].lower() + problem["msg"][1:]

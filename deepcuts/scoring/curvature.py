@@ -28,9 +28,9 @@ def hessian_gradients(
     """Return H g of each parameter, for the gradient g and the Hessian H of a batch's loss, and the loss ().
 
     Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", arXiv 2002.07376, algorithm
-    1 and the authors' code, with their temperature: H g is the gradient of g . stop(g). The batch of `examples` comes in
-    `parts` (B, T); `draw` is called with the number of a part before each pass over it, and must draw the same dropout
-    both times.
+    1 and the authors' code, with their temperature: H g is the gradient of g . stop(g). The batch of `examples` comes
+    in `parts` (B, T); `draw` is called with the number of a part before each pass over it, and must draw the same
+    dropout both times.
     """
     wanted, total = list(parameters.values()), torch.zeros((), device=network.device)
     products = [torch.zeros_like(each) for each in wanted]

@@ -89,9 +89,8 @@ def score(
     tensors = _turn({name: network.model.get_parameter(name).detach() for name in bytewise(names)}, turned)
     start = _turn(initial, turned) if initial is not None else None
     totals, used = _totals(criteria, tensors, checkpoint if pass_ != "none" else None)
-    gradients = Gradients(network.model, list(tensors))
+    gradients, saved = Gradients(network.model, list(tensors)), time.monotonic()
     packed = network.takes("packed_weights") and pass_ != "curvature"  # packed layers are differentiated once
-    saved = time.monotonic()
     network.model.zero_grad(set_to_none=True)
     # Other casts are kept over passes with and without gradients, which torch can do since its pull request 165068.
     with (
@@ -109,12 +108,15 @@ def score(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-    if flows := [label for label, variant in criteria.items() if variant.row.flow]:
-        totals |= dict.fromkeys(flows, _turn(flow_gradients(network.model, list(tensors)), turned))
+    totals |= _flows(network.model, criteria, list(tensors))
     made = {key: _scores(each, tensors, totals.get(key, {}), start, seed) for key, each in criteria.items()}
-    for label in flows:
-        check_flow(made[label])
     return {label: _turn(scores, turned) for label, scores in made.items()}, used
+
+
+def _flows(model: nn.Module, variants: Mapping[str, Variant], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """Return the gradients of the flow for those criteria that need no batches but it, by label."""
+    labels = [label for label, variant in variants.items() if variant.row.flow]
+    return dict.fromkeys(labels, _turn(flow_gradients(model, names), transposed(model))) if labels else {}
 
 
 def _turn(tensors: Mapping[str, Tensor], turned: Collection[str]) -> dict[str, Tensor]:
@@ -170,6 +172,8 @@ def _scores(
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{criterion} scores of {name!r} are not finite: {int((~value.isfinite()).sum())} values")
         scores[name] = value
+    if row.flow:
+        check_flow(scores)
     return scores
 
 

@@ -75,11 +75,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: deepcuts torch transformers git_commit spec
         string: shortcuts_off
         bool: padding_matters
+        string: arm
         string: rounds
         int: round
         bool: step
         string: previous mask_from mask_trial
-        string: arm
     """),
     "metrics": _schema("""
         string: trial_id stage
@@ -103,9 +103,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         string: sweep trial_id dataset strategy
         float: compression sparsity_asked
         int: seed
+        string: arm
         bool: step
         string: builds_on
-        string: arm
     """),
 }
 

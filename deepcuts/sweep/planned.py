@@ -70,7 +70,10 @@ class SweepPlan:
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
-        lines.append(f"  shared work still to do: {len(todo.fine_tunes())} fine-tunings; scoring passes: {passes}")
+        tuned = len(todo.fine_tunes())
+        lines.append(
+            f"  shared work still to do: {tuned} fine-tuning{'' if tuned == 1 else 's'}; scoring passes: {passes}"
+        )
         if todo.steps:
             work = sum(self._own_seconds(trial) for trial in todo.steps)
             lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from deepcuts.data.facts import Facts, check
 from deepcuts.data.splits import locate
+from deepcuts.experiment.arms import Arm
 from deepcuts.experiment.chain import MaskFrom
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import MaskFile, ModelSource
@@ -76,9 +77,10 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
         settings = file.for_dataset(dataset)
         whole[dataset] = count_parameters(model, task.outputs, file.prune_biases)
         counts[dataset] = _without(settings.exclude, whole[dataset], file.model)
-        for each in (file.for_arm(dataset, arm) for arm in file.arms):
+        for arm in file.arms:
+            each = file.for_arm(dataset, arm)
             _check_size(dataset, file, each, _without(each.exclude, whole[dataset], file.model))
-            _check_rewind(dataset, each, facts[dataset]["train"].examples)
+            _check_rewind(dataset, each, facts[dataset]["train"].examples, arm)
         if settings.keep_head:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
@@ -144,7 +146,8 @@ def _check_size(dataset: str, file: SweepFile, settings: Settings, counts: Count
             raise ValueError(f"compressions: {dataset!r} on model {file.model!r}: {error}") from None
     if counts.positions is not None and settings.max_tokens > counts.positions:
         raise ValueError(
-            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model {file.model!r}"
+            f"max_tokens: {settings.max_tokens!r} is more than the {counts.positions} positions of model"
+            f" {file.model!r}; set it to {counts.positions} or less"
         )
 
 
@@ -211,10 +214,11 @@ def _check_level_of_neurons(counts: Counts, compression: float | None, sparsity:
     count_kept_neurons(fraction, sizes, layers, width, counts.parameters)
 
 
-def _check_rewind(dataset: str, settings: Settings, examples: int) -> None:
+def _check_rewind(dataset: str, settings: Settings, examples: int, arm: Arm) -> None:
     if not isinstance(settings.rewind, int):
         return
     used = min(examples, settings.max_train_examples or examples)
     steps = settings.finetune.epochs * math.ceil(used / settings.finetune.batch_size)
     if settings.rewind > steps:
-        raise ValueError(f"rewind: step {settings.rewind!r} is beyond the {steps} steps of fine-tuning on {dataset!r}")
+        where = f"arm {arm.label!r}: rewind" if "rewind" in arm.settings else "rewind"
+        raise ValueError(f"{where}: step {settings.rewind!r} is beyond the {steps} steps of fine-tuning on {dataset!r}")

@@ -34,12 +34,12 @@ from deepcuts.scoring.activations import how_counted
 from deepcuts.store.tables import Row
 from deepcuts.training.checkpoint import Interrupted
 from deepcuts.trial import fitting
+from deepcuts.trial.choice import Choice, choose_in_rounds, forget_rounds
 from deepcuts.trial.context import Context
 from deepcuts.trial.earlier import given_mask, keep_weights, round_before
 from deepcuts.trial.fitting import data_columns, fit, metric_rows
 from deepcuts.trial.loading import Material, device_of, load_material, load_network, weight_classes
 from deepcuts.trial.row import failure_columns, identity_columns
-from deepcuts.trial.selection import Selection, forget_rounds, select_in_rounds
 from deepcuts.trial.shared_stages import Scored, find_scores, fine_tune, teach
 from deepcuts.trial.shortcuts import padding_matters, prove_shortcuts
 from deepcuts.trial.starting import starting_weights
@@ -241,8 +241,8 @@ def _prune(
             cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
             found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
         if trial.scoring_rounds > 1:
-            selection = Selection.of(trial, network, names, wanda, alive)
-            found, made = select_in_rounds(selection, context, network, material, theta_0, found)
+            choice = Choice.of(trial, network, names, wanda, alive)
+            found, made = choose_in_rounds(choice, context, network, material, theta_0, found)
         observing = trial.score.needs if trial.wanda is None else trial.wanda.needs
         account.row["activations_counted"] = how_counted(network, material.train, names, observing)
     account.row |= {"score_cached": found.cached, "score_seconds": found.seconds}
@@ -252,8 +252,8 @@ def _prune(
     began = time.monotonic()
     kept = _all_kept(network, names)
     if scores:
-        selection = Selection.of(trial, network, names, wanda, alive)
-        kept = selection.shuffled(selection.masks(found.scores) if made is None else made)
+        choice = Choice.of(trial, network, names, wanda, alive)
+        kept = choice.shuffled(choice.masks(found.scores) if made is None else made)
     elif trial.prunes:
         kept = given_mask(context.store, trial, network)
     zero_weights(network.model, _on(network, kept))

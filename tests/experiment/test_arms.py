@@ -252,6 +252,16 @@ AXES = ARMS + "axes:\n  "
         ("\n  late:", "FILE:5: strategies.late: unknown strategy 'late'; known: Layer, Global"),
         ("\n  late:", "an arm of another name says which strategy it uses: `use: LayerMagWeight`"),
         ("{LayerMagWieght: {rewind: 3}}", "unknown strategy 'LayerMagWieght'; did you mean 'LayerMagWeight'"),
+        ("{LayerMagWieght: {rewind: 3}, LayerMagWeight x: {use: LayerSNIP}}", "did you mean 'LayerMagWeight'?"),
+        (
+            "{late: {use: LayerSNIP}, lat: {rewind: 3}}",
+            "FILE:4: strategies.lat: 'lat' is neither a strategy nor an arm that this sweep has; did you mean 'late'?",
+        ),
+        (
+            "\n  - LayerSNIP: {rewind: 3}\n  - LayerWanda",
+            "FILE:5: strategies.0: in a list must be text, not {'LayerSNIP': {'rewind': 3}}; to give settings, write"
+            " all of strategies as a mapping, without dashes",
+        ),
         ("{a: {use: LayerSNP}}", "FILE:4: strategies.a.use: unknown strategy 'LayerSNP'; did you mean 'LayerSNIP'?"),
         ("{a: 3}", "FILE:4: strategies.a: must be a mapping of keys to values, not 3"),
         ("{3: {use: LayerSNIP}}", "FILE:4: strategies.3: must be text (quote it), not 3"),

@@ -39,7 +39,7 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
     own = [path.stem for path in FILES if path.parent == SWEEPS]
-    assert own == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "seed"]
+    assert own == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "sanity", "seed"]
     study = [path.stem for path in FILES if path.parent != SWEEPS]
     assert study == ["accuracy", "budget", "iterative", "lr", "masks", "tickets"]
 
@@ -56,7 +56,7 @@ def test_every_key_is_described():
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_strategy_is_known_to_it(criterion):
     for scope in ("Layer", "Global", "Row"):
-        assert valid(GOOD | {"strategies": [f"{scope}{criterion}", f"{scope}{criterion}+shuffle"]})
+        assert valid(GOOD | {"strategies": [f"{scope}{criterion}{control}" for control in ("", "+shuffle", "+invert")]})
 
 
 @pytest.mark.parametrize(

@@ -114,17 +114,17 @@ def test_a_folder_enters_by_its_content_and_a_hub_id_by_name_and_revision():
 def test_settings_that_a_criterion_does_not_use_do_not_enter_its_id(criterion):
     row = CRITERIA[criterion]
     uses = {
-        "batches": row.data in ("plain", "forward"),
+        "batches": row.data in ("plain", "forward", "curvature"),
         "batch_size": row.data != "none",
         "micro_batch": row.data != "none",
         "smooth_batches": row.data == "smoothed",
         "smoothing_passes": row.data == "smoothed",
         "noise_std": row.data == "smoothed",
-        "dropout": row.data in ("plain", "smoothed"),
+        "dropout": row.data in ("plain", "smoothed", "curvature"),
         "shift": "Shift" in criterion,
         "count_padding": "CAM" in criterion or row.data == "forward",
     }
-    assert set(uses) == set(Scoring.model_fields)
+    assert {*uses, "rounds"} == set(Scoring.model_fields)  # rounds are of the trial
     other = {"dropout": False, "count_padding": True, "noise_std": 0.5}
     plain = trial(criterion)
     for key, used in uses.items():

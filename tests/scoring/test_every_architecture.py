@@ -59,7 +59,7 @@ class Reference:
         self.flow = self._flow(kind)
 
     def _curved(self) -> dict[str, Tensor]:
-        """The Hessian times the gradient of the loss of each batch, summed: all second derivatives at once, by torch."""
+        """The Hessian times the gradient of the loss of each batch, summed."""
         self.model.set_attn_implementation("eager")
         wanted = [self.model.get_parameter(name) for name in self.weights]
         sums = [torch.zeros_like(each) for each in wanted]

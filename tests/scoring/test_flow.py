@@ -1,4 +1,4 @@
-"""SynFlow: its scores by a plain loop, the law that they keep where there are only linear layers, and no flow at all."""
+"""SynFlow: its scores by differences, the law that they keep where layers are linear, and no flow at all."""
 
 from __future__ import annotations
 

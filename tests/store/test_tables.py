@@ -18,12 +18,13 @@ COLUMNS = {
     "trials": {
         "string": "trial_id sweep model dataset strategy criterion scope control rewind status failure error_stage"
         " error traceback metric dense_id score_id precision head_from host device deepcuts torch transformers"
-        " git_commit spec data_facts data_split shortcuts_off activations_counted arm",
+        " git_commit spec data_facts data_split shortcuts_off activations_counted arm rounds"
+        " previous mask_from mask_trial",
         "double": "compression sparsity_asked dense pruned rewound retrained compression_achieved sparsity"
         " finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds majority prunable_share",
         "int64": "seed parameters prunable kept flops flops_nonzero peak_gpu_bytes gpu_bytes micro_batch"
-        " score_micro_batch examples_truncated",
-        "bool": "dense_cached score_cached padding_matters",
+        " score_micro_batch examples_truncated round",
+        "bool": "dense_cached score_cached padding_matters step",
         TIME: "started_at finished_at",
     },
     "metrics": {"string": "trial_id stage split metric", "int64": "epoch step", "double": "value seconds"},
@@ -40,9 +41,10 @@ COLUMNS = {
         "binary": "bits",
     },
     "sweeps": {
-        "string": "sweep trial_id dataset strategy arm",
+        "string": "sweep trial_id dataset strategy arm builds_on",
         "double": "compression sparsity_asked",
         "int64": "seed",
+        "bool": "step",
     },
 }
 # In the order of the files.
@@ -53,7 +55,7 @@ TRIALS = (
     " dense_cached score_cached finetune_seconds score_seconds prune_seconds retrain_seconds total_seconds"
     " peak_gpu_bytes gpu_bytes precision head_from micro_batch score_micro_batch examples_truncated majority data_facts"
     " data_split host device started_at finished_at deepcuts torch transformers git_commit spec"
-    " shortcuts_off padding_matters arm"
+    " shortcuts_off padding_matters arm rounds round step previous mask_from mask_trial"
 )
 
 

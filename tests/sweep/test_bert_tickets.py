@@ -33,6 +33,7 @@ def test_the_protocol_is_nine_rounds_of_a_tenth_and_a_last_training_of_each_tick
         assert trial.retrain is not None
         assert (trial.retrain.lr, trial.retrain.batch_size, trial.retrain.optimizer) == (2e-5, 32, "adamw")
     count = Counter(spec.labels[trial.trial_id] for trial in of_one)
+    assert {trial.strategy for trial in of_one if spec.labels[trial.trial_id] == "one-shot"} == {"GlobalMagInit"}
     assert count == {"Dense": 1, "Unpruned": 1, "imp": 8 + 5, "one-shot": 5, "random": 5}
 
 

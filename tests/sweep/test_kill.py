@@ -36,7 +36,10 @@ Numbers = dict[str, list[dict[str, object]]]
 SWEEP = """
 model: toy
 datasets: [toy]
-strategies: [LayerMagWeight, LayerGradCAM, GlobalSmoothGrad]
+strategies:
+  imp: {use: LayerMagWeight, rounds: {count: 3}}
+  LayerGradCAM: null
+  GlobalSmoothGrad: null
 sparsities: [0.9]
 max_tokens: 32
 max_train_examples: 800

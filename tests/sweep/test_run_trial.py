@@ -14,6 +14,7 @@ from builders.toy_sweeps import toy_sweep
 from builders.toy_trials import trial
 
 import deepcuts
+from deepcuts.experiment.sharing import shared
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
 from deepcuts.sweep.plan import make_plan
@@ -61,7 +62,7 @@ def test_a_trial_asks_for_sleeping_threads_and_captures_where_it_is_told_to_here
         ran.append((os.environ.get("OMP_WAIT_POLICY"), context.capture))
 
     monkeypatch.setattr("deepcuts.trial.trial.run_stages", run_stages)
-    together = SimpleNamespace(snapshots=lambda trial: frozenset(), partners=lambda trial: ())
+    together = shared([trial()])
     about = {"threads": 1, "checkpoint_minutes": 1.0, "capture": True, "sweep": "some", "keep_models": False}
     about["criteria"] = ()
     launch = SimpleNamespace(**about, labels={}, shared=together)

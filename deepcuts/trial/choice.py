@@ -1,4 +1,4 @@
-"""Selects which weights a trial keeps, from its scores: at once, or in rounds that score what is left anew."""
+"""Chooses which weights a trial keeps, from its scores: at once, or in rounds that score what is left anew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +25,12 @@ from deepcuts.trial.shared_stages import Scored, run_pass
 
 
 @dataclass(frozen=True)
-class Selection:
+class Choice:
     """What decides the masks of a trial besides its scores.
 
     `fraction` is the share of all prunable weights that is kept in the end. The weights in `transposed` are stored as
-    (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers` whose neurons it prunes. What is not `alive`
-    was pruned in a round before (None: nothing was), and stays so.
+    (inputs, outputs). Owl needs Wanda's scores too, and Neuron the `layers` whose neurons it prunes. What is not
+    `alive` was pruned in a round before (None: nothing was), and stays so.
     """
 
     trial: TrialSpec
@@ -44,7 +43,7 @@ class Selection:
     @classmethod
     def of(
         cls, trial: TrialSpec, network: Network, names: Sequence[str], wanda: Scores | None, alive: Masks | None
-    ) -> Selection:
+    ) -> Choice:
         """Return that of a trial on a network whose prunable tensors have these names."""
         sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
         prunable = sum(sizes[name] for name in names)
@@ -72,8 +71,8 @@ class Selection:
         return shuffle(masks, seed, self.alive)
 
 
-def select_in_rounds(
-    selection: Selection,
+def choose_in_rounds(
+    choice: Choice,
     context: Context,
     network: Network,
     material: Material,
@@ -86,43 +85,41 @@ def select_in_rounds(
     2006.09081. `found` has the scores of the first round, those of the network before anything is pruned. Each later
     round scores the network with the masks of the round before, on the same batches with the same random numbers;
     nothing is trained between. Where a round of iterative pruning has left a density b, b (d / b)^(i/k) is left after
-    round i. Returns `found` with the seconds of all rounds, and the masks, which are saved until the trial is published.
+    round i. Returns `found` with the seconds of all rounds, and the masks, which stay saved until the trial is
+    published.
     """
-    trial, rounds = selection.trial, selection.trial.scoring_rounds
+    trial, rounds = choice.trial, choice.trial.scoring_rounds
     saved = _checkpoint(context, trial)
     done, seconds, left = _resumed(saved, found.scores)
-    began, used = time.monotonic(), found.batches
-    alive = selection.alive
-    begin = 1.0 if alive is None else float(np.mean(np.concatenate([alive[name].flatten() for name in found.scores])))
+    began, used, scores = time.monotonic(), found.batches, found.scores
     for number in range(done + 1, rounds + 1):
-        scores: Scores = found.scores
-        if number > 1:
-            assert left is not None
+        key = f"{trial.trial_id}-round-{number}"
+        if left is not None:
             zero_weights(network.model, {name: mask.to(network.device) for name, mask in left.items()})
-            key = f"{trial.trial_id}-round-{number}"
-            again, more = run_pass(
-                network,
-                material,
-                {trial.score.label: trial.score},
-                context,
-                initial,
-                trial.control_seed,
-                key,
-                before=used,
-            )
+            wanted, seed = {trial.score.label: trial.score}, trial.control_seed
+            again, more = run_pass(network, material, wanted, context, initial, seed, key, before=used)
             scores, used = again[trial.score.label], used + more
-        share = selection.fraction if number == rounds else begin * (selection.fraction / begin) ** (number / rounds)
-        left = selection.masks(scores, share, left)
-        packed = {
-            name: torch.frombuffer(bytearray(pack(mask.numpy())), dtype=torch.uint8) for name, mask in left.items()
-        }
-        saved.save(packed, {"round": number, "seconds": seconds + time.monotonic() - began})
-        if number > 1:
-            context.checkpoint(key).remove()
-        if number < rounds and context.stop():
+        left = choice.masks(scores, _share(choice, number), left)
+        saved.save(_packed(left), {"round": number, "seconds": seconds + time.monotonic() - began})
+        context.checkpoint(key).remove()
+        if context.stop():
             raise Interrupted
     assert left is not None
     return replace(found, cached=False, seconds=found.seconds + seconds + time.monotonic() - began), left
+
+
+def _share(choice: Choice, number: int) -> float:
+    """Return the share of all prunable weights that is left after a round of scoring, counted from 1."""
+    rounds = choice.trial.scoring_rounds
+    if number == rounds:
+        return choice.fraction
+    alive = choice.alive
+    begin = 1.0 if alive is None else sum(int(each.sum()) for each in alive.values()) / _size(alive)
+    return begin * (choice.fraction / begin) ** (number / rounds)
+
+
+def _size(masks: Masks) -> int:
+    return sum(mask.numel() for mask in masks.values())
 
 
 def forget_rounds(context: Context, trial: TrialSpec) -> None:
@@ -133,6 +130,10 @@ def forget_rounds(context: Context, trial: TrialSpec) -> None:
 
 def _checkpoint(context: Context, trial: TrialSpec) -> StoreCheckpoint:
     return context.checkpoint(f"{trial.trial_id}-scoring")
+
+
+def _packed(masks: Masks) -> dict[str, Tensor]:
+    return {name: torch.frombuffer(bytearray(pack(mask.numpy())), dtype=torch.uint8) for name, mask in masks.items()}
 
 
 def _resumed(saved: StoreCheckpoint, scores: Scores) -> tuple[int, float, dict[str, Tensor] | None]:
