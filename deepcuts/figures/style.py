@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
@@ -28,6 +28,8 @@ from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
+# Around a value that is as expected, white: orange below it, blue above; safe for the colour blind.
+DIVERGING = LinearSegmentedColormap.from_list("diverging", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
 _TICKS: dict[str, Any] = {"color": GREY, "labelcolor": INK, "labelsize": "small", "major.size": 3}
 _P = ParamSpec("_P")
 SUFFIXES = (".png", ".svg", ".pdf")
