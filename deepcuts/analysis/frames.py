@@ -119,11 +119,12 @@ _OF_ARMS = (
 
 
 def chosen_trials(
-    store: Store, columns: Sequence[str], sweep: str | None = None, only: Selection | None = None
+    store: Store, columns: Sequence[str], sweep: str | None = None, only: Selection | None = None, steps: bool = False
 ) -> pd.DataFrame:
     """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
 
-    Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them. Arms are named
+    Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them, or `steps` asks
+    for them. Arms are named
     among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
     Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
     """
@@ -132,7 +133,7 @@ def chosen_trials(
     frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
     if "sweep" in only and not sweep:
         frame["arm"], frame.attrs["labels"] = _called(store, frame, list(chosen_values(only)["sweep"]), {})
-    if not {"step", "trial", "trial_id"} & set(only):
+    if not steps and not {"step", "trial", "trial_id"} & set(only):
         frame = levels_only(frame)
     frame = with_arms(frame)
     return frame if frame.empty else narrowed(frame, only)

@@ -25,7 +25,7 @@ def rm_verb(args: argparse.Namespace) -> int:
     store = existing(args.store_uri)
     refuse_while_running(store, "remove")
     columns = ["trial_id", "dataset", "arm", "compression", "sparsity_asked", "seed", "status"]
-    chosen = chosen_trials(store, columns, args.sweep, args.only)
+    chosen = chosen_trials(store, columns, args.sweep, args.only, steps=True)
     planned = deepcuts.plan_removal(store, list(chosen["trial_id"]), None if args.only else args.sweep)
     shown = chosen[chosen["trial_id"].isin(planned.trials)]
     print_records(shown[columns].head(MOST_SHOWN))

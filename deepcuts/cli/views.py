@@ -127,9 +127,10 @@ def show_verb(args: argparse.Namespace) -> int:
         return code
     known = {name: value for name, value in row.items() if value is not None}
     width = max(len(str(name)) for name in row)
-    for name, value in known.items():
+    named = [name for name in ("trial_id", "sweep", "arm") if name in known]
+    for name in sorted(dict.fromkeys([*named, *known]), key=lambda name: name == "spec"):  # the longest comes last
         if name != "traceback":
-            print(f"{name:<{width}}  {value}")
+            print(f"{name:<{width}}  {known[name]}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
     chain = deepcuts.rounds(store, row["trial_id"])

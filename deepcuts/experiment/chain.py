@@ -22,8 +22,9 @@ _Spec = TypeVar("_Spec", TrialSpec, ScoreSpec)
 
 # Densities that differ by less are one level; sparsities of rounds have so many digits, as a person writes them.
 SAME, DIGITS = 1e-9, 12
-# The most rounds of a chain: more than anybody retrains, and few enough for the names of trials to be made.
-MOST_ROUNDS = 200
+# The most rounds of a chain: more than anybody retrains, and few enough for readers of JSON, which take some 190 trials
+# within each other and no more.
+MOST_ROUNDS = 150
 
 # Scopes whose masks cannot be nested, and why.
 NO_ROUNDS: Mapping[Scope | None, str] = {

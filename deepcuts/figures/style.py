@@ -68,7 +68,7 @@ _DASHES: dict[str, Dashes] = {
     "NM24": (0, (8, 1.2, 2.5, 1.2)),
     "Neuron": (0, (4, 1.2, 1, 1.2, 1, 1.2)),
 }
-_SHUFFLED: Dashes = (0, (1, 1.2))
+_CONTROLS: dict[str, Dashes] = {"shuffle": (0, (1, 1.2)), "invert": (0, (1, 3.5))}
 # How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
 _SHADES = (1.0, 0.55, 0.75, 0.4)
 
@@ -146,7 +146,7 @@ def _drawn_as(arm: str) -> tuple[Dashes, bool]:
     """Return the dashes of an arm, and whether its markers are hollow."""
     base, _, control = arm.split(" ")[0].partition("+")
     scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
-    return (_SHUFFLED, True) if control else (_DASHES[scope], False)
+    return (_CONTROLS.get(control, _CONTROLS["shuffle"]), True) if control else (_DASHES[scope], False)
 
 
 def _number(text: str) -> int:

@@ -232,10 +232,9 @@ def parse_strategy(strategy: str, criteria: Mapping[str, Needs] = CRITERIA) -> t
     known = plain_strategies(criteria)
     base, plus, control = strategy.partition("+")
     if base in known:
-        if not plus:
-            return *known[base], "none"
-        if control == "shuffle" or control == "invert":
-            return *known[base], control
+        controls: Mapping[str, Control] = {"": "none", "+shuffle": "shuffle", "+invert": "invert"}
+        if plus + control in controls:
+            return *known[base], controls[plus + control]
         raise ValueError(f"unknown control {control!r} of strategy {strategy!r}; known: '+shuffle', '+invert'")
     criterion = base.removeprefix(SCOPES["lamp"])
     if criterion != base and criterion in criteria:

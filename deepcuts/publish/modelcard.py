@@ -161,9 +161,13 @@ def _number(value: float | None) -> str:
 def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     retrain, finetune = spec.retrain, spec.dense.finetune
     assert retrain is not None
-    start = {"init": "the pretrained weights", "none": "the fine-tuned weights"}.get(
-        str(spec.rewind), f"the weights after {spec.rewind} steps of fine-tuning"
+    start = {"init": "back to the pretrained weights", "none": "back to the fine-tuned weights"}.get(
+        str(spec.rewind), f"back to the weights after {spec.rewind} steps of fine-tuning"
     )
+    if spec.start == "random":
+        start = "to random ones, as the architecture initialises them (a control)"
+    elif spec.start == "shuffled":
+        start += ", permuted within each tensor (a control)"
     head = ", with the head of its weights," if spec.dense.keep_head else ""
     scored = f"Scored every prunable weight by {spec.score.criterion}"
     if spec.score.own:
@@ -172,7 +176,10 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
     if spec.score.exclude:
         scored += f", but for those that {', '.join(spec.score.exclude)} names"
-    kept = f"Kept the highest scores, scope {spec.scope}"
+    if spec.scoring_rounds > 1:
+        scored += f", anew in each of {spec.scoring_rounds} rounds of pruning, without training between"
+    inverted = " (a control)" if spec.control == "invert" else ""
+    kept = f"Kept the {'lowest' if inverted else 'highest'} scores{inverted}, scope {spec.scope}"
     if spec.outliers is not None:
         kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
     shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
@@ -181,7 +188,7 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
         f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
         f"{scored}.",
         kept + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
-        f"Set the kept weights back to {start}; the pruned ones are zero from here on.",
+        f"Set the kept weights {start}; the pruned ones are zero from here on.",
         f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
         f" learning rate {retrain.lr:g}.",
     ]

@@ -39,8 +39,9 @@ def sensitivity(
     characters or more that only it begins with. `on_evaluation` hears how many evaluations are done, how many there
     are, and the seconds of the last one; first of all those of the network as it is, as number 0.
 
-    Raises ValueError for an unknown trial, one that prunes nothing, a sparsity outside 0 to 1, and where `cache --gc`
-    has removed the network or the scores.
+    Raises ValueError for an unknown trial, one that prunes nothing, a later round of iterative pruning or a trial with
+    the mask of another one, which do not score that network, a sparsity outside 0 to 1, and where `cache --gc` has
+    removed the network or the scores.
 
     >>> frame = dc.sensitivity(store, trials[trials["strategy"] == "LayerMagWeight"]["trial_id"].iloc[0], [0.5, 0.9])
     >>> frame.sort_values("drop")[["part", "sparsity", "dense", "pruned"]]
@@ -81,6 +82,12 @@ def _trial_in(store: Store, trial_id: str) -> TrialSpec:
         )
     if not trial.prunes:
         raise ValueError(f"trial {key!r} ({trial.strategy}) prunes nothing, so it has no scores; give one that prunes")
+    if trial.previous is not None or trial.mask_given:
+        what = "takes its mask from elsewhere" if trial.mask_given else f"is round {trial.round} of iterative pruning"
+        raise ValueError(
+            f"trial {key!r} {what}, so it has no scores of its fine-tuned network; give one that prunes that by its own"
+            " scores, such as a first round"
+        )
     if trial.dense.device == "cuda" and not local_gpus():
         raise ValueError(f"trial {key!r} is of a sweep on GPUs, and there is no usable GPU here")
     return trial

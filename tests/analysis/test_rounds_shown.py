@@ -13,6 +13,8 @@ from deepcuts.analysis.arms import levels_only, with_arms
 from deepcuts.analysis.chains import rounds
 from deepcuts.analysis.curves import curves, table
 from deepcuts.analysis.frames import chosen_trials, trials
+from deepcuts.cli.main import main
+from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
@@ -110,3 +112,12 @@ def test_arms_are_told_apart_by_whose_mask_they_take(tmp_path: Path) -> None:
     of_seeds = set(zip(taken["seed"], taken["mask_from"], strict=True))
     assert of_seeds == {(seed, f"toy seed {of}") for seed in (2, 3) for of in (0, 1)}
     assert taken["mask_trial"].isin(frame["trial_id"]).all()
+
+
+def test_removing_a_sweep_removes_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path))
+    spec = filled(store, strategies=["LayerMagWeight"], rounds={"keep": 0.8}, seeds=[0])
+    assert any(is_step(trial) for trial in spec.trials())
+    assert main(["rm", store.uri, "--sweep", spec.name, "--yes"]) == 0
+    assert f"removed {len(spec.trials())} trials" in capsys.readouterr().out
+    assert store.statuses() == {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.rows import row_of, write_trial
 from builders.toy_trials import TASK, context, dense, theta_1, trial
 
 import deepcuts
@@ -17,7 +18,7 @@ from deepcuts.cli.main import main
 from deepcuts.data.toy import sentences
 from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.settings import Training
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 from deepcuts.model.network import set_weights
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
@@ -153,3 +154,15 @@ def test_a_figure_is_of_one_trial(store: Store) -> None:
         deepcuts.plot_sensitivity(frame.assign(by=["layer", "layer", "kind"]))
     with pytest.raises(ValueError, match="no rows"):
         deepcuts.plot_sensitivity(frame.iloc[:0])
+
+
+def test_a_trial_that_does_not_score_its_fine_tuned_network_is_refused(tmp_path):
+    first, store = trial(), Store(str(tmp_path))
+    of_network = ScoreSpec(**dict(trial().score) | {"network": first.trial_id})
+    later = TrialSpec(**dict(trial()) | {"score": of_network, "previous": first, "sparsity": 0.7})
+    unscored = ScoreSpec(dense=dense(), criterion="Mine")  # a criterion of the user's own, which is not here
+    given = TrialSpec(**dict(trial()) | {"score": unscored, "mask_of": trial(of=dense(seed=1))})
+    for spec, what in ((later, "is round 2 of iterative pruning"), (given, "takes its mask from elsewhere")):
+        write_trial(store, row_of(spec))
+        with pytest.raises(ValueError, match=f"{what}, so it has no scores of its fine-tuned network"):
+            deepcuts.sensitivity(store, spec.trial_id)
