@@ -92,6 +92,18 @@ def test_text_is_inside_the_figure_and_never_over_other_text(
         assert not any(box.overlaps(other) for other in found[:number])
 
 
+@pytest.mark.parametrize(("width", "beside"), [(3.3, False), (7.0, True)])
+def test_shuffled_masks_are_below_the_others_where_there_is_no_room_beside(width: float, beside: bool) -> None:
+    datasets = ["sst2", "cola", "stsb"]
+    some = transfer(transfers(strategies=arms_of("LayerSNIP", datasets), datasets=datasets, seeds=[0]))
+    with figure_options(width=width, font_size=8):
+        figure = plot_transfer(some)
+    figure.canvas.draw()
+    plain, shuffled = (axes.get_position() for axes in panels(figure).values())
+    assert (plain.y0 == shuffled.y0) == beside
+    assert (plain.x0 == shuffled.x0) != beside
+
+
 def test_an_arm_may_be_called_otherwise_where_there_are_several() -> None:
     arms = arms_of("LayerSNIP", ["sst2"]) | {"late": {"use": "LayerSNIP", "rewind": 100}}
     arms |= {"late of sst2": {"use": "LayerSNIP", "rewind": 100, "mask_from": {"dataset": "sst2"}}}
