@@ -27,6 +27,7 @@ from deepcuts.store.live import new_launch_id
 from deepcuts.store.store import Store
 from deepcuts.store.tables import encode
 from deepcuts.sweep.cluster import start_ray
+from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.prepare import prepare_sweep
 from deepcuts.sweep.progress import Progress
@@ -82,7 +83,7 @@ def launched(count: int, chains: bool = False) -> tuple[float, float]:
         plan = make_plan(wanted, store)
         ids = {trial.trial_id: trial for trial in wanted}
         launch = Launch(ids, wanted, "stubs", store.address, new_launch_id(), 1, False, 5, False, stub)
-        progress = Progress(Console(quiet=True), count, 0)
+        progress = Progress(Console(quiet=True), count, 0, Pace(wanted, {}))
         before, began = resident(), time.monotonic()
         run_plan(plan, launch, store, progress, gpus=0)
         seconds = time.monotonic() - began

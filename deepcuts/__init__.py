@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from deepcuts.analysis.overlap import overlap_and_density as overlap_and_density
     from deepcuts.analysis.pairs import decompose as decompose
     from deepcuts.analysis.pairs import nested as nested
+    from deepcuts.analysis.transfer import transfer as transfer
     from deepcuts.figures.curves import plot_curves as plot_curves
     from deepcuts.figures.curves import plot_training as plot_training
     from deepcuts.figures.density import plot_dead as plot_dead
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from deepcuts.figures.sensitivity import plot_sensitivity as plot_sensitivity
     from deepcuts.figures.style import figure_options as figure_options
     from deepcuts.figures.style import save_figure as save_figure
+    from deepcuts.figures.transfer import plot_transfer as plot_transfer
     from deepcuts.pruning.own import criterion as criterion
     from deepcuts.publish.export import export as export
     from deepcuts.publish.report import report as report
@@ -103,6 +105,7 @@ _HOMES = {
     "overlap_and_density": "analysis.overlap",
     "decompose": "analysis.pairs",
     "nested": "analysis.pairs",
+    "transfer": "analysis.transfer",
     "plot_curves": "figures.curves",
     "plot_training": "figures.curves",
     "plot_dead": "figures.density",
@@ -114,6 +117,7 @@ _HOMES = {
     "plot_sensitivity": "figures.sensitivity",
     "figure_options": "figures.style",
     "save_figure": "figures.style",
+    "plot_transfer": "figures.transfer",
     "criterion": "pruning.own",
     "export": "publish.export",
     "report": "publish.report",

@@ -61,7 +61,7 @@ def test_every_verb_is_a_call_of_the_front_door() -> None:
     """Watching and the listing of verbs are the command line's own."""
     from deepcuts.cli.main import VERBS
 
-    assert len(VERBS) == 19
+    assert len(VERBS) == 20
     for verb in VERBS.values():
         calls = {
             node.attr

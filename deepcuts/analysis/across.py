@@ -30,7 +30,7 @@ from deepcuts.analysis.compare import (
     verdict_of,
 )
 from deepcuts.analysis.significance import FEWEST_SEEDS, LEVEL, critical_difference, friedman
-from deepcuts.experiment.metrics import Floats
+from deepcuts.experiment.metrics import Floats, metric_and_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
 from deepcuts.wording import Stage, level
@@ -47,7 +47,7 @@ OVER_DATASETS_COLUMNS = [
 FEWEST_DATASETS = FEWEST_SEEDS
 
 # How far the fine-tuned network must be above chance, in the metric's own unit: what is divided by less is noise.
-_SIGNAL = 0.05
+SIGNAL = 0.05
 # The metrics that are 0 for predictions that do not depend on the input.
 _ZERO_AT_CHANCE = ("matthews", "pearson", "spearman")
 _ASKED = ["compression", "sparsity_asked"]
@@ -159,12 +159,18 @@ def _baseline_arm(rows: pd.DataFrame, baseline: str) -> str:
     return str(named[0])
 
 
+def chance_of(rows: pd.DataFrame) -> pd.Series:
+    """Return what each trial's metric is by chance, NaN where that is not known: see `docs/statistics.md`."""
+    majority = rows["majority"].astype(float) if "majority" in rows else pd.Series(float("nan"), rows.index)
+    names = rows["metric"].map(lambda metric: metric_and_split(str(metric))[0])
+    return majority.mask(names.isin(_ZERO_AT_CHANCE), 0.0)
+
+
 def _normalised(rows: pd.DataFrame, stage: Stage, left_out: _LeftOut) -> pd.DataFrame:
     """Return the rows with their normalised metric as `value`; those that have none are left out, and named."""
-    majority = rows["majority"].astype(float) if "majority" in rows else pd.Series(float("nan"), rows.index)
-    chance = majority.mask(rows["metric"].isin(_ZERO_AT_CHANCE), 0.0)
+    chance = chance_of(rows)
     above = rows["dense"].astype(float) - chance
-    usable = above >= _SIGNAL
+    usable = above >= SIGNAL
     for (dataset, metric), part in rows.assign(above=above)[~usable].groupby(["dataset", "metric"]):
         here = rows["dataset"] == dataset
         seeds = "" if not usable[here].any() else f", seed {_listed(sorted(part['seed'].unique()))}"
@@ -173,7 +179,7 @@ def _normalised(rows: pd.DataFrame, stage: Stage, left_out: _LeftOut) -> pd.Data
         if len(low):
             why = (
                 f"the fine-tuned network is {low.min():+.3f} from chance ({metric}), and is divided by only where it is"
-                f" {_SIGNAL:g} above"
+                f" {SIGNAL:g} above"
             )
         left_out.add(f"{dataset}{seeds}", why)
     value = ((rows[stage].astype(float) - chance) / above).round(12)

@@ -88,9 +88,18 @@ def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sources(trials: pd.DataFrame) -> Iterable[_Settings]:
-    """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one."""
-    for source, seed in zip(trials["mask_from"], trials["seed"], strict=True):
-        yield {"mask_from": source.removesuffix(f" seed {seed}")} if isinstance(source, str) else {}
+    """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one.
+
+    Of a file it is the trial, too, for a file may have the masks of several.
+    """
+    whose = trials["mask_trial"] if "mask_trial" in trials else [None] * len(trials)
+    for source, seed, trial in zip(trials["mask_from"], trials["seed"], whose, strict=True):
+        if not isinstance(source, str):
+            yield {}
+        elif source.startswith("file ") and isinstance(trial, str):
+            yield {"mask_from": f"{source} trial {trial}"}
+        else:
+            yield {"mask_from": source.removesuffix(f" seed {seed}")}
 
 
 def _labels(frame: pd.DataFrame) -> pd.Series:
@@ -195,22 +204,26 @@ def _settings(spec: str) -> _Settings:
 
 
 def _complete(trial: dict[str, Any]) -> _Settings:
-    """Return the complete settings of a trial's spec: what it leaves out is at its default."""
-    score = _defaults(ScoreSpec) | trial["score"]
-    dense = _defaults(DenseSpec) | score.pop("dense")
+    """Return the complete settings of a trial's spec: what it leaves out is at its default.
+
+    A trial with the mask of another one has the settings with which that mask was found.
+    """
+    finds = trial.get("mask_of") or trial
+    dense = _defaults(DenseSpec) | trial["score"]["dense"]
+    score = _without(_defaults(ScoreSpec) | finds["score"], {"dense"})
     model, task = dense.pop("model"), _defaults(Task) | dense.pop("task")
     sections = {
         "model": _identity(model, {"revision"}),
         "data": {**_identity(task, _BY_DIGEST), "holdout": (task["holdout"] or {}).get("of_train")},
         "finetune": _without(_defaults(Training) | dense.pop("finetune", {}), {"distill"}),
-        "scoring": _scoring(score, trial.pop("scoring_rounds", 1)),
+        "scoring": _scoring(score, finds.get("scoring_rounds", 1)),
     }
     if score["own"]:  # the digest of the file with the formula
         sections["criterion"] = {"digest": score["own"]["digest"]}
-    if (outliers := trial.pop("outliers", None)) is not None:  # Owl's own, set by the same keys of `scoring`
+    if (outliers := finds.get("outliers")) is not None:  # Owl's own, set by the same keys of `scoring`
         sections["scoring"] = _defaults(OutlierPass) | outliers | sections["scoring"]
     found = _without(dense, {"dataset", "seed"}) | {name: score[name] for name in ("prune_biases", "exclude")}
-    found |= _in_rounds(trial)
+    found |= _in_rounds(finds)
     if (retrain := trial.pop("retrain", None)) is not None:
         found |= _without(
             _defaults(TrialSpec) | trial, {*_COLUMNS, "retrain", "outliers", "scoring_rounds", *_OTHER_TRIALS}

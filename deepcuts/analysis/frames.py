@@ -114,7 +114,7 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
 # What `with_arms` reads of a trial.
 _OF_ARMS = (
     *("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at"),
-    *("step", "mask_from"),
+    *("step", "mask_from", "mask_trial"),
 )
 
 

@@ -44,6 +44,7 @@ from deepcuts.cli.printing import (
     say_damaged,
     say_measured,
 )
+from deepcuts.cli.transfer_matrix import TABLE_FORMATS, print_transfer
 from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 
@@ -57,7 +58,7 @@ MOST_ROWS = 15
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
-    *("majority", "finished_at", "spec"),
+    *("majority", "finished_at", "spec", "mask_from", "mask_trial"),
 )
 
 
@@ -126,9 +127,10 @@ def show_verb(args: argparse.Namespace) -> int:
         return code
     known = {name: value for name, value in row.items() if value is not None}
     width = max(len(str(name)) for name in row)
-    for name, value in known.items():
+    named = [name for name in ("trial_id", "sweep", "arm") if name in known]
+    for name in sorted(dict.fromkeys([*named, *known]), key=lambda name: name == "spec"):  # the longest comes last
         if name != "traceback":
-            print(f"{name:<{width}}  {value}")
+            print(f"{name:<{width}}  {known[name]}")
     if known.get("traceback"):
         print(f"\n{known['traceback']}")
     chain = deepcuts.rounds(store, row["trial_id"])
@@ -341,6 +343,33 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
+
+
+@verb(
+    "transfer",
+    "what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
+    STORE,
+    *WHICH,
+    OUTPUT,
+    METRIC,
+    SPLIT,
+    STAGE,
+    *FIGURE,
+    *TABLE_FORMATS,
+    JSON,
+)
+def transfer_verb(args: argparse.Namespace) -> int:
+    """The transfer matrix of the trials with `mask_from`."""
+    frame = _trials(args)
+    shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
+    made = deepcuts.transfer(shown, args.stage)
+    print_transfer(made, args)
+    if args.output:
+        with _options(args, made):
+            some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
+            deepcuts.save_figure(deepcuts.plot_transfer(some), args.output)
+        sys.stderr.write(f"wrote {args.output}\n")
+    return _code(frame.attrs["damaged"])
 
 
 @verb(

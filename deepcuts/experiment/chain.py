@@ -197,9 +197,17 @@ def with_mask_of(trial: TrialSpec, source: TrialSpec) -> TrialSpec:
 
 
 def with_mask_in(trial: TrialSpec, file: MaskFile) -> TrialSpec:
-    """Return the trial with a mask that a file has in place of its own scores."""
+    """Return the trial with a mask that a file has in place of its own scores.
+
+    Raises ValueError for a control, which would not be what its name says: the mask is taken as it is.
+    """
     if not trial.prunes:
         return trial
+    if trial.control != "none":
+        raise ValueError(
+            f"mask_from: the mask in {file.name!r} is taken as it is, so that {trial.strategy!r} would be no control;"
+            f" use {trial.strategy.partition('+')[0]!r}, or take the mask of a dataset or seed, which is shuffled"
+        )
     return _anew(trial, score=_unscored(trial.score), outliers=None, scoring_rounds=1, mask_file=file)
 
 

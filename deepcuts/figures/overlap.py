@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.pairs import RELATIONS, related
 from deepcuts.figures.style import (
+    DIVERGING,
     FAINT,
     GREY,
     INK,
@@ -36,8 +37,6 @@ from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 from deepcuts.wording import level
 
-# From orange (less than chance) over white (chance) to blue (the same mask): safe for the colour blind.
-_KAPPA = LinearSegmentedColormap.from_list("kappa", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
 # Below this many inches panels are below each other.
 _NARROW = 5.0
 # How many pairs of levels are named in the note on the highest kappa.
@@ -111,9 +110,9 @@ def _span(low: float, high: float) -> str:
 
 
 def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
-    """Draw kappa (T, T) in colour, and as numbers if there is room."""
+    """Draw kappa (T, T) in colour, less than by chance in orange, and as numbers if there is room."""
     axes.set_facecolor(FAINT)
-    image = axes.imshow(kappa, cmap=_KAPPA, norm=Normalize(-1, 1), interpolation="none")
+    image = axes.imshow(kappa, cmap=DIVERGING, norm=Normalize(-1, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
     bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
     bar.set_label("0: as by chance    1: the same mask")

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
@@ -28,6 +28,8 @@ from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
+# Around a value that is as expected, white: orange below it, blue above; safe for the colour blind.
+DIVERGING = LinearSegmentedColormap.from_list("diverging", ["#b35806", "#f1a340", "#ffffff", "#67a9cf", "#08306b"])
 _TICKS: dict[str, Any] = {"color": GREY, "labelcolor": INK, "labelsize": "small", "major.size": 3}
 _P = ParamSpec("_P")
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -66,7 +68,7 @@ _DASHES: dict[str, Dashes] = {
     "NM24": (0, (8, 1.2, 2.5, 1.2)),
     "Neuron": (0, (4, 1.2, 1, 1.2, 1, 1.2)),
 }
-_SHUFFLED: Dashes = (0, (1, 1.2))
+_CONTROLS: dict[str, Dashes] = {"shuffle": (0, (1, 1.2)), "invert": (0, (1, 3.5))}
 # How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
 _SHADES = (1.0, 0.55, 0.75, 0.4)
 
@@ -144,7 +146,7 @@ def _drawn_as(arm: str) -> tuple[Dashes, bool]:
     """Return the dashes of an arm, and whether its markers are hollow."""
     base, _, control = arm.split(" ")[0].partition("+")
     scope = next((scope for scope in _DASHES if base.startswith(scope)), "Layer")
-    return (_SHUFFLED, True) if control else (_DASHES[scope], False)
+    return (_CONTROLS.get(control, _CONTROLS["shuffle"]), True) if control else (_DASHES[scope], False)
 
 
 def _number(text: str) -> int:

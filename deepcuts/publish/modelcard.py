@@ -217,30 +217,31 @@ def _pruning(spec: TrialSpec) -> list[str]:
         scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
     if spec.score.exclude:
         scored += f", but for those that {', '.join(spec.score.exclude)} names"
-    kept = f"Kept the {'lowest' if spec.control == 'invert' else 'highest'} scores, scope {spec.scope}"
+    if spec.scoring_rounds > 1:
+        scored += f", anew in each of {spec.scoring_rounds} rounds of pruning, without training between"
+    inverted = " (a control)" if spec.control == "invert" else ""
+    kept = f"Kept the {'lowest' if inverted else 'highest'} scores{inverted}, scope {spec.scope}"
     if spec.outliers is not None:
         kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
-    if spec.scoring_rounds > 1:
-        kept += f", in {spec.scoring_rounds} rounds that score anew what is left"
     shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
-    controls = {"shuffle": f", then shuffled the mask within each {shuffled} (a control)", "invert": " (a control)"}
-    return [f"{scored}.", f"{kept}{controls.get(spec.control, '')}."]
+    if spec.control == "shuffle":
+        kept += f", then shuffled the mask within each {shuffled} (a control)"
+    return [f"{scored}.", f"{kept}."]
 
 
 def _start(spec: TrialSpec) -> str:
     """Say what the weights were when retraining began."""
-    start = {"init": "the pretrained weights", "none": "the fine-tuned weights"}.get(
-        str(spec.rewind), f"the weights after {spec.rewind} steps of fine-tuning"
+    start = {"init": "back to the pretrained weights", "none": "back to the fine-tuned weights"}.get(
+        str(spec.rewind), f"back to the weights after {spec.rewind} steps of fine-tuning"
     )
     if spec.previous is not None and spec.rewind == "none":
-        start = "what they were when they were pruned"
-    done = f"Set the kept weights back to {start}"
-    if spec.start == "shuffled":
-        done += " and permuted them within each tensor (a control)"
-    elif spec.start == "random":
-        done = "Drew the kept weights of the encoder anew, as its architecture initialises them (a control)"
+        start = "to what they were when they were pruned"
+    if spec.start == "random":
+        start = "to random ones, as the architecture initialises them (a control)"
+    elif spec.start == "shuffled":
+        start += ", permuted within each tensor (a control)"
     head = "" if spec.rewind_head else ", but for the head, which stayed as it was trained"
-    return f"{done}{head}; the pruned ones are zero from here on."
+    return f"Set the kept weights {start}{head}; the pruned ones are zero from here on."
 
 
 def _speed(shrunk: Shrunk) -> str:

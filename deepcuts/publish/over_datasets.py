@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
@@ -13,7 +10,7 @@ from markupsafe import Markup, escape
 from deepcuts.analysis.across import by_level, cells_of, difference_in_words, ranks_in_words
 from deepcuts.analysis.compare import MARGIN
 from deepcuts.figures.ranks import plot_ranks
-from deepcuts.figures.style import save_figure
+from deepcuts.publish.figure_image import figure_image
 from deepcuts.publish.html import Child, element, html_table
 from deepcuts.records import records
 from deepcuts.wording import level
@@ -55,9 +52,5 @@ def _of_model(label: str, frame: pd.DataFrame) -> Iterator[Child]:
 
 
 def _ranks(frame: pd.DataFrame) -> Markup:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "ranks.svg"
-        save_figure(plot_ranks(frame), path)
-        data = base64.b64encode(path.read_bytes()).decode()
     words = "; ".join(ranks_in_words(part) for part in by_level(frame))
-    return element("img", src=f"data:image/svg+xml;base64,{data}", alt=f"Mean ranks of the arms: {words}")
+    return figure_image(plot_ranks(frame), f"Mean ranks of the arms: {words}")

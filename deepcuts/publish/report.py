@@ -19,6 +19,7 @@ from deepcuts.analysis.curves import curves
 from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
 from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
+from deepcuts.analysis.transfer import transfer
 from deepcuts.figures.style import figure_options
 from deepcuts.names import LAYER_KINDS, Selection, selection_text
 from deepcuts.pruning.criteria import NOT_PRUNED
@@ -41,6 +42,7 @@ from deepcuts.publish.sections import (
     what_was_run_section,
     wrapped,
 )
+from deepcuts.publish.transfer_section import transfer_section
 from deepcuts.publish.webdata import facets, overlaps, trial_rows, trial_settings, web_looks
 from deepcuts.records import records
 from deepcuts.store.store import Store
@@ -196,11 +198,14 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     trials = gathered.trials
     title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
     title += f", only {selection_text(only)}" if only else ""
+    moved = transfer(trials)
+    given = {"transfer": ("Mask transfer", transfer_section(moved))} if len(moved) else {}
     over = {"over": ("Over datasets", over_datasets_section(gathered.over_datasets))} if gathered.over_datasets else {}
     parts: Mapping[str, tuple[str, list[Child]]] = {
         "curves": ("Curves", curves_section(gathered.notes.get("curves", []))),
         "verdicts": ("Verdicts", verdicts_section(trials, gathered.comparisons, gathered.notes.get("verdicts", []))),
         **over,
+        **given,
         "layers": ("Layers", layers_section(gathered.warnings, sum(group["n"] for group in gathered.layers))),
         "overlap": ("Mask overlap", overlap_section(gathered.shared, gathered.notes.get("overlap", []))),
         "training": ("Training", training_section()),

@@ -74,7 +74,8 @@ def remove(store: Store, removal: Removal) -> None:
         for name in (*compacted, *own):
             store.delete(f"{table}/{name}")
     for trial_id in removal.trials:
-        store.delete(f"artifacts/_checkpoints/{trial_id}.safetensors")
+        for work in ("", "-scoring"):
+            store.delete(f"artifacts/_checkpoints/{trial_id}{work}.safetensors")
         if trial_id in store.artifacts("models"):
             remove_stage(store, "models", trial_id)
     for stage in removal.stages:

@@ -219,6 +219,15 @@ def test_masks_of_trials_in_other_settings_are_no_other_seed() -> None:
     assert pairs == {(few, few, "other seed"), (many, many, "other seed"), (few, many, "other settings"), other}
 
 
+def test_starts_and_rounds_of_scoring_are_settings_by_the_names_that_a_sweep_file_has() -> None:
+    specs = [trial("SNIP"), trial("SNIP", scoring_rounds=8), trial("SNIP", start="shuffled")]
+    assert list(with_arms(frame(*map(row_of, specs)))["arm"]) == [
+        "LayerSNIP (scoring.rounds=1, start=rewind)",
+        "LayerSNIP (scoring.rounds=8, start=rewind)",
+        "LayerSNIP (scoring.rounds=1, start=shuffled)",
+    ]
+
+
 def test_controls_have_rows_of_their_own_in_the_decomposition() -> None:
     specs = [*seeds(2), *seeds(2, "SNIP"), *seeds(2, "Random"), *seeds(2, "SNIP", control="shuffle")]
     rows = frame(*map(row_of, specs))

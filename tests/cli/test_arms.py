@@ -89,7 +89,10 @@ def test_figures_are_drawn_of_the_arms_that_are_asked_for(
 
 def test_show_status_and_rm_name_the_arm(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     row = trials(store, arm="no dropout").iloc[0]
-    assert re.search(r"^arm +no dropout$", printed(capsys, "show", store.uri, row["trial_id"]), re.M)
+    shown = printed(capsys, "show", store.uri, row["trial_id"])
+    assert re.search(r"^arm +no dropout$", shown, re.M)
+    names = [line.split()[0] for line in shown.partition("\n\n")[0].splitlines()]
+    assert (names[2], names[-1]) == ("arm", "spec")  # not below the spec, which fills a screen
     assert re.search(r"^labelled +no dropout +4 +4 +0", printed(capsys, "status", store.uri, "--by-arm"), re.M)
     assert main(["rm", store.uri, "--only", "arm=LayerMagWeight (retrain.epochs=3)"]) == 2  # nobody to ask
     asked = capsys.readouterr().out

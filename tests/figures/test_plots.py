@@ -173,10 +173,11 @@ def test_a_strategy_looks_the_same_in_every_figure(trials: pd.DataFrame) -> None
 
 
 def test_scope_and_control_show_beside_the_colour() -> None:
-    found = looks(["LayerWanda", "GlobalWanda", "RowWanda", "RowWanda+shuffle"])
+    controls = ["RowWanda+shuffle", "RowWanda+invert"]
+    found = looks(["LayerWanda", "GlobalWanda", "RowWanda", *controls])
     assert len({style.color for style in found.values()}) == 1
-    assert len({style.dashes for style in found.values()}) == 4
-    assert [name for name, style in found.items() if style.hollow] == ["RowWanda+shuffle"]
+    assert len({style.dashes for style in found.values()}) == 5
+    assert [name for name, style in found.items() if style.hollow] == controls
 
 
 def test_arms_of_a_strategy_can_be_told_apart() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from deepcuts.pruning.compression import count_kept
-from deepcuts.pruning.masks import Scope, bytewise, highest, make_masks, shuffle, zero_weights
+from deepcuts.pruning.masks import Scope, bytewise, highest, lowest_masks, make_masks, shuffle, zero_weights
 
 SCOPES: list[Scope] = ["layer", "global", "row"]
 FRACTIONS = [0.0, 0.03, 0.1, 0.25, 0.5, 0.75, 0.99, 1.0]
@@ -178,3 +178,36 @@ def test_a_mask_that_fits_no_parameter_is_refused() -> None:
         zero_weights(nn.Linear(3, 2), {"other": torch.ones(2, 3, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"mask of 'bias' is \(3,\), not \(2,\)"):
         zero_weights(nn.Linear(3, 2), {"bias": torch.ones(3, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("scope", ["layer", "global", "row", "erk"])
+def test_the_lowest_masks_are_the_highest_of_the_scores_turned_around(scope: Scope) -> None:
+    scores = {name: torch.randn(8, 4, generator=torch.Generator().manual_seed(7)) for name in ("a", "b")}
+    turned = {name: 3 - 2 * each for name, each in scores.items()}
+    lowest, other = lowest_masks(scores, 0.25, scope), make_masks(turned, 0.25, scope)
+    assert all(torch.equal(lowest[name], other[name]) for name in scores)
+    highest_ones = make_masks(scores, 0.25, scope)
+    assert not any(bool((lowest[name] & highest_ones[name]).any()) for name in scores)
+    assert sum(int(mask.sum()) for mask in lowest.values()) == 16
+
+
+def test_the_lowest_masks_of_lamp_keep_as_many_of_each_tensor_as_lamp_does() -> None:
+    draw = torch.Generator().manual_seed(7)
+    scores = {"a": torch.rand(6, 6, generator=draw), "b": 9 * torch.rand(6, 6, generator=draw) ** 3}
+    alive = {name: torch.rand(6, 6, generator=draw) < 0.9 for name in scores}
+    for left in (None, alive):
+        lowest, lamp = lowest_masks(scores, 0.3, "lamp", alive=left), make_masks(scores, 0.3, "lamp", alive=left)
+        assert {name: int(each.sum()) for name, each in lowest.items()} == {n: int(m.sum()) for n, m in lamp.items()}
+        assert len({int(each.sum()) for each in lamp.values()}) == 2
+        for name, kept in lowest.items():
+            may = torch.ones_like(kept) if left is None else left[name]
+            assert not (kept & ~may).any()
+            assert scores[name][kept].max() < scores[name][may & ~kept].min()
+
+
+def test_the_lowest_neurons_are_kept_whole() -> None:
+    layers = [{"in.weight": 0, "out.weight": 1}]
+    scores = {"in.weight": torch.arange(12.0).view(4, 3), "out.weight": torch.zeros(3, 4)}
+    kept = lowest_masks(scores, 0.5, "neuron", layers=layers)
+    assert kept["in.weight"].any(1).tolist() == [True, True, False, False]
+    assert torch.equal(kept["out.weight"], kept["in.weight"].t())

@@ -24,11 +24,15 @@ def card(spec: SweepSpec) -> str:
     ("settings", "told", "untold"),
     [
         ({}, ["by MagWeight.", "Kept the highest scores, scope global.", "back to the pretrained weights;"], ["time"]),
-        ({"use": "GlobalMagWeight+invert"}, ["Kept the lowest scores, scope global (a control)."], ["highest"]),
-        ({"use": "GlobalSynFlow", "scoring": {"rounds": 9}}, [", in 9 rounds that score anew what is left."], []),
+        ({"use": "GlobalMagWeight+invert"}, ["Kept the lowest scores (a control), scope global."], ["highest"]),
+        (
+            {"use": "GlobalSynFlow", "scoring": {"rounds": 9}},
+            [", anew in each of 9 rounds of pruning, without training between."],
+            [],
+        ),
         ({"mask_from": {"seed": 7}}, ["Took the mask of the trial", "(GlobalMagWeight on toy, seed 7)"], ["Scored"]),
-        ({"start": "shuffled"}, ["pretrained weights and permuted them within each tensor (a control);"], []),
-        ({"start": "random"}, ["Drew the kept weights of the encoder anew"], ["back to"]),
+        ({"start": "shuffled"}, ["back to the pretrained weights, permuted within each tensor (a control);"], []),
+        ({"start": "random"}, ["Set the kept weights to random ones"], ["back to"]),
         ({"retrain": {"distill": {"weight": 0.5}}}, ["by the fine-tuned network (temperature 2, weight 0.5)."], []),
         (
             {"rounds": {"keep": 0.8, "rewind_head": False, "retrain": {"epochs": 1}}},

@@ -67,6 +67,15 @@ def test_shared_work_is_counted_once(tmp_path):
     assert few.basis == (GUESS,)
 
 
+def test_later_rounds_of_scoring_are_work_of_each_trial_and_curvature_takes_longer(tmp_path):
+    store, ends = Store(str(tmp_path)), 2 * OTHER_SECONDS
+    unit = (work(cost(store, sweep(strategies=["LayerSNIP"]).trials())) - ends) / (5 + 12 + 1)
+    thrice = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP"], scoring={"rounds": 3}).trials())
+    assert work(thrice) == pytest.approx(unit * (5 + 1 + 2 * (12 + 2)) + ends + OTHER_SECONDS)
+    grasp = cost(store, sweep(strategies=["LayerGraSP"]).trials())
+    assert work(grasp) == pytest.approx(unit * (5 + 12 + 3) + ends)
+
+
 def test_what_was_measured_in_the_store_is_believed(tmp_path):
     store = Store(str(tmp_path))
     trials = sweep(compressions=[2, 3]).trials()

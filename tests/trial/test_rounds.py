@@ -18,6 +18,7 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.scoring.score import _add_group
 from deepcuts.store.cache import collect_garbage, remove_stage, shared_stages
 from deepcuts.store.masks import masks
+from deepcuts.store.removal import plan_removal
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
 from deepcuts.sweep.launch import _write_sweep
@@ -146,6 +147,8 @@ def test_only_what_a_trial_that_is_left_builds_on_is_needed(tmp_path: Path) -> N
     _write_sweep(store, spec)
     for trial in spec.trials()[:3]:
         run_trial(trial, store, wanted=spec.trials(), threads=1)
+    assert "rounds" in {stage["kind"] for stage in plan_removal(store, [first.trial_id]).stages}
+    assert "rounds" not in {stage["kind"] for stage in plan_removal(store, [second.trial_id]).stages}
     needed = {row["id"]: row["needed"] for row in shared_stages(store) if row["kind"] == "rounds"}
     assert needed == {first.trial_id: False, second.trial_id: True}
     collect_garbage(store)

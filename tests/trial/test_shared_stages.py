@@ -163,7 +163,7 @@ def failed(store: Store, spec: TrialSpec, **fields: Any) -> dict[str, Any]:
         ("deepcuts.trial.trial.load_network", "load"),
         ("deepcuts.training.step.take_step", "dense"),
         ("deepcuts.scoring.score._add_group", "score"),
-        ("deepcuts.trial.trial.make_masks", "pruned"),
+        ("deepcuts.trial.choice.make_masks", "pruned"),
         ("deepcuts.trial.trial.set_weights", "rewound"),
         ("deepcuts.trial.trial.pack", "store"),
     ],
