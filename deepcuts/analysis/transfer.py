@@ -303,8 +303,10 @@ def _failed(trials: pd.DataFrame) -> list[str]:
     if "mask_from" not in rows:
         return []
     failed = rows[(rows["status"] != "completed") & rows["mask_from"].notna()]
-    counts = failed.groupby(["arm", "dataset"], sort=True).size()
-    return [f"{count} trial{'' if count == 1 else 's'} of {arm} on {on} failed" for (arm, on), count in counts.items()]
+    counts = records(failed.groupby(["arm", "dataset"], sort=True).size().reset_index(name="n"))
+    return [
+        f"{row['n']} trial{'' if row['n'] == 1 else 's'} of {row['arm']} on {row['dataset']} failed" for row in counts
+    ]
 
 
 def transfer_cells(frame: pd.DataFrame, escaped: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
@@ -320,11 +322,11 @@ def transfer_cells(frame: pd.DataFrame, escaped: Callable[[str], str]) -> tuple[
         what = "" if control == "none" else f"{control_in_words(control)}: "
         header += [control_in_words(control), f"{what}seeds", f"{what}from own mask"]
     lines = []
-    for key, part in frame.groupby([*_OF, *_ASKED, "target", "source"], dropna=False, sort=False):
+    for _, part in frame.groupby([*_OF, *_ASKED, "target", "source"], dropna=False, sort=False):
         found = {row["control"]: row for row in records(part)}
         row = next(iter(found.values()))
         source = f"{row['source']} (own)" if row["own"] else row["source"]
-        asked = level(key[3], key[4])
+        asked = level(row["compression"], row["sparsity_asked"])
         cells = [*(row[name] for name in several), asked, source, row["target"], row["metric"]]
         for control in controls:
             cells += _of_cell(found.get(control))

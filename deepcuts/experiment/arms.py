@@ -30,11 +30,12 @@ LABEL_PATTERN = r"[0-9A-Za-zÀ-ɏΆ-ώ][0-9A-Za-zÀ-ɏΆ-ώ ._+()%-]{0,59}"
 
 @dataclass(frozen=True)
 class Arm:
-    """A strategy, what it is called, and its settings: its own, and those of the axes."""
+    """A strategy, what it is called, its own settings, and by their paths those that the axes chose for it."""
 
     label: str
     strategy: str
     settings: Mapping[str, Any]
+    chosen: Mapping[str, Any]
 
 
 def check_label(label: str, use: str | None, criteria: Criteria = CRITERIA) -> None:
@@ -109,10 +110,7 @@ def multiplied(arms: Iterable[Arm], axes: Mapping[str, Sequence[Any]], criteria:
         for values in product(*(axes[key] for key in keys)):
             chosen = dict(zip(keys, values, strict=True))
             label = " ".join([arm.label, *(setting_text(names[key], value) for key, value in chosen.items())])
-            settings: dict[str, Any] = {}
-            for key, value in chosen.items():
-                settings = merged(settings, at_path(key, value))
-            made.append(Arm(label, arm.strategy, laid_over(settings, arm.settings)))
+            made.append(Arm(label, arm.strategy, arm.settings, chosen))
     for key in axes:
         if key not in used:
             raise ValueError(f"{key!r} changes no arm{_why(key, arms, criteria)}; remove it")
@@ -174,6 +172,17 @@ def laid_over(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, 
     """Return the settings with an arm's own over them."""
     sections = {key: value for key, value in own.items() if key in MERGED_KEYS}
     return {**merged(settings, sections), **{key: value for key, value in own.items() if key not in sections}}
+
+
+def with_settings_of(arm: Arm, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings `base` with those of an arm over them: the values of the axes, then its own.
+
+    A value at a path replaces no more than what is there: `rounds.keep` leaves `rounds.retrain` as it is.
+    """
+    settings = dict(base)
+    for key, value in arm.chosen.items():
+        settings = merged(settings, at_path(key, value)) if "." in key else settings | {key: value}
+    return laid_over(settings, arm.settings)
 
 
 def at_path(key: str, value: Any) -> dict[str, Any]:

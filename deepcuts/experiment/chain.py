@@ -22,8 +22,9 @@ _Spec = TypeVar("_Spec", TrialSpec, ScoreSpec)
 
 # Densities that differ by less are one level; sparsities of rounds have so many digits, as a person writes them.
 SAME, DIGITS = 1e-9, 12
-# The most rounds of a chain: more than anybody retrains, and few enough for the names of trials to be made.
-MOST_ROUNDS = 200
+# The most rounds of a chain: more than anybody retrains, and few enough for readers of JSON, which take some 190 trials
+# within each other and no more.
+MOST_ROUNDS = 150
 
 # Scopes whose masks cannot be nested, and why.
 NO_ROUNDS: Mapping[Scope | None, str] = {
@@ -196,9 +197,17 @@ def with_mask_of(trial: TrialSpec, source: TrialSpec) -> TrialSpec:
 
 
 def with_mask_in(trial: TrialSpec, file: MaskFile) -> TrialSpec:
-    """Return the trial with a mask that a file has in place of its own scores."""
+    """Return the trial with a mask that a file has in place of its own scores.
+
+    Raises ValueError for a control, which would not be what its name says: the mask is taken as it is.
+    """
     if not trial.prunes:
         return trial
+    if trial.control != "none":
+        raise ValueError(
+            f"mask_from: the mask in {file.name!r} is taken as it is, so that {trial.strategy!r} would be no control;"
+            f" use {trial.strategy.partition('+')[0]!r}, or take the mask of a dataset or seed, which is shuffled"
+        )
     return _anew(trial, score=_unscored(trial.score), outliers=None, scoring_rounds=1, mask_file=file)
 
 

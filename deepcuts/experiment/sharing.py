@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 
@@ -40,6 +41,15 @@ class Shared:
     def teaches(self, trial: TrialSpec) -> bool:
         """Return whether some trial learns from the trial's fine-tuned network."""
         return trial.dense.dense_id in self.teachers
+
+    def of_stages(self, trial: TrialSpec) -> dict[str, Any]:
+        """Return what others want of the stages that the trial makes, as a `Context` takes it."""
+        return {
+            "snapshots": self.snapshots(trial),
+            "partners": self.partners(trial),
+            "keep_network": trial.trial_id in self.networks,
+            "teaches": self.teaches(trial),
+        }
 
 
 def shared(trials: Iterable[TrialSpec]) -> Shared:

@@ -23,9 +23,9 @@ from deepcuts.experiment.arms import (
     axis_keys,
     check_label,
     idle_settings,
-    laid_over,
     merged,
     multiplied,
+    with_settings_of,
     wrong_values,
 )
 from deepcuts.experiment.chain import MaskFrom, Rounds
@@ -307,7 +307,7 @@ class SweepFile(Settings):
     def for_arm(self, dataset: str, arm: Arm) -> Settings:
         """Return the settings of an arm: the sweep's, over them the dataset's, over them those of the arm."""
         base = self.for_dataset(dataset).model_dump(exclude_unset=True)
-        return Settings(**laid_over(base, arm.settings))
+        return Settings(**with_settings_of(arm, base))
 
     def row_name(self, name: str) -> str:
         """Return the name of a dataset with the seed's aliases replaced."""
@@ -347,7 +347,7 @@ class SweepFile(Settings):
 
 
 def _arms(rows: Iterable[tuple[str, str | None, dict[str, Any]]]) -> list[Arm]:
-    return [Arm(label, use or label, own) for label, use, own in rows]
+    return [Arm(label, use or label, own, {}) for label, use, own in rows]
 
 
 _SECTIONS: dict[str, type[Frozen]] = {

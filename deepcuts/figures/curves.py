@@ -14,8 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from deepcuts.figures.one_level import has_one_level, plot_one_level
 from deepcuts.figures.style import (
     INK,
+    LEVEL_DASHES,
     Look,
     called,
     drawn,
@@ -34,8 +36,6 @@ from deepcuts.wording import level
 _LONGEST_END = 32
 # Inches that a panel has at least.
 _NARROWEST = 2.0
-# What is drawn beside the curves, and its dashes.
-_LEVELS: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 
 
 @drawn
@@ -43,7 +43,8 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     """Plot a metric against sparsity or compression, from a frame of `curves`.
 
     A panel per dataset, a line per arm (a strategy with its settings) through the means, a dot per seed, a band
-    for the 95 % t interval (from 3 seeds), and lines for the dense and the unpruned networks.
+    for the 95 % t interval (from 3 seeds), and lines for the dense and the unpruned networks. Where all arms are at one
+    level there is no curve: each has a row, with the metric along it.
 
     Raises ValueError for an empty frame.
 
@@ -51,6 +52,8 @@ def plot_curves(frame: pd.DataFrame) -> Figure:
     """
     if frame.empty:
         raise ValueError("there is no curve to plot: no completed trial prunes anything")
+    if has_one_level(frame):
+        return plot_one_level(frame)
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
     columns = min(len(panels), 3, int(max(1, figure_width(9) // _NARROWEST)))
     rows = -(-len(panels) // columns)
@@ -116,14 +119,14 @@ def _levels(axes: Axes, part: pd.DataFrame) -> None:
     There are several of them where arms have other settings. Curves are low at the right, where the names are. The
     limits leave room for all these lines and every seed, but not for the widest band.
     """
-    levels = part[list(_LEVELS)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    levels = part[list(LEVEL_DASHES)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
     shown = [*levels["value"], *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
     room = (high - low) or 0.1
     axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
     names = [f"{name} {value:.3f}" for name, value in levels.itertuples(index=False)]
     for name, value in levels.itertuples(index=False):
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle=_LEVELS[name], zorder=1)
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=LEVEL_DASHES[name], zorder=1)
     values = levels["value"].tolist()
     for place in range(len(names) - 1):
         if values[place + 1] - values[place] < 0.08 * room:

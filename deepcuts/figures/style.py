@@ -69,6 +69,8 @@ _DASHES: dict[str, Dashes] = {
     "Neuron": (0, (4, 1.2, 1, 1.2, 1, 1.2)),
 }
 _CONTROLS: dict[str, Dashes] = {"shuffle": (0, (1, 1.2)), "invert": (0, (1, 3.5))}
+# The lines of networks that are not pruned, and of the most frequent class.
+LEVEL_DASHES: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 # How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
 _SHADES = (1.0, 0.55, 0.75, 0.4)
 

@@ -97,7 +97,7 @@ def _matrix(axes: Axes, part: pd.DataFrame, places: tuple[list[str], list[str]],
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white", linewidth=0.8))
         if row["own"]:
             axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=GREY, linewidth=0.8))
-        about = {"ha": "center", "va": "center", "color": "white" if _luminance(color) < _DARK else INK}
+        about: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if _luminance(color) < _DARK else INK}
         axes.text(x, y - 0.16, f"{row['mean']:.3f}", fontsize="small", **about)
         axes.text(x, y + 0.24, _below(row), fontsize="xx-small", **about)
     axes.set_xticks(range(len(targets)), [plain(name) for name in targets])

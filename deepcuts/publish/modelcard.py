@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.tables import Row
 
@@ -65,6 +66,7 @@ def model_card(
         _head(spec),
         "## Results\n",
         _results(values, spec.dense.task.main_metric),
+        _holdout(spec),
         _how(spec, row, shrunk),
         "## Sparsity per layer\n",
         "Before the pruned neurons were left out:\n" if shrunk else "",
@@ -108,7 +110,7 @@ def _front(spec: TrialSpec, title: str, values: Values, tag: str) -> str:
             metric_value=value,
         )
         for (split, metric, stage), value in values.items()
-        if hub and stage == "retrained"
+        if hub and stage == "retrained" and not (split == "validation" and task.holdout)  # a holdout is no split there
     ]
     data = ModelCardData(
         library_name="transformers",
@@ -154,6 +156,14 @@ def _results(last: Values, main: str) -> str:
     return _table(["split", "metric", *_STAGES.values()], body)
 
 
+def _holdout(spec: TrialSpec) -> str:
+    """Say where validation means a part of the training split."""
+    held = spec.dense.task.holdout
+    if held is None or held.of_train is None:
+        return ""
+    return f"Validation is a holdout here, {held.of_train:.4g} of the training split; the real one was not read.\n"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -161,14 +171,45 @@ def _number(value: float | None) -> str:
 def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     retrain, finetune = spec.retrain, spec.dense.finetune
     assert retrain is not None
-    start = {"init": "back to the pretrained weights", "none": "back to the fine-tuned weights"}.get(
-        str(spec.rewind), f"back to the weights after {spec.rewind} steps of fine-tuning"
-    )
-    if spec.start == "random":
-        start = "to random ones, as the architecture initialises them (a control)"
-    elif spec.start == "shuffled":
-        start += ", permuted within each tensor (a control)"
     head = ", with the head of its weights," if spec.dense.keep_head else ""
+    weighted = ", every class with the same share of each loss" if spec.dense.class_weights else ""
+    steps = [
+        f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {_training(finetune)}{weighted}.",
+        *_pruning(spec),
+        _start(spec),
+        f"Retrained what was kept: {_training(retrain)}.",
+    ]
+    if spec.previous is not None and spec.chain is not None:
+        earlier = "" if spec.previous.retrain in (None, retrain) else f"; {_training(spec.previous.retrain)} before it"
+        steps.append(
+            f"Steps 2 to {len(steps)} were done {spec.round} times ({spec.chain.rule}), each time with the network that"
+            f" the round before had retrained: this is round {spec.round}{earlier}."
+        )
+    if shrunk:
+        steps.append("Left out the neurons of the feed-forward layers that had no weight left.")
+    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    made = f"deepcuts {row['deepcuts']}, torch {row['torch']}, transformers {row['transformers']}"
+    return f"## How it was made\n\n{numbered}\n\nMade with {made}.\n"
+
+
+def _training(settings: Training) -> str:
+    teacher = settings.distill
+    text = f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.optimizer}, learning rate {settings.lr:g}"
+    if teacher is not None:
+        text += f", taught by the fine-tuned network (temperature {teacher.temperature:g}, weight {teacher.weight:g})"
+    return text
+
+
+def _pruning(spec: TrialSpec) -> list[str]:
+    """Say how the weights were scored and which were kept, or whose mask was taken."""
+    if spec.score.criterion is None:
+        return ["Pruned nothing: this is the unpruned control, trained for the same number of epochs."]
+    if spec.mask_of is not None:
+        source = spec.mask_of
+        whose = f"`{source.trial_id}` ({source.strategy} on {source.dense.dataset}, seed {source.dense.seed})"
+        return [f"Took the mask of the trial {whose}; nothing was scored here."]
+    if spec.mask_file is not None:
+        return [f"Took the mask of the trial `{_plain(spec.mask_file.trial)}` from a file; nothing was scored here."]
     scored = f"Scored every prunable weight by {spec.score.criterion}"
     if spec.score.own:
         scored += f", a criterion of the author's own ({spec.score.own.file}, digest {spec.score.own.digest}),"
@@ -183,22 +224,24 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
     if spec.outliers is not None:
         kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
     shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
-    steps = [
-        f"Fine-tuned {_name(spec)}{head} on {spec.dense.dataset}: {finetune.epochs} epochs,"
-        f" batch {finetune.batch_size}, {finetune.optimizer}, learning rate {finetune.lr:g}.",
-        f"{scored}.",
-        kept + (f", then shuffled the mask within each {shuffled} (a control)." if spec.control == "shuffle" else "."),
-        f"Set the kept weights {start}; the pruned ones are zero from here on.",
-        f"Retrained what was kept: {retrain.epochs} epochs, batch {retrain.batch_size}, {retrain.optimizer},"
-        f" learning rate {retrain.lr:g}.",
-    ]
-    if spec.score.criterion is None:
-        steps[1:3] = ["Pruned nothing: this is the unpruned control, trained for the same number of epochs."]
-    if shrunk:
-        steps.append("Left out the neurons of the feed-forward layers that had no weight left.")
-    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
-    made = f"deepcuts {row['deepcuts']}, torch {row['torch']}, transformers {row['transformers']}"
-    return f"## How it was made\n\n{numbered}\n\nMade with {made}.\n"
+    if spec.control == "shuffle":
+        kept += f", then shuffled the mask within each {shuffled} (a control)"
+    return [f"{scored}.", f"{kept}."]
+
+
+def _start(spec: TrialSpec) -> str:
+    """Say what the weights were when retraining began."""
+    start = {"init": "back to the pretrained weights", "none": "back to the fine-tuned weights"}.get(
+        str(spec.rewind), f"back to the weights after {spec.rewind} steps of fine-tuning"
+    )
+    if spec.previous is not None and spec.rewind == "none":
+        start = "to what they were when they were pruned"
+    if spec.start == "random":
+        start = "to random ones, as the architecture initialises them (a control)"
+    elif spec.start == "shuffled":
+        start += ", permuted within each tensor (a control)"
+    head = "" if spec.rewind_head else ", but for the head, which stayed as it was trained"
+    return f"Set the kept weights {start}{head}; the pruned ones are zero from here on."
 
 
 def _speed(shrunk: Shrunk) -> str:

@@ -60,7 +60,8 @@ class Launched:
         for source in {each.trial_id: each for each in waiting.values()}.values():
             count = sum(each.trial_id == source.trial_id for each in waiting.values())
             wait = "1 waits" if count == 1 else f"{count} wait"
-            lines.append(f"  {wait} for {source.trial_id}, which failed: {describe(source)}")
+            told = describe(source, labels.get(source.trial_id))
+            lines.append(f"  {wait} for {source.trial_id}, which failed: {told}")
         if self.signal is not None:
             lines.append("stopped early; what was under way is saved: run the same command again to go on")
             return "\n".join(lines)

@@ -85,6 +85,7 @@ def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:
             _check_kept_head(dataset, model, task)
     with_head = frozenset(dataset for dataset, task in tasks.items() if weights_hold_head(model, task.outputs))
     spec = SweepSpec(file, model, tasks, device, with_head, whole, _mask_files(file, tasks))
+    _check_given_masks(spec, whole)
     _check_two_of_four(spec, whole)
     _check_neurons(spec, whole)
     return Prepared(spec, counts, facts)
@@ -175,6 +176,23 @@ def _without(globs: Sequence[str], counts: Counts, model: str) -> Counts:
     left = {name: shape for name, shape in counts.tensors.items() if name not in excluded}
     without = sum(map(math.prod, excluded.values()))
     return replace(counts, prunable=counts.prunable - without, tensors=left, excluded=excluded)
+
+
+def _check_given_masks(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:
+    """Check that masks of other trials are of the tensors that their takers prune. Raises ValueError."""
+    for trial in spec.trials():
+        if (source := trial.mask_of) is None or source.score.exclude == trial.score.exclude:
+            continue
+        ours, theirs = (
+            set(_without(each.score.exclude, counts[each.dense.dataset], spec.file.model).tensors)
+            for each in (trial, source)
+        )
+        if differing := sorted(ours ^ theirs):
+            excluding = trial if differing[0] in theirs else source
+            raise ValueError(
+                f"mask_from: {trial.dense.dataset!r} takes the masks of {source.dense.dataset!r}, and"
+                f" {excluding.dense.dataset!r} alone excludes {differing[0]!r}; exclude the same on both"
+            )
 
 
 def _check_two_of_four(spec: SweepSpec, counts: Mapping[str, Counts]) -> None:

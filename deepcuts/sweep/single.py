@@ -54,16 +54,12 @@ def run_trial(
         raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
     files = _own_files(trial, criteria, store)
     _check_source(trial, store)
-    together = shared([trial, *wanted])
     context = Context(
         store,
         threads or min(MOST_CPUS, usable_cpus()),
         checkpoint_minutes=checkpoint_minutes,
         capture=capture,
-        snapshots=together.snapshots(trial),
-        partners=together.partners(trial),
-        keep_network=trial.trial_id in together.networks,
-        teaches=together.teaches(trial),
+        **shared([trial, *wanted]).of_stages(trial),
         criteria=files,
         on_progress=on_progress,
     )

@@ -11,7 +11,7 @@ from deepcuts.experiment.chain import MOST_ROUNDS, Rounds, is_step, selected_wit
 from deepcuts.experiment.grid import SweepSpec, describe
 from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.settings import Training
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import TrialSpec, canonical
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.pruning.compression import Counts
 
@@ -202,3 +202,13 @@ def test_a_mask_found_in_rounds_is_that_of_the_last_one():
 def test_rounds_are_refused_where_a_shuffled_mask_would_make_pruned_weights_come_back(strategy):
     with pytest.raises(ValueError, match=rf"{re.escape(repr(strategy))} cannot be pruned in rounds: "):
         rounds_of(**LEVELS | {"strategies": [strategy]}, rounds={"keep": 0.8})
+
+
+def test_the_longest_chain_can_be_read_back():
+    source = rounds_of(sparsities=[0.5], rounds={"count": MOST_ROUNDS - 1}, seeds=[1])[-1]
+    asked = {"use": "LayerMagWeight", "rounds": {"count": MOST_ROUNDS - 1}, "mask_from": {"seed": 1}}
+    trial = rounds_of(sparsities=[0.5], strategies={"given": asked})[-1]
+    assert trial.mask_of.trial_id == source.trial_id
+    assert source.round == MOST_ROUNDS - 1
+    for each in (source, trial):
+        assert TrialSpec.model_validate_json(canonical(each.model_dump(mode="json"))).trial_id == each.trial_id

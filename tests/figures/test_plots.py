@@ -78,15 +78,53 @@ def test_levels_that_are_close_share_a_label(trials: pd.DataFrame) -> None:
 
 
 def test_every_seed_is_a_dot_and_three_make_a_band() -> None:
-    rows = [row for seed in range(3) for row in points("LayerSNIP", 0.7 + 0.1 * seed, seed=seed)]
+    rows = [row for seed in range(3) for row in points("LayerSNIP", *[0.7 + 0.1 * seed] * 2, seed=seed)]
     axes = plot_curves(curves(pd.DataFrame(rows).assign(compression=None))).axes[0]
     band, dots = axes.collections
-    assert sorted(dots.get_offsets()[:, 1]) == pytest.approx([0.7, 0.8, 0.9])
+    assert sorted(dots.get_offsets()[:, 1]) == pytest.approx([0.7, 0.7, 0.8, 0.8, 0.9, 0.9])
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (
         pytest.approx(0.551586, abs=1e-6),
         1.0,  # of 1.048414: no accuracy is above 1
     )
+
+
+def one_level() -> pd.DataFrame:
+    """Trials of 11 arms at one sparsity, with 3 seeds each."""
+    names = [f"LayerGradCAMShift dropout=false shift={shift}" for shift in range(10)] + ["LayerMagWeight"]
+    rows = [
+        row | {"arm": name}
+        for place, name in enumerate(names)
+        for seed in range(3)
+        for row in points(name.split(" ")[0], 0.7 + 0.01 * place + 0.001 * seed, seed=seed, tuned=name)
+    ]
+    dense = trial("d", "Dense", dense=0.85, arm="Dense")
+    frame = pd.DataFrame([*rows, dense]).drop(columns="tuned").assign(compression=None, majority=0.3)
+    return frame.assign(settings=["{}" if arm == "Dense" else f'{{"arm": "{arm}"}}' for arm in frame["arm"]])
+
+
+def test_at_a_single_level_each_arm_has_a_row_with_its_seeds_and_interval() -> None:
+    axes = plot_curves(curves(one_level())).axes[0]
+    marks = drawn(axes)
+    assert len(marks) == len({y for _, (y,) in marks.values()}) == 11
+    assert marks["LayerGradCAMShift dropout=false shift=4"] == ([pytest.approx(0.741)], [4])
+    dots = [sorted(each.get_offsets()[:, 0]) for each in axes.collections]
+    assert dots[4] == pytest.approx([0.740, 0.741, 0.742])
+    intervals = [line.get_xdata() for line in axes.get_lines() if len(set(line.get_xdata())) == 2]
+    assert intervals[4] == pytest.approx([0.741 - 0.002484, 0.741 + 0.002484], abs=1e-6)  # t(2) = 4.303, s = 0.001
+    low, high = axes.get_xlim()
+    assert 0.68 < low < 0.7  # the majority's 0.3 would take most of the axis
+    assert high > 0.8
+
+
+@pytest.mark.parametrize("width", [2.5, 3.3, 6.4])
+def test_names_beside_the_rows_of_a_single_level_do_not_overlap(width: float) -> None:
+    with figure_options(width=width, font_size=8):
+        figure = plot_curves(curves(one_level()))
+        figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0
 
 
 def test_compressions_are_labelled_with_the_sparsity_that_they_are() -> None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from deepcuts.cli.main import main
 from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.tasks import Holdout
 from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.process import prepare_process
 from deepcuts.model.network import Network
@@ -183,6 +184,11 @@ def test_the_card_of_a_hub_dataset_has_the_results_as_the_hub_reads_them(kept: t
     assert (accuracy.dataset_type, accuracy.dataset_config) == ("nyu-mll/glue", "cola")
     assert (accuracy.dataset_split, accuracy.metric_value) == ("validation", row["retrained"])
     assert card.text.startswith("\n# toy on toy, ")
+    held = task.model_copy(update={"holdout": Holdout(seed=0, of_train=0.1)})
+    score = trial.score.model_copy(update={"dense": trial.dense.model_copy(update={"task": held})})
+    card = ModelCard(model_card(trial.model_copy(update={"score": score}), row, metrics, masks))
+    assert not card.data.eval_results
+    assert "Validation is a holdout here, 0.1 of the training split" in card.text
 
 
 def test_a_regression_with_the_seeds_head_round_trips_and_its_card_explains_the_sigmoid(tmp_path: Path) -> None:

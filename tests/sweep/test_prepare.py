@@ -230,3 +230,14 @@ def test_a_model_whose_neurons_cannot_be_told_is_refused_for_neuron_strategies_a
     prepare(tmp_path, SMALL)
     with pytest.raises(ValueError, match="'NeuronSNIP' on 'toy' at .*: its whole neurons cannot .* are gated; take"):
         prepare(tmp_path, SMALL, "strategies=[NeuronSNIP]")
+
+
+def test_masks_of_a_dataset_that_excludes_other_tensors_are_refused(tmp_path, monkeypatch):
+    counts = Counts(1000, 800, 128, 900, tensors={"a.query.weight": (20, 20), "pooler.weight": (20, 20)})
+    monkeypatch.setattr("deepcuts.sweep.prepare.count_parameters", lambda model, outputs, biases: counts)
+    text = reviews(tmp_path).replace("classes: 2}", "classes: 2}, toy: null").replace("compressions", "sparsities")
+    text, asked = text.replace("[2]", "[0.5]"), "mask_from={dataset: toy}"
+    prepare(tmp_path, text, asked, "exclude=[pooler]")
+    prepare(tmp_path, text, asked, "exclude=[pooler]", "overrides.toy.exclude=[pooler.weight]")
+    with pytest.raises(ValueError, match=r"masks of 'toy', and 'toy' alone excludes 'pooler.weight'; exclude"):
+        prepare(tmp_path, text, asked, "overrides.toy.exclude=[pooler]")

@@ -125,3 +125,10 @@ def test_what_is_no_file_of_masks_is_refused(tmp_path: Path) -> None:
     other.write("metrics", "x", [{"trial_id": "x"}])
     with pytest.raises(ValueError, match=r"mask_from: '.*x.parquet' has no masks; name a file of the folder masks"):
         spec_with(mask_from={"file": other.path("metrics", "x.parquet")})
+
+
+def test_a_control_with_the_mask_of_a_file_is_refused_because_nothing_would_shuffle_it(tmp_path: Path) -> None:
+    file = write_masks(tmp_path / "other.parquet", mask_rows("other", random_masks(0)))
+    for control in ("shuffle", "invert"):
+        with pytest.raises(ValueError, match=r"mask_from: .* is taken as it is, so that 'GlobalSNIP\+.* no control"):
+            spec_with(strategies=[f"GlobalSNIP+{control}"], mask_from={"file": file}).trials()

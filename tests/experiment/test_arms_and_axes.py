@@ -8,6 +8,7 @@ import pytest
 import yaml
 from builders.specs import sweep, write
 
+from deepcuts.experiment.arms import with_settings_of
 from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.sweepfile import SweepFile
 
@@ -122,6 +123,18 @@ def test_an_axis_leaves_an_arm_alone_that_has_no_teacher_by_its_own_settings():
     ]
 
 
+def test_an_axis_over_a_part_of_a_key_leaves_the_rest_of_it():
+    rounds = {"keep": 0.8, "rewind_head": False, "retrain": {"epochs": 1}}
+    made = parse_sweep(
+        {
+            **{"datasets": ["toy"], "strategies": ["LayerMagWeight"], "sparsities": [0.5], "rounds": rounds},
+            "axes": {"rounds.keep": [0.7, 0.8], "rounds.retrain.lr": [0.1]},
+        }
+    )
+    found = [made.for_arm("toy", arm).rounds.model_dump(exclude_unset=True) for arm in made.arms]
+    assert found == [rounds | {"keep": keep, "retrain": {"epochs": 1, "lr": 0.1}} for keep in (0.7, 0.8)]
+
+
 def test_axes_whose_keys_end_alike_are_called_by_their_whole_keys():
     axes = {"retrain.batch_size": [8], "scoring.batch_size": [4], "retrain.betas": [[0.9, 0.99]]}
     assert labels(strategies=["LayerMagWeight", "LayerSNIP"], axes=axes) == [
@@ -229,7 +242,7 @@ def test_set_changes_arms_and_axes(tmp_path):
     text = ARMS + "  lr 0.1: {use: LayerSNIP}\n"
     changes = ("strategies.late.rewind=200", "axes.scoring.shift=[0,1]", "strategies.lr 0.1.retrain.lr=0.1")
     file = read(tmp_path, text, *changes, "strategies.new={use: LayerWanda}")
-    assert [(arm.label, dict(arm.settings)) for arm in file.arms] == [
+    assert [(arm.label, with_settings_of(arm, {})) for arm in file.arms] == [
         (f"{SHIFTED} shift=0", {"scoring": {"shift": 0}}),
         (f"{SHIFTED} shift=1", {"scoring": {"shift": 1}}),
         ("late", {"rewind": 200}),

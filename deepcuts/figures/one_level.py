@@ -1,0 +1,89 @@
+"""Draws the metric of arms at a single level, a row for each: points of a curve would lie upon each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deepcuts.figures.style import INK, LEVEL_DASHES, called, line_style, looks, new_figure, plain, tidy, wrapping
+from deepcuts.names import natural
+from deepcuts.wording import level
+
+
+def has_one_level(frame: pd.DataFrame) -> bool:
+    """Tell whether the arms of each panel of a frame of `curves` are all at one level."""
+    return bool((frame.groupby(["model", "dataset", "metric"], dropna=False)["x"].nunique() == 1).all())
+
+
+def plot_one_level(frame: pd.DataFrame) -> Figure:
+    """Plot each arm of a frame of `curves` in a row: its mean, a dot per seed, and the 95 % t interval (from 3 seeds).
+
+    A panel per dataset. The axis has every seed and the dense and unpruned networks, and the majority's score where
+    that does not take most of the room.
+    """
+    panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
+    figure = new_figure(6.4, 1)
+    names = [_names(part, wrapping(figure) // 2) for _, part in panels]
+    lines = [4 + sum(1.2 + name.count("\n") for name in some.values()) for some in names]
+    figure.set_figheight(0.019 * mpl.rcParams["font.size"] * sum(lines))
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=lines)
+    for axes, ((model, dataset, metric), part), some in zip(grid.flat, panels, names, strict=True):
+        first = part.iloc[0]
+        place = level(*((None, first["x"]) if first["axis"] == "sparsity" else (first["x"], None)))
+        title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else dataset
+        axes.set_title(plain(f"{title}, {place}"), pad=14)
+        axes.set_xlabel(plain(f"{metric}, {first['stage']}"))
+        _rows(axes, part, some)
+        _beside(axes, part)
+    return figure
+
+
+def _names(part: pd.DataFrame, letters: int) -> dict[str, str]:
+    """Map the arms, in order, to what stands beside their rows."""
+    return {name: fill(called(name), letters) for name in sorted(part["arm"].unique(), key=natural)}
+
+
+def _rows(axes: Axes, part: pd.DataFrame, names: Mapping[str, str]) -> None:
+    tidy(axes)
+    styles = looks(names)
+    for height, name in enumerate(names):
+        style = styles[name]
+        for row in part[part["arm"] == name].to_dict("records"):
+            axes.scatter(row["values"], [height] * len(row["values"]), 9, style.color, alpha=0.6, linewidths=0)
+            if row["n"] >= 3:
+                axes.plot([row["low"], row["high"]], [height, height], color=style.color, linewidth=1.6)
+            axes.plot(row["mean"], height, label=str(name), **line_style(style), zorder=3)
+    axes.set_yticks(range(len(names)), list(names.values()))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _beside(axes: Axes, part: pd.DataFrame) -> None:
+    """Draw lines for the networks that are not pruned, and for the most frequent class where there is room."""
+    levels = part[list(LEVEL_DASHES)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    networks = levels.loc[levels["name"] != "majority", "value"]
+    shown = [*networks, *part["values"].explode().astype(float)]
+    low, high = min(shown), max(shown)
+    room = (high - low) or 0.1
+    far = levels["name"].eq("majority") & ~levels["value"].between(low - room, high + room)
+    levels = levels[~far]
+    low, high = min([low, *levels["value"]]), max([high, *levels["value"]])
+    axes.set_xlim(low - 0.05 * (high - low or 0.1), high + 0.05 * (high - low or 0.1))
+    for name, value in levels.itertuples(index=False):
+        axes.axvline(value, color=INK, linewidth=0.9, linestyle=LEVEL_DASHES[name], zorder=1)
+        axes.annotate(
+            f"{name} {value:.3f}",
+            (value, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right" if value > low + 0.5 * (high - low) else "left",
+            fontsize="x-small",
+            color=INK,
+        )
