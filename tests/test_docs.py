@@ -157,6 +157,7 @@ def test_every_table_of_a_store_is_explained() -> None:
 # Of a sweep that kept no network, whose strategies all keep the same share of each layer and find their own masks.
 REFUSED = {"export": "were not kept", "plot_density": "keeps the same share of every layer"}
 REFUSED |= {"plot_transfer": "no completed trial takes the mask of another one"}
+REFUSED |= dict.fromkeys(("compare_over_datasets", "plot_ranks"), "are of one dataset, 'toy'")
 
 
 @pytest.mark.usefixtures("torch_state")
