@@ -39,7 +39,7 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():
     own = [path.stem for path in FILES if path.parent == SWEEPS]
-    assert own == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "sanity", "seed"]
+    assert own == ["ablation", "bert-tickets", "minilm", "paper", "quickstart", "sanity", "seed", "transfer"]
     study = [path.stem for path in FILES if path.parent != SWEEPS]
     assert study == ["accuracy", "budget", "iterative", "lr", "masks", "tickets"]
 
