@@ -58,8 +58,10 @@ PARTS = ("finetune_seconds", "score_seconds", "prune_seconds", "retrain_seconds"
 
 @dataclass(frozen=True)
 class Step:
-    """A step, the most seconds of USUAL_MINUTES that it may take, and what it does with the options, the seconds that it
-    has and its JSON file."""
+    """A step, the most seconds of USUAL_MINUTES that it may take, and what it does.
+
+    That is told the options, the seconds that it has, and the JSON file for its numbers.
+    """
 
     name: str
     seconds: float
