@@ -33,6 +33,8 @@ from .sides import alone, compare, machine, peaks, print_table, together, wait
 ROOT = Path(__file__).parent.parent
 # Begin no step with fewer seconds left.
 LEAST_SECONDS = 4
+# For how long the limits of the steps are made; for another time they are longer or shorter.
+USUAL_MINUTES = 9.0
 TRAINING = {
     "fine-tune": [
         "by hand",
@@ -56,7 +58,10 @@ PARTS = ("finetune_seconds", "score_seconds", "prune_seconds", "retrain_seconds"
 
 @dataclass(frozen=True)
 class Step:
-    """A step, the most seconds that it may take, and what it does with the options, the seconds and its JSON file."""
+    """A step, the most seconds of USUAL_MINUTES that it may take, and what it does.
+
+    That is told the options, the seconds that it has, and the JSON file for its numbers.
+    """
 
     name: str
     seconds: float
@@ -250,7 +255,7 @@ def run_steps(args: argparse.Namespace, steps: Sequence[Step]) -> dict[str, dict
     args.out.mkdir(parents=True, exist_ok=True)
     for step in steps:
         began = time.monotonic()
-        seconds = min(step.seconds, end - began)
+        seconds = min(step.seconds * args.minutes / USUAL_MINUTES, end - began)
         printed, outcome = io.StringIO(), "not begun: out of time"
         if seconds >= LEAST_SECONDS:
             outcome = "done"
@@ -290,7 +295,7 @@ def write_markdown(out: Path, became: Mapping[str, Mapping[str, Any]], tables: M
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps; return 1 where one failed."""
     parser = workload.arguments(__doc__)
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=float, default=USUAL_MINUTES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--examples", type=int, default=4000, help="of a whole trial")
     parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS], help="only these steps")

@@ -6,7 +6,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -94,6 +94,11 @@ def folder_of(module: str) -> str:
 def is_in(module: str, places: str) -> bool:
     inside = module.removeprefix("deepcuts.")
     return any(inside == place or inside.startswith(f"{place}.") for place in places.split())
+
+
+def test_each_file_of_tests_has_a_name_of_its_own():
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1], "pytest imports them by it"
 
 
 def test_every_folder_is_known_and_says_what_it_is_for():

@@ -154,9 +154,11 @@ def test_every_table_of_a_store_is_explained() -> None:
     assert [name for name in SCHEMAS if f"`{name}/<" not in text] == []
 
 
-# Of a sweep that kept no network, whose strategies all keep the same share of each layer and find their own masks.
+# Of a sweep of one dataset that kept no network, whose strategies keep the same share of each layer and find their own
+# masks.
 REFUSED = {"export": "were not kept", "plot_density": "keeps the same share of every layer"}
 REFUSED |= {"plot_transfer": "no completed trial takes the mask of another one"}
+REFUSED |= dict.fromkeys(("compare_over_datasets", "plot_ranks"), "of one dataset")
 
 
 @pytest.mark.usefixtures("torch_state")

@@ -269,14 +269,13 @@ def _missing(frame: pd.DataFrame) -> Iterator[str]:
         about = about_matrix(whole.iloc[0], models)
         for control, part in whole.groupby("control", sort=False):
             what = about if control == "none" else f"{about}, {control_in_words(str(control))}"
-            yield from (f"{what}: {line}" for line in _missing_cells(part))
+            yield from (f"{what}: {line}" for line in _missing_cells(part, *places_of(whole)))
         strategy = str(whole["strategy"].iloc[0])
         if "shuffle" not in set(whole["control"]) and not is_control(strategy):
             yield f"{about}: no trial with the same masks shuffled; add an arm of {strategy}+shuffle with mask_from"
 
 
-def _missing_cells(part: pd.DataFrame) -> Iterator[str]:
-    sources, targets = places_of(part)
+def _missing_cells(part: pd.DataFrame, sources: list[str], targets: list[str]) -> Iterator[str]:
     there = dict(zip(zip(part["source"], part["target"], strict=True), part["seeds"], strict=True))
     for target in targets:
         if (target, target) not in there:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
@@ -63,6 +64,7 @@ def _panel(axes: Axes, part: pd.DataFrame, margin: float, arms: Mapping[str, Loo
     tidy(axes, grid=False)
     reach = _reach(part, margin)
     axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))  # long names of arms leave little room for more
     axes.axvspan(-margin, margin, color=FAINT, alpha=0.6, linewidth=0)
     axes.axvline(0, color=GREY, linewidth=0.9)
     aside = blended_transform_factory(axes.transAxes, axes.transData)

@@ -181,8 +181,10 @@ def test_what_is_missing_is_named() -> None:
         "own at 64 %: cola with the mask of sst2 lacks seed 2",
         "1 trial of own of sst2 on cola failed",
     ]
-    found = cells(transfer(trials[trials["arm"] != "own of sst2"]))
-    assert ("sst2", "cola") not in found
+    for arm, what in (("own", "own at 64 %"), ("shuffled", "own at 64 %, shuffled")):
+        some = transfer(trials[trials["arm"] != f"{arm} of sst2"])
+        assert ("sst2", "cola") not in cells(some, "none" if arm == "own" else "shuffle")
+        assert f"{what}: no trial of cola with the mask of sst2" in some.attrs["missing"]
     alone = transfer(trials[(trials["arm"] != "own") | (trials["dataset"] != "cola")])
     assert cells(alone)[("sst2", "cola")]["pairs"] == 0
     assert "own at 64 %: no trial of cola with its own mask in these settings" in alone.attrs["missing"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +49,15 @@ def test_every_comparison_has_its_difference_interval_and_verdict() -> None:
 def test_a_difference_below_the_margin_is_said_with_its_direction() -> None:
     figure = plot_forest(pd.DataFrame([row(verdict="equivalent", difference=-0.005, p_differs=1e-8)]), 0.01)
     assert "lower by less than the margin, 8 seeds" in words(figure)
+
+
+def test_numbers_below_the_axis_are_apart_beside_long_names() -> None:
+    arm = "LayerGradCAMShift dropout=false shift=0.1"
+    figure = plot_forest(pd.DataFrame([row(arm, difference=-0.018, low=-0.077, high=0.04, n=2)]), 0.01)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+    assert len(boxes) >= 3
+    assert all(one.x1 + 4 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_undecided_ones_are_hollow() -> None:

@@ -62,7 +62,7 @@ def test_a_good_model_passes_and_torch_is_left_as_it_was(tmp_path, monkeypatch, 
     assert try_model(tmp_path, text, precision=precision) == []
     assert torch.rand(1) == expected
     assert not torch.are_deterministic_algorithms_enabled()
-    assert sorted(passes) == [["GradCAM", "SNIP"], ["MagIncrease"], ["SmoothGrad"], ["Wanda"]]
+    assert sorted(map(sorted, passes)) == [["GradCAM", "SNIP"], ["MagIncrease"], ["SmoothGrad"], ["Wanda"]]
 
 
 def test_a_model_for_a_gpu_is_tried_out_on_the_cpu(tmp_path):
