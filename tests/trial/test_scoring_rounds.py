@@ -25,7 +25,7 @@ from deepcuts.trial.loading import load_material, load_network
 from deepcuts.trial.trial import run_stages
 
 pytestmark = [
-    pytest.mark.usefixtures("torch_state"),
+    pytest.mark.usefixtures("torch_state", "few_sentences"),
     pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
 ]
 
@@ -60,7 +60,7 @@ def by_loop(store: Store, spec: TrialSpec, rounds: int) -> list[dict[str, Tensor
     return made
 
 
-@pytest.mark.parametrize("strategy", ["LayerSNIP", "GlobalGraSP", "RowWanda", "GlobalSynFlow"])
+@pytest.mark.parametrize("strategy", ["GlobalGraSP", "RowWanda", "GlobalSynFlow"])
 def test_masks_are_those_of_a_plain_loop(store: Store, strategy: str) -> None:
     spec = trial(strategy, sparsity=0.8, scoring_rounds=3)
     row = run(store, spec)
@@ -72,8 +72,6 @@ def test_masks_are_those_of_a_plain_loop(store: Store, strategy: str) -> None:
     if strategy.startswith("Global"):
         assert row["kept"] == round(0.2 * row["prunable"])
     assert (row["score_cached"], row["score_seconds"] > 0) == (False, True)
-    at_once = make_and_read(store, trial(strategy, sparsity=0.8))
-    assert any(not np.array_equal(kept[name], at_once[name]) for name in kept)
 
 
 def make_and_read(store: Store, spec: TrialSpec) -> dict[str, np.ndarray]:
@@ -88,6 +86,8 @@ def test_the_first_round_shares_its_pass_and_later_ones_leave_nothing(store: Sto
     run(store, several)
     assert store.artifacts("scores") == [one.score.score_id]
     assert run(store, one)["score_cached"] is True
+    again, once = masks(store, several.trial_id), masks(store, one.trial_id)
+    assert any(not np.array_equal(again[name], once[name]) for name in again)
     assert not list(Path(store.root, "artifacts", "_checkpoints").glob("*"))
 
 
@@ -105,7 +105,7 @@ class Stops:
         self.batches += stage == "score" and step > 0
 
 
-@pytest.mark.parametrize("batches", [2, 3, 6])
+@pytest.mark.parametrize("batches", [3, 6])
 def test_a_stopped_trial_goes_on_with_the_round_it_was_in(store: Store, tmp_path: Path, batches: int) -> None:
     spec = trial("LayerGraSP", sparsity=0.8, scoring_rounds=3)
     whole, stopped = Store(str(tmp_path / "whole")), Store(str(tmp_path / "stopped"))

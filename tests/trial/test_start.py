@@ -19,7 +19,7 @@ from deepcuts.store.tensors import load_artifact
 from deepcuts.trial.trial import run_stages
 
 pytestmark = [
-    pytest.mark.usefixtures("torch_state"),
+    pytest.mark.usefixtures("torch_state", "few_sentences"),
     pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
 ]
 NONE = Training(epochs=0)  # the network that retraining starts from is then the one that it leaves
