@@ -124,18 +124,21 @@ def chosen_trials(
     """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
 
     Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them, or `steps` asks
-    for them. Arms are named
-    among all trials of the store, or of the sweep: what an arm is called does not depend on `only`.
+    for them. Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on
+    `only`. A sweep in `only` stands for the trials that it wants, whichever sweep ran them.
     Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
     """
-    only = only or {}
+    only = dict(chosen_values(only or {}))
     names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
     frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
-    if "sweep" in only and not sweep:
-        frame["arm"], frame.attrs["labels"] = _called(store, frame, list(chosen_values(only)["sweep"]), {})
+    sweeps = list(only.pop("sweep", ()))
+    if sweeps and not sweep:
+        frame["arm"], frame.attrs["labels"] = _called(store, frame, sweeps, {})
     if not steps and not {"step", "trial", "trial_id"} & set(only):
         frame = levels_only(frame)
     frame = with_arms(frame)
+    if sweeps:
+        frame = frame[frame["trial_id"].isin(_wanted(store, sweeps))]
     return frame if frame.empty else narrowed(frame, only)
 
 

@@ -22,6 +22,8 @@ def rm_verb(args: argparse.Namespace) -> int:
 
     if not args.sweep and not args.only:
         raise ValueError("say what to remove: --sweep NAME, --only KEY=VALUE,..., or both")
+    if "sweep" in (args.only or {}):
+        raise ValueError("--only sweep=NAME: say --sweep NAME, which leaves the trials that other sweeps want")
     store = existing(args.store_uri)
     refuse_while_running(store, "remove")
     columns = ["trial_id", "dataset", "arm", "compression", "sparsity_asked", "seed", "status"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders.rows import mask_rows, random_masks, trial, write_trial
 
-from deepcuts.analysis.frames import mask_counts, metrics, query, trials
+from deepcuts.analysis.frames import chosen_trials, mask_counts, metrics, query, trials
 from deepcuts.store.store import SCHEMAS, Store
 
 
@@ -57,6 +57,14 @@ def test_a_sweep_has_the_trials_that_it_wants_whoever_ran_them(store: Store) -> 
     assert ids(trials(store, sweep="second")) == ["bbbb", "cccc"]
     assert ids(trials(store, sweep="first")) == ["aaaa", "cccc"]
     assert ids(trials(store, sweep="second", seed=1)) == ["bbbb"]
+
+
+def test_a_sweep_of_only_has_the_trials_that_it_wants_too(store: Store) -> None:
+    assert ids(chosen_trials(store, [], only={"sweep": "second"})) == ["bbbb", "cccc"]
+    assert ids(chosen_trials(store, [], only={"sweep": "second", "seed": "1"})) == ["bbbb"]
+    assert ids(chosen_trials(store, [], "first", {"sweep": "second"})) == ["cccc"]
+    with pytest.raises(ValueError, match="unknown sweep 'secnd'; did you mean 'second'"):
+        chosen_trials(store, [], only={"sweep": "secnd"})
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def test_show_status_and_rm_name_the_arm(store: Store, capsys: pytest.CaptureFix
     asked = capsys.readouterr().out
     assert asked.count("LayerMagWeight (retrain.epochs=3)") == 4
     assert "to remove: 4 trials" in asked
+    assert main(["rm", store.uri, "--only", "sweep=labelled", "--yes"]) == 2
+    assert "say --sweep NAME, which leaves the trials that other sweeps want" in capsys.readouterr().err
 
 
 def test_one_figure_has_a_line_for_each_of_six_arms(store: Store) -> None:
@@ -166,4 +168,8 @@ def test_no_label_breaks_out_of_a_page_a_table_or_a_figure(tmp_path: Path, capsy
     assert r"\[50% & \<b\>x_1\|y" in printed(capsys, "table", store.uri, "--markdown")
     figure = plot_curves(curves(trials(store)))
     figure.canvas.draw()
+<<<<<<< HEAD:tests/cli/test_verbs_by_arm.py
     assert r"_\$x\$" in {text.get_text().strip() for text in figure.axes[0].get_yticklabels()}
+=======
+    assert r" \_\$x\$".replace(r"\_", "_") in {text.get_text() for text in figure.axes[0].get_yticklabels()}
+>>>>>>> show:tests/cli/test_arms.py

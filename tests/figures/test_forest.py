@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from deepcuts.figures.forest import plot_forest
-from deepcuts.figures.style import looks
+from deepcuts.figures.style import looks, save_figure
 
 
 def row(strategy: str = "LayerSNIP", **fields: object) -> dict:
@@ -51,10 +52,10 @@ def test_a_difference_below_the_margin_is_said_with_its_direction() -> None:
     assert "lower by less than the margin, 8 seeds" in words(figure)
 
 
-def test_numbers_below_the_axis_are_apart_beside_long_names() -> None:
+def test_numbers_below_the_axis_are_apart_beside_long_names(tmp_path: Path) -> None:
     arm = "LayerGradCAMShift dropout=false shift=0.1"
     figure = plot_forest(pd.DataFrame([row(arm, difference=-0.018, low=-0.077, high=0.04, n=2)]), 0.01)
-    figure.canvas.draw()
+    save_figure(figure, tmp_path / "forest.png")
     boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
     assert len(boxes) >= 3
     assert all(one.x1 + 4 < other.x0 for one, other in pairwise(boxes))
