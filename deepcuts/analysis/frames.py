@@ -131,14 +131,14 @@ def chosen_trials(
     only = dict(chosen_values(only or {}))
     names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
     frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
-    sweeps = list(only.pop("sweep", ()))
+    sweeps = only.pop("sweep", ())
     if sweeps and not sweep:
-        frame["arm"], frame.attrs["labels"] = _called(store, frame, sweeps, {})
+        frame["arm"], frame.attrs["labels"] = _called(store, frame, list(sweeps), {})
     if not steps and not {"step", "trial", "trial_id"} & set(only):
         frame = levels_only(frame)
     frame = with_arms(frame)
     if sweeps:
-        frame = frame[frame["trial_id"].isin(_wanted(store, sweeps))]
+        frame = frame[frame["trial_id"].isin(_wanted(store, list(sweeps)))]
     return frame if frame.empty else narrowed(frame, only)
 
 

@@ -168,8 +168,4 @@ def test_no_label_breaks_out_of_a_page_a_table_or_a_figure(tmp_path: Path, capsy
     assert r"\[50% & \<b\>x_1\|y" in printed(capsys, "table", store.uri, "--markdown")
     figure = plot_curves(curves(trials(store)))
     figure.canvas.draw()
-<<<<<<< HEAD:tests/cli/test_verbs_by_arm.py
     assert r"_\$x\$" in {text.get_text().strip() for text in figure.axes[0].get_yticklabels()}
-=======
-    assert r" \_\$x\$".replace(r"\_", "_") in {text.get_text() for text in figure.axes[0].get_yticklabels()}
->>>>>>> show:tests/cli/test_arms.py
