@@ -91,7 +91,8 @@ def test_every_seed_is_a_dot_and_three_make_a_band() -> None:
 
 def one_level() -> pd.DataFrame:
     """Trials of 11 arms at one sparsity, with 3 seeds each."""
-    names = [f"LayerGradCAMShift dropout=false shift={shift}" for shift in range(10)] + ["LayerMagWeight"]
+    names = [f"LayerGradCAMShift dropout=false shift={shift}" for shift in range(8)] + ["LayerMagWeight"]
+    names += [f"LayerGradCAMShift dropout=true shift=10 (rewind={start})" for start in ("init", "none")]
     rows = [
         row | {"arm": name}
         for place, name in enumerate(names)
@@ -117,9 +118,9 @@ def test_at_a_single_level_each_arm_has_a_row_with_its_seeds_and_interval() -> N
     assert high > 0.8
 
 
-@pytest.mark.parametrize("width", [2.5, 3.3, 6.4])
-def test_names_beside_the_rows_of_a_single_level_do_not_overlap(width: float) -> None:
-    with figure_options(width=width, font_size=8):
+@pytest.mark.parametrize(("width", "font_size"), [(2.5, 8), (3.3, 8), (None, None)])
+def test_names_beside_the_rows_of_a_single_level_do_not_overlap(width: float | None, font_size: float | None) -> None:
+    with figure_options(width=width, font_size=font_size):
         figure = plot_curves(curves(one_level()))
         figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]

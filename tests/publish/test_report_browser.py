@@ -121,6 +121,15 @@ def test_two_seeds_are_dots_and_not_an_interval(browser: Page, tmp_path: Path) -
     assert browser.run("document.querySelectorAll('.forest .seed').length") == 2 * 2
 
 
+def test_at_a_single_level_arms_stand_beside_each_other(browser: Page, tmp_path: Path, store: Store) -> None:
+    out = tmp_path / "level.html"
+    out.write_text(report(store, only={"sparsity_asked": ["0", "0.5"]}).text, "utf-8")
+    browser.open(out)
+    marks = "[...document.querySelectorAll('#curve-chart .mark')]"
+    places = browser.run(f"{marks}.map((each) => each.getAttribute('transform').split(/[(,]/)[1])")
+    assert len(places) == len(set(places)) == 2
+
+
 def test_a_link_opens_the_same_view_again(browser: Page, tmp_path: Path, store: Store) -> None:
     browser = _open(browser, tmp_path, store)
     assert browser.run("location.hash") == ""

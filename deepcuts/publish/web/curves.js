@@ -111,7 +111,10 @@ function frame(lines) {
   const first = warp(places[0]), span = warp(places.at(-1)) - first;
   const x = (place) => margin.left + 14 + (span ? (warp(place) - first) / span : 0.5) * (width - margin.left - margin.right - 28);
   const y = (value) => margin.top + (1 - (value - low) / (high - low)) * (height - margin.top - margin.bottom);
-  return { width, height, margin, places, low, high, x, y, wide };
+  // At a single level the arms stand beside each other, in the order of the legend.
+  const gap = Math.min(48, (width - margin.left - margin.right - 28) / lines.length);
+  const aside = (name) => (span ? 0 : gap * (lines.findIndex(([each]) => each === name) - (lines.length - 1) / 2));
+  return { width, height, margin, places, low, high, x, y, aside, wide };
 }
 
 function drawChart() {
@@ -162,14 +165,16 @@ function drawLevels(f, right) {
 
 function drawLine(name, points, f) {
   const sorted = [...points].sort((a, b) => placeOf(a) - placeOf(b));
-  const at = (point, part) => `${f.x(placeOf(point)).toFixed(1)},${f.y(point[part]).toFixed(1)}`;
+  const x = (point) => f.x(placeOf(point)) + f.aside(name);
+  const at = (point, part) => `${x(point).toFixed(1)},${f.y(point[part]).toFixed(1)}`;
   const group = svg('g', { class: 'series', 'data-arm': name, vars: colours(name), 'clip-path': 'url(#plot)' });
   const banded = sorted.filter((point) => point[LOW] !== null && point[COUNT] > 2);
   if (banded.length > 1) group.append(svg('path', { class: 'band', d: `M${banded.map((point) => at(point, HIGH)).join('L')}L${banded.reverse().map((point) => at(point, LOW)).join('L')}Z` }));
+  if (sorted.length === 1 && banded.length) group.append(svg('path', { class: 'curve', d: `M${at(sorted[0], LOW)}L${at(sorted[0], HIGH)}` }));
   group.append(svg('path', { class: 'curve', d: `M${sorted.map((point) => at(point, MEAN)).join('L')}`, 'stroke-dasharray': look(name).dashes || null }));
   for (const point of sorted) {
-    if (dotted(point)) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: f.x(placeOf(point)), cy: f.y(value) }));
-    group.append(marker(name, f.x(placeOf(point)), f.y(point[MEAN])));
+    if (dotted(point)) for (const value of point[VALUES]) group.append(svg('circle', { class: 'seed', r: 3, cx: x(point), cy: f.y(value) }));
+    group.append(marker(name, x(point), f.y(point[MEAN])));
   }
   return group;
 }
