@@ -75,5 +75,7 @@ def can_narrow(model: nn.Module, weight_decay: float) -> bool:
         return False
     if weight_decay or not isinstance(module, nn.Embedding) or module.max_norm is not None:
         return False
+    if not hasattr(model, "config"):  # which says what the special tokens are
+        return False
     parameters = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
     return sum(parameter is module.weight for parameter in parameters) == 1
