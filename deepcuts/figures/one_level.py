@@ -29,7 +29,7 @@ def plot_one_level(frame: pd.DataFrame) -> Figure:
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
     figure = new_figure(6.4, 1)
     names = [_names(part, wrapping(figure) // 2) for _, part in panels]
-    lines = [4 + len(some) * (1.2 + max(name.count("\n") for name in some.values())) for some in names]
+    lines = [7 + len(some) * (1.2 + max(name.count("\n") for name in some.values())) for some in names]
     figure.set_figheight(0.019 * mpl.rcParams["font.size"] * sum(lines))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=lines)
     for axes, ((model, dataset, metric), part), some in zip(grid.flat, panels, names, strict=True):
