@@ -234,7 +234,8 @@ def status(store: Store, by_arm: bool = False) -> pd.DataFrame:
     """How far each sweep of a store is: `sweep, trials` (wanted), `completed, failed, running, left`.
 
     With `by_arm` a row per sweep and `arm`, as its sweep file calls it. A trial is running while its process is seen at
-    work, which may take some seconds to tell.
+    work, which may take some seconds to tell. `attrs["unwanted"]` counts the completed trials that no sweep wants: of a
+    sweep whose file was changed since, or of `run_trial`.
 
     >>> dc.status(dc.Store("results"))
     """
@@ -255,6 +256,8 @@ def status(store: Store, by_arm: bool = False) -> pd.DataFrame:
         rows.append((*key, len(ids), completed, failed, working, left))
     frame = pd.DataFrame(rows, columns=[*keys, "trials", "completed", "failed", "running", "left"])
     frame = frame.sort_values("sweep", kind="stable", ignore_index=True)
+    completed_ids = {trial_id for trial_id, state in statuses.items() if state == "completed"}
+    frame.attrs["unwanted"] = len(completed_ids.difference(*wanted.values()))
     frame.attrs["damaged"] = damaged | read.damaged
     return frame
 

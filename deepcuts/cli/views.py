@@ -113,6 +113,8 @@ def status_verb(args: argparse.Namespace) -> int:
         _print(frame, args)
     else:
         print(f"store {store.uri} holds no sweep yet")
+    if (others := frame.attrs["unwanted"]) and not args.json:
+        print(f"{others} completed trial{'s' * (others > 1)} that no sweep wants now; the other views have them too")
     return _code(frame.attrs["damaged"])
 
 

@@ -93,13 +93,26 @@ def test_show_status_and_rm_name_the_arm(store: Store, capsys: pytest.CaptureFix
     assert re.search(r"^arm +no dropout$", shown, re.M)
     names = [line.split()[0] for line in shown.partition("\n\n")[0].splitlines()]
     assert (names[2], names[-1]) == ("arm", "spec")  # not below the spec, which fills a screen
-    assert re.search(r"^labelled +no dropout +4 +4 +0", printed(capsys, "status", store.uri, "--by-arm"), re.M)
+    told = printed(capsys, "status", store.uri, "--by-arm")
+    assert re.search(r"^labelled +no dropout +4 +4 +0", told, re.M)
+    assert "no sweep wants" not in told
     assert main(["rm", store.uri, "--only", "arm=LayerMagWeight (retrain.epochs=3)"]) == 2  # nobody to ask
     asked = capsys.readouterr().out
     assert asked.count("LayerMagWeight (retrain.epochs=3)") == 4
     assert "to remove: 4 trials" in asked
     assert main(["rm", store.uri, "--only", "sweep=labelled", "--yes"]) == 2
     assert "say --sweep NAME, which leaves the trials that other sweeps want" in capsys.readouterr().err
+
+
+def test_status_counts_the_trials_that_no_sweep_wants_any_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    for seed in range(2):
+        write_arm(store, trial("SNIP", of=dense(seed=seed)), "mine", 0.8)
+    said = "2 completed trials that no sweep wants now; the other views have them too"
+    assert said in printed(capsys, "status", store.uri)
+    assert json.loads(printed(capsys, "status", store.uri, "--json")) == []
 
 
 def test_one_figure_has_a_line_for_each_of_six_arms(store: Store) -> None:
