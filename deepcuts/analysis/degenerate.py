@@ -81,7 +81,11 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
     of_dense = (found["kind"] == "one class") & (found["what"] == "dense")
     for (_, dataset), part in found[of_dense].groupby(["model", "dataset"]):
         networks = part["dense_id"].nunique()
-        said.append(f"{dataset}: {_networks(networks)} predict one class alone before any pruning: train better")
+        verb = "predicts" if networks == 1 else "predict"
+        said.append(
+            f"{dataset}: {_networks(networks)} {verb} one class alone before any pruning: train longer, or at another"
+            " learning rate (finetune.epochs, finetune.lr)"
+        )
     place = ["model", "dataset", "arm", "asked"]
     sizes = dict(rows.groupby(place).size().items())
     for key, part in found[~of_dense].groupby(place, sort=False):

@@ -128,7 +128,7 @@ def labels_of(args: argparse.Namespace, known: Collection[str]) -> dict[str, str
     return found
 
 
-SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (README: The sweep file)")
+SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (docs/sweep-file.md has every key)")
 STORE = argument(
     "store_uri",
     metavar="STORE",
