@@ -48,7 +48,10 @@ class SweepPlan:
     def counts(self) -> str:
         """How many trials are wanted, done and to run."""
         todo = self.todo
-        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run, {len(todo.done)} done"
+        text = f"{len(todo.to_run)} of {len(todo.wanted)} trials to run"
+        if todo.again:
+            text += f" ({len(todo.again)} of them again: their networks are needed, and not in the store)"
+        text += f", {len(todo.done) - len(todo.again)} done"
         if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
             text += f", {len(skipped)} failed before (--retry-failed runs them again)"
         if todo.waiting:

@@ -138,6 +138,9 @@ def test_a_plan_runs_what_is_missing_and_again_what_lost_its_network(tmp_path: P
     plan = make_plan(trials, store)
     assert (plan.to_run, plan.again) == ((first, second, third), {first.trial_id, second.trial_id})
     assert [trial.trial_id for trial in plan.steps] == [first.trial_id]
+    assert planned(store, plan).counts == (
+        "3 of 4 trials to run (2 of them again: their networks are needed, and not in the store), 1 done"
+    )
 
 
 def test_a_mask_needs_its_source_completed_and_no_network(tmp_path: Path) -> None:
