@@ -37,7 +37,7 @@ from deepcuts.sweep.machines import (
     this_machine,
 )
 from deepcuts.sweep.pace import Pace
-from deepcuts.sweep.plan import Plan, make_plan, only_those
+from deepcuts.sweep.plan import Plan, make_plan, no_longer_wanted, only_those
 from deepcuts.sweep.planned import SweepPlan
 from deepcuts.sweep.preflight import check_trials
 from deepcuts.sweep.prepare import Prepared, prepare_sweep
@@ -139,7 +139,9 @@ def _plan(
     cost = _cost(todo, prepared, store, gpus, machines, "gpu")
     check_disk(store, cost)
     store.check_writable()
-    return SweepPlan(prepared, store, todo, gpus, cost, machines, check_trials(todo.to_run, download, file.criteria))
+    forgotten = no_longer_wanted(prepared.spec.name, prepared.spec.trials(), store)
+    facts = (*check_trials(todo.to_run, download, file.criteria), *forgotten)
+    return SweepPlan(prepared, store, todo, gpus, cost, machines, facts)
 
 
 def _todo(sweep: Sweep, store: Store, only: Selection, retry_failed: bool, gpus: float) -> tuple[Prepared, Plan]:

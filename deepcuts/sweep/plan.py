@@ -165,3 +165,20 @@ def only_those(
     if not any(keep):
         raise ValueError(f"--only {selection_text(only)}: no trial of the sweep has all of these")
     return selected_with_needs(trials, keep)
+
+
+def no_longer_wanted(sweep: str, trials: Iterable[TrialSpec], store: Store) -> list[str]:
+    """Say in a sentence how many trials the sweep of this name wanted before and does not want now, if there are any.
+
+    Running it replaces what it wants: a file that was edited, or a narrower run with `--set seeds=[0]`.
+    """
+    wanted = {trial.trial_id for trial in trials}
+    rows = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
+    gone = [row for row in rows if row["sweep"] == sweep and row["trial_id"] not in wanted]
+    if not gone:
+        return []
+    many = "1 trial" if len(gone) == 1 else f"{len(gone)} trials"
+    return [
+        f"sweep {sweep!r} wanted {many} before that it does not want now: what is done stays in the store, but `status`"
+        " and `--sweep` leave it out; to keep both, give this one a name of its own (--set name=NAME)"
+    ]

@@ -9,7 +9,7 @@ from builders.specs import WIDE, sweep
 from builders.stores import write_artifact
 
 from deepcuts.store.store import Store
-from deepcuts.sweep.plan import make_plan, only_those
+from deepcuts.sweep.plan import make_plan, no_longer_wanted, only_those
 from deepcuts.sweep.planned import _arms_in_words
 from deepcuts.sweep.queue import Queue
 
@@ -151,3 +151,15 @@ def test_only_chooses_a_trial_by_the_beginning_of_its_id():
 def test_only_that_leaves_nothing_is_refused(only, message):
     with pytest.raises(ValueError, match=message):
         only_those(sweep(**WIDE).trials(), only)
+
+
+def test_what_a_sweep_of_the_same_name_wanted_before_is_said(tmp_path):
+    store, trials = Store(str(tmp_path)), sweep(**WIDE).trials()
+    about = {"strategy": "LayerSNIP", "dataset": "toy"}
+    for name in ("mine", "other"):
+        store.write("sweeps", name, [about | {"sweep": name, "trial_id": trial.trial_id} for trial in trials])
+    assert no_longer_wanted("mine", trials, store) == no_longer_wanted("new", trials[:1], store) == []
+    (said,) = no_longer_wanted("mine", trials[2:], store)
+    assert said.startswith("sweep 'mine' wanted 2 trials before that it does not want now: what is done stays")
+    (said,) = no_longer_wanted("mine", trials[1:], store)
+    assert "wanted 1 trial before" in said

@@ -156,6 +156,19 @@ def test_facts_of_the_model_are_said_by_plan(tmp_path, monkeypatch, tried, capsy
     assert said.err == "deepcuts: it is slow\n"
 
 
+def test_plan_says_what_the_sweep_of_this_name_wanted_before(tmp_path, tried, capsys):
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    store = Store(str(tmp_path / "store"))
+    words = ["plan", str(tmp_path / "small.yaml"), "--store", store.uri]
+    former = {"trial_id": "0" * 16, "dataset": "toy", "strategy": "LayerSNIP"}
+    store.write("sweeps", "other", [former | {"sweep": "other"}])
+    assert main(words) == 0
+    assert "wanted" not in capsys.readouterr().out
+    store.write("sweeps", "small", [former | {"sweep": "small"}])
+    assert main(words) == 0
+    assert "\n  sweep 'small' wanted 1 trial before that it does not want now: " in capsys.readouterr().out
+
+
 def test_trials_that_are_done_are_not_tried_out(tmp_path, monkeypatch, tried):
     monkeypatch.setattr("deepcuts.sweep.plan.Store.statuses", lambda store: dict.fromkeys(ids, "completed"))
     sweep = deepcuts.read_sweep(KEYS)
