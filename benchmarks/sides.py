@@ -36,7 +36,7 @@ class Measured:
 
 
 # Imported once, by the process from which all sides are forked; nothing of it starts threads or touches a GPU.
-PRELOAD = ["torch", "transformers", "pandas", "deepcuts.trial.trial"]
+PRELOAD = ["torch", "transformers", "pandas", "deepcuts.trial.trial", "deepcuts.sweep.launch", "deepcuts.sweep.single"]
 # How long a side may still take once the time for a comparison is over, as a share of that time.
 GRACE = 0.25
 
