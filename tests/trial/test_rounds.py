@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from deepcuts.experiment.grid import SweepSpec
 from deepcuts.experiment.spec import TrialSpec
-from deepcuts.scoring.score import _add_group
 from deepcuts.store.cache import collect_garbage, remove_stage, shared_stages
 from deepcuts.store.masks import masks
 from deepcuts.store.removal import plan_removal
@@ -25,7 +23,6 @@ from deepcuts.sweep.launch import _write_sweep
 from deepcuts.sweep.plan import make_plan, only_those
 from deepcuts.sweep.single import run_trial
 from deepcuts.training.checkpoint import Interrupted
-from deepcuts.training.step import take_step
 from deepcuts.trial.context import Context
 from deepcuts.trial.earlier import round_before
 from deepcuts.trial.loading import load_network
@@ -63,24 +60,6 @@ def left_by(store: Store, trial: TrialSpec) -> dict[str, Tensor]:
 
 def dense_of(store: Store, spec: SweepSpec) -> dict[str, Tensor]:
     return load_artifact(store, "dense", spec.trials()[0].dense.dense_id, "model.safetensors")
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many optimiser steps were made, and how many batches were scored."""
-    counted = {"step": 0, "batch": 0}
-
-    def counting_steps(*arguments: Any) -> Any:
-        counted["step"] += 1
-        return take_step(*arguments)
-
-    def counting_batches(*arguments: Any) -> None:
-        counted["batch"] += len(signature(_add_group).bind(*arguments).arguments["group"].batches)
-        _add_group(*arguments)
-
-    monkeypatch.setattr("deepcuts.training.step.take_step", counting_steps)
-    monkeypatch.setattr("deepcuts.scoring.score._add_group", counting_batches)
-    return counted
 
 
 def highest_of_all(weights: dict[str, Tensor], alive: dict[str, np.ndarray], density: float) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.settings import Scoring, Training, examples_at_once
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.network import set_weights, weights_of
-from deepcuts.scoring.score import _add_group
 from deepcuts.store.store import Store
-from deepcuts.training.step import take_step
 from deepcuts.training.train import Interrupted
 from deepcuts.trial.loading import load_material, load_network
 from deepcuts.trial.trial import run_stages
@@ -35,25 +32,6 @@ SHORT = Training(epochs=0, batch_size=16)
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many optimiser steps were made, and how many batches were scored."""
-
-    counted = {"step": 0, "batch": 0}
-
-    def counting_steps(*arguments: Any) -> Any:
-        counted["step"] += 1
-        return take_step(*arguments)
-
-    def counting_batches(*arguments: Any) -> None:
-        counted["batch"] += len(signature(_add_group).bind(*arguments).arguments["group"].batches)
-        _add_group(*arguments)
-
-    monkeypatch.setattr("deepcuts.training.step.take_step", counting_steps)
-    monkeypatch.setattr("deepcuts.scoring.score._add_group", counting_batches)
-    return counted
 
 
 def test_strategies_share_one_fine_tuning_and_one_pass_of_each_kind(store: Store, calls: dict[str, int]) -> None:
