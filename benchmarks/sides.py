@@ -206,7 +206,7 @@ def peaks(args: argparse.Namespace) -> Peaks:
     import torch
 
     torch.set_num_threads(args.threads)
-    size, elements = (8192, 1 << 28) if args.device == "cuda" else (2048, 1 << 25)
+    size, elements = (8192, 1 << 28) if args.device == "cuda" else (1024, 1 << 24)
 
     def best(work: Callable[[], object]) -> float:
         work()

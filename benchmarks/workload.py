@@ -58,6 +58,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=50, help="batches in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="begin no further round of a comparison after so many")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--json", type=Path)
     return parser
 
@@ -111,7 +112,7 @@ def network(args: argparse.Namespace, side: str) -> Network:
     use_quick_dropout(module)
     use_quick_attention(module)
     module = module.to(args.device)
-    run = compiled(module) if "compiled" in side else None
+    run = compiled(module, args.backend) if "compiled" in side else None
     precision = "bf16" if "bf16" in side else "fp32"
     return Network(module, "linear", "mean", precision, torch.device(args.device), run, "captured" in side)
 

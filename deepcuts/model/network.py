@@ -100,14 +100,14 @@ class Network:
         return total if self.loss == "mse_sum" and outputs.shape[1] == 1 else total / examples
 
 
-def compiled(model: nn.Module) -> Callable[..., Any]:
+def compiled(model: nn.Module, backend: str = "inductor") -> Callable[..., Any]:
     """Return the model under `torch.compile`, which compiles it at its first batch, for batches of all shapes.
 
     Forgets what this process compiled before: torch stops compiling code that it has compiled for eight other networks,
     and the bits must not depend on what ran before.
     """
     torch.compiler.reset()
-    run: Callable[..., Any] = torch.compile(model, dynamic=True)
+    run: Callable[..., Any] = torch.compile(model, dynamic=True, backend=backend)
     return run
 
 
