@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from deepcuts.names import natural
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.store.used_stages import Stage, used_stages
@@ -44,7 +45,7 @@ def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> l
     built_on, rows = {row["builds_on"] for row in left}, []
     metas = {(kind, key): store.artifact(kind, key) or {} for kind in SHARED_KINDS for key in store.artifacts(kind)}
     names = _names(store, metas)
-    for kind, key in metas:
+    for kind, key in sorted(metas, key=lambda stage: (SHARED_KINDS.index(stage[0]), natural(names[stage]))):
         about = _of_dense(metas, kind, key)
         needed = (about.get("dataset"), about.get("seed")) in tasks if about else bool(left)
         rows.append(

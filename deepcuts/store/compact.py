@@ -70,16 +70,16 @@ def compact_many(store: Store, say: Callable[[str], None]) -> None:
         say(f"merged {row['files']:,} files of {row['table']} into {row['name']}")
 
 
-def _gathered(store: Store, table: str, sizes: Mapping[str, int]) -> Iterator[pa.Table]:
-    """Yield the rows of the files in their order, some files at a time (FILES_AT_ONCE); `sizes` is by name.
+def _gathered(store: Store, table: str, names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[pa.Table]:
+    """Yield the rows of the files in their order, some files at a time (FILES_AT_ONCE).
 
     Each table that is yielded becomes a row group, and every row group costs time when the file is read. Only masks
     are yielded a trial at a time, because those of one trial are large.
     """
     some, size = list[str](), 0
-    for name in sizes:
+    for name in names:
         some.append(name)
-        size += sizes[name]
+        size += sizes.get(name, 0)
         if table == "masks" or len(some) == FILES_AT_ONCE or size >= BYTES_AT_ONCE:
             yield _rows(store, table, some)
             some, size = [], 0
@@ -97,10 +97,11 @@ def _merge(store: Store, table: str, names: list[str], number: int) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     target = f"{table}/{COMPACTED}{number:06}-{digest}.parquet"
     before = _marks(store, table, names)
+    sizes = {name: size or 0 for name, (_, size) in before.items()}
     rows = 0
     with store.new_file(target) as path:
         with path.open("w+b") as file, table_writer(file, table, {"compression": "zstd"}) as writer:
-            for content in _gathered(store, table, {name: before[name][1] or 0 for name in names}):
+            for content in _gathered(store, table, names, sizes):
                 rows += content.num_rows
                 writer.write_table(content, row_group_size=1 if table == "masks" else None)
         written = pq.read_metadata(path).num_rows
