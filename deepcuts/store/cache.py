@@ -14,7 +14,7 @@ from pyarrow import fs
 from deepcuts.names import natural
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.store.used_stages import Stage, used_stages
+from deepcuts.store.used_stages import StageKey, used_stages
 
 SHARED_KINDS = ("dense", "teachers", "scores", "rounds")
 
@@ -66,20 +66,20 @@ def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> l
     return rows
 
 
-def _of_dense(metas: Mapping[Stage, Row], kind: str, key: str) -> Row:
+def _of_dense(metas: Mapping[StageKey, Row], kind: str, key: str) -> Row:
     """Return the spec of the fine-tuned network that a stage is or was made with; empty where it is not known."""
     meta = metas[kind, key]
     dense = meta if kind == "dense" else metas.get(("dense", str(meta.get("dense_id"))), {})
     return dict(dense.get("spec", {}))
 
 
-def _names(store: Store, metas: Mapping[Stage, Row]) -> dict[Stage, str]:
+def _names(store: Store, metas: Mapping[StageKey, Row]) -> dict[StageKey, str]:
     """Name each stage by its dataset, seed and criterion, or as the round that it is; and by what tells it from others.
 
     What tells it are the settings in which stages differ that would have the same name without them.
     """
-    rounds, alike = _rounds(store), defaultdict[tuple[str, str], list[Stage]](list)
-    settings: dict[Stage, Row] = {}
+    rounds, alike = _rounds(store), defaultdict[tuple[str, str], list[StageKey]](list)
+    settings: dict[StageKey, Row] = {}
     for (kind, key), meta in metas.items():
         about = _of_dense(metas, kind, key)
         name = f"{about.get('dataset', '?')} seed {about.get('seed', '?')}"
@@ -114,7 +114,7 @@ def _rounds(store: Store) -> dict[str, tuple[str, Row]]:
     }
 
 
-def _differences(settings: Mapping[Stage, Row]) -> dict[Stage, str]:
+def _differences(settings: Mapping[StageKey, Row]) -> dict[StageKey, str]:
     """Write the settings of each stage in which some of them differ: ` (shift=0.1, dropout=True)`."""
     names = dict.fromkeys(name for some in settings.values() for name in some)
     told = [name for name in names if len({repr(some.get(name)) for some in settings.values()}) > 1]

@@ -11,20 +11,20 @@ import pyarrow.dataset as ds
 from deepcuts.store.store import Store
 
 # The kind and the id of a shared stage.
-Stage = tuple[str, str]
+StageKey = tuple[str, str]
 
 # What Wanda's scores have in common with those of the trial's criterion, besides the fine-tuned network.
 _ABOUT_SCORES = ("network", "prune_biases", "exclude")
 
 
-def used_stages(store: Store) -> dict[str, set[Stage]]:
+def used_stages(store: Store) -> dict[str, set[StageKey]]:
     """Return the shared stages that each trial was made with, by the trial's id.
 
     They are the fine-tuned network (`dense`), its outputs where it taught (`teachers`), the scores of the criterion and
     for Owl Wanda's beside them (`scores`), and the network that the round before left (`rounds`).
     """
     columns = ["trial_id", "dense_id", "score_id", "previous"]
-    used: dict[str, set[Stage]] = {}
+    used: dict[str, set[StageKey]] = {}
     for row in store.read("trials", columns).table.to_pylist():
         stages = {"dense": row["dense_id"], "scores": row["score_id"], "rounds": row["previous"]}
         used[row["trial_id"]] = {(kind, key) for kind, key in stages.items() if key}
@@ -51,7 +51,7 @@ def _wanda(store: Store) -> dict[str, dict[str, Any]]:
     return {key: meta for key, meta in metas.items() if meta.get("spec", {}).get("criterion") == "Wanda"}
 
 
-def _finds_outliers_for(spec: Mapping[str, Any], meta: Mapping[str, Any], used: set[Stage]) -> bool:
+def _finds_outliers_for(spec: Mapping[str, Any], meta: Mapping[str, Any], used: set[StageKey]) -> bool:
     """Whether the Wanda scores that a meta describes are those that a trial of Owl needs."""
     made, asked = meta["spec"], spec.get("outliers") or {}
     alike = all((made.get(name) or None) == (spec["score"].get(name) or None) for name in _ABOUT_SCORES)

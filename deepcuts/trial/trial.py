@@ -94,8 +94,9 @@ def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool 
 
 def _halved(trial: TrialSpec, context: Context) -> Context | None:
     """Return the context with half of what ran at most at once; None where a single example was too much already."""
-    trained = [trial.dense.finetune] if trial.retrain is None else [trial.dense.finetune, trial.retrain]
-    now = max(examples_at_once(context.bound(each)) for each in (*trained, *trial.passes))
+    trained = (trial.dense.finetune, trial.retrain or trial.dense.finetune)
+    sizes = [examples_at_once(context.bound(each)) for each in trained]
+    now = max(sizes + [examples_at_once(context.bound(each)) for each in trial.passes])
     return replace(context, micro_batch=now // 2) if now > 1 else None
 
 

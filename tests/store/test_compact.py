@@ -97,8 +97,8 @@ def test_a_trial_that_runs_again_during_a_compaction_keeps_its_new_rows(
 ) -> None:
     gathered = compaction._gathered
 
-    def slowly(store: Store, table: str, names: list[str]) -> Iterator[object]:
-        yield from gathered(store, table, names)
+    def slowly(store: Store, table: str, names: list[str], sizes: dict[str, int]) -> Iterator[object]:
+        yield from gathered(store, table, names, sizes)
         if table == "trials":
             whole_trial(store, A, 10)
 
