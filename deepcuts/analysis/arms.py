@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
+from deepcuts.analysis.shared_trials import counted_at_once, lent
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
@@ -61,6 +62,7 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
     if "mask_from" in trials:
         found = [{**some, **source} for some, source in zip(found, _sources(trials), strict=True)]
+    found = counted_at_once(trials.assign(spec=specs), found)
     frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
     coded = zip(found, _codes(frame), strict=True)
     frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
@@ -108,9 +110,10 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
     rows = frame.assign(label=own.where(own.notna(), frame["strategy"]))
     rows["own"] = rows["label"] != rows["strategy"]
     rows["age"] = rows["label"].map({name: age for age, name in enumerate(frame.attrs.get("labels", []))}).fillna(-1)
+    rows["its own"] = ~lent(rows)
     when = [name for name in ("finished_at",) if name in rows]
     kind = [*_TASK, "strategy", "settings"]
-    last = rows.sort_values(["age", *when, "own"], kind="stable", na_position="first").drop_duplicates(
+    last = rows.sort_values(["its own", "age", *when, "own"], kind="stable", na_position="first").drop_duplicates(
         kind, keep="last"
     )
     labels = dict(zip(last[kind].itertuples(index=False, name=None), last["label"], strict=True))

@@ -49,7 +49,7 @@ def report_verb(args: argparse.Namespace) -> int:
 def export_verb(args: argparse.Namespace) -> int:
     """The pruned network of a trial as a transformers folder."""
     try:
-        row = deepcuts.export(existing(args.store_uri), args.trial, Path(args.folder), shrink=args.shrink)
+        row = deepcuts.export(existing(args.store_uri), args.trial, args.folder, shrink=args.shrink)
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from deepcuts.sweep.planned import SweepPlan
 
 RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
+CRITERIA_FILE = argument(
+    "--criteria",
+    action="append",
+    default=[],
+    metavar="FILE.py",
+    help="the file with a criterion of your own, where a store names the trial",
+)
 ADDRESS = argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
 
 
@@ -120,13 +127,7 @@ def plan_verb(args: argparse.Namespace) -> int:
     argument("source", metavar="SWEEP.yaml|STORE", help="a sweep file, or a store that has the trial's row"),
     TRIAL,
     *INTO,
-    argument(
-        "--criteria",
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="the file with a criterion of your own, where a store names the trial",
-    ),
+    CRITERIA_FILE,
 )
 def run_one_verb(args: argparse.Namespace) -> int:
     """Run one trial, saying how far it is; a failed one prints its traceback."""
@@ -166,6 +167,7 @@ def run_one_verb(args: argparse.Namespace) -> int:
     TRIAL,
     argument("--sparsity", type=float, nargs="+", default=[0.5], metavar="S", help="shares to prune (default: 0.5)"),
     argument("--by", default="tensor", choices=("tensor", "kind", "layer"), help="what is pruned together"),
+    CRITERIA_FILE,
     OUTPUT,
     JSON,
 )
@@ -176,7 +178,7 @@ def sensitivity_verb(args: argparse.Namespace) -> int:
     store, out = existing(args.store_uri), args.output or "sensitivity.png"
     check_suffix(out)
     told = _Evaluations(sys.stderr if args.json else sys.stdout)
-    made = deepcuts.sensitivity(store, args.trial, args.sparsity, args.by, on_evaluation=told)
+    made = deepcuts.sensitivity(store, args.trial, args.sparsity, args.by, criteria=args.criteria, on_evaluation=told)
     if args.json:
         print_json(made)
         return DONE

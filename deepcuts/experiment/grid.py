@@ -76,14 +76,14 @@ class SweepSpec:
     def labels(self) -> dict[str, str]:
         """Map the ids of the trials to the labels of their arms; of several labels, the first that the sweep has.
 
-        The rounds of an arm that no level asks for have its label too.
+        Rounds of an arm that no level asks for have its label too, and trials that are wanted for their masks alone.
         """
         found: dict[str, str] = {}
         for label, trial in self._asked:
             found.setdefault(trial.trial_id, label)
         for label, trial in self._asked:
-            while trial.previous is not None:
-                trial = trial.previous
+            while trial.builds_on is not None:
+                trial = trial.builds_on
                 found.setdefault(trial.trial_id, label)
         return found
 

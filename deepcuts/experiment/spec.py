@@ -28,8 +28,9 @@ from deepcuts.pruning.criteria import CRITERIA, Control, Needs, Pass, Scope, is_
 from deepcuts.seeds import derive
 
 # Raise a stage's number when its code changes what it computes: only its results, and what follows, grow stale.
-# `control` is what controls draw at random: it enters the ids of their trials alone.
-VERSIONS = {"dense": 5, "score": 7, "trial": 5, "control": 1}
+# `control` is what controls draw at random, `shuffled_start` how the weights of that start are permuted: they enter
+# the ids of those trials alone.
+VERSIONS = {"dense": 5, "score": 7, "trial": 5, "control": 1, "shuffled_start": 1}
 
 
 class ModelSource(Frozen):
@@ -259,7 +260,7 @@ class TrialSpec(Frozen):
 
     @cached_property
     def control_seed(self) -> int:
-        """The seed of what a control draws: random scores, or a permutation of the mask.
+        """The seed of what a control draws: random scores, or a permutation of the mask or of the start's weights.
 
         It follows from the seed, the strategy and what the dataset is (its settings or content, never its name), so
         that no two controls share random numbers. It does not follow from the level: masks stay nested. Nor from other
@@ -283,6 +284,8 @@ class TrialSpec(Frozen):
             fields["mask_file"] = {"digest": self.mask_file.digest, "trial": self.mask_file.trial}
         if is_control(self.strategy) or self.start != "rewind":
             fields["control_version"] = VERSIONS["control"]
+        if self.start == "shuffled":
+            fields["shuffled_start_version"] = VERSIONS["shuffled_start"]
         if self.prunes:
             return _digest("trial", fields | {"score_version": VERSIONS["score"]})
         for asked in ("compression", "sparsity"):  # the same trial in a sweep of compressions or of sparsities

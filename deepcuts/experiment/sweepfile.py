@@ -341,7 +341,7 @@ class SweepFile(Settings):
                 made["rounds"]["retrain"] = settings.rounds.retraining(retrain).model_dump(mode="json")
             return made
 
-        overrides = {name: whole(self.for_dataset(ALIASES.get(name, name))) for name in self.overrides}
+        overrides = {name: whole(self.for_dataset(self.row_name(name))) for name in self.overrides}
         given = self.model_dump(mode="json", include={"strategies"}, exclude_unset=True)
         return whole(self) | given | {"overrides": overrides}
 

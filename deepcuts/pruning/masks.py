@@ -61,6 +61,7 @@ def make_masks(
     wanda: Scores | None = None,
     layers: Sequence[FeedForward] = (),
     alive: Masks | None = None,
+    lowest: bool = False,
 ) -> dict[str, Tensor]:
     """Keep a fraction of all weights, by the highest scores of those that compete with each other in this scope.
 
@@ -71,12 +72,16 @@ def make_masks(
 
     Scores are (O, I), those of the names in `transposed` (I, O), or (O,) of a bias, which counts as a single row. Owl
     needs the Wanda scores of the same tensors. Masks have the shape of the scores; True keeps. What is not `alive` was
-    pruned before, and is kept last; the fraction is of all weights nevertheless. Raises ValueError for a NaN score, for
-    a fraction outside 0 to 1, and where NM24 or so few neurons cannot be had.
+    pruned before, and is kept last; the fraction is of all weights nevertheless. With `lowest`, a control, the lowest
+    scores of each group that competes stay, as many; Lamp decides by the highest how many that are of each tensor.
+    Raises ValueError for a NaN score, for a fraction outside 0 to 1, and where NM24 or so few neurons cannot be had.
     """
-    for name, score in scores.items():
-        if bool(torch.isnan(score).any()):
-            raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
+    if lowest and scope == "lamp":
+        kept = make_masks(scores, fraction, scope, alive=alive)
+        return _lowest_of_each(scores, {name: int(mask.sum()) for name, mask in kept.items()}, alive)
+    _check_numbers(scores)
+    if lowest:
+        scores = {name: -score for name, score in scores.items()}
     ordered = _dead_last({name: scores[name] for name in bytewise(scores)}, alive)
     if scope == "row":
         return _by_rows(ordered, transposed, lambda row: highest(row, count_kept(fraction, row.shape[-1])))
@@ -96,24 +101,15 @@ def make_masks(
     return {name: highest(score.flatten(), counts[name]).view(score.shape) for name, score in ordered.items()}
 
 
-def lowest_masks(
-    scores: Scores,
-    fraction: float,
-    scope: Scope,
-    transposed: Collection[str] = (),
-    wanda: Scores | None = None,
-    layers: Sequence[FeedForward] = (),
-    alive: Masks | None = None,
-) -> dict[str, Tensor]:
-    """Keep the lowest scores where `make_masks` keeps the highest: as many of each group that competes (a control).
+def _check_numbers(scores: Scores) -> None:
+    for name, score in scores.items():
+        if bool(torch.isnan(score).any()):
+            raise ValueError(f"{int(torch.isnan(score).sum())} of {score.numel()} scores of {name!r} are NaN")
 
-    Lamp decides by the highest scores how many each tensor keeps, and these are then its lowest ones.
-    """
-    turned = {name: -score for name, score in scores.items()}
-    if scope != "lamp":
-        return make_masks(turned, fraction, scope, transposed, wanda, layers, alive)
-    counts = {name: int(mask.sum()) for name, mask in make_masks(scores, fraction, scope, alive=alive).items()}
-    turned = _dead_last(turned, alive)
+
+def _lowest_of_each(scores: Scores, counts: Mapping[str, int], alive: Masks | None) -> dict[str, Tensor]:
+    """Keep so many of the lowest scores of each tensor."""
+    turned = _dead_last({name: -score for name, score in scores.items()}, alive)
     return {name: highest(turned[name].flatten(), kept).view(turned[name].shape) for name, kept in counts.items()}
 
 

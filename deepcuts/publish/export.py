@@ -28,7 +28,7 @@ from deepcuts.store.tables import Row
 from deepcuts.store.tensors import load_artifact
 
 
-def export(store: Store, trial: str, folder: Path, *, shrink: bool = False) -> Row:
+def export(store: Store, trial: str, folder: str | Path, *, shrink: bool = False) -> Row:
     """Write the retrained network of a trial (an id, or a prefix of one) into a new or empty folder.
 
     Returns the trial's row. `from_pretrained(folder)` gives the network that the trial ended with, bit for bit. With
@@ -39,8 +39,9 @@ def export(store: Store, trial: str, folder: Path, *, shrink: bool = False) -> R
     Raises ValueError for an unknown trial, a trial whose weights were not kept, a folder that is not empty, and a
     network that cannot be made smaller; OSError where the kept weights or masks are damaged.
 
-    >>> dc.export(store, trials["trial_id"].iloc[1], Path("pruned"))  # of a sweep with keep_models: true
+    >>> dc.export(store, trials["trial_id"].iloc[1], "pruned")  # of a sweep with keep_models: true
     """
+    folder = Path(folder)
     [row] = records(show(store, trial))
     _check_folder(folder)
     _check_kept(store, row)

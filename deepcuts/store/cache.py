@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import pyarrow.dataset as ds
 from pyarrow import fs
 
+from deepcuts.names import natural
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
+from deepcuts.store.used_stages import StageKey, used_stages
 
 SHARED_KINDS = ("dense", "teachers", "scores", "rounds")
 
@@ -19,9 +24,10 @@ def shared_stages(store: Store) -> list[Row]:
 
     And per working checkpoint; complete or not.
 
-    A row has `kind, id, what` (dataset, seed and criterion), `bytes`, `used_by` (the number of trials that were made
-    with it) and `needed`: a trial that a sweep wants, and that is not completed, may use it. The network that a round
-    of iterative pruning left (`rounds`) is needed by the trials that build on it alone.
+    A row has `kind, id, what` (dataset, seed and criterion, and the settings that tell it from others of the same),
+    `bytes`, `used_by` (the number of trials that were made with it) and `needed`: a trial that a sweep wants, and that
+    is not completed, may use it. The network that a round of iterative pruning left (`rounds`) is needed by the trials
+    that build on it alone.
 
     >>> dc.shared_stages(store)
     """
@@ -35,24 +41,23 @@ def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> l
     asked = [row for row in wanted if row["sweep"] != sweep]
     left = [row for row in asked if row["trial_id"] in removed or statuses.get(row["trial_id"]) != "completed"]
     ids, tasks = {row["trial_id"] for row in left}, {(row["dataset"], row["seed"]) for row in left}
-    used, names, rows = _used(store), _named(store), []
-    built_on = {row["builds_on"] for row in left}
-    for kind in SHARED_KINDS:
-        for key in store.artifacts(kind):
-            meta = store.artifact(kind, key) or {}
-            dense = meta if kind == "dense" else store.artifact("dense", str(meta.get("dense_id"))) or {}
-            spec = dense.get("spec", {})
-            needed = (spec.get("dataset"), spec.get("seed")) in tasks if spec else bool(left)
-            rows.append(
-                {
-                    "kind": kind,
-                    "id": key,
-                    "what": names.get(key, "of a round") if kind == "rounds" else _what(spec, meta, kind),
-                    "bytes": sum(size for _, size in _files(store, f"artifacts/{kind}/{key}")),
-                    "used_by": used[key],
-                    "needed": key in built_on if kind == "rounds" else needed,
-                }
-            )
+    used = Counter(stage for stages in used_stages(store).values() for stage in stages)
+    built_on, rows = {row["builds_on"] for row in left}, []
+    metas = {(kind, key): store.artifact(kind, key) or {} for kind in SHARED_KINDS for key in store.artifacts(kind)}
+    names = _names(store, metas)
+    for kind, key in sorted(metas, key=lambda stage: (SHARED_KINDS.index(stage[0]), natural(names[stage]))):
+        about = _of_dense(metas, kind, key)
+        needed = (about.get("dataset"), about.get("seed")) in tasks if about else bool(left)
+        rows.append(
+            {
+                "kind": kind,
+                "id": key,
+                "what": names[kind, key],
+                "bytes": sum(size for _, size in _files(store, f"artifacts/{kind}/{key}")),
+                "used_by": used[kind, key],
+                "needed": key in built_on if kind == "rounds" else needed,
+            }
+        )
     for name, size in _files(store, "artifacts/_checkpoints"):
         key = name.rpartition("/")[2].removesuffix(".safetensors")
         whose = {"kind": "checkpoint", "id": key, "what": "work under way", "bytes": size, "used_by": 0}
@@ -61,28 +66,76 @@ def stages_after(store: Store, removed: Collection[str], sweep: str | None) -> l
     return rows
 
 
-def _what(spec: dict[str, Any], meta: dict[str, Any], kind: str) -> str:
-    if not meta:
-        return "incomplete"
-    name = f"{spec.get('dataset', '?')} seed {spec.get('seed', '?')}"
-    criterion = meta.get("spec", {}).get("criterion") if kind == "scores" else None
-    return f"{name} {criterion}" if criterion else name
+def _of_dense(metas: Mapping[StageKey, Row], kind: str, key: str) -> Row:
+    """Return the spec of the fine-tuned network that a stage is or was made with; empty where it is not known."""
+    meta = metas[kind, key]
+    dense = meta if kind == "dense" else metas.get(("dense", str(meta.get("dense_id"))), {})
+    return dict(dense.get("spec", {}))
 
 
-def _used(store: Store) -> Counter[str]:
-    """Count the trials that were made with each fine-tuned network, set of scores and network of a round."""
-    table = store.read("trials", ["dense_id", "score_id", "previous"]).table
-    return Counter(key for name in table.schema.names for key in table[name].to_pylist() if key)
+def _names(store: Store, metas: Mapping[StageKey, Row]) -> dict[StageKey, str]:
+    """Name each stage by its dataset, seed and criterion, or as the round that it is; and by what tells it from others.
 
-
-def _named(store: Store) -> dict[str, str]:
-    """Name the trials that are rounds of iterative pruning, by id."""
-    rows = store.read("trials", ["trial_id", "dataset", "seed", "strategy", "round"]).table.to_pylist()
+    What tells it are the settings in which stages differ that would have the same name without them.
+    """
+    rounds, alike = _rounds(store), defaultdict[tuple[str, str], list[StageKey]](list)
+    settings: dict[StageKey, Row] = {}
+    for (kind, key), meta in metas.items():
+        about = _of_dense(metas, kind, key)
+        name = f"{about.get('dataset', '?')} seed {about.get('seed', '?')}"
+        if kind == "rounds":
+            name, about = rounds.get(key, ("of a round", {}))
+        elif kind == "scores":
+            about |= meta.get("spec", {})
+            name += f" {about.get('criterion', '')}".rstrip()
+        alike[kind, name if meta else "incomplete"].append((kind, key))
+        settings[kind, key] = _flat(about)
     return {
-        row["trial_id"]: f"{row['dataset']} seed {row['seed']} {row['strategy']} round {row['round']}"
-        for row in rows
-        if row["round"] is not None
+        stage: name + differences
+        for (_, name), same in alike.items()
+        for stage, differences in _differences({stage: settings[stage] for stage in same}).items()
     }
+
+
+def _rounds(store: Store) -> dict[str, tuple[str, Row]]:
+    """Return the names of the trials that are rounds of iterative pruning, and their settings, by id."""
+    columns = ["trial_id", "dataset", "seed", "strategy", "arm", "round", "spec"]
+    rows = store.read("trials", columns, ds.field("round").is_valid()).table.to_pylist()
+    return {
+        row["trial_id"]: (
+            f"{row['dataset']} seed {row['seed']} {row['arm'] or row['strategy']} round {row['round']}",
+            {
+                name: value
+                for name, value in json.loads(row["spec"] or "{}").items()
+                if name not in ("previous", "chain")
+            },
+        )
+        for row in rows
+    }
+
+
+def _differences(settings: Mapping[StageKey, Row]) -> dict[StageKey, str]:
+    """Write the settings of each stage in which some of them differ: ` (shift=0.1, dropout=True)`."""
+    names = dict.fromkeys(name for some in settings.values() for name in some)
+    told = [name for name in names if len({repr(some.get(name)) for some in settings.values()}) > 1]
+    texts = {}
+    for stage, some in settings.items():
+        words = ", ".join(f"{name}={_short(some[name])}" for name in told if name in some)
+        texts[stage] = f" ({words})" if words else ""
+    return texts
+
+
+def _flat(settings: Mapping[str, Any], begin: str = "") -> Row:
+    found: Row = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{begin}{name}.") if isinstance(value, Mapping) else {begin + name: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    """Write a value, of an id or a digest its first 8 digits."""
+    text = str(value)
+    return text[:8] if re.fullmatch("[0-9a-f]{16,}", text) else text
 
 
 def _files(store: Store, folder: str) -> Iterator[tuple[str, int]]:

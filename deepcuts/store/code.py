@@ -36,9 +36,9 @@ def all_code(store: Store) -> list[str]:
 
 
 def used_code(store: Store) -> Counter[str]:
-    """Count the trials that were scored by each file, by its digest."""
+    """Count the trials that were scored by each file, by its digest; the spec of a later round has it in each round."""
     specs = store.read("trials", ["spec"]).table["spec"].to_pylist()
-    return Counter(digest for spec in specs if spec for digest in _OWN.findall(spec))
+    return Counter(digest for spec in specs if spec for digest in set(_OWN.findall(spec)))
 
 
 def remove_unused_code(store: Store) -> None:

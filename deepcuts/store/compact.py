@@ -7,7 +7,7 @@ readers list a table anew when a file is gone, and a file that somebody has writ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +22,9 @@ from deepcuts.store.tables import CHECKED, SCHEMAS, compaction_number, table_wri
 
 # The rows in `trials` go last: as long as one stands alone, everything of its trial can be found.
 MERGED_TABLES = ("masks", "predictions", "metrics", "trials")
-FILES_AT_ONCE = 100
+# How many files are read at once: so many, or fewer whose sizes on disk sum to so many bytes. In memory, predictions
+# need some five times as much.
+FILES_AT_ONCE, BYTES_AT_ONCE = 100, 1 << 24
 MANY_FILES = 1000
 CLAIM = "compaction"
 
@@ -68,27 +70,38 @@ def compact_many(store: Store, say: Callable[[str], None]) -> None:
         say(f"merged {row['files']:,} files of {row['table']} into {row['name']}")
 
 
-def _gathered(store: Store, table: str, names: list[str]) -> Iterator[pa.Table]:
-    """Yield the rows of the files in their order, FILES_AT_ONCE files at a time.
+def _gathered(store: Store, table: str, names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[pa.Table]:
+    """Yield the rows of the files in their order, some files at a time (FILES_AT_ONCE).
 
     Each table that is yielded becomes a row group, and every row group costs time when the file is read. Only masks
     are yielded a trial at a time, because those of one trial are large.
     """
-    at_once = 1 if table == "masks" else FILES_AT_ONCE
-    for start in range(0, len(names), at_once):
-        paths = [store.path(table, name) for name in names[start : start + at_once]]
-        data = ds.dataset(paths, SCHEMAS[table], format=CHECKED, filesystem=store.filesystem)
-        yield data.to_table().cast(SCHEMAS[table])
+    some, size = list[str](), 0
+    for name in names:
+        some.append(name)
+        size += sizes.get(name, 0)
+        if table == "masks" or len(some) == FILES_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield _rows(store, table, some)
+            some, size = [], 0
+    if some:
+        yield _rows(store, table, some)
+
+
+def _rows(store: Store, table: str, names: Sequence[str]) -> pa.Table:
+    paths = [store.path(table, name) for name in names]
+    data = ds.dataset(paths, SCHEMAS[table], format=CHECKED, filesystem=store.filesystem)
+    return data.to_table().cast(SCHEMAS[table])
 
 
 def _merge(store: Store, table: str, names: list[str], number: int) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     target = f"{table}/{COMPACTED}{number:06}-{digest}.parquet"
     before = _marks(store, table, names)
+    sizes = {name: size or 0 for name, (_, size) in before.items()}
     rows = 0
     with store.new_file(target) as path:
         with path.open("w+b") as file, table_writer(file, table, {"compression": "zstd"}) as writer:
-            for content in _gathered(store, table, names):
+            for content in _gathered(store, table, names, sizes):
                 rows += content.num_rows
                 writer.write_table(content, row_group_size=1 if table == "masks" else None)
         written = pq.read_metadata(path).num_rows

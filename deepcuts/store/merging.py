@@ -7,7 +7,10 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from deepcuts.names import valid_name
 from deepcuts.store.checksums import seal_text, unsealed_text
@@ -15,9 +18,11 @@ from deepcuts.store.code import all_code, keep_code, kept_code
 from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.removal import check_sweep
 from deepcuts.store.store import Store
-from deepcuts.store.tables import Row
+from deepcuts.store.tables import encode_table, in_schema
 
 TRIALS_AT_ONCE = 100
+# How many rows of a file are read at once. Those of masks are large.
+ROWS_AT_ONCE = {"masks": 16, "predictions": 1 << 16, "metrics": 1 << 16, "trials": 1 << 10}
 ARTIFACTS = ("dense", "teachers", "scores", "rounds", "models")
 # The results in a row of each table. All else is when, where and by which version a trial ran, or a name: folders of
 # models and data differ between machines, and are no part of a trial's id.
@@ -109,28 +114,60 @@ def _digests(store: Store, ids: Sequence[str]) -> dict[str, str]:
     """Return a checksum of the results of each trial, by id."""
     digests = {key: hashlib.sha256() for key in ids}
     for table, columns in _RESULTS.items():
-        for key, rows in _rows(store, table, ids).items():
-            results = sorted(repr([row[name] for name in columns]) for row in rows)
+        for key, rows in _trials_of(store, table, ids):
+            results = sorted(repr(list(row.values())) for row in rows.select(columns).to_pylist())
             digests[key].update("\n".join(results).encode())
     return {key: digest.hexdigest() for key, digest in digests.items()}
 
 
-def _rows(store: Store, table: str, ids: Collection[str]) -> dict[str, list[Row]]:
-    """Return the rows of trials, by id. Raises OSError where a file is damaged."""
-    read = store.read(table, where=ds.field("trial_id").isin(list(ids)))
-    if read.damaged:
-        path, reason = next(iter(read.damaged.items()))
-        raise OSError(f"{path} is damaged: {reason}; run deepcuts doctor {store.uri} --fix first")
-    found: dict[str, list[Row]] = {}
-    for row in read.table.to_pylist():
-        found.setdefault(row["trial_id"], []).append(row)
-    return found
+def _trials_of(store: Store, table: str, ids: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield trials with their rows, one at a time: the predictions of a hundred may need more memory than there is.
+
+    Raises OSError where a file is damaged.
+    """
+    own, compacted = store.files(table)
+    hidden = store.superseded(table, own, compacted, ())
+    files = [(name, {key}) for name in own if (key := name.removesuffix(".parquet")) in ids]
+    files += [(name, set(ids) - hidden[store.path(table, name)]) for name in compacted]
+    for name, mine in ((name, mine) for name, mine in files if mine):
+        try:
+            yield from _trials_in(store, table, name, mine)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise OSError(
+                f"{store.path(table, name)} is damaged: {reason}; run deepcuts doctor {store.uri} --fix first"
+            ) from error
+
+
+def _trials_in(store: Store, table: str, name: str, ids: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield those of the trials that a file has; in a compacted one the rows of a trial follow each other."""
+    key, parts, wanted = "", list[pa.Table](), pa.array(ids, pa.string())
+    source = store.filesystem.open_input_file(store.path(table, name))
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        groups = [group for group in range(file.num_row_groups) if _may_have(file.metadata.row_group(group), ids)]
+        for batch in file.iter_batches(ROWS_AT_ONCE[table], groups):
+            rows = in_schema(table, pa.Table.from_batches([batch]))
+            rows = rows.filter(pc.is_in(rows["trial_id"], wanted))
+            for found in pc.unique(rows["trial_id"]).to_pylist():
+                if parts and found != key:
+                    yield key, pa.concat_tables(parts)
+                    parts.clear()
+                key = found
+                parts.append(rows.filter(pc.equal(rows["trial_id"], found)))
+    if parts:
+        yield key, pa.concat_tables(parts)
+
+
+def _may_have(group: pq.RowGroupMetaData, ids: Collection[str]) -> bool:
+    """Whether a row group may have rows of the trials, by the statistics of its first column, `trial_id`."""
+    known = group.column(0).statistics
+    return known is None or not known.has_min_max or (known.min <= max(ids) and min(ids) <= known.max)
 
 
 def _copy_trials(store: Store, other: Store, ids: Sequence[str]) -> None:
     for table in MERGED_TABLES:  # the row in `trials` last, as trials publish them
-        for key, rows in sorted(_rows(other, table, ids).items()):
-            store.write(table, key, rows)
+        for key, rows in _trials_of(other, table, ids):
+            store.write_bytes(f"{table}/{key}.parquet", encode_table(table, rows))
 
 
 def _copy_artifact(store: Store, other: Store, kind: str, key: str) -> bool:

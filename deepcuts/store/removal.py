@@ -12,6 +12,7 @@ from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.salvage import write_without
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
+from deepcuts.store.used_stages import used_stages
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Removal:
 def plan_removal(store: Store, trials: Collection[str], sweep: str | None = None) -> Removal:
     """Say what removing trials, or a sweep with the trials that no other sweep wants, would take away.
 
-    A shared stage goes where only these trials were made with it, and no trial that is still to run needs it. Raises
-    ValueError for a sweep that the store does not have.
+    A shared stage goes where only these trials were made with it, and so does the network that one of them left as a
+    round, but for what a trial that is still to run needs. Raises ValueError for a sweep that the store does not have.
 
     >>> dc.plan_removal(store, trials["trial_id"][:1])
     """
@@ -41,13 +42,13 @@ def plan_removal(store: Store, trials: Collection[str], sweep: str | None = None
         wanted = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
         check_sweep(sweep, {row["sweep"] for row in wanted})
         ids -= {row["trial_id"] for row in wanted if row["sweep"] != sweep}
-    rows = store.read("trials", ["trial_id", "dense_id", "score_id"]).table.to_pylist()
-    used = {row[key] for row in rows if row["trial_id"] in ids for key in ("dense_id", "score_id", "trial_id")}
-    kept = {row[key] for row in rows if row["trial_id"] not in ids for key in ("dense_id", "score_id")}
-    there = {row["trial_id"] for row in rows}
-    stages = stages_after(store, ids, sweep)
-    alone = [row for row in stages if row["id"] in used - kept and not row["needed"]]
-    return Removal(tuple(sorted(ids & there)), sweep, tuple(alone))
+    used = used_stages(store)
+    theirs = set().union(*(used[trial] for trial in ids & used.keys()))
+    of_others = set().union(*(stages for trial, stages in used.items() if trial not in ids))
+    left = {("rounds", trial) for trial in ids}  # the networks that the trials themselves left
+    alone = (theirs - of_others) | left
+    stages = [row for row in stages_after(store, ids, sweep) if (row["kind"], row["id"]) in alone and not row["needed"]]
+    return Removal(tuple(sorted(ids & used.keys())), sweep, tuple(stages))
 
 
 def check_sweep(sweep: str, known: Collection[str]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from deepcuts.names import COMPACTED
 from deepcuts.store.store import Store
-from deepcuts.store.tables import SCHEMAS, compaction_number, table_writer
+from deepcuts.store.tables import compaction_number, in_schema, table_writer
 
 
 def keep_readable(store: Store, name: str, without: Collection[str]) -> None:
@@ -67,19 +67,11 @@ def _write(store: Store, name: str, file: pq.ParquetFile, without: Collection[st
         table_writer(stream, table, {"compression": "zstd"}) as writer,
     ):
         for group in sorted(set(range(file.num_row_groups)) - lost):
-            rows = _group(file, table, group)
+            rows = in_schema(table, file.read_row_group(group))
             rows = rows.filter(pc.invert(pc.is_in(rows["trial_id"], left_out)))
             if len(rows):
                 writer.write_table(rows)
     return target
-
-
-def _group(file: pq.ParquetFile, table: str, group: int) -> pa.Table:
-    rows = file.read_row_group(group)
-    for field in SCHEMAS[table]:
-        if field.name not in rows.schema.names:  # an older version wrote the file
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
 
 
 def _lost(file: pq.ParquetFile, table: str) -> tuple[set[int], set[str]]:
@@ -90,7 +82,7 @@ def _lost(file: pq.ParquetFile, table: str) -> tuple[set[int], set[str]]:
     lost, ends = set(), {}
     for group in range(file.num_row_groups):
         try:
-            ids = _group(file, table, group)["trial_id"]
+            ids = in_schema(table, file.read_row_group(group))["trial_id"]
             ends[group] = ids[0].as_py(), ids[-1].as_py()
         except (pa.ArrowException, OSError):
             lost.add(group)

@@ -131,7 +131,11 @@ def encode(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Buffer:
     for row in rows:
         if unknown := set(row) - set(schema.names):
             raise KeyError(f"{table} has no columns {sorted(unknown)!r}; it has {schema.names!r}")
-    content = pa.Table.from_pylist([dict(row) for row in rows], schema)
+    return encode_table(table, pa.Table.from_pylist([dict(row) for row in rows], schema))
+
+
+def encode_table(table: str, content: pa.Table) -> pa.Buffer:
+    """Encode rows that have the table's schema as `encode` does."""
     sink = io.BytesIO()
     with table_writer(sink, table, _lean(table)) as writer:
         writer.write_table(content, row_group_size=1 if table == "masks" else None)
@@ -170,6 +174,14 @@ def decode(table: str, path: Path) -> list[dict[str, Any]]:
     content = pq.read_table(path, schema=SCHEMAS[table], page_checksum_verification=True)
     given = [name for name in content.schema.names if content[name].null_count < len(content)]
     return list(content.select(given).to_pylist())
+
+
+def in_schema(table: str, rows: pa.Table) -> pa.Table:
+    """Return rows of a file in the table's schema, with null in columns that it lacks: an older version wrote it."""
+    for column in SCHEMAS[table]:
+        if column.name not in rows.schema.names:
+            rows = rows.append_column(column, pa.nulls(len(rows), column.type))
+    return rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
 
 
 def compaction_number(name: str) -> int:

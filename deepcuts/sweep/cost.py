@@ -170,8 +170,8 @@ def _bytes(plan: Plan, counts: Mapping[str, Counts], keep_models: bool, slots: i
     """Return the bytes that stay, and the most that there are beside them for a while.
 
     Fine-tuned networks (also of the steps that trials rewind to), those that later rounds prune, scores, masks and kept
-    models stay. Of each trial
-    that runs there are a checkpoint and its successor, with two numbers of Adam for each weight.
+    models stay. Of each trial that runs there are a checkpoint and its successor, with two numbers of Adam for each
+    weight.
     """
     left, dense, scores = 0, set(plan.dense_there), set(plan.scores_there)
     together, largest = shared(plan.to_run), 0

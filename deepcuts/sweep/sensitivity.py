@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
 
+from deepcuts.experiment.own_criteria import CriteriaFile
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.names import find_id, nearest
 from deepcuts.store.store import Store
 from deepcuts.sweep.machines import MOST_CPUS, local_gpus, usable_cpus, wait_passively
+from deepcuts.sweep.single import criteria_files
 
 By = Literal["tensor", "kind", "layer"]
 SENSITIVITY_COLUMNS = [
@@ -26,6 +29,7 @@ def sensitivity(
     by: By = "tensor",
     *,
     threads: int | None = None,
+    criteria: Sequence[str | Path | CriteriaFile] = (),
     on_evaluation: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> pd.DataFrame:
     """Prune each part of a trial's fine-tuned network alone, and return the metric before any retraining.
@@ -35,13 +39,14 @@ def sensitivity(
     was fine-tuned. The scope of the trial has no influence. A row has the `part`, its `depth` and `kind`, its `size`
     and how much is `kept`, the `metric` of the validation split `dense` and `pruned`, and their difference `drop`.
 
-    The network and the scores come from the store, and the data from where the trial had it. `trial_id` is an id or 4
-    characters or more that only it begins with. `on_evaluation` hears how many evaluations are done, how many there
-    are, and the seconds of the last one; first of all those of the network as it is, as number 0.
+    The network and the scores come from the store, and the data from where the trial had it. Scores that need no data
+    are not stored: where the trial's criterion is such a one of your own, `criteria` has its file. `trial_id` is an id
+    or 4 characters or more that only it begins with. `on_evaluation` hears how many evaluations are done, how many
+    there are, and the seconds of the last one; first of all those of the network as it is, as number 0.
 
     Raises ValueError for an unknown trial, one that prunes nothing, a later round of iterative pruning or a trial with
-    the mask of another one, which do not score that network, a sparsity outside 0 to 1, and where `cache --gc` has
-    removed the network or the scores.
+    the mask of another one, which do not score that network, a sparsity outside 0 to 1, where `cache --gc` has removed
+    the network or the scores, and where the file of a criterion is needed and not given, or breaks a law.
 
     >>> frame = dc.sensitivity(store, trials[trials["strategy"] == "LayerMagWeight"]["trial_id"].iloc[0], [0.5, 0.9])
     >>> frame.sort_values("drop")[["part", "sparsity", "dense", "pruned"]]
@@ -54,11 +59,12 @@ def sensitivity(
         raise ValueError("no sparsity is given; give one or more, such as 0.5")
     trial = _trial_in(store, trial_id)
     _check_stages(store, trial)
+    files = criteria_files(trial, criteria, store) if trial.score.data == "none" else ()
     wait_passively()
     from deepcuts.trial.context import Context
     from deepcuts.trial.pruned_alone import prune_each_alone
 
-    context = Context(store, threads or min(MOST_CPUS, usable_cpus()))
+    context = Context(store, threads or min(MOST_CPUS, usable_cpus()), criteria=files)
     rows = list(prune_each_alone(trial, context, list(dict.fromkeys(sparsities)), by, on_evaluation))
     frame = pd.DataFrame(rows).assign(
         trial_id=trial.trial_id, dataset=trial.dense.dataset, strategy=trial.strategy, seed=trial.dense.seed, by=by
@@ -99,7 +105,9 @@ def _check_stages(store: Store, trial: TrialSpec) -> None:
     if trial.score.data != "none" and not store.artifact("scores", str(trial.score.score_id)):
         missing.append(f"the scores of {trial.score.criterion}")
     if missing:
+        own = "" if trial.score.own is None else f" --criteria {trial.score.own.file}"
         raise ValueError(
             f"{' and '.join(missing)} of trial {trial.trial_id!r} are not in store {store.uri!r}: `deepcuts cache --gc`"
-            f" removes what no trial needs any more; `deepcuts run-one {store.uri} {trial.trial_id}` makes them again"
+            f" removes what no trial needs any more; `deepcuts run-one {store.uri} {trial.trial_id}{own}` makes them"
+            " again"
         )

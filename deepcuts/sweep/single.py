@@ -52,7 +52,8 @@ def run_trial(
 
     if trial.dense.device == "cuda" and not local_gpus():
         raise ValueError(f"trial {trial.trial_id} is of a sweep on GPUs, and there is no usable GPU here")
-    files = _own_files(trial, criteria, store)
+    files = criteria_files(trial, criteria, store)
+    _keep_texts(files, store)
     _check_source(trial, store)
     context = Context(
         store,
@@ -86,13 +87,13 @@ def _check_source(trial: TrialSpec, store: Store) -> None:
         )
 
 
-def _own_files(
+def criteria_files(
     trial: TrialSpec, criteria: Sequence[str | Path | CriteriaFile], store: Store
 ) -> tuple[CriteriaFile, ...]:
-    """Read the files of criteria, check what the trial needs of them, and keep their texts in the store.
+    """Read the files of criteria, and check what the trial needs of them.
 
     The text that the store has is never run: whoever may write the store could have put anything there. Raises
-    ValueError where the file of the trial's criterion is not given or breaks a law, or the store cannot be written.
+    ValueError where the file of the trial's criterion is not given or breaks a law.
     """
     files, own = tuple(read_criteria(each) for each in criteria), trial.score.own
     if own is not None:
@@ -106,10 +107,14 @@ def _own_files(
                 f" {own.digest}, and {given}: give the file as it was then, with --criteria or criteria=[...]{kept}"
             )
         check_criteria(mine, trial.score.prune_biases)
+    return files
+
+
+def _keep_texts(files: Sequence[CriteriaFile], store: Store) -> None:
+    """Keep the texts of files of criteria in the store. Raises ValueError where it cannot be written."""
     store.probe()
     for file in files:
         keep_code(store, file.text)
-    return files
 
 
 def _names_of(trial: TrialSpec, store: Store) -> Row:

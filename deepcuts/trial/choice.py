@@ -14,7 +14,7 @@ from deepcuts.model.feed_forward import find_feed_forward
 from deepcuts.model.network import Network, transposed
 from deepcuts.pruning.bits import pack, unpack
 from deepcuts.pruning.compression import FeedForward, fraction_to_keep
-from deepcuts.pruning.masks import Masks, Scores, lowest_masks, make_masks, shuffle, zero_weights
+from deepcuts.pruning.masks import Masks, Scores, make_masks, shuffle, zero_weights
 from deepcuts.pruning.neurons import shuffle_neurons
 from deepcuts.seeds import derive
 from deepcuts.store.tensors import StoreCheckpoint
@@ -54,9 +54,9 @@ class Choice:
     def masks(self, scores: Scores, fraction: float | None = None, left: Masks | None = None) -> dict[str, Tensor]:
         """Make masks that keep a fraction of all weights, by default that of the trial, of those that are `left`."""
         assert self.trial.scope is not None
-        make = lowest_masks if self.trial.control == "invert" else make_masks
         wanted, alive = self.fraction if fraction is None else fraction, self.alive if left is None else left
-        made = make(scores, wanted, self.trial.scope, self.transposed, self.wanda, self.layers, alive)
+        lowest = self.trial.control == "invert"
+        made = make_masks(scores, wanted, self.trial.scope, self.transposed, self.wanda, self.layers, alive, lowest)
         if alive is not None:
             assert not any(bool((made[name] & ~alive[name]).any()) for name in made), "a pruned weight came back"
         return made

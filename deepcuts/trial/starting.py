@@ -29,7 +29,8 @@ def starting_weights(
     `trained` are those of the network that was pruned. Two controls of Frankle et al. 2021, "Pruning neural networks at
     initialization: why are we missing the mark?", arXiv 2009.08576, section 5: with `start` random the encoder is drawn
     anew, as its architecture initialises it; with shuffled the kept weights are permuted within each tensor, so that
-    the kept places stay and their values do not.
+    the kept places stay and their values do not. The random encoder stands for the pretrained one: it is that of the
+    seed, whatever the dataset and the strategy. A permutation is a trial's own, as that of a shuffled mask is.
     """
     if trial.rewind == "none":
         start = dict(trained)
@@ -41,7 +42,7 @@ def starting_weights(
     if trial.start == "random":
         start = _drawn(trial, dict.fromkeys(head)) | {name: theta_0[name] for name in head}
     elif trial.start == "shuffled":
-        start |= _permuted(start, kept, derive(trial.dense.seed, "start shuffled"))
+        start |= _permuted(start, kept, derive(trial.control_seed, "start shuffled"))
     return start if trial.rewind_head else start | {name: trained[name] for name in head}
 
 

@@ -93,10 +93,10 @@ def run_stages(trial: TrialSpec, sweep: str, context: Context, keep_model: bool 
 
 
 def _halved(trial: TrialSpec, context: Context) -> Context | None:
-    """Return the context with half the micro-batch; None where a single example was too much already."""
+    """Return the context with half of what ran at most at once; None where a single example was too much already."""
     trained = (trial.dense.finetune, trial.retrain or trial.dense.finetune)
     sizes = [examples_at_once(context.bound(each)) for each in trained]
-    now = max(*sizes, examples_at_once(context.bound(trial.score)))
+    now = max(sizes + [examples_at_once(context.bound(each)) for each in trial.passes])
     return replace(context, micro_batch=now // 2) if now > 1 else None
 
 
@@ -239,7 +239,8 @@ def _prune(
         if trial.wanda is not None:
             also = find_scores(network, material, trial.wanda, context, theta_0, trial.control_seed)
             cached, wanda = also.cached and (found.cached or trial.score.data == "none"), also.scores
-            found = replace(found, cached=cached, seconds=found.seconds + also.seconds)
+            size = found.micro_batch or also.micro_batch
+            found = replace(found, micro_batch=size, cached=cached, seconds=found.seconds + also.seconds)
         if trial.scoring_rounds > 1:
             choice = Choice.of(trial, network, names, wanda, alive)
             found, made = choose_in_rounds(choice, context, network, material, theta_0, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ BOTH = {
 
 
 def filled(store: Store, **changes: Any) -> SweepSpec:
-    """Write a completed row for each trial of a sweep, with the columns that a launch would write."""
-    spec = sweep(**(BOTH | changes))
-    for trial in spec.trials():
+    """Write a row for each trial of a sweep that the store lacks, completed, with the columns of a launch."""
+    spec, there = sweep(**(BOTH | changes)), store.statuses()
+    for trial in (each for each in spec.trials() if each.trial_id not in there):
         told = identity_columns(trial, "some", spec.labels.get(trial.trial_id))
         write_trial(store, row_of(trial) | {key: value for key, value in told.items() if key != "torch"})
     _write_sweep(store, spec)
@@ -60,6 +61,34 @@ def test_the_first_round_is_on_the_line_of_the_deeper_ones_however_these_are_ret
     filled(store, strategies={"imp": imp}, sparsities=[0.2, 0.36, 0.488], seeds=[0])
     found = curves(trials(store))
     assert found.loc[found["arm"] == "imp", "sparsity_asked"].tolist() == [0.2, 0.36, 0.488]
+
+
+ONCE, IMP = {"use": "LayerMagWeight"}, {"use": "LayerMagWeight", "rounds": {"keep": 0.8}}
+
+
+@pytest.mark.parametrize(
+    "sweeps",
+    [
+        [{"strategies": {"once": ONCE, "imp": IMP}}],
+        [{"strategies": {"imp": IMP, "once": ONCE}}],
+        [{"strategies": {"imp": IMP}, "sparsities": [0.36]}, {"strategies": {"once": ONCE}}],
+        [{"strategies": {"imp": IMP}}, {"strategies": {"once": ONCE}}],
+        [{"strategies": {"once": ONCE}}, {"strategies": {"imp": IMP}}],
+    ],
+    ids=["one sweep", "one sweep, the other order", "as a step before", "as a level before", "at once before"],
+)
+def test_a_first_round_is_of_the_arm_that_prunes_at_once_whoever_asked_for_it_first(
+    sweeps: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    for number, keys in enumerate(sweeps):
+        filled(store, **{"sparsities": [0.2, 0.36], "name": f"sweep-{number}", **keys})
+        written = tmp_path / "sweeps" / f"sweep-{number}.parquet"
+        os.utime(written, (number + 1, number + 1))
+    found = curves(trials(store))
+    lines = found[found["strategy"] == "LayerMagWeight"].groupby("arm")["sparsity_asked"].apply(list)
+    assert lines.to_dict() == {"once": [0.2, 0.36], "imp": [0.36]}
+    assert set(found.loc[found["strategy"] == "LayerMagWeight", "n"]) == {2}
 
 
 def test_arms_without_names_are_told_apart_by_their_rounds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from pyarrow import fs
@@ -23,6 +24,6 @@ def kept_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def write_artifact(store: Store, kind: str, key: str, file: str = "x") -> None:
-    with store.new_artifact(kind, key, {}) as folder:
+def write_artifact(store: Store, kind: str, key: str, file: str = "x", **meta: Any) -> None:
+    with store.new_artifact(kind, key, meta) as folder:
         (folder / file).write_bytes(b"x")

@@ -192,6 +192,13 @@ def test_a_seed_that_the_sweep_does_not_have_may_be_a_source_and_settings_of_sco
     assert {t.trial_id for t in made[0] if t.prunes}.isdisjoint(t.trial_id for t in made[1] if t.prunes)
 
 
+def test_sources_of_masks_and_their_rounds_have_the_label_of_the_arm_that_wants_them():
+    arm = {"use": "LayerMagWeight", "mask_from": {"seed": 0}, "rounds": {"keep": 0.8}}
+    spec = sweep(strategies={"given": arm}, sparsities=[0.36], seeds=[1])
+    labels = [(each.dense.seed, each.round, spec.labels.get(each.trial_id)) for each in spec.trials()]
+    assert labels == [(1, 1, "Dense"), (0, 1, "given"), (0, 2, "given"), (1, 1, "given")]
+
+
 def test_a_mask_found_in_rounds_is_that_of_the_last_one():
     trials = sweep(datasets=["toy", "cola"], sparsities=[0.36], rounds={"keep": 0.8}, mask_from={"dataset": "toy"})
     (given,) = [trial for trial in trials.trials() if trial.mask_of]

@@ -345,3 +345,12 @@ def test_a_resolved_sweep_file_holds_the_same_trials(tmp_path):
         assert (retraining.epochs, retraining.lr, retraining.warmup) == (4, 2e-3, 0.1)
         assert retraining.max_grad_norm is None
     assert trial_ids(asked) == trial_ids(again)
+
+
+def test_a_resolved_sweep_file_keeps_what_is_overridden_for_own_data_with_the_name_of_a_task_of_the_seed():
+    own = {"file": "some.csv", "validation": 0.5, "text": "text"}
+    overrides = {"SST2DATA": {"max_tokens": 64}}
+    for data, name in (({"SST2DATA": own}, "SST2DATA"), (["SST2DATA"], "sst2")):
+        asked = parse_sweep({**DICT, "datasets": data, "overrides": overrides})
+        again = parse_sweep(asked.resolved())
+        assert [file.for_dataset(name).max_tokens for file in (asked, again)] == [64, 64]

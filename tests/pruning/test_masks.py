@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from deepcuts.pruning.compression import count_kept
-from deepcuts.pruning.masks import Scope, bytewise, highest, lowest_masks, make_masks, shuffle, zero_weights
+from deepcuts.pruning.masks import Scope, bytewise, highest, make_masks, shuffle, zero_weights
 
 SCOPES: list[Scope] = ["layer", "global", "row"]
 FRACTIONS = [0.0, 0.03, 0.1, 0.25, 0.5, 0.75, 0.99, 1.0]
@@ -184,7 +184,7 @@ def test_a_mask_that_fits_no_parameter_is_refused() -> None:
 def test_the_lowest_masks_are_the_highest_of_the_scores_turned_around(scope: Scope) -> None:
     scores = {name: torch.randn(8, 4, generator=torch.Generator().manual_seed(7)) for name in ("a", "b")}
     turned = {name: 3 - 2 * each for name, each in scores.items()}
-    lowest, other = lowest_masks(scores, 0.25, scope), make_masks(turned, 0.25, scope)
+    lowest, other = make_masks(scores, 0.25, scope, lowest=True), make_masks(turned, 0.25, scope)
     assert all(torch.equal(lowest[name], other[name]) for name in scores)
     highest_ones = make_masks(scores, 0.25, scope)
     assert not any(bool((lowest[name] & highest_ones[name]).any()) for name in scores)
@@ -196,7 +196,8 @@ def test_the_lowest_masks_of_lamp_keep_as_many_of_each_tensor_as_lamp_does() -> 
     scores = {"a": torch.rand(6, 6, generator=draw), "b": 9 * torch.rand(6, 6, generator=draw) ** 3}
     alive = {name: torch.rand(6, 6, generator=draw) < 0.9 for name in scores}
     for left in (None, alive):
-        lowest, lamp = lowest_masks(scores, 0.3, "lamp", alive=left), make_masks(scores, 0.3, "lamp", alive=left)
+        lamp = make_masks(scores, 0.3, "lamp", alive=left)
+        lowest = make_masks(scores, 0.3, "lamp", alive=left, lowest=True)
         assert {name: int(each.sum()) for name, each in lowest.items()} == {n: int(m.sum()) for n, m in lamp.items()}
         assert len({int(each.sum()) for each in lamp.values()}) == 2
         for name, kept in lowest.items():
@@ -208,6 +209,6 @@ def test_the_lowest_masks_of_lamp_keep_as_many_of_each_tensor_as_lamp_does() -> 
 def test_the_lowest_neurons_are_kept_whole() -> None:
     layers = [{"in.weight": 0, "out.weight": 1}]
     scores = {"in.weight": torch.arange(12.0).view(4, 3), "out.weight": torch.zeros(3, 4)}
-    kept = lowest_masks(scores, 0.5, "neuron", layers=layers)
+    kept = make_masks(scores, 0.5, "neuron", layers=layers, lowest=True)
     assert kept["in.weight"].any(1).tolist() == [True, True, False, False]
     assert torch.equal(kept["out.weight"], kept["in.weight"].t())

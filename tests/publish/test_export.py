@@ -134,7 +134,7 @@ def test_every_architecture_comes_back_with_its_outputs_and_their_names(
     store = Store(str(tmp_path / "store"))
     row = run_stages(trial, "some", Context(store, threads=1), keep_model=True)
     assert row["status"] == "completed", row["traceback"]
-    export(store, trial.trial_id, tmp_path / "out")
+    export(store, trial.trial_id, str(tmp_path / "out"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["id2label"] == {str(number): label for number, label in enumerate(labels)}
     assert config["label2id"] == {label: number for number, label in enumerate(labels)}

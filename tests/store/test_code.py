@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 from builders.filled_store import write_trial
 from builders.own_criteria import MINE, write_mine
@@ -93,6 +94,13 @@ def test_the_store_has_the_text_that_trials_were_scored_by(store: Store) -> None
     assert kept_code(store, DIGEST) == COUNTING
     assert used_code(store) == {DIGEST: 4}
     assert problems(store) == {}
+
+
+def test_a_trial_in_rounds_counts_once_for_the_text_that_each_of_its_rounds_names(store: Store) -> None:
+    row = store.read("trials", where=ds.field("trial_id") == square(store)[0]).table.to_pylist()[0]
+    spec = row["spec"].replace('"previous":null', f'"previous":{row["spec"]}')
+    store.write("trials", "f" * 16, [row | {"trial_id": "f" * 16, "spec": spec}])
+    assert used_code(store) == {DIGEST: 5}
 
 
 def test_a_damaged_or_lost_text_is_found_and_written_by_the_next_run(store: Store, made: SweepSpec) -> None:

@@ -49,6 +49,19 @@ def first_mask(store: Store, key: str) -> np.ndarray:
     return next(iter(masks(store, key).values()))
 
 
+@pytest.mark.parametrize(("size", "groups"), [(1, 5), (1 << 24, 1)])
+def test_files_are_read_together_until_they_are_large(
+    size: int, groups: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {table: store.read(table).table.to_pylist() for table in ("predictions", "metrics", "trials")}
+    monkeypatch.setattr(compaction, "BYTES_AT_ONCE", size)
+    compact(store)
+    for table, rows in before.items():
+        [name] = store.files(table)[1]
+        assert pq.read_metadata(Path(store.root) / table / name).num_row_groups == groups
+        assert store.read(table).table.to_pylist() == rows
+
+
 def test_of_a_trial_that_was_compacted_twice_the_newest_rows_count_in_every_table(store: Store) -> None:
     compact(store)
     for seed in (10, 20):
@@ -84,8 +97,8 @@ def test_a_trial_that_runs_again_during_a_compaction_keeps_its_new_rows(
 ) -> None:
     gathered = compaction._gathered
 
-    def slowly(store: Store, table: str, names: list[str]) -> Iterator[object]:
-        yield from gathered(store, table, names)
+    def slowly(store: Store, table: str, names: list[str], sizes: dict[str, int]) -> Iterator[object]:
+        yield from gathered(store, table, names, sizes)
         if table == "trials":
             whole_trial(store, A, 10)
 

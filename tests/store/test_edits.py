@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -14,9 +16,9 @@ from builders.stores import write_artifact
 
 from deepcuts.cli.main import main
 from deepcuts.store.checksums import seal_text, text_state
-from deepcuts.store.compact import compact
+from deepcuts.store.compact import MERGED_TABLES, compact
 from deepcuts.store.doctor import examine_store
-from deepcuts.store.merging import merge_stores, rename_sweep
+from deepcuts.store.merging import ROWS_AT_ONCE, merge_stores, rename_sweep
 from deepcuts.store.removal import plan_removal, remove
 from deepcuts.store.store import SCHEMAS, Store
 
@@ -185,6 +187,73 @@ def test_merging_copies_what_is_missing_and_nothing_twice(store: Store, tmp_path
     assert target.read_bytes("sweeps/large.yaml") == store.read_bytes("sweeps/large.yaml")
     assert merge_stores(target, store).trials == ()
     assert contents(target) == expected
+
+
+def with_predictions(store: Store, examples: int) -> Store:
+    """The store, with so many predictions of each completed trial."""
+    for number, key in enumerate(sorted(ids(store, status="completed"))):
+        at = {"trial_id": key, "stage": "dense", "split": "validation", "label": 1.0, "prediction": 0.0}
+        logits = [[number / 7, float(example)] for example in range(examples)]
+        rows = [at | {"example": example, "logits": each} for example, each in enumerate(logits)]
+        store.write("predictions", key, rows)
+    return store
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+def test_merging_reads_compacted_files_in_parts_and_a_trial_as_it_counts(
+    size: int, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcuts.store.merging.ROWS_AT_ONCE", dict.fromkeys(MERGED_TABLES, size))
+    with_predictions(store, 50)
+    compact(store)
+    first, second, *_ = sorted(ids(store, status="completed"))
+    for key, dense in ((first, 0.1), (second, 0.2)):  # run again: an older copy is in the compacted file
+        [row] = store.read("trials", where=ds.field("trial_id") == key).table.to_pylist()
+        store.write("trials", key, [row | {"dense": dense}])
+        store.write("masks", key, store.read("masks", where=ds.field("trial_id") == key).table.to_pylist()[:1])
+    compact(store)
+    assert len(store.files("trials")[1]) == 2
+    store.write("trials", first, [row | {"trial_id": first, "dense": 0.3}])
+    target = Store(str(tmp_path / "target"))
+    assert merge_stores(target, store).conflicts == ()
+    assert contents(target) == contents(store)
+    assert merge_stores(target, store).conflicts == ()
+    rows = {row["trial_id"]: row["dense"] for row in target.read("trials").table.to_pylist()}
+    assert (rows[first], rows[second]) == (0.3, 0.2)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_merging_holds_the_rows_of_one_trial_at_a_time(
+    compacted: bool, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS_AT_ONCE, "predictions", 500)
+    with_predictions(store, 2000)
+    one = store.read("predictions", where=ds.field("trial_id") == min(ids(store, status="completed"))).table.nbytes
+    if compacted:
+        compact(store)
+    held, before = [], pa.total_allocated_bytes()
+
+    def write_bytes(name: str, content: pa.Buffer) -> None:
+        held.append(pa.total_allocated_bytes() - before)
+
+    target = Store(str(tmp_path / "target"))
+    monkeypatch.setattr(target, "write_bytes", write_bytes)
+    tracemalloc.start()
+    try:
+        merge_stores(target, store)
+        _, python = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(held) > 30
+    assert (max(held) < 4 * one, python < 10 * one) == (True, True), (max(held), python, one)
+
+
+def test_a_damaged_file_of_the_other_store_is_named(store: Store, tmp_path: Path) -> None:
+    [name, *_] = with_predictions(store, 5).files("predictions")[0]
+    path = Path(store.root) / "predictions" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match=rf"{path} is damaged: .* run deepcuts doctor .* --fix first"):
+        merge_stores(Store(str(tmp_path / "target")), store)
 
 
 def test_other_results_of_one_trial_are_named_and_left_alone(

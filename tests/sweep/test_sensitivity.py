@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.own_criteria import MINE, write_mine
 from builders.rows import row_of, write_trial
 from builders.toy_trials import TASK, context, dense, theta_1, trial
 
@@ -17,6 +18,7 @@ import deepcuts
 from deepcuts.cli.main import main
 from deepcuts.data.toy import sentences
 from deepcuts.experiment.metrics import UndefinedMetric
+from deepcuts.experiment.own_criteria import read_criteria
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 from deepcuts.model.network import set_weights
@@ -102,6 +104,32 @@ def test_scores_that_need_no_pass_need_not_be_there(tmp_path: Path) -> None:
     run_stages(spec, "test", context(store))
     frame = deepcuts.sensitivity(store, spec.trial_id, by="layer", threads=1)
     assert list(frame["part"]) == ["bert.encoder.layer.1", "bert.pooler.dense"]
+
+
+def test_the_file_of_an_own_criterion_without_data_is_asked_for_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deepcuts.sweep.sensitivity.MOST_CPUS", 1)
+    store, twin = Store(str(tmp_path / "store")), trial("LayerMagIncrease", dense(NUMBERS), retrain=Training(epochs=0))
+    mine = read_criteria(write_mine(tmp_path))
+    score = ScoreSpec(dense=twin.dense, criterion="Moved", own=mine.rows["Moved"])
+    own = TrialSpec(**dict(twin) | {"score": score})
+    for spec in (twin, own):
+        assert run_stages(spec, "test", context(store, criteria=[mine]))["status"] == "completed"
+    with pytest.raises(ValueError, match=f"'Moved' of your own file .*{mine.digest}, and no file was given"):
+        deepcuts.sensitivity(store, own.trial_id)
+    changed = write_mine(tmp_path, MINE.replace("weights.initial.abs()", "0"), "changed.py")
+    with pytest.raises(ValueError, match="changed.py' has .*give the file as it was then"):
+        deepcuts.sensitivity(store, own.trial_id, criteria=[changed])
+    files = sorted((tmp_path / "store").rglob("*"))
+    found = [deepcuts.sensitivity(store, each.trial_id, by="kind", threads=1, criteria=[mine]) for each in (twin, own)]
+    assert found[0]["pruned"].tolist() == found[1]["pruned"].tolist()
+    assert sorted((tmp_path / "store").rglob("*")) == files  # it only reads
+    assert main(["sensitivity", store.uri, own.trial_id, "--by", "kind", "--criteria", mine.path, "--json"]) == 0
+    assert [row["pruned"] for row in json.loads(capsys.readouterr().out)] == found[1]["pruned"].tolist()
+    (tmp_path / "store" / "artifacts/dense" / own.dense.dense_id / "meta.json").unlink()
+    with pytest.raises(ValueError, match=f"run-one .* {own.trial_id} --criteria {mine.path}` makes them again"):
+        deepcuts.sensitivity(store, own.trial_id, criteria=[mine])
 
 
 def test_what_cannot_be_measured_is_refused_with_what_to_do(store: Store, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from deepcuts.experiment.metrics import UndefinedMetric
 from deepcuts.experiment.settings import Scoring, Training, examples_at_once
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.model.network import set_weights, weights_of
+from deepcuts.scoring.score import _add_group
 from deepcuts.store.store import Store
 from deepcuts.training.train import Interrupted
 from deepcuts.trial.loading import load_material, load_network
@@ -230,6 +231,22 @@ def test_what_a_trial_made_before_memory_ran_out_is_its_own(
     assert other["score_micro_batch"] == row["score_micro_batch"]  # of the scores that it took
 
 
+def test_owl_out_of_memory_halves_the_batches_of_its_wanda_scores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([True])
+
+    def stingy(*arguments: Any) -> Any:
+        if next(refusals, False):
+            raise torch.OutOfMemoryError("too much")
+        return _add_group(*arguments)
+
+    monkeypatch.setattr("deepcuts.scoring.score._add_group", stingy)
+    scoring = SCORING.model_copy(update={"batch_size": 32})
+    row = run_stages(trial("OwlMagWeight", scoring=scoring), "test", context(store))
+    assert (row["status"], row["micro_batch"], row["score_micro_batch"]) == ("completed", 16, 16)
+
+
 def test_weights_of_other_shapes_are_refused_and_change_nothing() -> None:
     network = load_network(dense())
     before, wrong = weights_of(network), weights_of(network)
@@ -240,7 +257,10 @@ def test_weights_of_other_shapes_are_refused_and_change_nothing() -> None:
     assert all(torch.equal(weights, before[name]) for name, weights in weights_of(network).items())
 
 
-def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch_size", "sizes"), [(16, [None, 8, 4, 2, 1]), (4, [None, 2, 1])])
+def test_a_single_example_that_is_too_large_fails_the_trial(
+    batch_size: int, sizes: list[int | None], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[int | None] = []
 
     def refuse(network: Any, tokens: Any, settings: Training, *rest: Any) -> Any:
@@ -248,9 +268,10 @@ def test_a_single_example_that_is_too_large_fails_the_trial(store: Store, monkey
         raise torch.OutOfMemoryError("too much")
 
     monkeypatch.setattr("deepcuts.training.step.take_step", refuse)
-    row = failed(store, trial())
+    training = TRAINING.model_copy(update={"batch_size": batch_size})
+    row = failed(store, trial(of=dense(finetune=training), retrain=training))  # a magnitude, which scores no batches
     assert row["error"] == "OutOfMemoryError: too much"
-    assert tried == [None, 8, 4, 2, 1]
+    assert tried == sizes
 
 
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from builders.toy_trials import TRAINING, context, dense, theta_0, theta_1, trial
+from builders.toy_trials import TASK, TRAINING, context, dense, theta_0, theta_1, trial
 from torch import Tensor
 
 from deepcuts.data.toy import CONFIG
 from deepcuts.experiment.settings import Training
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import VERSIONS, TrialSpec
 from deepcuts.store.masks import masks
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import load_artifact
+from deepcuts.trial.loading import load_network
+from deepcuts.trial.starting import starting_weights
 from deepcuts.trial.trial import run_stages
 
 pytestmark = [
@@ -23,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric"),
 ]
 NONE = Training(epochs=0)  # the network that retraining starts from is then the one that it leaves
+QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 HEAD = ("classifier.weight", "classifier.bias")
 
 
@@ -66,8 +69,7 @@ def test_all_trials_of_a_seed_have_the_same_random_start(store: Store) -> None:
     spec, other = left(store, "LayerSNIP", start="random")
     _, seeded = left(store, "Unpruned", of=dense(seed=1), start="random")
     assert all(torch.equal(each, other[name]) for name, each in kept_of(store, spec, _whole(one, spec)).items())
-    name = "bert.encoder.layer.0.attention.self.query.weight"
-    assert not torch.equal(one[name], seeded[name])
+    assert not torch.equal(one[QUERY], seeded[QUERY])
 
 
 def _whole(flat: dict[str, Tensor], spec: TrialSpec) -> dict[str, Tensor]:
@@ -89,6 +91,34 @@ def test_a_shuffled_start_has_the_kept_weights_of_each_tensor_in_other_places(st
             assert torch.equal(each, right[name])
 
 
+def test_a_shuffled_start_is_permuted_otherwise_for_another_seed_dataset_or_strategy_and_alike_at_every_level() -> None:
+    spec = trial(start="shuffled")
+    network, start = load_network(spec.dense), theta_0(spec)
+    half = torch.arange(start[QUERY].numel()).view(start[QUERY].shape) % 2 == 0
+    others = {
+        "level": trial(start="shuffled", sparsity=0.9),
+        "retraining": trial(start="shuffled", retrain=NONE),
+        "seed": trial(of=dense(seed=1), start="shuffled"),
+        "dataset": trial(of=dense(TASK.model_copy(update={"digest": "other"})), start="shuffled"),
+        "strategy": trial("GlobalMagWeight", start="shuffled"),
+    }
+
+    def values(each: TrialSpec) -> Tensor:
+        store = context(Store("unused"))
+        return starting_weights(each, store, network, start, dict(start), {QUERY: half})[QUERY][half]
+
+    found = {name: bool(torch.equal(values(each), values(spec))) for name, each in others.items()}
+    assert found == {"level": True, "retraining": True, "seed": False, "dataset": False, "strategy": False}
+    assert torch.equal(values(others["dataset"]).sort().values, values(spec).sort().values)
+
+
+def test_a_shuffled_start_alone_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [trial(start=start).trial_id for start in ("rewind", "random", "shuffled")]
+    monkeypatch.setitem(VERSIONS, "shuffled_start", 99)
+    after = [trial(start=start).trial_id for start in ("rewind", "random", "shuffled")]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False]
+
+
 def test_starts_have_ids_of_their_own_and_the_default_has_the_old_one() -> None:
     ids = {trial(start=start).trial_id for start in ("rewind", "random", "shuffled")}
     assert len(ids) == 3
@@ -98,6 +128,6 @@ def test_starts_have_ids_of_their_own_and_the_default_has_the_old_one() -> None:
 
 def test_a_start_is_drawn_anew_when_controls_are(monkeypatch: pytest.MonkeyPatch) -> None:
     before = [trial(start=start).trial_id for start in ("rewind", "random")]
-    monkeypatch.setattr("deepcuts.experiment.spec.VERSIONS", {"dense": 5, "score": 7, "trial": 5, "control": 2})
+    monkeypatch.setitem(VERSIONS, "control", 99)
     after = [trial(start=start).trial_id for start in ("rewind", "random")]
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)
