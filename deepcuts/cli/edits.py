@@ -9,7 +9,7 @@ import deepcuts
 from deepcuts.cli.arguments import STORE, WHICH, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
 from deepcuts.cli.upkeep import refuse_while_running
-from deepcuts.wording import size_text
+from deepcuts.wording import counted, size_text
 
 MOST_SHOWN = 20
 YES = argument("--yes", action="store_true", help="do not ask")
@@ -33,10 +33,10 @@ def rm_verb(args: argparse.Namespace) -> int:
     print_records(shown[columns].head(MOST_SHOWN))
     if len(shown) > MOST_SHOWN:
         print(f"and {len(shown) - MOST_SHOWN} more")
-    what = f"{len(planned.trials)} trials" + (f" and the sweep {planned.sweep}" if planned.sweep else "")
-    print(f"to remove: {what}, with {len(planned.stages)} shared stages ({size_text(planned.bytes)})")
+    what = counted(len(planned.trials), "trial") + (f" and the sweep {planned.sweep}" if planned.sweep else "")
+    print(f"to remove: {what}, with {counted(len(planned.stages), 'shared stage')} ({size_text(planned.bytes)})")
     if stay := len(chosen) - len(shown):
-        print(f"{stay} trials stay: another sweep wants them")
+        print(f"not to remove, as another sweep wants them: {counted(stay, 'trial')}")
     if not args.yes and not _agreed():
         print("nothing was removed")
         return DONE
@@ -80,7 +80,8 @@ def merge_verb(args: argparse.Namespace) -> int:
     for each in (store, other):
         refuse_while_running(each, "merge")
     merged = deepcuts.merge_stores(store, other)
-    print(f"copied {len(merged.trials)} trials, {len(merged.sweeps)} sweeps and {merged.artifacts} artifacts")
+    trials, sweeps = counted(len(merged.trials), "trial"), counted(len(merged.sweeps), "sweep")
+    print(f"copied {trials}, {sweeps} and {counted(merged.artifacts, 'artifact')}")
     for trial_id in merged.conflicts:
         print(f"deepcuts: {trial_id} has other results in {other.uri}; kept as it was in {store.uri}", file=sys.stderr)
     return INCOMPLETE if merged.conflicts else DONE

@@ -1,4 +1,4 @@
-"""The verbs that look at a store: progress, trials, tables, figures, overlap, comparisons, SQL.
+"""The verbs that look at the results in a store: tables, figures, overlap, comparisons, SQL.
 
 Each returns the exit code.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +20,17 @@ from deepcuts.cli.arguments import (
     SPLIT,
     STAGE,
     STORE,
-    TRIAL,
     WHICH,
     argument,
     arms_of,
     existing,
     labels_of,
-    opened,
     verb,
 )
 from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
-    DONE,
-    INCOMPLETE,
+    exit_code,
+    print_as_asked,
     print_csv,
     print_degenerate,
     print_json,
@@ -84,66 +81,6 @@ def _options(args: argparse.Namespace, frame: pd.DataFrame) -> AbstractContextMa
     return deepcuts.figure_options(args.width, args.font_size, labels, arms)
 
 
-def _code(damaged: Mapping[str, str]) -> int:
-    return INCOMPLETE if say_damaged(damaged) else DONE
-
-
-def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
-    print_json(rows) if args.json else print_records(rows)
-
-
-@verb(
-    "status",
-    "how far each sweep of a store is",
-    STORE,
-    argument("--watch", action="store_true", help="a live view, until Ctrl-C"),
-    argument("--by-arm", action="store_true", help="a row for each arm of a sweep"),
-    JSON,
-)
-def status_verb(args: argparse.Namespace) -> int:
-    """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
-    store = opened(args.store_uri) if args.watch else existing(args.store_uri)  # one may watch before the run begins
-    if args.watch:
-        from deepcuts.cli.watch import watch_store
-
-        watch_store(store)
-        return DONE
-    frame = deepcuts.status(store, args.by_arm)
-    if args.json or len(frame):
-        _print(frame, args)
-    else:
-        print(f"store {store.uri} holds no sweep yet")
-    if (others := frame.attrs["unwanted"]) and not args.json:
-        print(f"{others} completed trial{'s' * (others > 1)} that no sweep wants now; the other views have them too")
-    return _code(frame.attrs["damaged"])
-
-
-@verb("show", "one trial: everything, with its traceback and the command that runs it again", STORE, TRIAL, JSON)
-def show_verb(args: argparse.Namespace) -> int:
-    """Everything about one trial."""
-    store = existing(args.store_uri)
-    frame = deepcuts.show(store, args.trial)
-    row, code = frame.iloc[0].to_dict(), _code(frame.attrs["damaged"])
-    if args.json:
-        print_json(frame)
-        return code
-    known = {name: value for name, value in row.items() if value is not None}
-    width = max(len(str(name)) for name in row)
-    named = [name for name in ("trial_id", "sweep", "arm") if name in known]
-    for name in sorted(dict.fromkeys([*named, *known]), key=lambda name: name == "spec"):  # the longest comes last
-        if name != "traceback":
-            print(f"{name:<{width}}  {known[name]}")
-    if known.get("traceback"):
-        print(f"\n{known['traceback']}")
-    chain = deepcuts.rounds(store, row["trial_id"])
-    if len(chain):
-        print("\nrounds:")
-        print_records(chain)
-    print_degenerate(store, frame)
-    print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
-    return code
-
-
 @verb(
     "table",
     "results: mean and 95 %% interval over seeds",
@@ -172,7 +109,7 @@ def table_verb(args: argparse.Namespace) -> int:
         print_results(results)
         print_degenerate(existing(args.store_uri), frame)
         say_measured(frame, shown)
-    return _code(frame.attrs["damaged"])
+    return exit_code(frame.attrs["damaged"])
 
 
 @verb(
@@ -213,13 +150,13 @@ def curves_verb(args: argparse.Namespace) -> int:
         made = deepcuts.curves(shown, None, args.stage, args.x)
     if args.json:
         print_json(made)
-        return _code(frame.attrs["damaged"])
+        return exit_code(frame.attrs["damaged"])
     out = args.output or "curves.png"
     with _options(args, frame):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     say_measured(frame, shown)
-    return _code(frame.attrs["damaged"])
+    return exit_code(frame.attrs["damaged"])
 
 
 @verb(
@@ -245,7 +182,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     if args.json:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
         print_json(made)
-        return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+        return exit_code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
     with _options(args, frame):
         figures, left_out = _iou_figures(made, kept, frame)
@@ -261,7 +198,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}{left_out}")
-    return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+    return exit_code(frame.attrs["damaged"] | made.attrs["damaged"])
 
 
 def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
@@ -304,8 +241,8 @@ def compare_verb(args: argparse.Namespace) -> int:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all arms")
         one, other = args.trials
-        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
-        return _code(frame.attrs["damaged"])
+        print_as_asked(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
+        return exit_code(frame.attrs["damaged"])
     shown = deepcuts.measured(store, frame, args.metric, args.split)
     if args.over:
         made = deepcuts.compare_over_datasets(shown, args.baseline, args.stage, args.margin)
@@ -315,7 +252,7 @@ def compare_verb(args: argparse.Namespace) -> int:
                 some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
                 deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
             sys.stderr.write(f"wrote {args.output}\n")
-        return _code(frame.attrs["damaged"])
+        return exit_code(frame.attrs["damaged"])
     made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
         made = deepcuts.with_examples(store, made, shown, args.stage)
@@ -326,7 +263,7 @@ def compare_verb(args: argparse.Namespace) -> int:
     else:
         _print_verdicts(made, args, frame)
         say_measured(frame, shown)
-    return _code(frame.attrs["damaged"])
+    return exit_code(frame.attrs["damaged"])
 
 
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
@@ -371,7 +308,7 @@ def transfer_verb(args: argparse.Namespace) -> int:
             some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
             deepcuts.save_figure(deepcuts.plot_transfer(some), args.output)
         sys.stderr.write(f"wrote {args.output}\n")
-    return _code(frame.attrs["damaged"])
+    return exit_code(frame.attrs["damaged"])
 
 
 @verb(
@@ -388,5 +325,5 @@ def query_verb(args: argparse.Namespace) -> int:
     if args.csv and not args.json:
         frame.to_csv(sys.stdout, index=False)
     else:
-        _print(frame, args)
-    return _code(frame.attrs.get("damaged", {}))
+        print_as_asked(frame, args)
+    return exit_code(frame.attrs.get("damaged", {}))

@@ -17,6 +17,7 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines, seed_values
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
 from deepcuts.records import records
+from deepcuts.store.failures import run_one_command
 from deepcuts.store.store import Store
 from deepcuts.wording import duration, level
 
@@ -264,7 +265,7 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
         element("p", ", ".join(names) + more),
         code(cut) if cut else None,
         element("p", "Run one of them again, in one process, without Ray:"),
-        code(f"deepcuts run-one {shlex.quote(uri)} {first['trial_id']}"),
+        code(run_one_command(first.to_dict(), uri)),
         class_="failure",
     )
 

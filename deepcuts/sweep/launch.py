@@ -34,6 +34,7 @@ from deepcuts.sweep.machines import (
     choose_gpus,
     local_gpus,
     ray_address,
+    resources_text,
     this_machine,
 )
 from deepcuts.sweep.pace import Pace
@@ -157,7 +158,7 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: M
     return estimate(
         todo,
         prepared.counts,
-        prepared.train_examples,
+        prepared.texts,
         store,
         gpus=gpus,
         cpus=cpus,
@@ -265,7 +266,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     pace = Pace(todo.to_run, planned.cost.seconds, planned.cost.slots)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace, planned.labels)
     where = planned.machines.name
-    progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
+    progress.say(f"sweep {file.name}: {planned.counts}; {resources_text(cpus, planned.gpus)} per trial, on {where}")
     for fact in planned.facts:
         progress.say(fact)
     with progress:

@@ -137,7 +137,7 @@ def test_rm_lists_asks_and_removes(
     assert main([*words, "--yes"]) == 0
     assert (len(chosen), ids(store)) == (2, before - chosen)
     assert main(["rm", store.uri, "--sweep", "large", "--yes"]) == 0
-    assert "trials stay: another sweep wants them" in capsys.readouterr().out
+    assert "not to remove, as another sweep wants them: " in capsys.readouterr().out
 
 
 def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None:
