@@ -12,7 +12,7 @@ from deepcuts.cli.upkeep import refuse_while_running
 from deepcuts.wording import counted, size_text
 
 MOST_SHOWN = 20
-YES = argument("--yes", action="store_true", help="do not ask")
+YES = argument("--yes", action="store_true", help="remove without asking")
 
 
 @verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, *WHICH, YES)
@@ -34,7 +34,8 @@ def rm_verb(args: argparse.Namespace) -> int:
     if len(shown) > MOST_SHOWN:
         print(f"and {len(shown) - MOST_SHOWN} more")
     what = counted(len(planned.trials), "trial") + (f" and the sweep {planned.sweep}" if planned.sweep else "")
-    print(f"to remove: {what}, with {counted(len(planned.stages), 'shared stage')} ({size_text(planned.bytes)})")
+    with_stages = f", with {counted(len(planned.stages), 'shared stage')} ({size_text(planned.bytes)})"
+    print(f"to remove: {what}{with_stages if planned.stages else ''}")
     if stay := len(chosen) - len(shown):
         print(f"not to remove, as another sweep wants them: {counted(stay, 'trial')}")
     if not args.yes and not _agreed():
@@ -54,7 +55,7 @@ def _agreed() -> bool:
 
 @verb(
     "rename",
-    "give a sweep of a store another name",
+    "rename a sweep of a store",
     argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI"),
     argument("sweep", metavar="SWEEP", help="its name now"),
     argument("name", metavar="NAME", help="its name from now on"),
@@ -64,13 +65,17 @@ def rename_verb(args: argparse.Namespace) -> int:
     store = existing(args.store_uri)
     refuse_while_running(store, "rename")
     rows = deepcuts.rename_sweep(store, args.sweep, args.name)
-    print(f"{args.sweep} is {args.name} now, in the rows of {rows} trials; set name: {args.name} in its sweep file too")
+    wanted = sum(row["sweep"] == args.name for row in store.read("sweeps", ["sweep"]).table.to_pylist())
+    print(
+        f"renamed sweep {args.sweep} to {args.name}: it wants {counted(wanted, 'trial')} and has run {rows:,};"
+        f" set name: {args.name} in its sweep file too"
+    )
     return DONE
 
 
 @verb(
     "merge",
-    "copy into a store what another one has and it lacks",
+    "copy into a store what another has and it lacks",
     argument("store_uri", metavar="STORE", help="the store to fill"),
     argument("other_uri", metavar="OTHER", help="the store to read; it stays as it is"),
 )

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OVER = (
-    argument("--over", choices=["datasets"], help="all datasets together: normalised metrics, their means and ranks"),
-    argument("--csv", action="store_true", help="with --over: print CSV, every column of the JSON"),
+    argument(
+        "--over", choices=["datasets"], help="compare over all datasets together: normalised metrics, means, ranks"
+    ),
+    argument("--csv", action="store_true", help="with --over: print CSV, with every column of the JSON"),
     argument("--latex", action="store_true", help="with --over: print a LaTeX tabular (package booktabs)"),
     argument("--markdown", action="store_true", help="with --over: print a Markdown table"),
 )

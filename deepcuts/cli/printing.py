@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -210,16 +209,6 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     for path, reason in damaged.items():
         sys.stderr.write(f"deepcuts: damaged and left out: {path}: {reason}\n")
     return bool(damaged)
-
-
-def exit_code(damaged: Mapping[str, str]) -> int:
-    """Name the files that could not be read; return the exit code of a view that left them out."""
-    return INCOMPLETE if say_damaged(damaged) else DONE
-
-
-def print_as_asked(rows: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Print a frame as JSON with --json, else as a table."""
-    print_json(rows) if args.json else print_records(rows)
 
 
 def say_measured(trials: pd.DataFrame, shown: pd.DataFrame) -> None:

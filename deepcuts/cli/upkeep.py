@@ -29,7 +29,7 @@ def refuse_while_running(store: Store, why: str) -> None:
 
 @verb(
     "cache",
-    "what the shared stages hold, who needs it, and what can go",
+    "list the shared stages, who needs them, and what can be removed",
     STORE,
     JSON,
     argument("--gc", action="store_true", help="remove what no wanted trial needs"),
@@ -51,9 +51,8 @@ def cache_verb(args: argparse.Namespace) -> int:
     if args.gc:
         print(f"removed {size_text(total)}")
     else:
-        print(
-            f"{size_text(total)}, {f'of which {size_text(total - needed)} can go (--gc)' if needed < total else 'all needed'}"
-        )
+        free = f"{size_text(total - needed)} of it can go (--gc)" if needed < total else "all of it needed"
+        print(f"{size_text(total)}, {free}")
     return DONE
 
 
@@ -74,10 +73,10 @@ def compact_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "doctor",
-    "find what is broken in a store, and with --fix set it aside",
+    "find what is damaged in a store, and with --fix set it aside",
     STORE,
     JSON,
-    argument("--fix", action="store_true", help="set the bad aside; then the same run command completes"),
+    argument("--fix", action="store_true", help="set aside what is damaged; the same run command then makes it again"),
 )
 def doctor_verb(args: argparse.Namespace) -> int:
     """Name what is broken; with `--fix` set it aside."""

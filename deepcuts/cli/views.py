@@ -1,4 +1,4 @@
-"""The verbs that look at the results in a store: tables, figures, overlap, comparisons, SQL.
+"""The verbs that look at a store: progress, trials, tables, figures, overlap, comparisons, SQL.
 
 Each returns the exit code.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,19 @@ from deepcuts.cli.arguments import (
     SPLIT,
     STAGE,
     STORE,
+    TRIAL,
     WHICH,
     argument,
     arms_of,
     existing,
     labels_of,
+    opened,
     verb,
 )
 from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
-    exit_code,
-    print_as_asked,
+    DONE,
+    INCOMPLETE,
     print_csv,
     print_degenerate,
     print_json,
@@ -42,8 +45,10 @@ from deepcuts.cli.printing import (
     say_measured,
 )
 from deepcuts.cli.transfer_matrix import TABLE_FORMATS, print_transfer
+from deepcuts.cli.trials import print_again, print_failures, print_trial
 from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,15 +86,70 @@ def _options(args: argparse.Namespace, frame: pd.DataFrame) -> AbstractContextMa
     return deepcuts.figure_options(args.width, args.font_size, labels, arms)
 
 
+def _code(damaged: Mapping[str, str]) -> int:
+    return INCOMPLETE if say_damaged(damaged) else DONE
+
+
+def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
+    print_json(rows) if args.json else print_records(rows)
+
+
+@verb(
+    "status",
+    "show how far each sweep of a store has come",
+    STORE,
+    argument("--watch", action="store_true", help="follow it live, until Ctrl-C"),
+    argument("--by-arm", action="store_true", help="show a row for each arm of a sweep"),
+    JSON,
+)
+def status_verb(args: argparse.Namespace) -> int:
+    """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
+    store = opened(args.store_uri) if args.watch else existing(args.store_uri)  # one may watch before the run begins
+    if args.watch:
+        from deepcuts.cli.watch import watch_store
+
+        watch_store(store)
+        return DONE
+    frame = deepcuts.status(store, args.by_arm)
+    if args.json or len(frame):
+        _print(frame, args)
+    else:
+        print(f"store {store.uri} holds no sweep yet")
+    if frame["failed"].any() and not args.json:
+        print_failures(store)
+    if (others := frame.attrs["unwanted"]) and not args.json:
+        print(f"{counted(others, 'completed trial')} that no sweep wants now; the other views have them too")
+    return _code(frame.attrs["damaged"])
+
+
+@verb("show", "show all of one trial: its error, results, settings and how to run it again", STORE, TRIAL, JSON)
+def show_verb(args: argparse.Namespace) -> int:
+    """Everything about one trial."""
+    store = existing(args.store_uri)
+    frame = deepcuts.show(store, args.trial)
+    row, code = frame.iloc[0].to_dict(), _code(frame.attrs["damaged"])
+    if args.json:
+        print_json(frame)
+        return code
+    print_trial(row)
+    chain = deepcuts.rounds(store, row["trial_id"])
+    if len(chain):
+        print("\nrounds:")
+        print_records(chain)
+    print_degenerate(store, frame)
+    print_again(row, store.uri)
+    return code
+
+
 @verb(
     "table",
-    "results: mean and 95 %% interval over seeds",
+    "print the results: mean and 95 %% interval over seeds",
     STORE,
     *WHICH,
     METRIC,
     SPLIT,
-    argument("--columns", default="", metavar="KEY,...", help="settings as columns, such as retrain.epochs"),
-    argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
+    argument("--columns", default="", metavar="KEY,...", help="show settings as columns, such as retrain.epochs"),
+    argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),
     argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
     argument("--markdown", action="store_true", help="print a Markdown table"),
     JSON,
@@ -109,12 +169,12 @@ def table_verb(args: argparse.Namespace) -> int:
         print_results(results)
         print_degenerate(existing(args.store_uri), frame)
         say_measured(frame, shown)
-    return exit_code(frame.attrs["damaged"])
+    return _code(frame.attrs["damaged"])
 
 
 @verb(
     "curves",
-    "a figure: the metric against sparsity, a line per arm",
+    "draw the metric against sparsity, a line per arm",
     STORE,
     *WHICH,
     OUTPUT,
@@ -122,12 +182,12 @@ def table_verb(args: argparse.Namespace) -> int:
     SPLIT,
     STAGE,
     *FIGURE,
-    argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
+    argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the horizontal axis"),
     argument(
         "--report",
         default="last",
         choices=["last", "best"],
-        help="the last epoch of the stage, or as in the seed study: the best epoch of all stages, by accuracy"
+        help="take the last epoch of the stage, or as the original study did the best epoch of all stages, by accuracy"
         " (regression: squared error), which flatters",
     ),
     JSON,
@@ -150,25 +210,25 @@ def curves_verb(args: argparse.Namespace) -> int:
         made = deepcuts.curves(shown, None, args.stage, args.x)
     if args.json:
         print_json(made)
-        return exit_code(frame.attrs["damaged"])
+        return _code(frame.attrs["damaged"])
     out = args.output or "curves.png"
     with _options(args, frame):
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
     say_measured(frame, shown)
-    return exit_code(frame.attrs["damaged"])
+    return _code(frame.attrs["damaged"])
 
 
 @verb(
     "iou",
-    "figures: the overlap of masks between trials, over all and layer by layer",
+    "draw how much the masks of trials overlap, as a whole and layer by layer",
     STORE,
     *WHICH,
     OUTPUT,
     *FIGURE,
-    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare just these"),
-    argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
-    argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
+    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare only these trials"),
+    argument("--common", action="store_true", help="compare the tensors that all models have, where models differ"),
+    argument("--by-kind", action="store_true", help="group the layers by kind (query, key, ...)"),
     JSON,
 )
 def iou_verb(args: argparse.Namespace) -> int:
@@ -182,7 +242,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     if args.json:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
         print_json(made)
-        return exit_code(frame.attrs["damaged"] | made.attrs["damaged"])
+        return _code(frame.attrs["damaged"] | made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
     with _options(args, frame):
         figures, left_out = _iou_figures(made, kept, frame)
@@ -194,11 +254,11 @@ def iou_verb(args: argparse.Namespace) -> int:
     if len(whole) <= MOST_ROWS:
         print_records(whole.drop(columns="layer"))
     else:
-        print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
+        print(f"{len(whole):,} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}{left_out}")
-    return exit_code(frame.attrs["damaged"] | made.attrs["damaged"])
+    return _code(frame.attrs["damaged"] | made.attrs["damaged"])
 
 
 def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
@@ -208,13 +268,13 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     try:
         figures["-density"] = deepcuts.plot_density(kept, frame)
     except ValueError as error:
-        left_out = f"; there is no figure of the density per layer: {error}"
+        left_out = f"; no figure of the density per layer: {error}"
     return figures | {"-dead": deepcuts.plot_dead(kept, frame)}, left_out
 
 
 @verb(
     "compare",
-    "paired statistics: arms against a baseline over seeds, or two trials over examples",
+    "compare arms with a baseline over seeds, or two trials over examples, by paired statistics",
     STORE,
     *WHICH,
     OUTPUT,
@@ -222,14 +282,14 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     SPLIT,
     STAGE,
     *FIGURE,
-    argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
+    argument("trials", nargs="*", metavar="TRIAL", help="compare only these two, example by example"),
     argument(
-        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense, Unpruned"
+        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense or Unpruned"
     ),
     argument(
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
-    argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    argument("--examples", action="store_true", help="make intervals hold for other validation examples too (slower)"),
     *OVER,
     JSON,
 )
@@ -241,8 +301,8 @@ def compare_verb(args: argparse.Namespace) -> int:
         if len(args.trials) != 2:
             raise ValueError(f"{len(args.trials)} trials are given; compare takes two, or none for all arms")
         one, other = args.trials
-        print_as_asked(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
-        return exit_code(frame.attrs["damaged"])
+        _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
+        return _code(frame.attrs["damaged"])
     shown = deepcuts.measured(store, frame, args.metric, args.split)
     if args.over:
         made = deepcuts.compare_over_datasets(shown, args.baseline, args.stage, args.margin)
@@ -252,7 +312,7 @@ def compare_verb(args: argparse.Namespace) -> int:
                 some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
                 deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
             sys.stderr.write(f"wrote {args.output}\n")
-        return exit_code(frame.attrs["damaged"])
+        return _code(frame.attrs["damaged"])
     made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
         made = deepcuts.with_examples(store, made, shown, args.stage)
@@ -263,14 +323,15 @@ def compare_verb(args: argparse.Namespace) -> int:
     else:
         _print_verdicts(made, args, frame)
         say_measured(frame, shown)
-    return exit_code(frame.attrs["damaged"])
+    return _code(frame.attrs["damaged"])
 
 
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
+    compared = f"{counted(len(made), 'comparison')} with {args.baseline}, {args.stage}"
     print(
-        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
-        " p values are corrected for the number of comparisons"
+        f"{compared}; differences within {args.margin:g} do not matter; p values are corrected for the number of"
+        " comparisons"
     )
     for _, part in made.groupby("dataset", sort=False):
         print()
@@ -286,7 +347,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
 
 @verb(
     "transfer",
-    "what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
+    "show what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
     STORE,
     *WHICH,
     OUTPUT,
@@ -308,12 +369,12 @@ def transfer_verb(args: argparse.Namespace) -> int:
             some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
             deepcuts.save_figure(deepcuts.plot_transfer(some), args.output)
         sys.stderr.write(f"wrote {args.output}\n")
-    return exit_code(frame.attrs["damaged"])
+    return _code(frame.attrs["damaged"])
 
 
 @verb(
     "query",
-    "SQL over the tables trials, metrics, predictions, masks, sweeps and the view settings (read-only)",
+    "run read-only SQL over the tables trials, metrics, predictions, masks, sweeps and the view settings",
     STORE,
     argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"'),
     argument("--csv", action="store_true", help="print CSV"),
@@ -325,5 +386,5 @@ def query_verb(args: argparse.Namespace) -> int:
     if args.csv and not args.json:
         frame.to_csv(sys.stdout, index=False)
     else:
-        print_as_asked(frame, args)
-    return exit_code(frame.attrs.get("damaged", {}))
+        _print(frame, args)
+    return _code(frame.attrs.get("damaged", {}))

@@ -95,7 +95,7 @@ def _between(rows: Sequence[Row]) -> str:
         text = f"intervals within {_signed(min(lows))} to {_signed(max(highs))}, {text}"
     if needed:
         span = f"{needed[0]:.0f}" if needed[0] == needed[-1] else f"{needed[0]:.0f} to {needed[-1]:.0f}"
-        text += f"; about {span} would decide"
+        text += f"; about {span} seeds would decide"
     return text
 
 

@@ -197,7 +197,7 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     words = (
         "How far two masks agree. Kappa is 0 where two masks agree as two random masks of the same densities would, and"
         " 1 where they are equal. The IoU of random masks depends on the sparsity, so it is shown as “by chance”."
-        " Random and shuffled masks are controls, which agree as by chance by construction, and inverted ones agree"
+        " Random and shuffled masks are controls, which agree at chance level by construction; inverted ones agree"
         " less: pairs with one have rows of their own."
     )
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}

@@ -116,8 +116,7 @@ def estimate(
 
 def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[float, str]:
     """Guess the FLOP/s that a trial reaches in training, and say in words what that rests on."""
-    begin = "guessed, as no trial of this model, data and precision is in the store that ran on such a machine: a"
-    begin += " training step reaches"
+    begin = "a guess, until a trial of this model, data and precision has run on such a device: a training step reaches"
     if dense.device == "cpu":
         speed = cpus * (OTHER_CORE if on == "cpu" else core_speed())
         return speed, f"{begin} {speed / 1e12:.2g} TFLOP/s on {counted(cpus, 'CPU core')}; {_ROUGHLY}"
@@ -128,7 +127,7 @@ def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[f
     return speed * min(1.0, max(gpus, 0.01)), f"{words} data sheet's peak); {_ROUGHLY}"
 
 
-_ROUGHLY = "it may take a third of that time, or three times as long"
+_ROUGHLY = "it may well take a third of that time, or three times as long"
 
 
 def _measured_in_words(measured: Mapping[_Kind, _Measured], kinds: Collection[_Kind]) -> list[str]:

@@ -74,6 +74,8 @@ class SweepPlan:
             told += facts_in_words(facts, task, self.file.for_dataset(dataset).max_train_examples)
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
+        if not todo.to_run:
+            return "\n".join([*lines, "  nothing is left to run"])
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         tuned = counted(len(todo.fine_tunes()), "fine-tuning")
         lines.append(f"  shared work still to do: {tuned}; scoring passes: {passes}")
@@ -82,14 +84,10 @@ class SweepPlan:
             lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")
         if isinstance(self.file.strategies, dict) or self.file.axes:
             lines += _arms_in_words(todo, self.labels)
-        if not todo.to_run:
-            return "\n".join([*lines, "  nothing is left to run"])
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
         at_a_time = f", {counted(cost.slots, 'trial')} at a time"
         lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
-        lines.append(
-            f"    with {START_SECONDS:.0f} s until Ray and its workers have started, on a machine that is idle"
-        )
+        lines.append(f"    {START_SECONDS:.0f} s of it for Ray and its workers to start, on an idle machine")
         lines += [f"    {basis}" for basis in cost.basis]
         left = f"{size_text(cost.left_bytes)} of disk" if cost.left_bytes else "no more disk"
         lines.append(f"  {left} at the end, at most {size_text(cost.peak_bytes)} on the way")

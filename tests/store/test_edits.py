@@ -131,7 +131,7 @@ def test_rm_lists_asks_and_removes(
     monkeypatch.setattr("builtins.input", lambda question: "n")
     before = ids(store)
     assert main(words) == 0
-    assert "to remove: 2 trials, with 0 shared stages" in capsys.readouterr().out
+    assert "to remove: 2 trials\n" in capsys.readouterr().out
     assert ids(store) == before
     chosen = ids(store, strategy="LayerMagWeight", seed=1)
     assert main([*words, "--yes"]) == 0
@@ -161,7 +161,7 @@ def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None
     ("old", "new", "message"),
     [
         ("larg", "x", "did you mean 'large'"),
-        ("large", "small", "has a sweep 'small' already"),
+        ("large", "small", "already has a sweep 'small'"),
         ("large", "large", "has the name 'large' already"),
         ("large", "../x", "valid"),
     ],

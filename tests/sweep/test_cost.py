@@ -20,8 +20,8 @@ from deepcuts.wording import size_text
 COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
 TEXTS = {"toy": Texts(train=100, evaluated=0, tokens=20.0)}
 GUESS = (
-    "guessed, as no trial of this model, data and precision is in the store that ran on such a machine: a training step"
-    " reaches 0.1 TFLOP/s on 1 CPU core; it may take a third of that time, or three times as long"
+    "a guess, until a trial of this model, data and precision has run on such a device: a training step reaches 0.1"
+    " TFLOP/s on 1 CPU core; it may well take a third of that time, or three times as long"
 )
 
 
