@@ -89,11 +89,7 @@ def estimate(
         if found is not None:
             unit = found.seconds
         else:
-            each = texts[dense.dataset]
-            flops = 6 * counts[dense.dataset].prunable * min(each.tokens, dense.max_tokens)
-            speed, words = _guessed_speed(dense, on, gpus, cpus)
-            step = STEP_SECONDS / dense.finetune.batch_size if dense.device == "cuda" else 0.0
-            unit = max(flops / speed, step) * (1 + EVALUATING * each.evaluated / used)
+            unit, words = _guess(dense, counts[dense.dataset].prunable, texts[dense.dataset], used, on, gpus, cpus)
             guessed.add(words)
         seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
         if dense.dense_id not in plan.dense_there:
@@ -112,6 +108,16 @@ def estimate(
     wall = Pace(plan.to_run, seconds, slots).seconds_left() + (START_SECONDS if plan.to_run else 0.0)
     left, passing = _bytes(plan, counts, keep_models, slots)
     return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
+
+
+def _guess(
+    dense: DenseSpec, prunable: int, texts: Texts, used: int, on: str, gpus: float, cpus: int
+) -> tuple[float, str]:
+    """Guess the seconds per example and epoch of training, with what is evaluated after each; say what it rests on."""
+    speed, words = _guessed_speed(dense, on, gpus, cpus)
+    flops = 6 * prunable * min(texts.tokens, dense.max_tokens)
+    step = STEP_SECONDS[dense.device] / dense.finetune.batch_size
+    return max(flops / speed, step) * (1 + EVALUATING * texts.evaluated / used), words
 
 
 def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[float, str]:

@@ -202,7 +202,7 @@ def test_other_results_of_one_trial_are_named_and_left_alone(
     out = capsys.readouterr()
     assert f"{one} has other results" in out.err
     assert two not in out.err
-    assert "copied 1 trials" in out.out
+    assert "copied 1 trial, 0 sweeps and 0 artifacts" in out.out
     dense = {row["trial_id"]: row["dense"] for row in target.read("trials").table.to_pylist()}
     assert dense[one] != 0.123
     assert dense[three] == by_id[three]["dense"]

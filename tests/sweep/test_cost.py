@@ -82,14 +82,17 @@ def test_a_guess_counts_the_tokens_of_the_texts_and_what_is_evaluated_after_each
     def seconds(**fields):
         texts = {"toy": Texts(**({"train": 100, "evaluated": 0, "tokens": 20.0} | fields))}
         plan = make_plan(trials, store)
-        made = estimate(plan, COUNTS, texts, store, gpus=0, cpus=2, slots=1, keep_models=False)
+        made = estimate(plan, counts, texts, store, gpus=0, cpus=2, slots=1, keep_models=False)
         return work(made) - ends
 
-    by_hand = 6 * 800 * 20 / 2e11 * 100 * (5 + 12)  # FLOPs of an example at the speed of two cores, examples, epochs
+    counts = {"toy": SimpleNamespace(parameters=10**8, prunable=10**8, positions=64)}
+    by_hand = 6 * 1e8 * 20 / 2e11 * 100 * (5 + 12)  # FLOPs of an example at the speed of two cores, examples, epochs
     assert seconds() == pytest.approx(by_hand)
     assert seconds(tokens=10.0) == pytest.approx(by_hand / 2)
     assert seconds(tokens=1000.0) == pytest.approx(by_hand * trials[0].dense.max_tokens / 20)
     assert seconds(evaluated=300) == pytest.approx(2 * by_hand)  # three times as many, for a third of the time each
+    counts = COUNTS
+    assert seconds() == pytest.approx(100 / 16 * 17 * 1e-2)  # a step of a small network takes 10 ms
 
 
 def test_later_rounds_of_scoring_are_work_of_each_trial_and_curvature_takes_longer(tmp_path):
