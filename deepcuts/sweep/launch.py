@@ -183,7 +183,8 @@ def run(
     Works on the command line, in a notebook's cell, in a thread and under asyncio. An interrupt (Ctrl-C, the
     notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray
     cluster (default: RAY_ADDRESS); without one, or with `local`, Ray is started here for as long as it takes, unless
-    the process has one already. A Ray that dies under a sweep takes the process with it, with exit code 3.
+    the process has one already. Raises RayNotStarted where it does not start; a Ray that dies under a sweep takes the
+    process with it, with exit code 3.
 
     `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own; `on_plan`
     hears what is planned before anything is written. Raises ValueError, before anything is written, for all that `plan`

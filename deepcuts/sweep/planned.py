@@ -11,6 +11,7 @@ from deepcuts.data.facts import facts_in_words, inferred_in_words
 from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
+from deepcuts.store.failures import FAILURE_COLUMNS, fails_again
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
 from deepcuts.sweep.cost import START_SECONDS, Cost, recommended
@@ -53,11 +54,17 @@ class SweepPlan:
             text += f" ({len(todo.again)} of them again: their networks are needed, and not in the store)"
         text += f", {len(todo.done) - len(todo.again)} done"
         if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
-            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+            errors = [row["error"] for row in self._failures() if row["trial_id"] in skipped]
+            would = "would fail the same way again: `deepcuts status` says why"
+            again = would if all(map(fails_again, errors)) else "--retry-failed runs them again"
+            text += f", {len(skipped)} failed before ({again})"
         if todo.waiting:
             waits = "waits" if len(todo.waiting) == 1 else "wait"
             text += f", {len(todo.waiting)} {waits} for those that failed"
         return text
+
+    def _failures(self) -> list[Row]:
+        return self.store.read("trials", FAILURE_COLUMNS).table.to_pylist()
 
     def __str__(self) -> str:
         todo, cost = self.todo, self.cost
@@ -75,7 +82,7 @@ class SweepPlan:
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
         if not todo.to_run:
-            return "\n".join([*lines, "  nothing is left to run"])
+            return "\n".join([*lines, "  nothing to run"])
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
         tuned = counted(len(todo.fine_tunes()), "fine-tuning")
         lines.append(f"  shared work still to do: {tuned}; scoring passes: {passes}")

@@ -281,6 +281,10 @@ def test_a_plan_knows_what_is_done_and_what_failed(capsys, tmp_path):
     code, out, _ = run(capsys, "plan", path)
     assert code == DONE
     assert "0 of 2 trials to run, 1 done, 1 failed before (--retry-failed runs them again)" in out
+    assert "\n  nothing to run\n" in out
+    assert " of disk " not in out
+    write_trial(store, trial(ids[1], status="failed", failure="trial", error="ValueError: the loss is nan, not finite"))
+    assert "1 failed before (would fail the same way again: `deepcuts status` says why)" in run(capsys, "plan", path)[1]
     rows = json.loads(run(capsys, "plan", path, "--json", "--retry-failed")[1])
     assert [row["state"] for row in rows] == ["done", "to run again"]
 
