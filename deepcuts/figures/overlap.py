@@ -35,7 +35,7 @@ from deepcuts.figures.style import (
 )
 from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 # Below this many inches panels are below each other.
 _NARROW = 5.0
@@ -204,7 +204,7 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
     parts = []
     for (relation, of), part in kept.groupby(["relation", "of"], observed=True, sort=True):
         pairs = len(part.drop_duplicates(["trial_a", "trial_b"]))
-        parts.append(part.assign(line=f"{relation}, {of}, {pairs} pair{'' if pairs == 1 else 's'}"))
+        parts.append(part.assign(line=f"{relation}, {of}, {counted(pairs, 'pair')}"))
     arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
     methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]), key=natural)
     controls = sorted(set(arms["arm"]) - set(methods), key=natural) if control.any() else []

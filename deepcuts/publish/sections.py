@@ -19,7 +19,7 @@ from deepcuts.publish.html import Child, code, element, html_table, joined, sect
 from deepcuts.records import records
 from deepcuts.store.failures import run_one_command
 from deepcuts.store.store import Store
-from deepcuts.wording import duration, level
+from deepcuts.wording import counted, duration, level
 
 MOST_FAILURES = 60
 MOST_LABELS = 6
@@ -47,7 +47,7 @@ def _counts(trials: pd.DataFrame) -> str:
     words += [f"{failed:,} failed"] if failed else []
     counts = {"arm": pruned["arm"], "dataset": trials["dataset"], "seed": trials["seed"]}
     for name, values in counts.items():
-        words.append(f"{values.nunique():,} {name}{'' if values.nunique() == 1 else 's'}")
+        words.append(counted(values.nunique(), name))
     words.append(f"{_total_time(float(trials['total_seconds'].sum()))} of trials")
     if len(completed) and completed["finished_at"].notna().any():
         words.append(f"the last on {completed['finished_at'].max():%d %B %Y}")
@@ -257,7 +257,7 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     cut = f"...\n{text[-MOST_TRACEBACK:]}" if len(text) > MOST_TRACEBACK else text
     names = [f"{row.dataset} {row.arm} seed {row.seed}" for row in part.head(8).itertuples()]
     more = f" and {len(part) - 8:,} more" if len(part) > 8 else ""
-    count = f"{len(part):,} trial{'' if len(part) == 1 else 's'}"
+    count = counted(len(part), "trial")
     fault = " (of the infrastructure: the next run tries again)" if first["failure"] == "infrastructure" else ""
     return element(
         "details",
