@@ -26,7 +26,7 @@ def print_failures(store: Store) -> None:
         print(line)
 
 
-def print_trial(row: Mapping[str, Any]) -> None:
+def print_trial(row: Mapping[Any, Any]) -> None:
     """Print the row of a trial, a line for each value: first why it failed, if it did, and last its traceback."""
     if row["status"] == "failed":
         print(f"failed in {stage_in_words(row['error_stage'])}: {row['error'] or 'no error was recorded'}\n")
@@ -40,7 +40,7 @@ def print_trial(row: Mapping[str, Any]) -> None:
         print(f"\n{known['traceback']}")
 
 
-def print_again(row: Mapping[str, Any], uri: str) -> None:
+def print_again(row: Mapping[Any, Any], uri: str) -> None:
     """Print the command that runs a trial again, and whether that helps."""
     if fails_again(row["error"]):
         print("\nit would fail the same way again, bit for bit: change the settings as the error says")

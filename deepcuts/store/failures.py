@@ -48,7 +48,7 @@ def fails_again(error: str | None) -> bool:
     return error is not None and ("not finite" in error or " are NaN" in error)
 
 
-def run_one_command(row: Mapping[str, Any], uri: str) -> str:
+def run_one_command(row: Mapping[Any, Any], uri: str) -> str:
     """Write the command that runs a trial again; `row` has its `trial_id` and `spec`.
 
     Where the trial is scored by a criterion of the user's own, the command names the file as it was called then.
