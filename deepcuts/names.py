@@ -83,7 +83,7 @@ def find_id(prefix: str, known: Iterable[str]) -> str:
         return prefix
     found = [known_id for known_id in ids if known_id.startswith(prefix)]
     if not found:
-        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids)}; there are {len(ids)} trials")
+        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids)}; known trials: {len(ids)}")
     if len(prefix) < SHORTEST_PREFIX:
         raise ValueError(f"trial {prefix!r} is too short; give {SHORTEST_PREFIX} characters or more")
     if len(found) > 1:

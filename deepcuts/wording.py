@@ -46,6 +46,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things as a person reads it: 1 trial, 2,000 trials, 3 batches."""
+    plural = f"{thing}es" if thing.endswith(("s", "x", "ch", "sh")) else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
+
+
 def size_text(count: float) -> str:
     """Bytes as a person reads them: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -33,7 +33,7 @@ from deepcuts.analysis.significance import FEWEST_SEEDS, LEVEL, critical_differe
 from deepcuts.experiment.metrics import Floats, metric_and_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
-from deepcuts.wording import Stage, level
+from deepcuts.wording import Stage, counted, level
 
 OVER_DATASETS_COLUMNS = [
     *("compression", "sparsity", "arm", "baseline", "datasets", "seeds", "mean", "mean_low", "mean_high"),
@@ -310,7 +310,7 @@ def ranks_in_words(part: pd.DataFrame) -> str:
     if row["critical_difference"] != row["critical_difference"]:
         return "one arm has no ranks"
     if datasets < FEWEST_DATASETS:
-        return f"{datasets} datasets decide nothing about ranks: at least {FEWEST_DATASETS} are needed"
+        return f"{counted(datasets, 'dataset')} cannot decide about ranks: at least {FEWEST_DATASETS} are needed"
     p = "p < 0.001" if row["p_friedman"] < 0.001 else f"p = {row['p_friedman']:.3f}"
     if not ranks_decide(row):
         return f"ranks over {datasets} datasets show no difference between the arms (Friedman, {p})"

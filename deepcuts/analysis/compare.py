@@ -270,7 +270,7 @@ def _p(corrected_p: float) -> str:
 
 def _more(row: Mapping[str, Any]) -> str:
     few = 1 < row["n"] < FEWEST_SEEDS
-    return (f"; {row['n']} seeds can show nothing" if few else "") + f"; {more_seeds(row)}."
+    return (f"; {row['n']} seeds are too few to show anything" if few else "") + f"; {more_seeds(row)}."
 
 
 def more_seeds(row: Mapping[str, Any]) -> str:
@@ -278,5 +278,5 @@ def more_seeds(row: Mapping[str, Any]) -> str:
     needed = row["seeds_needed"]
     if needed is None or needed != needed:
         few = row["n"] < FEWEST_SEEDS
-        return f"at least {FEWEST_SEEDS} are needed" if few else "no number of seeds up to 10,000 would decide"
-    return "as many again may decide" if needed <= row["n"] else f"about {needed:.0f} would decide"
+        return f"at least {FEWEST_SEEDS} seeds are needed" if few else "no number of seeds up to 10,000 would decide"
+    return "as many seeds again may decide" if needed <= row["n"] else f"about {needed:.0f} seeds would decide"

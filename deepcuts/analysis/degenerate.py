@@ -15,7 +15,7 @@ from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import mask_counts
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.store.store import Store
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 DEGENERATE_COLUMNS = ["trial_id", "kind", "what"]
 
@@ -97,7 +97,7 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
 
 
 def _networks(count: int) -> str:
-    return f"{count} fine-tuned network{'' if count == 1 else 's'}"
+    return counted(count, "fine-tuned network")
 
 
 def _sentence(kind: object, part: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 from deepcuts.analysis.curves import comparable
 from deepcuts.analysis.significance import Floats, Resampled, mcnemar, two_level
-from deepcuts.experiment.metrics import FUNCTIONS, in_split, metric_and_split
+from deepcuts.experiment.metrics import FUNCTIONS, in_split, metric_and_split, value_of
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.names import find_id, nearest
 from deepcuts.store.store import Store
@@ -88,7 +88,7 @@ def compare_trials(
     labels, (ours, theirs) = _predictions(store, [(a, stage), (b, stage)], split)
     found = two_level(labels, ours[None], theirs[None], metric)
     row = {"trial_a": a, "trial_b": b, "metric": in_split(metric, split), "n": len(labels)}
-    row |= {"value_a": FUNCTIONS[metric](labels, ours), "value_b": FUNCTIONS[metric](labels, theirs)}
+    row |= {"value_a": value_of(metric, labels, ours), "value_b": value_of(metric, labels, theirs)}
     row |= {"difference": found.difference, "low": found.low, "high": found.high}
     return pd.DataFrame([row | _discordant(labels, ours, theirs, str(metric_of[a]))])
 

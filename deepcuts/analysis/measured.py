@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from deepcuts.analysis import frames
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.curves import with_metric
-from deepcuts.experiment.metrics import FUNCTIONS, in_split, majority_score
+from deepcuts.experiment.metrics import in_split, majority_score, value_of
 from deepcuts.experiment.tasks import METRICS, ON_REQUEST
 from deepcuts.names import nearest
 from deepcuts.store.store import Store
@@ -78,7 +78,7 @@ def _computed(store: Store, trials: pd.DataFrame, recorded: pd.DataFrame, metric
     where = ds.field("trial_id").isin(list(lacking["trial_id"])) & (ds.field("split") == split)
     rows = store.read("predictions", ["trial_id", "stage", "label", "prediction"], where).table.to_pandas()
     found = [
-        (*key, FUNCTIONS[metric](part["label"].to_numpy(np.float64), part["prediction"].to_numpy(np.float64)))
+        (*key, value_of(metric, part["label"].to_numpy(np.float64), part["prediction"].to_numpy(np.float64)))
         for key, part in rows.groupby(["trial_id", "stage"])
     ]
     frame = pd.DataFrame(found, columns=["trial_id", "stage", "value"])

@@ -80,7 +80,7 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     the mean of each of the MEASURES. It answers whether another strategy, or other settings of one, change a mask more
     than another seed does.
 
-    Rows `of` methods are over pairs of methods alone. Random and shuffled masks agree as by chance by construction, and
+    Rows `of` methods are over pairs of methods alone. Random and shuffled masks agree at chance level, and
     inverted ones less: the pairs with such a control have rows of their own, `of` controls. `arms` and `names` say
     which methods or controls they are, and how many.
 

@@ -23,7 +23,7 @@ from deepcuts.experiment.spec import canonical
 from deepcuts.names import natural
 from deepcuts.pruning.criteria import NOT_PRUNED, is_control
 from deepcuts.records import records
-from deepcuts.wording import Stage, level
+from deepcuts.wording import Stage, counted, level
 
 TRANSFER_COLUMNS = [
     *("model", "strategy", "arm", "control", "compression", "sparsity_asked", "source", "target", "own", "stage"),
@@ -303,9 +303,7 @@ def _failed(trials: pd.DataFrame) -> list[str]:
         return []
     failed = rows[(rows["status"] != "completed") & rows["mask_from"].notna()]
     counts = records(failed.groupby(["arm", "dataset"], sort=True).size().reset_index(name="n"))
-    return [
-        f"{row['n']} trial{'' if row['n'] == 1 else 's'} of {row['arm']} on {row['dataset']} failed" for row in counts
-    ]
+    return [f"{counted(row['n'], 'trial')} of {row['arm']} on {row['dataset']} failed" for row in counts]
 
 
 def transfer_cells(frame: pd.DataFrame, escaped: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:

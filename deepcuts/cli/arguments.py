@@ -135,41 +135,41 @@ STORE = argument(
     nargs="?",
     help="a folder, or a file, s3, gs or abfs URI (default: DEEPCUTS_STORE, else ./results)",
 )
-TRIAL = argument("trial", metavar="TRIAL", help="its id, or 4 or more characters that only it begins with")
-JSON = argument("--json", action="store_true", help="print JSON: a list of objects, null for undefined")
-OUTPUT = argument("-o", "--output", metavar="FILE", help="where to draw: .png, .svg or .pdf")
-METRIC = argument("--metric", help="another metric than the task's main one, such as accuracy")
+TRIAL = argument("trial", metavar="TRIAL", help="the trial's id, or its first characters: 4 or more")
+JSON = argument("--json", action="store_true", help="print a JSON list of objects, with null for what is undefined")
+OUTPUT = argument("-o", "--output", metavar="FILE", help="the figure's file: .png, .svg or .pdf")
+METRIC = argument("--metric", help="show another metric than the task's main one, such as macro_f1")
 SPLIT = argument(
-    "--split", default="validation", metavar="SPLIT", help="another split, such as test (default: validation)"
+    "--split", default="validation", metavar="SPLIT", help="show another split, such as test (default: validation)"
 )
 STAGE = argument(
     "--stage",
     default="retrained",
     choices=STAGES,
-    help="the network after this stage",
+    help="show the networks after this stage (default: retrained)",
 )
 ONLY = argument(
     "--only",
     action=_Selection,
     default={},
     metavar="KEY=VALUE,...",
-    help="just the trials with dataset=stsb,seed=0,seed=1: values of one key mean or, different keys mean and",
+    help="only the trials with, say, dataset=stsb,seed=0,seed=1: one of the values of each key",
 )
 # Which trials of a store a verb looks at.
 WHICH = (argument("--sweep", metavar="NAME", help="just the trials that this sweep wants"), ONLY)
 # How a figure looks, for every verb that draws.
 FIGURE = (
-    argument("--width", type=float, metavar="INCHES", help="how wide the figure is; 3.3 fits a column of a paper"),
+    argument("--width", type=float, metavar="INCHES", help="the width of the figure; 3.3 fits a column of a paper"),
     argument("--font-size", type=float, metavar="POINTS", help="the size of text (default: 10, or as in matplotlibrc)"),
     argument(
-        "--arms", action="append", default=[], metavar="ARM,...", help="draw just these, as the legend calls them"
+        "--arms", action="append", default=[], metavar="ARM,...", help="draw only these arms, named as in the legend"
     ),
     argument(
         "--label",
         action="append",
         default=[],
         metavar="ARM=NAME",
-        help="another name for an arm, as in LayerSNIP=SNIP",
+        help="draw an arm under another name, as in LayerSNIP=SNIP",
     ),
 )
 # What a verb takes that has a sweep file: where its trials go, and what is different this time.

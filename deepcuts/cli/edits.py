@@ -9,10 +9,10 @@ import deepcuts
 from deepcuts.cli.arguments import STORE, WHICH, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
 from deepcuts.cli.upkeep import refuse_while_running
-from deepcuts.wording import size_text
+from deepcuts.wording import counted, size_text
 
 MOST_SHOWN = 20
-YES = argument("--yes", action="store_true", help="do not ask")
+YES = argument("--yes", action="store_true", help="remove without asking")
 
 
 @verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, *WHICH, YES)
@@ -33,10 +33,11 @@ def rm_verb(args: argparse.Namespace) -> int:
     print_records(shown[columns].head(MOST_SHOWN))
     if len(shown) > MOST_SHOWN:
         print(f"and {len(shown) - MOST_SHOWN} more")
-    what = f"{len(planned.trials)} trials" + (f" and the sweep {planned.sweep}" if planned.sweep else "")
-    print(f"to remove: {what}, with {len(planned.stages)} shared stages ({size_text(planned.bytes)})")
+    what = counted(len(planned.trials), "trial") + (f" and the sweep {planned.sweep}" if planned.sweep else "")
+    with_stages = f", with {counted(len(planned.stages), 'shared stage')} ({size_text(planned.bytes)})"
+    print(f"to remove: {what}{with_stages if planned.stages else ''}")
     if stay := len(chosen) - len(shown):
-        print(f"{stay} trials stay: another sweep wants them")
+        print(f"not to remove, as another sweep wants them: {counted(stay, 'trial')}")
     if not args.yes and not _agreed():
         print("nothing was removed")
         return DONE
@@ -54,7 +55,7 @@ def _agreed() -> bool:
 
 @verb(
     "rename",
-    "give a sweep of a store another name",
+    "rename a sweep of a store",
     argument("store_uri", metavar="STORE", help="a folder, or a file, s3, gs or abfs URI"),
     argument("sweep", metavar="SWEEP", help="its name now"),
     argument("name", metavar="NAME", help="its name from now on"),
@@ -64,13 +65,17 @@ def rename_verb(args: argparse.Namespace) -> int:
     store = existing(args.store_uri)
     refuse_while_running(store, "rename")
     rows = deepcuts.rename_sweep(store, args.sweep, args.name)
-    print(f"{args.sweep} is {args.name} now, in the rows of {rows} trials; set name: {args.name} in its sweep file too")
+    wanted = sum(row["sweep"] == args.name for row in store.read("sweeps", ["sweep"]).table.to_pylist())
+    print(
+        f"renamed sweep {args.sweep} to {args.name}: it wants {counted(wanted, 'trial')} and has run {rows:,};"
+        f" set name: {args.name} in its sweep file too"
+    )
     return DONE
 
 
 @verb(
     "merge",
-    "copy into a store what another one has and it lacks",
+    "copy into a store what another has and it lacks",
     argument("store_uri", metavar="STORE", help="the store to fill"),
     argument("other_uri", metavar="OTHER", help="the store to read; it stays as it is"),
 )
@@ -80,7 +85,8 @@ def merge_verb(args: argparse.Namespace) -> int:
     for each in (store, other):
         refuse_while_running(each, "merge")
     merged = deepcuts.merge_stores(store, other)
-    print(f"copied {len(merged.trials)} trials, {len(merged.sweeps)} sweeps and {merged.artifacts} artifacts")
+    trials, sweeps = counted(len(merged.trials), "trial"), counted(len(merged.sweeps), "sweep")
+    print(f"copied {trials}, {sweeps} and {counted(merged.artifacts, 'artifact')}")
     for trial_id in merged.conflicts:
         print(f"deepcuts: {trial_id} has other results in {other.uri}; kept as it was in {store.uri}", file=sys.stderr)
     return INCOMPLETE if merged.conflicts else DONE

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import deepcuts
 from deepcuts.cli import edits, publishing, sweeps, upkeep, views
 from deepcuts.cli.arguments import Verb
+from deepcuts.names import nearest
+from deepcuts.sweep.machines import RayNotStarted
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, NO_RAY, INTERRUPTED = 1, 2, 3, 130
 
 VERBS = {
     each.name: each
@@ -22,8 +24,8 @@ VERBS = {
 
 _EPILOG = """\
 exit codes: 0 done; 1 done, but something failed, is missing or damaged, and is named; 2 bad input, nothing written;
-3 Ray died under a sweep: what was saved is kept, and the same command goes on; 130 and 143 stopped by SIGINT and
-SIGTERM, with what was under way saved.
+3 Ray did not start, or died under a sweep: what was saved is kept, and the same command goes on; 130 and 143 stopped
+by SIGINT and SIGTERM, with what was under way saved.
 
 start here: deepcuts run sweeps/quickstart.yaml --store results
 """
@@ -31,12 +33,15 @@ start here: deepcuts run sweeps/quickstart.yaml --store results
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    args = _parser().parse_args(argv)
+    args = _parsed(sys.argv[1:] if argv is None else argv)
     try:
         return VERBS[args.verb].run(args)
     except ValueError as error:
         print(f"deepcuts: error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RayNotStarted as error:
+        print(f"deepcuts: error: {error}", file=sys.stderr)
+        return NO_RAY
     except BrokenPipeError:  # the reader of our output has gone, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -46,6 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deepcuts: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; of an unknown verb or flag say which may be meant, and exit with code 2."""
+    parser = _parser()
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        parser.error(f"unknown verb {verb!r}{nearest(verb, VERBS) or ';'} known: {', '.join(VERBS)}")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [name for each in VERBS[args.verb].arguments for name in each.names if name.startswith("--")]
+        meant = nearest(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+        parser.error(
+            f"{args.verb} takes no argument {unknown[0]!r}{meant or ';'}"
+            f" `deepcuts {args.verb} --help` lists what it takes"
+        )
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

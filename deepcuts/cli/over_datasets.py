@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from deepcuts.cli.arguments import argument
 from deepcuts.cli.printing import in_latex, in_markdown, print_json, print_pipes, print_records, print_tabular
 from deepcuts.records import records
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OVER = (
-    argument("--over", choices=["datasets"], help="all datasets together: normalised metrics, their means and ranks"),
-    argument("--csv", action="store_true", help="with --over: print CSV, every column of the JSON"),
+    argument(
+        "--over", choices=["datasets"], help="compare over all datasets together: normalised metrics, means, ranks"
+    ),
+    argument("--csv", action="store_true", help="with --over: print CSV, with every column of the JSON"),
     argument("--latex", action="store_true", help="with --over: print a LaTeX tabular (package booktabs)"),
     argument("--markdown", action="store_true", help="with --over: print a Markdown table"),
 )
@@ -75,5 +77,5 @@ def _about(part: pd.DataFrame, args: argparse.Namespace) -> str:
     datasets, seeds = row["datasets"], len(row["seeds"])
     return (
         f"{level(row['compression'], row['sparsity'])}, {args.stage}: {len(datasets)} datasets ({', '.join(datasets)}),"
-        f" {seeds} seed{'' if seeds == 1 else 's'}"
+        f" {counted(seeds, 'seed')}"
     )

@@ -16,11 +16,11 @@ from deepcuts.cli.printing import DONE, INCOMPLETE, say_damaged
 
 @verb(
     "report",
-    "one HTML page of everything, to open offline and pass on",
+    "write one HTML page of everything, which opens offline",
     STORE,
     *WHICH,
     argument("-o", "--output", default="report.html", metavar="FILE", help="where to write the page"),
-    argument("--baseline", metavar="ARM", help="what the others are compared with"),
+    argument("--baseline", metavar="ARM", help="the arm to compare the others with"),
 )
 def report_verb(args: argparse.Namespace) -> int:
     """One HTML page of a store or of one sweep."""
@@ -35,7 +35,7 @@ def report_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "export",
-    "the pruned network of a trial as a transformers folder with a model card",
+    "write the pruned network of a trial as a transformers folder with a model card",
     STORE,
     TRIAL,
     argument("folder", metavar="DIR", help="a new or empty folder"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deepcuts.sweep.launched import Launched
     from deepcuts.sweep.planned import SweepPlan
 
-RETRY = argument("--retry-failed", action="store_true", help="run also what failed for reasons of its own")
+RETRY = argument("--retry-failed", action="store_true", help="also run trials that failed by themselves")
 CRITERIA_FILE = argument(
     "--criteria",
     action="append",
@@ -28,7 +28,7 @@ CRITERIA_FILE = argument(
     metavar="FILE.py",
     help="the file with a criterion of your own, where a store names the trial",
 )
-ADDRESS = argument("--address", help="a running Ray cluster: auto, or HOST:PORT; without it Ray starts here")
+ADDRESS = argument("--address", help="use a running Ray cluster: auto, or HOST:PORT (default: start Ray here)")
 
 
 def _hours(text: str) -> float:
@@ -47,15 +47,17 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 @verb(
     "run",
-    "run what is missing of a sweep, with live progress",
+    "run what is missing from a sweep, with live progress",
     SWEEP,
     *INTO,
     ONLY,
     RETRY,
     argument("--json", action="store_true", help="print the plan as JSON (with --dry-run)"),
     ADDRESS,
-    argument("--max-hours", type=_hours, metavar="H", help="after H hours start nothing new, save, exit 130"),
-    argument("--dry-run", action="store_true", help="as the verb plan"),
+    argument(
+        "--max-hours", type=_hours, metavar="H", help="after H hours save what is running, and exit with code 130"
+    ),
+    argument("--dry-run", action="store_true", help="only print the plan, as the verb plan does"),
 )
 def run_verb(args: argparse.Namespace) -> int:
     """Run what is missing of a sweep; 0 when every wanted trial is completed."""
@@ -96,14 +98,14 @@ def _say_what_is_odd(planned: SweepPlan) -> None:
 
 @verb(
     "plan",
-    "say what `run` would do: done, to run, failed before; shared work, time, disk",
+    "print what `run` would do: trials done, to run and failed before; shared work, time, disk",
     SWEEP,
     *INTO,
     ONLY,
     RETRY,
     argument("--json", action="store_true", help="print the plan as JSON"),
     ADDRESS,
-    argument("--on", metavar="MACHINE", help="for a machine that is not here: cpu, gpu, or a kind of it, as in a100"),
+    argument("--on", metavar="MACHINE", help="plan for another machine: cpu, gpu, or a kind of GPU such as a100"),
 )
 def plan_verb(args: argparse.Namespace) -> int:
     """Say what `run` would do."""
@@ -123,7 +125,7 @@ def plan_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "run-one",
-    "run one trial in this process, without Ray: for debugging",
+    "run one trial in this process, without Ray, to debug it",
     argument("source", metavar="SWEEP.yaml|STORE", help="a sweep file, or a store that has the trial's row"),
     TRIAL,
     *INTO,
@@ -162,11 +164,15 @@ def run_one_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "sensitivity",
-    "the metric with one tensor, kind or layer pruned alone, before any retraining; a table and a figure",
+    "prune one tensor, kind or layer at a time, retrain nothing, and show what each costs: a table and a figure",
     STORE,
     TRIAL,
-    argument("--sparsity", type=float, nargs="+", default=[0.5], metavar="S", help="shares to prune (default: 0.5)"),
-    argument("--by", default="tensor", choices=("tensor", "kind", "layer"), help="what is pruned together"),
+    argument(
+        "--sparsity", type=float, nargs="+", default=[0.5], metavar="S", help="the fractions to prune (default: 0.5)"
+    ),
+    argument(
+        "--by", default="tensor", choices=("tensor", "kind", "layer"), help="what to prune together (default: tensor)"
+    ),
     CRITERIA_FILE,
     OUTPUT,
     JSON,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_FORMATS = (
-    argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
+    argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),
     argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
     argument("--markdown", action="store_true", help="print a Markdown table"),
 )

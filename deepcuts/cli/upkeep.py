@@ -12,7 +12,7 @@ import deepcuts
 from deepcuts.cli.arguments import JSON, STORE, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_json, print_records
 from deepcuts.names import COMPACTED
-from deepcuts.wording import duration, size_text
+from deepcuts.wording import counted, duration, size_text
 
 if TYPE_CHECKING:
     from deepcuts.store.doctor import Finding
@@ -24,12 +24,12 @@ def refuse_while_running(store: Store, why: str) -> None:
     from deepcuts.store.live import at_work
 
     if busy := at_work(store):
-        raise ValueError(f"store {store.uri!r} is in use by {len(busy)} running trials or stages; {why} when they end")
+        raise ValueError(f"store {store.uri!r} is in use (trials and stages at work: {len(busy)}); {why} when they end")
 
 
 @verb(
     "cache",
-    "what the shared stages hold, who needs it, and what can go",
+    "list the shared stages, who needs them, and what can be removed",
     STORE,
     JSON,
     argument("--gc", action="store_true", help="remove what no wanted trial needs"),
@@ -43,12 +43,16 @@ def cache_verb(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
         return DONE
+    if not rows:
+        print("nothing to remove" if args.gc else "no shared stages are kept")
+        return DONE
     print_records([row | {"bytes": size_text(row["bytes"])} for row in rows])
     total, needed = sum(row["bytes"] for row in rows), sum(row["bytes"] for row in rows if row["needed"])
     if args.gc:
         print(f"removed {size_text(total)}")
     else:
-        print(f"{size_text(total)}, of which {size_text(total - needed)} can go (--gc)")
+        free = f"{size_text(total - needed)} of it can go (--gc)" if needed < total else "all of it needed"
+        print(f"{size_text(total)}, {free}")
     return DONE
 
 
@@ -69,10 +73,10 @@ def compact_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "doctor",
-    "find what is broken in a store, and with --fix set it aside",
+    "find what is damaged in a store, and with --fix set it aside",
     STORE,
     JSON,
-    argument("--fix", action="store_true", help="set the bad aside; then the same run command completes"),
+    argument("--fix", action="store_true", help="set aside what is damaged; the same run command then makes it again"),
 )
 def doctor_verb(args: argparse.Namespace) -> int:
     """Name what is broken; with `--fix` set it aside."""
@@ -102,7 +106,7 @@ def _examined(store: Store, busy: bool) -> list[Finding]:
     from deepcuts.store.doctor import bytes_of_store
 
     files, size = bytes_of_store(store)
-    print(f"reading {size_text(size)} in {files:,} files", file=sys.stderr)
+    print(f"reading {size_text(size)} in {counted(files, 'file')}", file=sys.stderr)
     began = time.monotonic()
     findings = deepcuts.examine_store(store, busy, FUNCTIONS)
     print(f"every byte was read, in {duration(time.monotonic() - began)}", file=sys.stderr)

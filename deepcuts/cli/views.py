@@ -45,8 +45,10 @@ from deepcuts.cli.printing import (
     say_measured,
 )
 from deepcuts.cli.transfer_matrix import TABLE_FORMATS, print_transfer
+from deepcuts.cli.trials import print_again, print_failures, print_trial
 from deepcuts.experiment.metrics import in_split
 from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,10 +96,10 @@ def _print(rows: pd.DataFrame, args: argparse.Namespace) -> None:
 
 @verb(
     "status",
-    "how far each sweep of a store is",
+    "show how far each sweep of a store has come",
     STORE,
-    argument("--watch", action="store_true", help="a live view, until Ctrl-C"),
-    argument("--by-arm", action="store_true", help="a row for each arm of a sweep"),
+    argument("--watch", action="store_true", help="follow it live, until Ctrl-C"),
+    argument("--by-arm", action="store_true", help="show a row for each arm of a sweep"),
     JSON,
 )
 def status_verb(args: argparse.Namespace) -> int:
@@ -113,12 +115,14 @@ def status_verb(args: argparse.Namespace) -> int:
         _print(frame, args)
     else:
         print(f"store {store.uri} holds no sweep yet")
+    if frame["failed"].any() and not args.json:
+        print_failures(store)
     if (others := frame.attrs["unwanted"]) and not args.json:
-        print(f"{others} completed trial{'s' * (others > 1)} that no sweep wants now; the other views have them too")
+        print(f"{counted(others, 'completed trial')} that no sweep wants now; the other views have them too")
     return _code(frame.attrs["damaged"])
 
 
-@verb("show", "one trial: everything, with its traceback and the command that runs it again", STORE, TRIAL, JSON)
+@verb("show", "show all of one trial: its error, results, settings and how to run it again", STORE, TRIAL, JSON)
 def show_verb(args: argparse.Namespace) -> int:
     """Everything about one trial."""
     store = existing(args.store_uri)
@@ -127,32 +131,25 @@ def show_verb(args: argparse.Namespace) -> int:
     if args.json:
         print_json(frame)
         return code
-    known = {name: value for name, value in row.items() if value is not None}
-    width = max(len(str(name)) for name in row)
-    named = [name for name in ("trial_id", "sweep", "arm") if name in known]
-    for name in sorted(dict.fromkeys([*named, *known]), key=lambda name: name == "spec"):  # the longest comes last
-        if name != "traceback":
-            print(f"{name:<{width}}  {known[name]}")
-    if known.get("traceback"):
-        print(f"\n{known['traceback']}")
+    print_trial(row)
     chain = deepcuts.rounds(store, row["trial_id"])
     if len(chain):
         print("\nrounds:")
         print_records(chain)
     print_degenerate(store, frame)
-    print(f"\nrun it again: deepcuts run-one {store.uri} {row['trial_id']}")
+    print_again(row, store.uri)
     return code
 
 
 @verb(
     "table",
-    "results: mean and 95 %% interval over seeds",
+    "print the results: mean and 95 %% interval over seeds",
     STORE,
     *WHICH,
     METRIC,
     SPLIT,
-    argument("--columns", default="", metavar="KEY,...", help="settings as columns, such as retrain.epochs"),
-    argument("--csv", action="store_true", help="print CSV: every column of the JSON"),
+    argument("--columns", default="", metavar="KEY,...", help="show settings as columns, such as retrain.epochs"),
+    argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),
     argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
     argument("--markdown", action="store_true", help="print a Markdown table"),
     JSON,
@@ -177,7 +174,7 @@ def table_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "curves",
-    "a figure: the metric against sparsity, a line per arm",
+    "draw the metric against sparsity, a line per arm",
     STORE,
     *WHICH,
     OUTPUT,
@@ -185,12 +182,12 @@ def table_verb(args: argparse.Namespace) -> int:
     SPLIT,
     STAGE,
     *FIGURE,
-    argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the axis"),
+    argument("--x", default="auto", choices=["auto", "sparsity", "compression", "epoch"], help="the horizontal axis"),
     argument(
         "--report",
         default="last",
         choices=["last", "best"],
-        help="the last epoch of the stage, or as in the seed study: the best epoch of all stages, by accuracy"
+        help="take the last epoch of the stage, or as the original study did the best epoch of all stages, by accuracy"
         " (regression: squared error), which flatters",
     ),
     JSON,
@@ -224,14 +221,14 @@ def curves_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "iou",
-    "figures: the overlap of masks between trials, over all and layer by layer",
+    "draw how much the masks of trials overlap, as a whole and layer by layer",
     STORE,
     *WHICH,
     OUTPUT,
     *FIGURE,
-    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare just these"),
-    argument("--common", action="store_true", help="of different models, the tensors that all of them have"),
-    argument("--by-kind", action="store_true", help="kinds of layers (query, key, ...), not every layer"),
+    argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare only these trials"),
+    argument("--common", action="store_true", help="compare the tensors that all models have, where models differ"),
+    argument("--by-kind", action="store_true", help="group the layers by kind (query, key, ...)"),
     JSON,
 )
 def iou_verb(args: argparse.Namespace) -> int:
@@ -257,7 +254,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     if len(whole) <= MOST_ROWS:
         print_records(whole.drop(columns="layer"))
     else:
-        print(f"{len(whole)} pairs of trials: --json prints each of them, and each layer")
+        print(f"{len(whole):,} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}{left_out}")
@@ -271,13 +268,13 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     try:
         figures["-density"] = deepcuts.plot_density(kept, frame)
     except ValueError as error:
-        left_out = f"; there is no figure of the density per layer: {error}"
+        left_out = f"; no figure of the density per layer: {error}"
     return figures | {"-dead": deepcuts.plot_dead(kept, frame)}, left_out
 
 
 @verb(
     "compare",
-    "paired statistics: arms against a baseline over seeds, or two trials over examples",
+    "compare arms with a baseline over seeds, or two trials over examples, by paired statistics",
     STORE,
     *WHICH,
     OUTPUT,
@@ -285,14 +282,14 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     SPLIT,
     STAGE,
     *FIGURE,
-    argument("trials", nargs="*", metavar="TRIAL", help="compare just these two, example by example"),
+    argument("trials", nargs="*", metavar="TRIAL", help="compare only these two, example by example"),
     argument(
-        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense, Unpruned"
+        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense or Unpruned"
     ),
     argument(
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
-    argument("--examples", action="store_true", help="intervals that hold for other validation examples too (slower)"),
+    argument("--examples", action="store_true", help="make intervals hold for other validation examples too (slower)"),
     *OVER,
     JSON,
 )
@@ -331,9 +328,10 @@ def compare_verb(args: argparse.Namespace) -> int:
 
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
+    compared = f"{counted(len(made), 'comparison')} with {args.baseline}, {args.stage}"
     print(
-        f"{len(made)} comparisons with {args.baseline}, {args.stage}; differences within {args.margin:g} do not matter;"
-        " p values are corrected for the number of comparisons"
+        f"{compared}; differences within {args.margin:g} do not matter; p values are corrected for the number of"
+        " comparisons"
     )
     for _, part in made.groupby("dataset", sort=False):
         print()
@@ -349,7 +347,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
 
 @verb(
     "transfer",
-    "what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
+    "show what masks of other datasets and seeds (mask_from) are worth, beside the same masks shuffled",
     STORE,
     *WHICH,
     OUTPUT,
@@ -376,7 +374,7 @@ def transfer_verb(args: argparse.Namespace) -> int:
 
 @verb(
     "query",
-    "SQL over the tables trials, metrics, predictions, masks, sweeps and the view settings (read-only)",
+    "run read-only SQL over the tables trials, metrics, predictions, masks, sweeps and the view settings",
     STORE,
     argument("sql", metavar="SQL", help='such as "select strategy, avg(retrained) from trials group by 1"'),
     argument("--csv", action="store_true", help="print CSV"),

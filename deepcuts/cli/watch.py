@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcuts.pruning.criteria import NOT_PRUNED
+from deepcuts.store.failures import stage_in_words
 from deepcuts.store.live import STALE_SECONDS, Watch
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.wording import STEPS, duration, level, place_in_words
+from deepcuts.wording import duration, level, place_in_words
 
 REFRESH_SECONDS = 2.0
 MOST_RUNNING, MOST_ENDED = 24, 6
@@ -71,10 +72,11 @@ class Watcher:
 
 
 def watch_store(store: Store) -> None:
-    """Show the store until Ctrl-C; only once if the output is not a terminal."""
+    """Show the store until Ctrl-C; only once, as soon as a run has begun, if the output is not a terminal."""
     watcher, console = Watcher(store), Console(width=None if sys.stdout.isatty() else 160)
     if not console.is_terminal:
-        console.print(watch_board(watcher.look(), store.uri))
+        if _has_begun(watcher, store.uri):
+            console.print(watch_board(watcher.look(), store.uri))
         return
     with Live(console=console, auto_refresh=False, screen=False) as live:
         try:
@@ -87,13 +89,28 @@ def watch_store(store: Store) -> None:
             return
 
 
+def _has_begun(watcher: Watcher, uri: str) -> bool:
+    """Wait until the store has a sweep, and say so; False where Ctrl-C ends the waiting."""
+    seen = watcher.look()
+    if not seen.sweeps:
+        why = f" (it cannot be read just now: {seen.away})" if seen.away else ""
+        sys.stderr.write(f"no run has begun in {uri} yet{why}: waiting for it, until Ctrl-C\n")
+    try:
+        while not seen.sweeps:
+            time.sleep(REFRESH_SECONDS)
+            seen = watcher.look()
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
 def watch_board(seen: Seen, uri: str) -> RenderableType:
     """Draw a bar for each sweep, the trials at work, and the trials that ended last."""
     parts: list[RenderableType] = [Text(f"{uri}  {time.strftime('%H:%M:%S')}", "dim")]
     if seen.away is not None:
         parts.append(Text(f"cannot be read just now, this is older: {seen.away}", "red"))
     if not seen.sweeps:
-        parts.append(Text("no sweep yet"))
+        parts.append(Text("no run has begun here yet: waiting for it"))
     else:
         parts.append(_sweeps(seen))
     names = {row["trial_id"]: row for rows in seen.sweeps.values() for row in rows}
@@ -157,8 +174,11 @@ def _ended(rows: Sequence[Row]) -> Table:
     for row in rows:
         value = row["dense"] if row["retrained"] is None else row["retrained"]
         failed = row["status"] != "completed"
-        stage = STEPS.get(row["error_stage"], row["error_stage"])
-        words = f"failed in {stage}: {row['error']}" if failed else f"{row['metric']} {value:.3f}"
+        words = (
+            f"failed in {stage_in_words(row['error_stage'])}: {row['error']}"
+            if failed
+            else f"{row['metric']} {value:.3f}"
+        )
         at = row["finished_at"].strftime("%H:%M:%S UTC")
         table.add_row(Text(at, "dim"), Text(_name(row)), Text(words.splitlines()[0], "red" if failed else ""))
     return table

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcuts.data.columns import find_columns, shown, spelling
+from deepcuts.wording import counted
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
@@ -95,7 +96,7 @@ def _instead(path: Path, found: str) -> str:
 
 def _wrong_width(row: Sequence[str], width: int, first: int, last: int, tabs: bool) -> str:
     """Say that a row of the lines `first` to `last` has too few or too many fields, and what may be the cause."""
-    fields = f"{len(row)} field{'' if len(row) == 1 else 's'}"
+    fields = counted(len(row), "field")
     if first < last:
         return (
             f"lines {first:,} to {last:,} are one row of {fields}, the header has {width}:"

@@ -137,9 +137,14 @@ def _range(split: Split) -> tuple[float, float, float]:
     return float(split.labels.min()), float(split.labels.mean()), float(split.labels.max())
 
 
-def facts_in_words(facts: Mapping[str, Facts], task: Task) -> list[str]:
-    """Say how the labels are distributed and, a line each, what may be wrong with the examples."""
+def facts_in_words(facts: Mapping[str, Facts], task: Task, limit: int | None = None) -> list[str]:
+    """Say how the labels are distributed and, a line each, what may be wrong with the examples.
+
+    `limit` is the most training examples that are used; the facts are those of all.
+    """
     labels = [f"in {split} {_distribution(each)}" for split, each in facts.items()]
+    if limit is not None and limit < facts["train"].examples:
+        labels[0] += f" (of all {facts['train'].examples:,}; each seed draws {limit:,} of them)"
     if task.kind == "classification":
         counts = facts["validation"].labels
         most = max(counts, key=lambda name: counts[name])

@@ -84,7 +84,7 @@ _TRAINING = {
     "schedule": "of the learning rate, after the warmup",
     "warmup": "a fraction of the steps",
     "max_grad_norm": "gradients are clipped to this norm; null: never",
-    "distill": "of retrain alone: the fine-tuned network teaches; null: the labels alone do",
+    "distill": "the fine-tuned network teaches; null: the labels alone do",
 }
 _DISTILL = {
     "temperature": "softens what teacher and student say of a classification, 1 as it is",
@@ -146,6 +146,9 @@ def sweep_schema() -> dict[str, Any]:
     for model, texts in _DESCRIBED.items():
         for key, text in texts.items():
             parts[model.__name__]["properties"][key]["description"] = text
+    made["$defs"]["FineTuning"] = _without_teacher(parts["Training"])
+    for part in ("Settings", "SweepFile"):
+        parts[part]["properties"]["finetune"]["$ref"] = "#/$defs/FineTuning"
     properties = made["properties"]
     names = [*TASKS, *ALIASES]
     listed, mapped = properties["datasets"]["anyOf"]
@@ -171,6 +174,11 @@ def sweep_schema() -> dict[str, Any]:
     made["required"] = [key for key in made["required"] if key != "name"]
     made["oneOf"] = [{"required": ["compressions"]}, {"required": ["sparsities"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "A sweep of deepcuts"}
+
+
+def _without_teacher(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a training whose network has no teacher: that of fine-tuning."""
+    return training | {"properties": {key: each for key, each in training["properties"].items() if key != "distill"}}
 
 
 def _in_its_words(value: Any) -> Any:

@@ -143,13 +143,21 @@ def predictions_from(outputs: NDArray[np.float32]) -> Floats:
 def compute_metrics(names: tuple[str, ...], labels: Floats, predictions: Floats) -> dict[str, float]:
     """Return the named metrics of predictions (N,) against labels (N,).
 
-    Raises ValueError on an empty split, on different lengths, and when a prediction is not finite.
+    One that is undefined, as of constant predictions, is 0.0. Raises ValueError on an empty split, on different
+    lengths, and when a prediction is not finite.
     """
     if len(labels) == 0 or labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape}: need the same shape, not empty")
     if not np.isfinite(predictions).all():
         raise ValueError(f"{int((~np.isfinite(predictions)).sum())} of {len(predictions)} predictions are not finite")
-    return {name: FUNCTIONS[name](labels, predictions) for name in names}
+    return {name: value_of(name, labels, predictions) for name in names}
+
+
+def value_of(metric: str, labels: Floats, predictions: Floats) -> float:
+    """Return a metric by its name; 0.0 without a warning where it is undefined, which views tell in their own words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetric)
+        return FUNCTIONS[metric](labels, predictions)
 
 
 def in_split(metric: str, split: str) -> str:
@@ -166,6 +174,4 @@ def metric_and_split(name: str) -> tuple[str, str]:
 def majority_score(metric: str, labels: Floats) -> float:
     """Return the metric of always predicting the most frequent class of the labels (N,), of several the lowest."""
     classes, counts = np.unique(labels, return_counts=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UndefinedMetric)
-        return FUNCTIONS[metric](labels, np.full(len(labels), classes[counts.argmax()]))
+    return value_of(metric, labels, np.full(len(labels), classes[counts.argmax()]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -63,6 +64,14 @@ def _strategy(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def _init_none_or_step(value: Any) -> Any:
+    """Refuse in one message what is none of the forms of `rewind`; pydantic has one for each form."""
+    step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not step and value not in ("init", "none"):
+        raise ValueError(f"must be init, none, or a step of the fine-tuning (0 or more), not {value!r}")
+    return value
+
+
 Name = Annotated[str, AfterValidator(valid_name)]
 Compression = Annotated[Number, Field(ge=1)]
 Sparsity = Annotated[Fraction, Field(lt=1)]
@@ -100,7 +109,7 @@ class Settings(Frozen):
     exclude: list[Annotated[str, Field(min_length=1)]] = []
     finetune: Training = Training()
     scoring: Scoring = Scoring()
-    rewind: Literal["init", "none"] | Natural = "init"
+    rewind: Annotated[Literal["init", "none"] | Natural, BeforeValidator(_init_none_or_step)] = "init"
     start: Literal["rewind", "random", "shuffled"] = "rewind"
     retrain: Training = Training(epochs=12)
     rounds: Rounds | None = None

@@ -52,6 +52,9 @@ def compose_yaml(text: str) -> yaml.Node | None:
 
 KeyPath = tuple[str, ...]
 
+# The keys whose own keys are names that the file gives.
+_NO_SECTION = ("datasets", "strategies", "overrides")
+
 # The keys that take a list or a mapping.
 _LIST_OR_MAPPING = (("datasets",), ("strategies",))
 
@@ -70,9 +73,13 @@ _WORDS = {
 }
 
 
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """Write `unknown key 'x'; did you mean 'y'? known: ...`."""
-    return f"unknown {what} {name!r}{nearest(name, known) or ';'} known: {', '.join(known)}"
+def unknown(what: str, name: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """Write `unknown key 'x'; did you mean 'y'? known: ...`; `elsewhere` are paths of keys that are called so."""
+    near = nearest(name, known)
+    if elsewhere:
+        near = f"{near.removesuffix('?')} or " if near else "; did you mean "
+        near += f"{' or '.join(elsewhere)}?"
+    return f"unknown {what} {name!r}{near or ';'} known: {', '.join(known)}"
 
 
 def misplaced(place: Sequence[str | int], why: str) -> PydanticCustomError:
@@ -106,7 +113,10 @@ def explained(
 def _message(problem: ErrorDetails, place: KeyPath, known: Callable[[KeyPath], list[str]]) -> str:
     where = ".".join(part if part.isprintable() else repr(part) for part in place)
     if problem["type"] == "extra_forbidden":
-        message = unknown("key", place[-1], known(place[:-1]))
+        *inside, key = place
+        sections = [name for name in known((*inside,)) if name not in _NO_SECTION]
+        elsewhere = [".".join((*inside, name, key)) for name in sections if key in known((*inside, name))]
+        message = unknown("key", key, known((*inside,)), elsewhere)
         return f"{'.'.join(place[:-1])}: {message}" if place[1:] else message
     if problem["type"] == "missing":
         return f"{where}: is required and missing"

@@ -15,7 +15,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
 from deepcuts.figures.style import FAINT, GREY, INK, Look, called, drawn, looks, new_figure, plain, tidy, wrapping
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 # An interval beyond this many times the largest difference is cut off, with an arrow, to keep the others readable.
 _WIDEST = 4.0
@@ -112,4 +112,4 @@ def _mark(axes: Axes, row: dict[str, Any], height: float, reach: float, style: L
 
 
 def _said(row: dict[str, Any]) -> str:
-    return f"{short_verdict(row)}, {row['n']} seed{'' if row['n'] == 1 else 's'}"
+    return f"{short_verdict(row)}, {counted(row['n'], 'seed')}"

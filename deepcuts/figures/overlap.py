@@ -35,7 +35,7 @@ from deepcuts.figures.style import (
 )
 from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 # Below this many inches panels are below each other.
 _NARROW = 5.0
@@ -62,7 +62,7 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """Draw a heatmap of the whole network's kappa for all pairs in a frame of `overlap`.
 
     Trials (rows of the table `trials`) are grouped by dataset and by the compression or sparsity asked for. Kappa is 0
-    where masks agree as by chance at their densities, and 1 where they are the same. Masks that keep different shares
+    where masks agree at chance level, and 1 where they are the same. Masks that keep different shares of the weights
     cannot reach 1; a note has the highest kappa that is possible for them. Raises ValueError for an empty frame.
 
     >>> dc.plot_overlap(dc.overlap(store), trials)
@@ -115,7 +115,7 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
     image = axes.imshow(kappa, cmap=DIVERGING, norm=Normalize(-1, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
     bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
-    bar.set_label("0: as by chance    1: the same mask")
+    bar.set_label("0: chance level    1: identical masks")
     bar.outline.set_visible(False)
     axes.spines[:].set(visible=True, color=GREY)
     if len(kappa) > _MOST_NUMBERS * figure.get_figwidth():
@@ -180,7 +180,7 @@ def plot_layers(frame: pd.DataFrame, trials: pd.DataFrame | None = None) -> Figu
     figure = new_figure(7.2, (5.8 if stacked else 3.4) + 0.16 * points["line"].nunique())
     left, right = figure.subplots(*((2, 1) if stacked else (1, 2)))
     _layers_panel(left, points, placed, "pruned_iou", "IoU of pruned places")
-    _layers_panel(right, points, placed, "kappa", "Cohen's kappa (0: as by chance)")
+    _layers_panel(right, points, placed, "kappa", "Cohen's kappa (0: chance level)")
     left.set_title("Mask overlap per layer")
     handles = [line for line in left.get_lines() if not str(line.get_label()).startswith("_")]
     for dashes, label in ((_CHANCE, "by chance (IoU)"), (_HIGHEST, "highest possible (kappa)")):
@@ -204,7 +204,7 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
     parts = []
     for (relation, of), part in kept.groupby(["relation", "of"], observed=True, sort=True):
         pairs = len(part.drop_duplicates(["trial_a", "trial_b"]))
-        parts.append(part.assign(line=f"{relation}, {of}, {pairs} pair{'' if pairs == 1 else 's'}"))
+        parts.append(part.assign(line=f"{relation}, {of}, {counted(pairs, 'pair')}"))
     arms = pd.concat([kept[["arm", "of"]], kept[["arm_b", "of"]].set_axis(["arm", "of"], axis=1)])
     methods = sorted(set(arms.loc[arms["of"] == "methods", "arm"]), key=natural)
     controls = sorted(set(arms["arm"]) - set(methods), key=natural) if control.any() else []

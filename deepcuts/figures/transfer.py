@@ -26,7 +26,7 @@ from deepcuts.figures.style import (
     wrapping,
 )
 from deepcuts.records import records
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 # The scale reaches at least so far: smaller differences look small.
 _SMALLEST_SCALE = 0.1
@@ -114,7 +114,7 @@ def _luminance(color: Any) -> float:
 def _below(row: dict[str, Any]) -> str:
     """Return what is below a mean: half its interval, or the number of seeds where these are too few for one."""
     if row["low"] is None:
-        return f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
+        return counted(row["n"], "seed")
     return f"± {max(row['high'] - row['mean'], row['mean'] - row['low']):.3f}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from deepcuts.publish.headlines import and_joined
 from deepcuts.records import Records
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 # The most arms, and the most datasets, that the sentence names.
 MOST_NAMED = 3
@@ -76,7 +76,7 @@ def _undecided(rows: Records, baseline: str) -> str:
     if all(row["verdict"] == "equivalent" for row in rows):
         return f"Every arm is equivalent to {baseline}"
     seeds = max(row["n"] for row in rows)
-    few = f": {seeds} seed{'' if seeds == 1 else 's'} cannot tell" if seeds < 6 else f" with {seeds} seeds"
+    few = f": {counted(seeds, 'seed')} cannot tell" if seeds < 6 else f" with {seeds} seeds"
     return f"No arm is shown to beat {baseline} yet{few}"
 
 

@@ -11,7 +11,7 @@ from deepcuts.analysis.compare import more_seeds, short_verdict
 from deepcuts.publish.html import Child, element, html_table
 from deepcuts.records import records
 from deepcuts.store.tables import Row
-from deepcuts.wording import level
+from deepcuts.wording import counted, level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,12 +90,12 @@ def _between(rows: Sequence[Row]) -> str:
     known = [row for row in rows if row["seeds_needed"] is not None]
     needed = sorted(row["seeds_needed"] for row in known if row["seeds_needed"] > row["n"])
     seeds = max(row["n"] for row in rows)
-    text = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    text = counted(seeds, "seed")
     if lows and highs:
         text = f"intervals within {_signed(min(lows))} to {_signed(max(highs))}, {text}"
     if needed:
         span = f"{needed[0]:.0f}" if needed[0] == needed[-1] else f"{needed[0]:.0f} to {needed[-1]:.0f}"
-        text += f"; about {span} would decide"
+        text += f"; about {span} seeds would decide"
     return text
 
 
@@ -107,7 +107,7 @@ def and_joined(parts: Sequence[str]) -> str:
 def _point(row: Row) -> str:
     if not row["n"]:
         return f"{_asked(row)} (no shared seed)"
-    seeds = f"{row['n']} seed{'' if row['n'] == 1 else 's'}"
+    seeds = counted(row["n"], "seed")
     text = f"{_asked(row)} ({_signed(row['difference'])}, "
     text += seeds if row["low"] is None or row["n"] < 3 else f"{_signed(row['low'])} to {_signed(row['high'])}, {seeds}"
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:

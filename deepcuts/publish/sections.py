@@ -17,8 +17,9 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.publish.headlines import all_comparisons, headlines, seed_values
 from deepcuts.publish.html import Child, code, element, html_table, joined, section
 from deepcuts.records import records
+from deepcuts.store.failures import run_one_command
 from deepcuts.store.store import Store
-from deepcuts.wording import duration, level
+from deepcuts.wording import counted, duration, level
 
 MOST_FAILURES = 60
 MOST_LABELS = 6
@@ -46,7 +47,7 @@ def _counts(trials: pd.DataFrame) -> str:
     words += [f"{failed:,} failed"] if failed else []
     counts = {"arm": pruned["arm"], "dataset": trials["dataset"], "seed": trials["seed"]}
     for name, values in counts.items():
-        words.append(f"{values.nunique():,} {name}{'' if values.nunique() == 1 else 's'}")
+        words.append(counted(values.nunique(), name))
     words.append(f"{_total_time(float(trials['total_seconds'].sum()))} of trials")
     if len(completed) and completed["finished_at"].notna().any():
         words.append(f"the last on {completed['finished_at'].max():%d %B %Y}")
@@ -196,7 +197,7 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
     words = (
         "How far two masks agree. Kappa is 0 where two masks agree as two random masks of the same densities would, and"
         " 1 where they are equal. The IoU of random masks depends on the sparsity, so it is shown as “by chance”."
-        " Random and shuffled masks are controls, which agree as by chance by construction, and inverted ones agree"
+        " Random and shuffled masks are controls, which agree at chance level by construction; inverted ones agree"
         " less: pairs with one have rows of their own."
     )
     names = {"kappa": "kappa", "kept_iou": "kept IoU", "kept_iou_chance": "by chance"}
@@ -256,7 +257,7 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     cut = f"...\n{text[-MOST_TRACEBACK:]}" if len(text) > MOST_TRACEBACK else text
     names = [f"{row.dataset} {row.arm} seed {row.seed}" for row in part.head(8).itertuples()]
     more = f" and {len(part) - 8:,} more" if len(part) > 8 else ""
-    count = f"{len(part):,} trial{'' if len(part) == 1 else 's'}"
+    count = counted(len(part), "trial")
     fault = " (of the infrastructure: the next run tries again)" if first["failure"] == "infrastructure" else ""
     return element(
         "details",
@@ -264,7 +265,7 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
         element("p", ", ".join(names) + more),
         code(cut) if cut else None,
         element("p", "Run one of them again, in one process, without Ray:"),
-        code(f"deepcuts run-one {shlex.quote(uri)} {first['trial_id']}"),
+        code(run_one_command(first.to_dict(), uri)),
         class_="failure",
     )
 

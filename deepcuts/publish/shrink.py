@@ -19,6 +19,7 @@ from deepcuts.model.feed_forward import find_feed_forward, with_neurons
 from deepcuts.pruning.bits import Bools
 from deepcuts.pruning.compression import FeedForward
 from deepcuts.pruning.neurons import kept_neurons
+from deepcuts.wording import counted
 
 # The most by which an output may differ from that of the masked network; another order of sums changes the last bits.
 TOLERANCE = 1e-5
@@ -110,7 +111,7 @@ def shrink_network(model: nn.Module, masks: Mapping[str, Bools], tokenizer: Any,
         seconds=median(times),
         full_seconds=median(full_times),
         ratios=tuple(before / now for before, now in zip(full_times, times, strict=True)),
-        machine=f"{platform.processor() or platform.machine()} with {threads} thread{'' if threads == 1 else 's'}",
+        machine=f"{platform.processor() or platform.machine()} with {counted(threads, 'thread')}",
     )
 
 

@@ -21,6 +21,7 @@ from deepcuts.store.salvage import keep_readable
 from deepcuts.store.store import Store
 from deepcuts.store.table_checks import Metric, TableChecks
 from deepcuts.store.tables import SCHEMAS
+from deepcuts.wording import counted
 
 ASIDE, CHECKPOINTS = "_set-aside", "artifacts/_checkpoints"
 KEPT = "; of its rows all that can be read is kept, and trials that lose some run again"
@@ -85,7 +86,7 @@ def _of_trials(checks: TableChecks) -> Iterator[Finding]:
     for name, problems in wrong.items():
         if COMPACTED in name:
             first = next(iter(problems.items()))
-            text = f"{len(problems)} trials, such as {first[0]}: {first[1]}"
+            text = f"{counted(len(problems), 'trial')}, such as {first[0]}: {first[1]}"
             yield Finding(name, text, "set aside", tuple(problems))
         else:
             yield Finding(name, "; ".join(problems.values()), "set aside")
@@ -114,7 +115,7 @@ def _sweeps(store: Store, checks: TableChecks) -> Iterator[Finding]:
         if sweep not in tables | set(texts):
             how = "they ran one by one, or it was deleted; a run of the sweep writes it"
             yield Finding(
-                f"sweeps/{sweep}.parquet", f"not there, though {count} trials are of this sweep: {how}", "none"
+                f"sweeps/{sweep}.parquet", f"not there, though {counted(count, 'trial')} ran for it: {how}", "none"
             )
 
 
@@ -127,7 +128,7 @@ def _code(store: Store) -> Iterator[Finding]:
             yield Finding(f"sweeps/{digest}.py", text, "set aside")
     for digest, count in used.items():
         if digest not in there:
-            text = f"missing: {count} trials were scored by it; a run of a sweep with these criteria writes it again"
+            text = f"missing: it scored {counted(count, 'trial')}; a run of a sweep with these criteria writes it again"
             yield Finding(f"sweeps/{digest}.py", text, "run again")
 
 

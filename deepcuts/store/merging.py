@@ -51,7 +51,7 @@ def merge_stores(store: Store, other: Store) -> Merged:
 
     A trial that both completed is there once: as it is in the first. Where the results differ it is a conflict, and
     named; a completed trial replaces a failed one. A kill at any moment leaves a store that the same merge completes.
-    Raises ValueError, before anything is written, where both have a sweep of one name that wants other trials, or the
+    Raises ValueError, before anything is written, where both have a sweep of one name with different trials, or the
     two stores are one; OSError where a file of the other store is damaged.
 
     >>> dc.merge_stores(store, dc.Store("of-another-machine"))
@@ -96,8 +96,8 @@ def _new_sweeps(store: Store, other: Store) -> list[str]:
     for sweep in sorted(mine.keys() & theirs.keys()):
         if mine[sweep] != theirs[sweep]:
             raise ValueError(
-                f"both stores have a sweep {sweep!r}, and they want other trials ({len(mine[sweep])} and"
-                f" {len(theirs[sweep])}); give one another name first: deepcuts rename {store.uri} {sweep} NEW"
+                f"both stores have a sweep {sweep!r}, with different trials ({len(mine[sweep])} here,"
+                f" {len(theirs[sweep])} there); rename one first: deepcuts rename {store.uri} {sweep} NEW"
             )
     return sorted(theirs.keys() - mine.keys())
 
@@ -198,7 +198,7 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     if name == sweep:
         raise ValueError(f"the sweep has the name {name!r} already; choose another name")
     if name in wanted and wanted[name] != wanted[sweep]:
-        raise ValueError(f"the store has a sweep {name!r} already, which wants other trials; choose another name")
+        raise ValueError(f"the store already has a sweep {name!r}, with different trials; choose another name")
     rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
     store.write("sweeps", name, [row | {"sweep": name} for row in rows])
     if store.exists(f"sweeps/{sweep}.yaml"):

@@ -16,7 +16,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.store.store import Store
-from deepcuts.sweep.machines import MOST_CPUS, Machines, this_machine
+from deepcuts.sweep.machines import MOST_CPUS, Machines, RayNotStarted, resources_text, this_machine
+from deepcuts.wording import counted
 
 
 def ray_options() -> dict[str, Any]:
@@ -41,7 +42,8 @@ def ray_options() -> dict[str, Any]:
 def start_ray(address: str | None, source: str = "--address") -> None:
     """Connect to a running cluster, or start Ray on this machine with the cores and GPUs that this process may use.
 
-    `source` says who named the address. Raises ValueError where no cluster answers there, and where Ray cannot start.
+    `source` says who named the address. Raises ValueError where no cluster answers there, or where Ray has nowhere to
+    keep its files, and RayNotStarted where it does not start for another reason.
     Without an address, Ray itself would connect to the last cluster of this machine, even to one that is gone.
     """
     options = ray_options() | {"log_to_driver": False}
@@ -49,11 +51,11 @@ def start_ray(address: str | None, source: str = "--address") -> None:
         _check_answers(address, source)
         try:
             ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        except Exception as error:  # Ray raises plain ones too
             raise ValueError(
-                f"{source} {address!r}: Ray cannot connect to it: {error}; see that the cluster has this version of Ray"
-                f" ({ray.__version__}), and where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN;"
-                f" {_OWN}"
+                f"{source} {address!r}: Ray cannot connect to it: {_first_line(error)}; see that the cluster has this"
+                f" version of Ray ({ray.__version__}), and where it asks for a token, set RAY_AUTH_MODE=token and"
+                f" RAY_AUTH_TOKEN; {_OWN}"
             ) from None
         return
     here = this_machine().nodes[0]
@@ -67,8 +69,20 @@ def start_ray(address: str | None, source: str = "--address") -> None:
             _temp_dir=folder,
             **options,
         )
-    except (RuntimeError, OSError, ValueError, RayError) as error:
+    except (PermissionError, ValueError) as error:
         raise ValueError(f"Ray cannot start on this machine, in {folder!r}: {error}") from None
+    except Exception as error:  # Ray raises plain ones too, where a server of its own is not up in time
+        ray.shutdown()
+        raise RayNotStarted(
+            f"Ray did not start on this machine: {_first_line(error)}; nothing was written. Run the same command again:"
+            " a machine that is very busy, or short of memory, may need another try (its logs:"
+            f" {folder}/session_latest/logs)"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    """The first sentences of an error of Ray, which may go on with logs and tracebacks."""
+    return str(error).strip().partition("\n")[0].rstrip(". ") or type(error).__name__
 
 
 _NOBODY, _OWN = "no Ray cluster answers", "give --address local to start a Ray of your own, or unset RAY_ADDRESS"
@@ -141,7 +155,7 @@ def _unusable(folder: str) -> str | None:
 def use_ray(address: str | None, source: str = "--address") -> Iterator[None]:
     """Use the Ray of this process, or one that is started (or connected to) for a while.
 
-    Raises ValueError for an address where the process is connected to a Ray already, and as `start_ray` does.
+    Raises ValueError for an address where the process is connected to a Ray already, and all that `start_ray` raises.
     """
     if ray.is_initialized():
         if address:
@@ -166,7 +180,7 @@ def machines_of_cluster(cluster: str | None) -> Machines:
     """
     nodes = tuple(_node_kinds())
     cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-    size = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
+    size = f"{counted(len(nodes), 'node')}, {resources_text(cpus, gpus)}"
     return Machines(f"the Ray cluster {cluster or 'of this process'}: {size}", nodes)
 
 
@@ -178,10 +192,10 @@ def choose_cpus(asked: int | None, gpus: float) -> int:
     usable = [kind for kind in _node_kinds() if kind.get("GPU", 0) >= gpus and kind.get("CPU", 0) >= 1]
     cores = [int(kind["CPU"]) for kind in usable]
     if not usable or (asked is not None and asked > max(cores)):
-        kinds = ", ".join(f"{kind.get('CPU', 0):g} CPUs and {kind.get('GPU', 0):g} GPUs" for kind in _node_kinds())
+        kinds = "; ".join(resources_text(kind.get("CPU", 0), kind.get("GPU", 0)) for kind in _node_kinds())
         raise ValueError(
-            f"resources: a trial asks for {asked or 1} cpus and {gpus:g} gpus on one node, and no node can ever give"
-            f" that; the cluster has nodes of {kinds or 'no resources at all'}"
+            f"resources: a trial asks for {resources_text(asked or 1, gpus)} on one node, and no node can ever give"
+            f" that; the nodes of the cluster have {kinds or 'no resources at all'}"
         )
     return asked if asked is not None else min(MOST_CPUS, *cores)
 
@@ -210,7 +224,11 @@ def check_nodes(store: Store, uri: str) -> None:
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             reach = ray.remote(_reach).options(num_cpus=0, scheduling_strategy=there)
-            if problem := ray.get(reach.remote(uri, token)):
+            try:
+                problem = ray.get(reach.remote(uri, token))
+            except RayError as error:  # the node was lost, or cannot run our code
+                problem = _first_line(error)
+            if problem:
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 raise ValueError(
                     f"store {store.uri!r}: node {name} cannot use it: {problem}; give a store that all nodes share"

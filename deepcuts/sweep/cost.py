@@ -13,20 +13,32 @@ from deepcuts.experiment.sharing import shared
 from deepcuts.experiment.spec import DenseSpec, TrialSpec
 from deepcuts.pruning.compression import Counts
 from deepcuts.store.store import Store
-from deepcuts.sweep.devices import DEVICES, GUESSED_CPU, STEP_SECONDS, UNKNOWN, Arithmetic, Device
+from deepcuts.sweep.devices import DEVICES, OTHER_CORE, STEP_SECONDS, UNKNOWN, Arithmetic, Device, core_speed
 from deepcuts.sweep.pace import Pace, used_examples
 from deepcuts.sweep.plan import Plan
-from deepcuts.wording import size_text
+from deepcuts.wording import counted, size_text
 
-# The tokens of an example, for guessing where the store has measured nothing.
-GUESSED_TOKENS = 32
 FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The examples of a dataset: those to train on, those evaluated after each epoch, and the mean tokens of one."""
+
+    train: int
+    evaluated: int
+    tokens: float
+
+
 # How much longer than a training step it takes to differentiate a batch twice.
 CURVATURE = 3
 
-
-# What a trial takes besides training and scoring, where nothing was measured: loading, evaluating, storing.
+# From the start of a launch to its first training step: Ray starts, and so do its workers (docs/performance.md).
+START_SECONDS = 8.0
+# What a trial takes besides training and scoring: loading, evaluating what was pruned, storing.
 OTHER_SECONDS = 0.5
+# What evaluating an example takes of training on it: a forward pass alone.
+EVALUATING = 1 / 3
 # What a teacher's outputs for the training split take, as a part of an epoch: forward passes alone.
 TEACHING = 1 / 3
 
@@ -36,8 +48,9 @@ class Cost:
     """What a plan takes: seconds of work, seconds until the end, the basis of that estimate, and bytes of disk.
 
     `seconds` has the work of each stage, by the id of the fine-tuning, the scoring pass or the trial; `wall_seconds`
-    are those until the last trial ends, `slots` at a time. `left_bytes` is how much larger the store is at the end, and
-    `peak_bytes` how much larger it is at most on the way, with its checkpoints.
+    are those until the last trial ends, `slots` at a time, with START_SECONDS before the first. `left_bytes` is how
+    much larger the store is at the end, and `peak_bytes` how much larger it is at most on the way, with its
+    checkpoints.
     """
 
     seconds: Mapping[str, float]
@@ -52,7 +65,7 @@ class Cost:
 def estimate(
     plan: Plan,
     counts: Mapping[str, Counts],
-    examples: Mapping[str, int],
+    texts: Mapping[str, Texts],
     store: Store,
     *,
     gpus: float,
@@ -63,22 +76,21 @@ def estimate(
 ) -> Cost:
     """Estimate the cost of the trials that are still to run, `slots` at a time.
 
-    `examples` has the training examples of each dataset, and `on` is one of ELSEWHERE: which GPU the trials run on, if
-    they run on one. What the store has measured on such a device counts, else a guess.
+    `texts` has those of each dataset, and `on` is one of ELSEWHERE: which GPU the trials run on, if they run on one.
+    What the store has measured on such a device counts, else a guess.
     """
     together = shared(plan.to_run)
     measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
+    examples = {name: each.train for name, each in texts.items()}
     seconds: dict[str, float] = {}
     for trial in plan.to_run:
-        dense = trial.dense
+        dense, used = trial.dense, used_examples(trial, examples)
         found = measured.get(_kind(dense))
         if found is not None:
             unit = found.seconds
         else:
-            device, prunable = DEVICES.get(on, UNKNOWN), counts[dense.dataset].prunable
-            unit, words = _guess(dense, prunable, device, gpus, cpus)
+            unit, words = _guess(dense, counts[dense.dataset].prunable, texts[dense.dataset], used, on, gpus, cpus)
             guessed.add(words)
-        used = used_examples(trial, examples)
         seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
         if dense.dense_id not in plan.dense_there:
             taught = TEACHING * together.teaches(trial)
@@ -93,29 +105,42 @@ def estimate(
                 seconds[score.pass_id] = once
     kinds = {_kind(trial.dense) for trial in plan.to_run}
     basis = (*_measured_in_words(measured, kinds), *sorted(guessed))
-    wall = Pace(plan.to_run, seconds, slots).seconds_left()
+    wall = Pace(plan.to_run, seconds, slots).seconds_left() + (START_SECONDS if plan.to_run else 0.0)
     left, passing = _bytes(plan, counts, keep_models, slots)
     return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
 
 
-def _guess(dense: DenseSpec, prunable: int, device: Device, gpus: float, cpus: int) -> tuple[float, str]:
-    """Guess the seconds per example and epoch of training from its FLOPs; say in words what that rests on."""
-    flops = 6 * prunable * min(GUESSED_TOKENS, dense.max_tokens)
+def _guess(
+    dense: DenseSpec, prunable: int, texts: Texts, used: int, on: str, gpus: float, cpus: int
+) -> tuple[float, str]:
+    """Guess the seconds per example and epoch of training, with what is evaluated after each; say what it rests on."""
+    speed, words = _guessed_speed(dense, on, gpus, cpus)
+    flops = 6 * prunable * min(texts.tokens, dense.max_tokens)
+    step = STEP_SECONDS[dense.device] / dense.finetune.batch_size
+    return max(flops / speed, step) * (1 + EVALUATING * texts.evaluated / used), words
+
+
+def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[float, str]:
+    """Guess the FLOP/s that a trial reaches in training, and say in words what that rests on."""
+    begin = "a guess, until a trial of this model, data and precision has run on such a device: a training step reaches"
     if dense.device == "cpu":
-        speed, cores = GUESSED_CPU * cpus, f"{cpus} CPU core{'s' if cpus > 1 else ''}"
-        return flops / speed, f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s on {cores}"
+        speed = cpus * (OTHER_CORE if on == "cpu" else core_speed())
+        return speed, f"{begin} {speed / 1e12:.2g} TFLOP/s on {counted(cpus, 'CPU core')}; {_ROUGHLY}"
     arithmetic: Arithmetic = "bf16" if dense.precision == "bf16" else "tf32" if dense.tf32 else "fp32"
+    device = DEVICES.get(on, UNKNOWN)
     speed = device.speed(arithmetic)
-    words = f"guessed: a training step reaches {speed / 1e12:.2g} TFLOP/s in {arithmetic} on a GPU like the"
-    words += f" {device.name.upper()} (a part of its data sheet's peak)"
-    seconds = flops / (speed * min(1.0, max(gpus, 0.01)))
-    return max(seconds, STEP_SECONDS / dense.finetune.batch_size), words
+    words = f"{begin} {speed / 1e12:.2g} TFLOP/s in {arithmetic} on a GPU like the {device.name.upper()} (a part of its"
+    return speed * min(1.0, max(gpus, 0.01)), f"{words} data sheet's peak); {_ROUGHLY}"
+
+
+_ROUGHLY = "it may well take a third of that time, or three times as long"
 
 
 def _measured_in_words(measured: Mapping[_Kind, _Measured], kinds: Collection[_Kind]) -> list[str]:
     known = [measured[kind] for kind in kinds if kind in measured]
     devices = ", ".join(sorted({name for each in known for name in each.devices}))
-    return [f"measured in this store for {len(known)} of {len(kinds)} datasets, on {devices}"] if known else []
+    some = "" if len(known) == len(kinds) else f", for {len(known)} of {len(kinds)} datasets"
+    return [f"measured by trials in this store, on {devices}{some}"] if known else []
 
 
 # What decides the seconds per example: model, dataset, device type and precision.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Arithmetic = Literal["fp32", "tf32", "bf16"]
@@ -12,9 +13,21 @@ Arithmetic = Literal["fp32", "tf32", "bf16"]
 # The share of its peak that a training step of a small encoder on short texts is guessed to reach on a GPU: on the CPU
 # of docs/performance.md it was 32% in fp32 and 6% in bf16, whose products are too small to fill the units for them.
 REACHED: Mapping[Arithmetic, float] = {"fp32": 0.3, "tf32": 0.15, "bf16": 0.13}
-# FLOP/s that a training step is guessed to reach per core of a CPU, and the seconds that one takes at least on a GPU:
-# it launches several hundred kernels, which take some 10 µs each however small the network is.
-GUESSED_CPU, STEP_SECONDS = 2e10, 5e-3
+# The seconds that a training step takes at least, however small the network is. On a GPU it launches several hundred
+# kernels, which take some 10 µs each; on a CPU core it is that of the quickstart's network.
+STEP_SECONDS = {"cuda": 5e-3, "cpu": 1e-2}
+# FLOP/s that a training step is guessed to reach per core of a CPU with AVX-512, and of any other. The Xeon of
+# docs/performance.md reached 1.5e11 in fp32 and 1.9e11 in bf16; others, with vectors half as wide, are unmeasured.
+AVX512_CORE, OTHER_CORE = 1e11, 3e10
+
+
+def core_speed() -> float:
+    """Return the FLOP/s that a training step is guessed to reach on a core of this machine."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # not Linux
+        return OTHER_CORE
+    return AVX512_CORE if re.search(r"\bavx512f\b", flags) else OTHER_CORE
 
 
 @dataclass(frozen=True)

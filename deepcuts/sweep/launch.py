@@ -34,6 +34,7 @@ from deepcuts.sweep.machines import (
     choose_gpus,
     local_gpus,
     ray_address,
+    resources_text,
     this_machine,
 )
 from deepcuts.sweep.pace import Pace
@@ -157,7 +158,7 @@ def _cost(todo: Plan, prepared: Prepared, store: Store, gpus: float, machines: M
     return estimate(
         todo,
         prepared.counts,
-        prepared.train_examples,
+        prepared.texts,
         store,
         gpus=gpus,
         cpus=cpus,
@@ -182,7 +183,8 @@ def run(
     Works on the command line, in a notebook's cell, in a thread and under asyncio. An interrupt (Ctrl-C, the
     notebook's stop button) lets the running trials save, and ends; so does `max_hours`. `address` is that of a Ray
     cluster (default: RAY_ADDRESS); without one, or with `local`, Ray is started here for as long as it takes, unless
-    the process has one already. A Ray that dies under a sweep takes the process with it, with exit code 3.
+    the process has one already. Raises RayNotStarted where it does not start; a Ray that dies under a sweep takes the
+    process with it, with exit code 3.
 
     `only` picks trials as in `plan`; `retry_failed` runs those again that failed for reasons of their own; `on_plan`
     hears what is planned before anything is written. Raises ValueError, before anything is written, for all that `plan`
@@ -265,7 +267,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
     pace = Pace(todo.to_run, planned.cost.seconds, planned.cost.slots)
     progress = Progress(Console(soft_wrap=True), done + len(todo.to_run), done, pace, planned.labels)
     where = planned.machines.name
-    progress.say(f"sweep {file.name}: {planned.counts}; {cpus} cpus and {planned.gpus:g} gpus a trial, on {where}")
+    progress.say(f"sweep {file.name}: {planned.counts}; {resources_text(cpus, planned.gpus)} per trial, on {where}")
     for fact in planned.facts:
         progress.say(fact)
     with progress:

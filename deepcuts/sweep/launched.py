@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.failures import FAILURE_COLUMNS, fails_again, failures_in_words
+from deepcuts.store.tables import Row
 from deepcuts.sweep.planned import SweepPlan
+from deepcuts.wording import counted
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Launched:
 
     `signal` is the number of the signal that ended the launch early (None: it came to its end), and `errors` are what
     could not be written to the store. `outside` has, by trial, the errors that stopped some of those that are left from
-    outside.
+    outside, and `failures` the rows of those that failed, with FAILURE_COLUMNS.
     """
 
     plan: SweepPlan
@@ -37,6 +40,7 @@ class Launched:
     signal: int | None = None
     errors: tuple[str, ...] = ()
     outside: Mapping[str, OutsideError] = field(default_factory=dict)
+    failures: tuple[Row, ...] = ()
 
     def __str__(self) -> str:
         uri, wanted, labels = self.plan.store.uri, len(self.plan.todo.wanted), self.plan.labels
@@ -44,17 +48,15 @@ class Launched:
             f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
             f" store {uri}"
         ]
-        lines += [
-            f"  failed: {describe(trial, labels.get(trial.trial_id))}: deepcuts show {uri} {trial.trial_id}"
-            for trial in self.failed[:10]
-        ]
+        lines += failures_in_words(self.failures, uri)
         stopped = {
             trial.trial_id: self.outside[trial.trial_id] for trial in self.left if trial.trial_id in self.outside
         }
         for error in dict.fromkeys(stopped.values()):
             ids = [trial_id for trial_id, each in stopped.items() if each == error]
             lines.append(
-                f"  {len(ids)} stopped by an error outside the trial: {error.text}: deepcuts show {uri} {ids[0]}"
+                f"  {counted(len(ids), 'trial')} stopped by an error from outside: {error.text}: deepcuts show {uri}"
+                f" {ids[0]}"
             )
         waiting = self._waiting()
         for source in {each.trial_id: each for each in waiting.values()}.values():
@@ -70,7 +72,11 @@ class Launched:
             lines.append("running again will not help until that is mended (packages, code or disk of the workers)")
         if len(self.left) > lasting + len(waiting):
             lines.append("run the same command again to go on with what is left")
-        if self.failed:
+        hopeless = sum(fails_again(row["error"]) for row in self.failures)
+        if hopeless:
+            what = "what failed" if hopeless == len(self.failed) else f"{hopeless} of these"
+            lines.append(f"{what} would fail the same way again, bit for bit: change the settings as the error says")
+        if len(self.failed) > hopeless:
             then = ", then those that wait for them" if waiting else ""
             lines.append(f"run the same command with --retry-failed to try the failed ones again{then}")
         if not self.left and not self.failed:
@@ -102,4 +108,7 @@ def launched(
         status = statuses.get(trial.trial_id, "left")
         by_status[status if status in by_status else "left"].append(trial)
     completed, failed, left = map(tuple, by_status.values())
-    return Launched(planned, completed, failed, left, signal, errors, outside or {})
+    ids = {trial.trial_id for trial in failed}
+    rows = planned.store.read("trials", FAILURE_COLUMNS).table.to_pylist() if ids else []
+    failures = tuple(row for row in rows if row["trial_id"] in ids)
+    return Launched(planned, completed, failed, left, signal, errors, outside or {}, failures)

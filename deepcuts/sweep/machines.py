@@ -9,6 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepcuts.wording import counted
+
+
+class RayNotStarted(RuntimeError):
+    """Ray did not start on this machine, for a reason that may pass, such as a machine that is too busy."""
+
+
 # What a trial takes at most where nobody says otherwise: more threads help small batches little.
 MOST_CPUS = 4
 
@@ -43,6 +50,12 @@ def _fitting(node: Mapping[str, float], cpus: int, gpus: float) -> int:
 def this_machine() -> Machines:
     """Return this machine, with the cores and the GPUs that this process may use."""
     return Machines("this machine", ({"CPU": usable_cpus(), "GPU": local_gpus()},))
+
+
+def resources_text(cpus: float, gpus: float) -> str:
+    """Cores and GPUs as a person reads them: 1 CPU core, 4 CPU cores and 0.5 GPU."""
+    cores = counted(int(cpus), "CPU core")
+    return f"{cores} and {gpus:g} GPU{'s' if gpus > 1 else ''}" if gpus else cores
 
 
 def ray_address(given: str | None) -> tuple[str | None, str]:

@@ -12,6 +12,7 @@ from deepcuts.experiment.spec import TrialSpec
 from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
 from deepcuts.store.networks import find_network
 from deepcuts.store.store import Store
+from deepcuts.wording import counted
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ def no_longer_wanted(sweep: str, trials: Iterable[TrialSpec], store: Store) -> l
     gone = [row for row in rows if row["sweep"] == sweep and row["trial_id"] not in wanted]
     if not gone:
         return []
-    many = "1 trial" if len(gone) == 1 else f"{len(gone)} trials"
     return [
-        f"sweep {sweep!r} wanted {many} before that it does not want now: what is done stays in the store, but `status`"
-        " and `--sweep` leave it out; to keep both, give this one a name of its own (--set name=NAME)"
+        f"sweep {sweep!r} no longer wants {counted(len(gone), 'trial')} that it wanted before: what is done stays in"
+        " the store, but `status` and `--sweep` leave it out; to keep both, give this one a name of its own (--set"
+        " name=NAME)"
     ]

@@ -11,13 +11,14 @@ from deepcuts.data.facts import facts_in_words, inferred_in_words
 from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
+from deepcuts.store.failures import FAILURE_COLUMNS, fails_again
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
-from deepcuts.sweep.cost import Cost, recommended
+from deepcuts.sweep.cost import START_SECONDS, Cost, recommended
 from deepcuts.sweep.machines import Machines
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.prepare import Prepared
-from deepcuts.wording import duration, size_text
+from deepcuts.wording import counted, duration, size_text
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,17 @@ class SweepPlan:
             text += f" ({len(todo.again)} of them again: their networks are needed, and not in the store)"
         text += f", {len(todo.done) - len(todo.again)} done"
         if skipped := {trial.trial_id for trial in todo.failed} - {trial.trial_id for trial in todo.to_run}:
-            text += f", {len(skipped)} failed before (--retry-failed runs them again)"
+            errors = [row["error"] for row in self._failures() if row["trial_id"] in skipped]
+            would = "would fail the same way again: `deepcuts status` says why"
+            again = would if all(map(fails_again, errors)) else "--retry-failed runs them again"
+            text += f", {len(skipped)} failed before ({again})"
         if todo.waiting:
-            text += f", {len(todo.waiting)} wait for those that failed"
+            waits = "waits" if len(todo.waiting) == 1 else "wait"
+            text += f", {len(todo.waiting)} {waits} for those that failed"
         return text
+
+    def _failures(self) -> list[Row]:
+        return self.store.read("trials", FAILURE_COLUMNS).table.to_pylist()
 
     def __str__(self) -> str:
         todo, cost = self.todo, self.cost
@@ -69,26 +77,27 @@ class SweepPlan:
             )
             lines += [f"    {note}" for note in counts.notes()]
             task, facts = self.prepared.spec.tasks[dataset], self.prepared.facts[dataset]
-            told = inferred_in_words(self.file.dataset_rows()[dataset], task, facts) + facts_in_words(facts, task)
+            told = inferred_in_words(self.file.dataset_rows()[dataset], task, facts)
+            told += facts_in_words(facts, task, self.file.for_dataset(dataset).max_train_examples)
             lines += [f"    {line}" for line in told]
         lines += [f"  {fact}" for fact in self.facts]
+        if not todo.to_run:
+            return "\n".join([*lines, "  nothing to run"])
         passes = ", ".join(f"{count} {kind}" for kind, count in sorted(todo.passes().items())) or "none"
-        tuned = len(todo.fine_tunes())
-        lines.append(
-            f"  shared work still to do: {tuned} fine-tuning{'' if tuned == 1 else 's'}; scoring passes: {passes}"
-        )
+        tuned = counted(len(todo.fine_tunes()), "fine-tuning")
+        lines.append(f"  shared work still to do: {tuned}; scoring passes: {passes}")
         if todo.steps:
             work = sum(self._own_seconds(trial) for trial in todo.steps)
             lines.append(f"  rounds on the way to these levels: {len(todo.steps)}, about {duration(work)} of work")
         if isinstance(self.file.strategies, dict) or self.file.axes:
             lines += _arms_in_words(todo, self.labels)
         hours = f" ({cost.gpu_hours:.1f} GPU-hours)" if self.gpus else ""
-        at_a_time = f", {cost.slots} trial{'s' if cost.slots > 1 else ''} at a time"
+        at_a_time = f", {counted(cost.slots, 'trial')} at a time"
         lines.append(f"  about {duration(cost.wall_seconds)}{hours} on {self.machines.name}{at_a_time}")
+        lines.append(f"    {START_SECONDS:.0f} s of it for Ray and its workers to start, on an idle machine")
         lines += [f"    {basis}" for basis in cost.basis]
-        lines.append(
-            f"  {size_text(cost.left_bytes)} of disk at the end, at most {size_text(cost.peak_bytes)} on the way"
-        )
+        left = f"{size_text(cost.left_bytes)} of disk" if cost.left_bytes else "no more disk"
+        lines.append(f"  {left} at the end, at most {size_text(cost.peak_bytes)} on the way")
         if (share := recommended(todo, self.store)) is not None:
             lines.append(f"  {share}")
         return "\n".join(lines)

@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from deepcuts.data.facts import Facts, check
-from deepcuts.data.splits import locate
+from deepcuts.data.splits import Split, load_split, locate
 from deepcuts.experiment.arms import Arm
 from deepcuts.experiment.chain import MaskFrom
 from deepcuts.experiment.grid import SweepSpec
@@ -30,6 +31,7 @@ from deepcuts.pruning.compression import (
     fraction_to_keep,
 )
 from deepcuts.store.masks import mask_file_digest, trial_in_file
+from deepcuts.sweep.cost import Texts
 from deepcuts.sweep.preflight import check_criteria
 
 
@@ -46,10 +48,33 @@ class Prepared:
         """The examples of each split, by dataset."""
         return {name: {split: each.examples for split, each in facts.items()} for name, facts in self.facts.items()}
 
+    @cached_property
+    def texts(self) -> Mapping[str, Texts]:
+        """What the examples of each dataset cost, for guessing: how many there are, and how long."""
+        return {
+            name: Texts(
+                facts["train"].examples,
+                facts["validation"].examples,
+                _guessed_tokens(load_split(self.spec.tasks[name], "train")),
+            )
+            for name, facts in self.facts.items()
+        }
+
     @property
     def train_examples(self) -> Mapping[str, int]:
         """The training examples that there are, by dataset; `max_train_examples` may leave some out."""
         return {name: facts["train"].examples for name, facts in self.facts.items()}
+
+
+# Tokens of an English word, with punctuation: SST-2's training texts have 9.4 words and 13.4 tokens, 2 of them special.
+TOKENS_PER_WORD, TEXTS_COUNTED = 1.3, 2000
+
+
+def _guessed_tokens(split: Split) -> float:
+    """Guess the mean tokens of an example, from the words of texts at even distances in the split."""
+    some = split.texts[:: max(1, len(split.texts) // TEXTS_COUNTED)]
+    words = sum(len(text.split()) for each in some for text in each) / len(some)
+    return TOKENS_PER_WORD * words + 1 + len(some[0])
 
 
 def prepare_sweep(file: SweepFile, device: Literal["cpu", "cuda"]) -> Prepared:

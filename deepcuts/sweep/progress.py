@@ -16,8 +16,9 @@ from rich.text import Text
 
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
+from deepcuts.store.failures import stage_in_words
 from deepcuts.sweep.pace import Pace
-from deepcuts.wording import STEPS, duration, place_in_words
+from deepcuts.wording import duration, place_in_words
 
 # In a notebook: how often the board is shown anew, and how many of the last results it has.
 NOTEBOOK_SECONDS = 1.0
@@ -96,8 +97,7 @@ class Progress:
         self._pace.ended(trial.trial_id, row.get("total_seconds"), not failed)
         (self.failed if failed else self.completed).append(row)
         count = f"[{self.already_done + len(self._through)}/{self.total}]"
-        stage = str(row.get("error_stage"))
-        text = f"failed in {STEPS.get(stage, stage)}: {row.get('error')}" if failed else _result(row)
+        text = f"failed in {stage_in_words(row.get('error_stage'))}: {row.get('error')}" if failed else _result(row)
         line = Text.assemble((count, "dim"), f" {self._describe(trial)}: ", (text, "red" if failed else ""))
         self._last.append(line)
         if self._cell is None or failed:  # a notebook shows the last lines on its board: a thousand would fill it

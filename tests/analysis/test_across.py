@@ -200,7 +200,7 @@ def test_arms_are_compared_and_a_baseline_of_several_arms_is_asked_for_by_its_ar
 def test_ranks_decide_nothing_below_six_datasets_and_where_friedman_shows_nothing() -> None:
     few = compare_over_datasets(many_datasets(noisy(0), datasets=5))
     assert rank_groups(few) == [list(ARMS)]
-    assert ranks_in_words(few) == "5 datasets decide nothing about ranks: at least 6 are needed"
+    assert ranks_in_words(few) == "5 datasets cannot decide about ranks: at least 6 are needed"
     equal = compare_over_datasets(many_datasets(lambda arm, data, _: 0.5 + 0.1 * ((arm + data) % 3), datasets=6))
     assert [sorted(group) for group in rank_groups(equal)] == [sorted(ARMS)]
     assert ranks_in_words(equal) == "ranks over 6 datasets show no difference between the arms (Friedman, p = 1.000)"

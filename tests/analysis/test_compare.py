@@ -192,7 +192,7 @@ ROW = {
 PLACE = "LayerMagWeight on cola at 4x: "
 PAIR = f"LayerSNIP against {PLACE}undecided, "
 SEEN = "matthews +0.031 (95 % interval +0.012 to +0.050, "
-FEW = "2 seeds can show nothing; about 9 would decide."
+FEW = "2 seeds are too few to show anything; about 9 seeds would decide."
 
 
 @pytest.mark.parametrize(
@@ -211,15 +211,15 @@ FEW = "2 seeds can show nothing; about 9 would decide."
             f"LayerSNIP against {PLACE}higher by 0.005, less than the margin of 0.01: matthews +0.005"
             " (95 % interval +0.004 to +0.006, 8 seeds, corrected p < 0.001).",
         ),
-        ("undecided", {}, f"{PAIR}{SEEN}8 seeds); about 9 would decide."),
-        ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many again may decide."),
+        ("undecided", {}, f"{PAIR}{SEEN}8 seeds); about 9 seeds would decide."),
+        ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many seeds again may decide."),
         ("undecided", {"seeds_needed": None}, f"{PAIR}{SEEN}8 seeds); no number of seeds up to 10,000 would decide."),
         ("undecided", {"n": 2}, f"{PAIR}{SEEN}2 seeds); {FEW}"),
         ("undecided", {"n": 2, "low": math.nan}, f"{PAIR}matthews +0.031 (the same for all 2 seeds); {FEW}"),
         (
             "undecided",
             {"n": 1, "seeds_needed": math.nan},
-            f"{PAIR}matthews +0.031 with one seed, which says nothing about the spread; at least 6 are needed.",
+            f"{PAIR}matthews +0.031 with one seed, which says nothing about the spread; at least 6 seeds are needed.",
         ),
         ("undecided", {"n": 0}, f"{PAIR}they share no seed in the same settings; run both alike, with the same seeds."),
     ],

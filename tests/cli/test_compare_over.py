@@ -34,7 +34,7 @@ def test_it_prints_a_table_and_sentences(uri: str, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert out.startswith(LEFT_OUT)
     assert "4x, retrained: 3 datasets (data0, data1, data2), 3 seeds\nstrategy " in out
-    assert "3 datasets decide nothing about ranks" in out
+    assert "3 datasets cannot decide about ranks" in out
     assert "LayerSNIP against LayerMagWeight on 3 datasets at 4x: undecided, normalised metric -0." in out
 
 

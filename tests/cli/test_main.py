@@ -167,7 +167,7 @@ def test_what_ray_can_never_give_is_refused_before_anything_is_written(capsys, t
     path = write(tmp_path, TOY.replace("gpus: 0", "gpus: 0, cpus: 32"))
     code, _, err = run(capsys, "run", path, "--store", "results")
     assert code == BAD_INPUT
-    assert "no node can ever give that; the cluster has nodes of 1 CPUs and 0 GPUs" in err
+    assert "no node can ever give that; the nodes of the cluster have 1 CPU core" in err
     assert not (tmp_path / "results").exists()
 
 
@@ -189,6 +189,7 @@ def test_wrong_options_are_refused_and_nothing_is_written(capsys, tmp_path, word
     [
         [],
         ["runn", "x"],
+        ["table", "--columsn", "x"],
         ["run"],
         ["run", "s.yaml", "--only", "dataset"],
         ["run", "s.yaml", "--only", "dataset="],
@@ -207,6 +208,36 @@ def test_a_command_line_that_makes_no_sense_exits_2(capsys, tmp_path, words):
     assert (code, out) == (BAD_INPUT, "")
     assert "usage: deepcuts" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tabel"], "unknown verb 'tabel'; did you mean 'table'? known: run, plan, "),
+        (["run", "s.yaml", "--retry-faild"], "run takes no argument '--retry-faild'; did you mean '--retry-failed'?"),
+        (["table", "a", "b"], "table takes no argument 'b'; `deepcuts table --help` lists"),
+    ],
+)
+def test_a_mistyped_verb_or_flag_is_answered_with_the_nearest(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (BAD_INPUT, "")
+    assert message in err
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_line_with_a_code_of_its_own(capsys, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def time_out(**options: object) -> None:
+        raise Exception("The node timed out. It was busy.\nlogs")  # as plain as Ray's own
+
+    monkeypatch.setattr(ray, "init", time_out)
+    path = write(tmp_path, TOY)
+    code, _, err = run(capsys, "run", path, "--store", "results")
+    assert code == 3
+    [line] = [each for each in err.splitlines() if each.startswith("deepcuts: error: ")]
+    assert "Ray did not start on this machine: The node timed out. It was busy; nothing was written. Run the" in line
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("source", ["folder", "none.yaml"])
@@ -250,6 +281,10 @@ def test_a_plan_knows_what_is_done_and_what_failed(capsys, tmp_path):
     code, out, _ = run(capsys, "plan", path)
     assert code == DONE
     assert "0 of 2 trials to run, 1 done, 1 failed before (--retry-failed runs them again)" in out
+    assert "\n  nothing to run\n" in out
+    assert " of disk " not in out
+    write_trial(store, trial(ids[1], status="failed", failure="trial", error="ValueError: the loss is nan, not finite"))
+    assert "1 failed before (would fail the same way again: `deepcuts status` says why)" in run(capsys, "plan", path)[1]
     rows = json.loads(run(capsys, "plan", path, "--json", "--retry-failed")[1])
     assert [row["state"] for row in rows] == ["done", "to run again"]
 
@@ -301,7 +336,7 @@ def test_one_trial_of_a_store_is_found_beside_rows_of_other_versions(capsys, tmp
     store.write("trials", "bbbb0000", [trial("bbbb0000", spec=None)])
     code, _, err = run(capsys, "run-one", "results", "cccc")
     assert code == BAD_INPUT
-    assert "unknown trial 'cccc'; there are 0 trials" in err
+    assert "unknown trial 'cccc'; known trials: 0" in err
 
 
 def test_one_trial_of_a_gpu_is_not_run_over_its_results_on_a_machine_without(capsys, tmp_path):

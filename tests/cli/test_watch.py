@@ -125,8 +125,24 @@ def test_piped_it_prints_once_and_ends(store: Store, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "1 of 5 done" in out
     assert "\x1b" not in out
-    assert main(["status", store.uri + "-absent", "--watch"]) == 0
-    assert "no sweep yet" in capsys.readouterr().out
+
+
+def test_piped_it_waits_for_a_run_that_has_not_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, waits = Store(str(tmp_path / "new")), []
+
+    def begin(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            store.write("sweeps", "paper", [{"sweep": "paper", "trial_id": "a" * 16}])
+
+    monkeypatch.setattr(time, "sleep", begin)
+    assert main(["status", store.uri, "--watch"]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"no run has begun in {store.uri} yet: waiting for it, until Ctrl-C\n"
+    assert "0 of 1 done" in out
+    assert len(waits) == 2
 
 
 def test_on_a_terminal_it_goes_on_until_ctrl_c_and_exits_0(store: Store) -> None:

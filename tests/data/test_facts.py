@@ -74,6 +74,10 @@ def test_many_classes_are_summed_up():
     task = Task(text=("text",), classes=50)
     many = split(*((str(number), number % 49) for number in range(98)))
     facts = count_facts({"train": many, "validation": many}, task)
+    assert "(of all" not in facts_in_words(facts, task, len(many.texts))[0]
+    assert (
+        f" (of all {len(many.texts)}; each seed draws 5 of them); in validation " in facts_in_words(facts, task, 5)[0]
+    )
     words = facts_in_words(facts, task)
     assert "labels in train 50 classes of 0 to 2 examples; in validation" in words[0]
     assert "train has no example of '49'" in words[1]

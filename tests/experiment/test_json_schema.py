@@ -44,6 +44,12 @@ def test_the_sweeps_are_those_that_the_readme_tells_of():
     assert study == ["accuracy", "budget", "iterative", "lr", "masks", "tickets"]
 
 
+def test_a_teacher_is_offered_to_retraining_alone():
+    assert valid(GOOD | {"retrain": {"distill": {"weight": 0.5}}})
+    assert not valid(GOOD | {"finetune": {"distill": {"weight": 0.5}}})
+    assert not valid(GOOD | {"overrides": {"toy": {"finetune": {"distill": None}}}})
+
+
 def test_every_key_is_described():
     made = sweep_schema()
     for name in ("ArmSettings", "MaskFrom", "OwnData", "Resources", "Rounds", "Scoring", "Settings", "Training"):

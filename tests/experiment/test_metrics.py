@@ -136,6 +136,11 @@ def test_the_named_metrics_are_evaluated() -> None:
     assert compute_metrics(("accuracy", "f1"), labels, predictions) == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
 
 
+def test_a_trial_is_not_warned_of_an_undefined_metric_which_its_row_and_the_views_tell(recwarn) -> None:
+    assert compute_metrics(("matthews", "f1"), np.array([0.0, 1, 0]), np.zeros(3)) == {"matthews": 0.0, "f1": 0.0}
+    assert not recwarn.list
+
+
 def test_an_empty_or_unequal_split_is_refused() -> None:
     for labels, predictions in ((np.zeros(0), np.zeros(0)), (np.zeros(2), np.zeros(3))):
         with pytest.raises(ValueError, match="need the same shape, not empty"):

@@ -48,14 +48,14 @@ def test_one_bar_joins_all_where_ranks_decide_nothing() -> None:
     figure = plot_ranks(compare_over_datasets(many_datasets(noisy(0), datasets=3)))
     assert bars(figure) == [pytest.approx([1, 3], abs=0.05)]
     assert not any("critical" in text for text in texts(figure))
-    assert "3 datasets decide nothing about ranks" in figure.get_supxlabel()
+    assert "3 datasets cannot decide about ranks" in figure.get_supxlabel()
 
 
 def test_a_panel_per_level() -> None:
     both = pd.concat([many_datasets(noisy(0)), many_datasets(noisy(0), compression=9.0, sparsity=0.95)])
     figure = plot_ranks(compare_over_datasets(both))
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["4x · 3 datasets", "9x · 3 datasets"]
-    assert figure.get_supxlabel() == "4x, 9x: 3 datasets decide nothing about ranks: at least 6 are needed"
+    assert figure.get_supxlabel() == "4x, 9x: 3 datasets cannot decide about ranks: at least 6 are needed"
 
 
 @pytest.mark.parametrize("width", [3.3, 6.4])

@@ -28,10 +28,10 @@ def test_a_difference_below_the_margin_is_said_apart_from_equivalence() -> None:
 
 def test_undecided_comparisons_say_how_many_seeds_would_decide() -> None:
     undecided = {"verdict": "undecided", "p_differs": 0.4, "p_within": 0.1}
-    assert "8 seeds; about 20 would decide)" in text(row(**undecided, seeds_needed=20.0))
-    assert "8 seeds; as many again may decide)" in text(row(**undecided, seeds_needed=8.0))
+    assert "8 seeds; about 20 seeds would decide)" in text(row(**undecided, seeds_needed=20.0))
+    assert "8 seeds; as many seeds again may decide)" in text(row(**undecided, seeds_needed=8.0))
     many = [row(**undecided, compression=place, seeds_needed=needed) for place, needed in ((2, 20), (3, 8), (4, 30))]
-    assert "8 seeds; about 20 to 30 would decide)" in text(*many)
+    assert "8 seeds; about 20 to 30 seeds would decide)" in text(*many)
 
 
 def test_the_corrected_p_of_a_comparison_is_that_of_what_is_said() -> None:

@@ -27,7 +27,7 @@ def test_a_store_of_two_datasets_has_the_section_with_table_words_and_figure(sto
     (found,) = re.findall(r'<section id="over".*?</section>', text, re.DOTALL)
     assert '<a href="#over">Over datasets</a>' in text
     assert "P(better than LayerMagWeight)" in found
-    assert "2 datasets (data0, data1), seeds 0, 1, 2; 2 datasets decide nothing about ranks" in found
+    assert "2 datasets (data0, data1), seeds 0, 1, 2; 2 datasets cannot decide about ranks" in found
     assert "LayerSNIP against LayerMagWeight on 2 datasets at 4x: undecided" in found
     assert '<img src="data:image/svg+xml;base64,' in found
 

@@ -103,7 +103,7 @@ def test_doctor_names_a_sweep_of_which_nothing_is_left_but_its_trials(store: Sto
     store.delete("sweeps/first.parquet")
     store.delete("sweeps/first.yaml")
     [finding] = examined(store)
-    assert finding.problem.startswith("not there, though 3 trials are of this sweep")
+    assert finding.problem.startswith("not there, though 3 trials ran for it")
 
 
 def test_a_file_of_another_trials_rows_is_damaged(store: Store) -> None:

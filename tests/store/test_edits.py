@@ -133,13 +133,13 @@ def test_rm_lists_asks_and_removes(
     monkeypatch.setattr("builtins.input", lambda question: "n")
     before = ids(store)
     assert main(words) == 0
-    assert "to remove: 2 trials, with 0 shared stages" in capsys.readouterr().out
+    assert "to remove: 2 trials\n" in capsys.readouterr().out
     assert ids(store) == before
     chosen = ids(store, strategy="LayerMagWeight", seed=1)
     assert main([*words, "--yes"]) == 0
     assert (len(chosen), ids(store)) == (2, before - chosen)
     assert main(["rm", store.uri, "--sweep", "large", "--yes"]) == 0
-    assert "trials stay: another sweep wants them" in capsys.readouterr().out
+    assert "not to remove, as another sweep wants them: " in capsys.readouterr().out
 
 
 def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None:
@@ -163,7 +163,7 @@ def test_a_renamed_sweep_keeps_its_trials_and_its_settings(store: Store) -> None
     ("old", "new", "message"),
     [
         ("larg", "x", "did you mean 'large'"),
-        ("large", "small", "has a sweep 'small' already"),
+        ("large", "small", "already has a sweep 'small'"),
         ("large", "large", "has the name 'large' already"),
         ("large", "../x", "valid"),
     ],
@@ -271,7 +271,7 @@ def test_other_results_of_one_trial_are_named_and_left_alone(
     out = capsys.readouterr()
     assert f"{one} has other results" in out.err
     assert two not in out.err
-    assert "copied 1 trials" in out.out
+    assert "copied 1 trial, 0 sweeps and 0 artifacts" in out.out
     dense = {row["trial_id"]: row["dense"] for row in target.read("trials").table.to_pylist()}
     assert dense[one] != 0.123
     assert dense[three] == by_id[three]["dense"]

@@ -12,19 +12,28 @@ from builders.specs import sweep
 
 from deepcuts.experiment.spec import canonical
 from deepcuts.store.store import Store
-from deepcuts.sweep.cost import OTHER_SECONDS, Cost, check_disk, estimate
+from deepcuts.sweep.cost import OTHER_SECONDS, START_SECONDS, Cost, Texts, check_disk, estimate
 from deepcuts.sweep.devices import DEVICES
 from deepcuts.sweep.plan import make_plan
 from deepcuts.wording import size_text
 
 COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
-EXAMPLES = {"toy": 100}
-GUESS = "guessed: a training step reaches 0.02 TFLOP/s on 1 CPU core"
+TEXTS = {"toy": Texts(train=100, evaluated=0, tokens=20.0)}
+GUESS = (
+    "a guess, until a trial of this model, data and precision has run on such a device: a training step reaches 0.1"
+    " TFLOP/s on 1 CPU core; it may well take a third of that time, or three times as long"
+)
+
+
+@pytest.fixture(autouse=True)
+def core(monkeypatch):
+    """Every machine has the same cores."""
+    monkeypatch.setattr("deepcuts.sweep.cost.core_speed", lambda: 1e11)
 
 
 def cost(store, trials, **fields):
     given = {"gpus": 0, "cpus": 1, "slots": 1, "keep_models": False} | fields
-    return estimate(make_plan(trials, store), COUNTS, EXAMPLES, store, **given)
+    return estimate(make_plan(trials, store), COUNTS, TEXTS, store, **given)
 
 
 def work(made):
@@ -67,6 +76,25 @@ def test_shared_work_is_counted_once(tmp_path):
     assert few.basis == (GUESS,)
 
 
+def test_a_guess_counts_the_tokens_of_the_texts_and_what_is_evaluated_after_each_epoch(tmp_path):
+    store, trials, ends = Store(str(tmp_path)), sweep().trials(), 2 * OTHER_SECONDS
+
+    def seconds(**fields):
+        texts = {"toy": Texts(**({"train": 100, "evaluated": 0, "tokens": 20.0} | fields))}
+        plan = make_plan(trials, store)
+        made = estimate(plan, counts, texts, store, gpus=0, cpus=2, slots=1, keep_models=False)
+        return work(made) - ends
+
+    counts = {"toy": SimpleNamespace(parameters=10**8, prunable=10**8, positions=64)}
+    by_hand = 6 * 1e8 * 20 / 2e11 * 100 * (5 + 12)  # FLOPs of an example at the speed of two cores, examples, epochs
+    assert seconds() == pytest.approx(by_hand)
+    assert seconds(tokens=10.0) == pytest.approx(by_hand / 2)
+    assert seconds(tokens=1000.0) == pytest.approx(by_hand * trials[0].dense.max_tokens / 20)
+    assert seconds(evaluated=300) == pytest.approx(2 * by_hand)  # three times as many, for a third of the time each
+    counts = COUNTS
+    assert seconds() == pytest.approx(100 / 16 * 17 * 1e-2)  # a step of a small network takes 10 ms
+
+
 def test_later_rounds_of_scoring_are_work_of_each_trial_and_curvature_takes_longer(tmp_path):
     store, ends = Store(str(tmp_path)), 2 * OTHER_SECONDS
     unit = (work(cost(store, sweep(strategies=["LayerSNIP"]).trials())) - ends) / (5 + 12 + 1)
@@ -81,7 +109,7 @@ def test_what_was_measured_in_the_store_is_believed(tmp_path):
     trials = sweep(compressions=[2, 3]).trials()
     finish(store, trials[1], seconds=12 * 7 * 16 * 0.5)
     made = cost(store, trials)
-    assert made.basis == ("measured in this store for 1 of 1 datasets, on cpu",)
+    assert made.basis == ("measured by trials in this store, on cpu",)
     assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
     other = sweep(strategies=["LayerRandom"]).trials()[1:]
     assert work(cost(store, other)) == pytest.approx(0.5 * 100 * (5 + 12) + OTHER_SECONDS)
@@ -97,12 +125,12 @@ def test_a_plan_for_a_gpu_believes_what_was_measured_on_one_of_its_kind(tmp_path
     finish(store, trials[1], seconds=12 * 7 * 16 * 0.5, device="NVIDIA H100 80GB HBM3")
     for on in ("gpu", "h100"):
         made = cost(store, trials, gpus=1, on=on)
-        assert made.basis == ("measured in this store for 1 of 1 datasets, on NVIDIA H100 80GB HBM3",)
+        assert made.basis == ("measured by trials in this store, on NVIDIA H100 80GB HBM3",)
         assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
     [other] = cost(store, trials, gpus=1, on="l4").basis
-    assert other.startswith("guessed: a training step reaches 9.1 TFLOP/s in fp32 on a GPU like the L4")
+    assert ": a training step reaches 9.1 TFLOP/s in fp32 on a GPU like the L4 (a" in other
     [other] = cost(store, on_gpu(precision="bf16"), gpus=1).basis  # another precision than what was measured
-    assert other.startswith("guessed: a training step reaches 41 TFLOP/s in bf16 on a GPU like the A100")
+    assert ": a training step reaches 41 TFLOP/s in bf16 on a GPU like the A100 (a" in other
 
 
 def test_a_guess_for_a_gpu_follows_its_peak_and_a_small_network_its_kernels(tmp_path):
@@ -111,7 +139,7 @@ def test_a_guess_for_a_gpu_follows_its_peak_and_a_small_network_its_kernels(tmp_
 
     def seconds(counts=large, **fields):
         given = {"gpus": 1.0, "cpus": 1, "slots": 1, "keep_models": False} | fields
-        made = estimate(make_plan(trials, store), counts, EXAMPLES, store, **given)
+        made = estimate(make_plan(trials, store), counts, TEXTS, store, **given)
         return work(made) - len(trials) * OTHER_SECONDS
 
     assert seconds(on="a100") / seconds(on="h100") == pytest.approx(989 / 312)
@@ -151,8 +179,8 @@ def test_rows_of_another_version_stop_no_plan(tmp_path, spec):
 def test_side_by_side_takes_less_time_and_the_same_gpu_hours(tmp_path):
     trials = sweep(compressions=[2, 3, 4], seeds=[0, 1, 2, 3]).trials()
     one, four = (cost(Store(str(tmp_path)), trials, slots=slots, gpus=1) for slots in (1, 4))
-    assert four.wall_seconds == pytest.approx(one.wall_seconds / 4)
-    assert one.wall_seconds == pytest.approx(work(one))
+    assert four.wall_seconds - START_SECONDS == pytest.approx((one.wall_seconds - START_SECONDS) / 4)
+    assert one.wall_seconds == pytest.approx(START_SECONDS + work(one))
     assert four.gpu_hours == one.gpu_hours == pytest.approx(work(one) / 3600)
 
 

@@ -37,16 +37,45 @@ def test_what_was_not_reached_is_run_by_the_same_command(said):
 
 def test_an_error_of_the_workers_is_named_once_and_running_again_is_not_proposed(said):
     [_, named, advice] = said(None, IMPORT, IMPORT)
-    assert named.startswith("  2 stopped by an error outside the trial: ImportError: no numpy: deepcuts show ")
+    assert named.startswith("  2 trials stopped by an error from outside: ImportError: no numpy: deepcuts show ")
     assert advice == LASTING
 
 
 def test_what_passes_by_itself_is_named_and_run_by_the_same_command(said):
     [_, named, advice] = said(None, LOST)
-    assert named.startswith("  1 stopped by an error outside the trial: ActorDiedError: lost: deepcuts show ")
+    assert named.startswith("  1 trial stopped by an error from outside: ActorDiedError: lost: deepcuts show ")
     assert advice == AGAIN
     assert said(None, IMPORT, LOST)[3:] == [LASTING, AGAIN]
 
 
 def test_a_trial_that_another_launch_has_completed_meanwhile_is_not_named(said):
     assert said(IMPORT)[1:] == [AGAIN]
+
+
+NAN = "ValueError: the loss of dense step {} (epoch 0) is nan, not finite; lower the learning rate (lr is 0.5)"
+RETRY = "run the same command with --retry-failed to try the failed ones again"
+HOPELESS = " would fail the same way again, bit for bit: change the settings as the error says"
+
+
+def fail(store, trial, error):
+    store.write(
+        "trials",
+        trial.trial_id,
+        [row(trial.trial_id, status="failed", failure="trial", error_stage="dense", error=error)],
+    )
+
+
+def test_trials_that_failed_alike_are_told_once_and_not_to_be_tried_again(tmp_path):
+    store, trials = Store(str(tmp_path)), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
+    planned = SimpleNamespace(labels={}, store=store, todo=SimpleNamespace(wanted=trials))
+    for step, trial in enumerate(trials):
+        fail(store, trial, NAN.format(step))
+    first, why, see, advice = str(launched(planned)).splitlines()
+    assert "0 of 3 trials completed, 3 failed, 0 left" in first
+    assert why.startswith("  3 trials failed in fine-tuning: ValueError: the loss of dense step ")
+    assert see.startswith(f"    see one: deepcuts show {tmp_path} ")
+    assert advice == "what failed" + HOPELESS
+    fail(store, trials[0], "KeyError: 'x'")
+    lines = str(launched(planned)).splitlines()
+    assert [line for line in lines if " failed in " in line][1] == "  1 trial failed in fine-tuning: KeyError: 'x'"
+    assert lines[-2:] == ["2 of these" + HOPELESS, RETRY]

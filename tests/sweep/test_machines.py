@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 
 from deepcuts.sweep import cluster, machines
 from deepcuts.sweep.cluster import start_ray, temporary_folder
-from deepcuts.sweep.machines import Machines, check_cpus, choose_gpus, local_gpus, ray_address, usable_cpus
+from deepcuts.sweep.machines import (
+    Machines,
+    RayNotStarted,
+    check_cpus,
+    choose_gpus,
+    local_gpus,
+    ray_address,
+    usable_cpus,
+)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,10 @@ def test_a_dead_address_is_refused_at_once():
             start_ray(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
-@pytest.mark.parametrize("error", [AuthenticationError("no token was found"), ConnectionError("Failed to connect")])
+@pytest.mark.parametrize(
+    "error",
+    [AuthenticationError("no token was found"), ConnectionError("Failed to connect"), Exception("No node was found")],
+)
 def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, error: Exception):
     def refuse(**options: object) -> None:
         raise error
@@ -185,6 +196,16 @@ def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, error: Exc
             ValueError, match="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; give --address local.*unset RAY_ADDRESS"
         ):
             start_ray(address)
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, ConnectionError, TimeoutError, RayError])
+def test_a_ray_that_does_not_start_is_no_fault_of_the_input(monkeypatch, kind: type[Exception]):
+    def fail(**options: object) -> None:
+        raise kind("The current node timed out during startup. This could happen.\nlogs")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(RayNotStarted, match="during startup. This could happen; nothing was written. Run the same"):
+        start_ray(None)
 
 
 def test_the_files_of_ray_lie_where_its_sockets_have_room(monkeypatch, tmp_path: Path):

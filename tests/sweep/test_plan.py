@@ -160,6 +160,6 @@ def test_what_a_sweep_of_the_same_name_wanted_before_is_said(tmp_path):
         store.write("sweeps", name, [about | {"sweep": name, "trial_id": trial.trial_id} for trial in trials])
     assert no_longer_wanted("mine", trials, store) == no_longer_wanted("new", trials[:1], store) == []
     (said,) = no_longer_wanted("mine", trials[2:], store)
-    assert said.startswith("sweep 'mine' wanted 2 trials before that it does not want now: what is done stays")
+    assert said.startswith("sweep 'mine' no longer wants 2 trials that it wanted before: what is done stays")
     (said,) = no_longer_wanted("mine", trials[1:], store)
-    assert "wanted 1 trial before" in said
+    assert "no longer wants 1 trial that" in said

@@ -166,7 +166,7 @@ def test_plan_says_what_the_sweep_of_this_name_wanted_before(tmp_path, tried, ca
     assert "wanted" not in capsys.readouterr().out
     store.write("sweeps", "small", [former | {"sweep": "small"}])
     assert main(words) == 0
-    assert "\n  sweep 'small' wanted 1 trial before that it does not want now: " in capsys.readouterr().out
+    assert "\n  sweep 'small' no longer wants 1 trial that it wanted before: " in capsys.readouterr().out
 
 
 def test_trials_that_are_done_are_not_tried_out(tmp_path, monkeypatch, tried):

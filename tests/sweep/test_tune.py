@@ -76,11 +76,11 @@ def test_four_logical_gpus_run_four_trials_at_a_time_each_seeing_one_of_its_own(
 def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> None:
     with pytest.raises(ValueError, match="no node can ever give"):
         choose_cpus(64, 0)
-    with pytest.raises(ValueError, match=r"5 gpus on one node.*4 CPUs and 4 GPUs"):
+    with pytest.raises(ValueError, match=r"5 GPUs on one node.*4 CPU cores and 4 GPUs"):
         choose_cpus(None, 5)
     assert choose_cpus(None, 0.5) == 4
     there = machines_of_cluster(None)
-    assert there.name == "the Ray cluster of this process: 1 node, 4 CPUs, 4 GPUs"
+    assert there.name == "the Ray cluster of this process: 1 node, 4 CPU cores and 4 GPUs"
     assert (there.gpus, there.slots(1, 1), there.slots(2, 1)) == (4, 4, 2)
 
 
