@@ -19,6 +19,7 @@ from deepcuts.analysis.aggregates import (
     drawn_seeds,
     interquartile_mean,
     percentile_interval,
+    shares_drawn,
 )
 from deepcuts.analysis.significance import LEVEL, critical_difference, friedman
 from deepcuts.experiment.metrics import Floats
@@ -49,7 +50,7 @@ def held(datasets: int, seeds: int, sweeps: int, every_seed: bool = False) -> Fl
 def _intervals(ours: Floats, theirs: Floats, drawn: Draws) -> Iterable[tuple[float, float]]:
     yield percentile_interval(ours, drawn, lambda values: np.asarray(values.mean(axis=-1)))
     yield percentile_interval(ours, drawn, interquartile_mean)
-    yield bootstrap_improvement(ours, theirs, drawn)
+    yield bootstrap_improvement(ours, theirs, shares_drawn(drawn, ours.shape[1]))
 
 
 def told_apart(arms: int, datasets: int, sweeps: int) -> float:

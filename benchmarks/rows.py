@@ -2,10 +2,10 @@
 
     python -m benchmarks.rows [--trials 10000] [--compacted] [--folder DIR]
 
-The store is synthetic: 4 datasets, 13 criteria in two scopes, 8 compressions and as many seeds as it takes, each trial
-with 24 rows of metrics. Measured with a file per trial, as a sweep writes them, and compacted, into a file per table
-for every 10,000 trials, as launches leave it that each end with a compaction. The peak memory is that of the process,
-which also holds what the views returned.
+The store is synthetic: 4 datasets, 16 criteria in two scopes, 8 compressions and as many seeds as it takes, each trial
+with a spec and 24 rows of metrics. Measured with a file per trial, as a sweep writes them, and compacted, into a file
+per table for every 10,000 trials, as launches leave it that each end with a compaction. The peak memory is that of the
+process, which also holds what the views returned.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -23,31 +25,59 @@ from typing import Any
 import numpy as np
 
 from deepcuts.analysis import frames
+from deepcuts.analysis.across import compare_over_datasets
 from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.curves import best_epoch, curves, table
+from deepcuts.analysis.transfer import transfer
 from deepcuts.cli.views import NEEDED
-from deepcuts.pruning.criteria import CRITERIA
+from deepcuts.experiment.settings import Scoring, Training
+from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, TrialSpec, canonical, score_spec
+from deepcuts.experiment.tasks import TASKS
+from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
 from deepcuts.store.store import Store, encode
 
 SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
 
 AT_ONCE = 10_000
+SEED = 987_654_321  # no other number of a spec
 COMPRESSIONS = (1.5, 2, 2.5, 3, 3.5, 4, 4.2, 4.5)
+
+
+def spec_text(dataset: str, strategy: str, compression: float) -> str:
+    """Return the spec of a trial as its row holds it, with SEED where the seed belongs."""
+    dense = DenseSpec(
+        model=ModelSource(name="bert-base"),
+        dataset=dataset,
+        task=TASKS[dataset],
+        seed=SEED,
+        finetune=Training(epochs=3),
+    )
+    score, after = ScoreSpec(dense=dense), {"retrain": Training(epochs=3)}
+    if strategy in NOT_PRUNED:
+        spec = TrialSpec(score=score, **(after if strategy == "Unpruned" else {}))
+    else:
+        criterion, scope, control = parse_strategy(strategy)
+        score = score_spec(dense, criterion, Scoring(), prune_biases=False)
+        spec = TrialSpec(score=score, scope=scope, control=control, compression=compression, **after)
+    return canonical(spec.model_dump(mode="json"))
 
 
 def trial_rows(count: int) -> list[dict[str, Any]]:
     """Return `count` rows of the trials table."""
     generator = np.random.default_rng(0)
     strategies = [scope + criterion for scope in ("Layer", "Global") for criterion in CRITERIA]
-    combinations = product(range(count), ("cola", "sst2", "stsb", "mrpc"), strategies, COMPRESSIONS)
-    rows = []
-    for number, (seed, dataset, strategy, compression) in enumerate(islice(combinations, count)):
+    kinds = [(name, 1.0) for name in NOT_PRUNED] + list(product(strategies, COMPRESSIONS))
+    combinations = product(range(count), ("cola", "sst2", "stsb", "mrpc"), kinds)
+    text, rows = cache(spec_text), []
+    for number, (seed, dataset, (strategy, compression)) in enumerate(islice(combinations, count)):
         value = float(0.9 - 0.05 * compression + generator.normal(0, 0.01))
         row = {"trial_id": f"{number:016x}", "sweep": "synthetic", "model": "bert-base", "dataset": dataset}
-        row |= {"strategy": strategy, "compression": compression, "seed": seed, "status": "completed"}
+        row |= {"strategy": strategy, "arm": strategy, "compression": compression, "seed": seed, "status": "completed"}
         row |= {"metric": "accuracy", "dense": 0.92, "pruned": 0.6, "rewound": 0.5, "retrained": value}
-        row |= {"sparsity": 1 - 1 / compression, "compression_achieved": compression, "spec": '{"x": 1}' * 50}
+        row |= {"sparsity": 1 - 1 / compression, "compression_achieved": compression, "majority": 0.5}
+        row |= {"spec": text(dataset, strategy, compression).replace(str(SEED), str(seed))}
+        row |= {"finished_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)}
         rows.append(row | {"dense_id": f"{dataset}-{seed}", "flops": 100, "flops_nonzero": 50})
     return rows
 
@@ -98,7 +128,7 @@ def report(store: Store) -> None:
     timed("statuses", store.statuses)
     timed("status", lambda: frames.status(store))
     timed("show", lambda: frames.show(store, f"{7:016x}"))
-    timed("table, reading only the columns it needs", lambda: table(frames.trials(store, list(NEEDED))))
+    timed("what `table`, `curves` and `compare` read", lambda: frames.chosen_trials(store, NEEDED))
     trials = timed("trials", lambda: frames.trials(store))
     timed("trials of a dataset, three columns", lambda: frames.trials(store, ["strategy", "seed"], dataset="cola"))
     metrics = timed("metrics", lambda: frames.metrics(store))
@@ -107,9 +137,12 @@ def report(store: Store) -> None:
     timed("best epochs", lambda: best_epoch(trials, metrics))
     timed("table", lambda: table(trials))
     timed("compare", lambda: compare(trials))
-    timed("checklist", lambda: checklist(trials.assign(spec=None)))
+    timed("compare over datasets", lambda: compare_over_datasets(trials))
+    timed("transfer", lambda: transfer(trials))
+    timed("checklist", lambda: checklist(trials))
     timed("query, one table", lambda: frames.query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
     timed("query, two tables", lambda: frames.query(store, SQL))
+    timed("query, settings", lambda: frames.query(store, "SELECT arm, count(*) FROM settings GROUP BY 1"))
     timed("SQL with a mistake, refused", lambda: refused(store))
 
 

@@ -19,6 +19,7 @@ from deepcuts.analysis.aggregates import (
     improvement,
     interquartile_mean,
     percentile_interval,
+    shares_drawn,
 )
 from deepcuts.analysis.compare import (
     FEWEST_TESTED,
@@ -237,11 +238,11 @@ def _level_rows(blocks: _Blocks, baseline: str, margin: float, family: int) -> l
         "critical_difference": critical_difference(len(blocks.arms), len(blocks.datasets)),
     }
     theirs = dict(zip(blocks.arms, blocks.values, strict=True)).get(baseline)
-    found = []
+    times, found = shares_drawn(draws, len(blocks.seeds)), []
     for arm, values in zip(blocks.arms, blocks.values, strict=True):
         row = common | {"arm": arm, "rank": float(ranks[arm].mean())} | _aggregates(values, draws)
         if arm != baseline:
-            row |= _against(values, theirs, draws, margin, family)
+            row |= _against(values, theirs, times, margin, family)
         found.append(row)
     return sorted(found, key=lambda row: (row["rank"], row["arm"]))
 
@@ -259,12 +260,13 @@ def _aggregates(values: Floats, draws: Draws) -> dict[str, float]:
     }
 
 
-def _against(values: Floats, theirs: Floats | None, draws: Draws, margin: float, family: int) -> dict[str, Any]:
+def _against(values: Floats, theirs: Floats | None, times: Floats, margin: float, family: int) -> dict[str, Any]:
     """Return an arm's comparison with the baseline, which may have no trials at this level."""
     if theirs is None:
         return {"verdict": "undecided"}
-    row: dict[str, Any] = tests_of((values - theirs).mean(axis=0), margin, family)
-    low, high = bootstrap_improvement(values, theirs, draws)
+    tests = tests_of((values - theirs).mean(axis=0)[None], margin, family)
+    row: dict[str, Any] = {name: found[0].item() for name, found in tests.items()}
+    low, high = bootstrap_improvement(values, theirs, times)
     row |= {"improvement": improvement(values, theirs), "improvement_low": low, "improvement_high": high}
     return row | {"verdict": verdict_of(row | {"metric": "normalised"})}
 

@@ -64,10 +64,19 @@ def percentile_interval(values: Floats, draws: Draws, statistic: Callable[[Float
     return _percentiles(statistic(drawn.reshape(len(draws), -1)), values.shape[1])
 
 
-def bootstrap_improvement(ours: Floats, theirs: Floats, draws: Draws) -> tuple[float, float]:
-    """Return the 95 % percentile interval of `improvement`, NaN where there are fewer than 3 seeds."""
+def shares_drawn(draws: Draws, seeds: int) -> Floats:
+    """Return what share of the draws (R, D, S - 1) each seed is: (R, D, S)."""
+    resamples, datasets, drawn = draws.shape
+    place = draws + seeds * np.arange(resamples * datasets).reshape(resamples, datasets, 1)
+    return np.bincount(place.ravel(), minlength=resamples * datasets * seeds).reshape(resamples, datasets, -1) / drawn
+
+
+def bootstrap_improvement(ours: Floats, theirs: Floats, times: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of `improvement`, NaN where there are fewer than 3 seeds.
+
+    `times` are the `shares_drawn` of the resamples.
+    """
     datasets, seeds = ours.shape
-    times = (draws[..., None] == np.arange(seeds)).sum(axis=-2) / draws.shape[-1]  # R D S: how often each is drawn
     found = np.einsum("rdi,dij,rdj->r", times, _wins(ours, theirs), times, optimize=True) / datasets
     return _percentiles(found, seeds)
 

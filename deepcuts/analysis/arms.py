@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,8 @@ from deepcuts.names import natural, nearest
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, sees_network
 
 _Settings = Mapping[str, Any]
+
+_SEED = re.compile(r'"seed":\d+')
 
 _TASK = ["model", "dataset"]
 _KIND = ["label", "strategy", "settings"]
@@ -59,19 +61,17 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     if {"arm", "settings"} <= set(trials):
         return trials
     specs = trials["spec"] if "spec" in trials else pd.Series(None, trials.index, dtype=object)
-    found = [_settings(re.sub(r'"seed":\d+', '"seed":0', spec)) if isinstance(spec, str) else {} for spec in specs]
-    if "mask_from" in trials:
-        found = [{**some, **source} for some, source in zip(found, _sources(trials), strict=True)]
-    found = counted_at_once(trials.assign(spec=specs), found)
-    frame = trials.assign(spec=specs, settings=_column(trials, map(canonical, found)))
+    found = counted_at_once(trials.assign(spec=specs), _settings_texts(specs, _sources(trials)))
+    frame = trials.assign(spec=specs, settings=_column(trials, found))
     coded = zip(found, _codes(frame), strict=True)
-    frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
+    texts = (canonical({**_read(text), "code": code}) if code else text for text, code in coded)
+    frame["settings"] = _column(trials, texts)
     frame["label"] = _labels(frame)
     names: dict[tuple[Any, ...], str] = {}
     for task, part in frame.groupby(_TASK, dropna=False, sort=False):
-        kinds = sorted(set(part[_KIND].itertuples(index=False, name=None)))
+        kinds = sorted(set(_tuples(part[_KIND])))
         names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
-    keys = frame[[*_TASK, *_KIND]].itertuples(index=False, name=None)
+    keys = _tuples(frame[[*_TASK, *_KIND]])
     arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
     arms.attrs = trials.attrs
     return arms
@@ -89,19 +89,35 @@ def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
     return kept
 
 
-def _sources(trials: pd.DataFrame) -> Iterable[_Settings]:
+def _settings_texts(specs: pd.Series, sources: Sequence[str | None]) -> list[str]:
+    """Return the settings of trials as text; most differ from those of another trial in the seed alone."""
+    known: dict[tuple[str | None, str | None], str] = {}
+    found = []
+    for spec, source in zip(specs.astype(object), sources, strict=True):
+        key = _SEED.sub('"seed":0', spec) if isinstance(spec, str) else None, source
+        if key not in known:
+            some = {} if key[0] is None else _settings(key[0])
+            known[key] = canonical(some if source is None else {**some, "mask_from": source})
+        found.append(known[key])
+    return found
+
+
+def _sources(trials: pd.DataFrame) -> list[str | None]:
     """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one.
 
     Of a file it is the trial, too, for a file may have the masks of several.
     """
-    whose = trials["mask_trial"] if "mask_trial" in trials else [None] * len(trials)
-    for source, seed, trial in zip(trials["mask_from"], trials["seed"], whose, strict=True):
-        if not isinstance(source, str):
-            yield {}
-        elif source.startswith("file ") and isinstance(trial, str):
-            yield {"mask_from": f"{source} trial {trial}"}
-        else:
-            yield {"mask_from": source.removesuffix(f" seed {seed}")}
+    if "mask_from" not in trials:
+        return [None] * len(trials)
+    whose = trials["mask_trial"].tolist() if "mask_trial" in trials else [None] * len(trials)
+    rows = zip(trials["mask_from"].tolist(), trials["seed"].tolist(), whose, strict=True)
+    return [_source(source, seed, trial) if isinstance(source, str) else None for source, seed, trial in rows]
+
+
+def _source(source: str, seed: int, trial: str | None) -> str:
+    if source.startswith("file ") and isinstance(trial, str):
+        return f"{source} trial {trial}"
+    return source.removesuffix(f" seed {seed}")
 
 
 def _labels(frame: pd.DataFrame) -> pd.Series:
@@ -116,8 +132,8 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
     last = rows.sort_values(["its own", "age", *when, "own"], kind="stable", na_position="first").drop_duplicates(
         kind, keep="last"
     )
-    labels = dict(zip(last[kind].itertuples(index=False, name=None), last["label"], strict=True))
-    keys = rows[kind].itertuples(index=False, name=None)
+    labels = dict(zip(_tuples(last[kind]), last["label"], strict=True))
+    keys = _tuples(rows[kind])
     return _column(frame, (labels.get(key, label) for key, label in zip(keys, rows["label"], strict=True)))
 
 
@@ -138,20 +154,27 @@ def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) ->
     By default those in which trials that have them differ; null where a trial has no such setting. Raises
     ValueError for a name that no trial has, naming the nearest.
     """
-    found = [_read(settings) for settings in with_arms(trials)["settings"]]
-    known = sorted({name for some in found for name in some})
+    texts = with_arms(trials)["settings"].tolist()
+    found = {text: _read(text) for text in set(texts)}  # most trials differ from another one in the seed alone
+    known = sorted({name for some in found.values() for name in some})
     for name in names or []:
         if name not in known:
             raise ValueError(f"unknown setting {name!r}{nearest(name, known)}; the trials have {', '.join(known)}")
     if names is None:
-        names = [name for name in known if len({canonical({"": some[name]}) for some in found if name in some}) > 1]
-    values = ([_simple(some.get(name)) for some in found] for name in names)
-    columns = {name: pd.Series(some, trials.index, dtype=object) for name, some in zip(names, values, strict=True)}
+        having = {name: [some[name] for some in found.values() if name in some] for name in known}
+        names = [name for name in known if len({canonical({"": value}) for value in having[name]}) > 1]
+    values = {name: {text: _simple(some.get(name)) for text, some in found.items()} for name in names}
+    columns = {name: pd.Series([of[text] for text in texts], trials.index, dtype=object) for name, of in values.items()}
     return pd.DataFrame(columns, trials.index)
 
 
 def _simple(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _tuples(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows; columns of strings are made plain first, for pandas is slow to iterate over its own."""
+    return frame.astype(object).itertuples(index=False, name=None)
 
 
 def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:
@@ -172,9 +195,10 @@ def differences(settings: str, others: str) -> int:
 
 def replaced(trials: pd.DataFrame) -> pd.Series:
     """Tell which rows of `with_arms` older code made, where the frame has what today's code made of the same arm."""
-    kinds = set(trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None))
-    rows = trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
-    found = ("code" in _read(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds for row in rows)
+    rows = list(_tuples(trials[[*_TASK, "strategy", "settings"]]))
+    kinds = set(rows)
+    old = {row for row in kinds if "code" in _read(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds}
+    found = (row in old for row in rows)
     return pd.Series(list(found), trials.index, dtype=bool)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import agree, differences, in_order, of_dense, replaced
 from deepcuts.analysis.curves import comparable, in_metric
@@ -79,13 +81,11 @@ def compare(
         raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
     pairs = _paired(known, baseline, stage)
     arms = ["strategy", "baseline"]
-    groups = [(key, _differences(part)) for key, part in pairs.groupby([*_KEY, *arms], dropna=False)]
-    rows = sum(len(differences) >= FEWEST_TESTED for _, differences in groups)
-    tested = pd.DataFrame([tests_of(differences, margin, max(1, rows)) for _, differences in groups])
-    if tested.empty:
+    if pairs.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
-    frame = pd.concat([pd.DataFrame([key for key, _ in groups], columns=[*_KEY, *arms]), tested], axis=1)
-    frame = frame.merge(_places(pairs), on=_KEY)
+    groups = pairs.groupby([*_KEY, *arms], dropna=False)
+    tested = _tested(groups.ngroup().to_numpy(), pairs, margin)
+    frame = pd.concat([groups.size().index.to_frame(index=False), tested], axis=1).merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
@@ -161,43 +161,56 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     name of the very arm.
     """
     arm = ["baseline", "settings_b", "label", "strategy"]
-    of_dataset = dict(list(theirs[["dataset", *arm]].drop_duplicates().groupby("dataset")))
+    of_dataset: dict[str, list[tuple[str, ...]]] = {}
+    for dataset, *other in theirs[["dataset", *arm]].drop_duplicates().itertuples(index=False, name=None):
+        of_dataset.setdefault(dataset, []).append(tuple(other))
     found: list[tuple[str, str, str, str | None]] = []
+    dense = cache(of_dense)
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()
     for dataset, name, settings, label, strategy in ours.itertuples(index=False, name=None):
         apart: dict[tuple[str, str | None], int] = {}
-        for other, others, of, formula in of_dataset.get(dataset, theirs.head(0))[arm].itertuples(
-            index=False, name=None
-        ):
+        for other, others, of, formula in of_dataset.get(dataset, []):
             count = differences(settings, others)
             on_purpose = exact or label != strategy or of != formula
-            if agree(of_dense(settings), of_dense(others)) and (on_purpose or not count):
+            if agree(dense(settings), dense(others)) and (on_purpose or not count):
                 apart[other, others] = count
         fewest = [key for key, count in apart.items() if count == min(apart.values())]
         found += [(dataset, name, *key) for key in fewest] or [(dataset, name, baseline, None)]
     return pd.DataFrame(found, columns=["dataset", "name", "baseline", "settings_b"], dtype=object)
 
 
-def _differences(part: pd.DataFrame) -> Floats:
-    part = part.sort_values("seed")
-    return (part["ours"] - part["theirs"]).dropna().to_numpy(np.float64)
+def _tested(group: NDArray[np.int64], pairs: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """Return the tests of each group of pairs, in the order of their numbers; groups of one size are tested at once."""
+    difference = (pairs["ours"] - pairs["theirs"]).to_numpy(np.float64)
+    order = np.lexsort((pairs["seed"], group))
+    order = order[~np.isnan(difference[order])]
+    sizes = np.bincount(group[order], minlength=group.max() + 1)
+    starts = np.cumsum(sizes) - sizes
+    rows = max(1, int((sizes >= FEWEST_TESTED).sum()))
+    found = []
+    for size in np.unique(sizes):
+        of_size = np.flatnonzero(sizes == size)
+        places = order[starts[of_size, None] + np.arange(size)]
+        found.append(pd.DataFrame(tests_of(difference[places], margin, rows), of_size))
+    return pd.concat(found).sort_index()
 
 
-def tests_of(differences: Floats, margin: float, rows: int) -> dict[str, float]:
-    """Return the tests of the differences (S,) of one of `rows` rows, called as the columns of `compare`."""
-    mean = float(differences.mean()) if len(differences) else float("nan")
+def tests_of(differences: Floats, margin: float, rows: int) -> dict[str, Floats]:
+    """Return the tests of the differences (R, S) of R of `rows` rows, called as the columns of `compare`: (R,) each."""
+    count, seeds = differences.shape
+    mean = differences.mean(axis=1) if seeds else np.full(count, np.nan)
     low, high = interval(differences)
     p = t_test(differences)
     return {
-        "n": len(differences),
+        "n": np.full(count, seeds),
         "difference": mean,
-        "low": float(low),
-        "high": float(high),
-        "p_t": float(p),
-        "p_signflip": sign_flip(differences) if len(differences) else float("nan"),
-        "p_differs": float(corrected(p, rows)),
-        "p_within": float(corrected(equivalence(differences, margin), rows)),
-        "seeds_needed": seeds_needed(mean, float(spread(differences)), margin, rows),
+        "low": low,
+        "high": high,
+        "p_t": p,
+        "p_signflip": sign_flip(differences),
+        "p_differs": corrected(p, rows),
+        "p_within": corrected(equivalence(differences, margin), rows),
+        "seeds_needed": seeds_needed(mean, spread(differences), margin, rows),
     }
 
 

@@ -79,7 +79,8 @@ def _called(
     wanted = [row for row in read.table.to_pylist() if sweeps is None or row["sweep"] in sweeps]
     wanted.sort(key=lambda row: (written.get(row["sweep"], 0), row["sweep"]))
     names = {row["trial_id"]: row["arm"] or row["strategy"] for row in wanted}
-    known = zip(rows["trial_id"], rows["strategy"], rows["arm"], strict=True)
+    columns = ("trial_id", "strategy", "arm")
+    known = zip(*(rows[name].astype(object) for name in columns), strict=True)  # as pandas' own strings, it takes long
     called = [strategy if strategy in NOT_PRUNED else names.get(key, arm or strategy) for key, strategy, arm in known]
     return called, list(dict.fromkeys(row["arm"] or row["strategy"] for row in reversed(wanted)))[::-1]
 

@@ -85,9 +85,9 @@ def _computed(store: Store, trials: pd.DataFrame, recorded: pd.DataFrame, metric
     return frame.assign(epoch=0, step=0, split=split, metric=metric)
 
 
-def _majority(facts: str | None, metric: str, split: str) -> float:
+def _majority(facts: object, metric: str, split: str) -> float:
     """Return the metric of always predicting the most frequent class, from the facts of the trial's data; else NaN."""
-    counts: Sequence[int] = [*json.loads(facts)[split]["labels"].values()] if facts else []
+    counts: Sequence[int] = [*json.loads(facts)[split]["labels"].values()] if isinstance(facts, str) else []
     if not sum(counts) or metric not in METRICS["classification"]:
         return float("nan")
     return majority_score(metric, np.repeat(np.arange(len(counts), dtype=np.float64), counts))

@@ -56,10 +56,20 @@ def write_whole(target: Path, content: bytes | pa.Buffer, root: Path) -> None:
 def publish(file: Path, target: Path, root: Path) -> None:
     """Give a file of the same disk its name: after a crash it is whole under it, or not there. Raises OSError."""
     make_folder(target.parent, root)
+    _open_to_readers(file, target.parent)
     _share(file, root)
     _flush(file)
     patient(os.replace)(file, target)
     _flush(target.parent)
+
+
+@patient
+def _open_to_readers(file: Path, folder: Path) -> None:
+    """Let those who may read a folder read a file of ours in it: safetensors makes files for their owner alone."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    readers = stat.S_IMODE(folder.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH)
+    if readers & ~mode:
+        file.chmod(mode | readers)
 
 
 @patient

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.store.store import Store
+from deepcuts.sweep.lifeline import ending_if_ray_dies_early
 from deepcuts.sweep.machines import MOST_CPUS, Machines, RayNotStarted, resources_text, this_machine
 from deepcuts.wording import counted
 
@@ -61,14 +62,15 @@ def start_ray(address: str | None, source: str = "--address") -> None:
     here = this_machine().nodes[0]
     folder = temporary_folder()
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=int(here["CPU"]),
-            num_gpus=int(here["GPU"]),
-            _temp_dir=folder,
-            **options,
-        )
+        with ending_if_ray_dies_early(folder):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=int(here["CPU"]),
+                num_gpus=int(here["GPU"]),
+                _temp_dir=folder,
+                **options,
+            )
     except (PermissionError, ValueError) as error:
         raise ValueError(f"Ray cannot start on this machine, in {folder!r}: {error}") from None
     except Exception as error:  # Ray raises plain ones too, where a server of its own is not up in time

@@ -7,6 +7,7 @@ ends the process from C++ when it misses one of them, so nothing that Python wou
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -79,6 +81,66 @@ def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def ending_if_ray_dies_early(folder: str) -> Iterator[None]:
+    """End the process with words and RAY_DIED where a server of a Ray that starts here, in `folder`, dies meanwhile.
+
+    Ray would wait for it for a minute, end the process with code 1 and leave what it had started. Seen on Linux alone.
+    """
+    over = threading.Event()
+
+    before = set(_servers_started())  # of a Ray that this process had earlier, and that left zombies
+
+    def watch() -> None:
+        known: set[tuple[int, str]] = set()
+        missed = 0
+        while not over.wait(TRY_SECONDS / 2):
+            alive = _servers_started()
+            known |= set(alive) - before
+            dead = {name for pid, name in known if not alive.get((pid, name))}
+            missed = missed + 1 if dead else 0
+            if missed >= TRIES_HERE:
+                _end_early(" and ".join(sorted(dead)), folder)
+
+    thread = threading.Thread(target=watch, daemon=True, name="lifeline of the start")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _servers_started() -> dict[tuple[int, str], bool]:
+    """Return the ids and names of the servers of Ray that this process has started, and whether each is alive."""
+    return {(pid, name): alive for pid, name, alive in _children() if name in ("gcs_server", "raylet")}
+
+
+def _children() -> Iterator[tuple[int, str, bool]]:
+    """Yield the id and name of each child of this process, and whether it is alive, and not a zombie."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):  # it may end while we look
+            pid, _, rest = path.read_text().partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            state, parent = fields.split()[:2]
+            if int(parent) == os.getpid():
+                yield int(pid), name, state != "Z"
+
+
+def _end_early(dead: str, folder: str) -> None:
+    for pid, _, alive in _children():
+        with suppress(OSError):
+            if alive and folder.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():  # Ray's, and of this launch
+                os.kill(pid, signal.SIGTERM)
+    sys.stderr.write(
+        f"deepcuts: Ray died while it started: its {dead} is gone (was it killed, or out of memory? its logs:"
+        f" {folder}/session_latest/logs)\n"
+        "deepcuts: nothing that was saved is lost: run the same command again to go on\n"
+    )
+    sys.stderr.flush()
+    os._exit(RAY_DIED)
 
 
 def _servers() -> list[_Server]:

@@ -10,6 +10,7 @@ from deepcuts.analysis.aggregates import (
     improvement,
     interquartile_mean,
     percentile_interval,
+    shares_drawn,
 )
 from deepcuts.experiment.metrics import Floats
 
@@ -56,7 +57,7 @@ def test_fewer_than_three_seeds_have_no_interval() -> None:
     for seeds in (1, 2):
         values, draws = np.ones((4, seeds)), drawn_seeds(4, seeds)
         assert np.isnan(percentile_interval(values, draws, means)).all()
-        assert np.isnan(bootstrap_improvement(values, values, draws)).all()
+        assert np.isnan(bootstrap_improvement(values, values, shares_drawn(draws, seeds))).all()
 
 
 def test_intervals_of_three_seeds_hold_the_truth_nine_times_in_ten() -> None:
@@ -70,12 +71,12 @@ def test_intervals_of_three_seeds_hold_the_truth_nine_times_in_ten() -> None:
 
 
 def test_arms_that_do_equally_well_improve_half_of_the_time_and_intervals_hold_that() -> None:
-    generator, draws = np.random.default_rng(3), drawn_seeds(4, 4)
+    generator, times = np.random.default_rng(3), shares_drawn(drawn_seeds(4, 4), 4)
     found, held = [], 0
     for _ in range(300):
         same_network = generator.normal(size=(4, 4))
         ours, theirs = same_network + generator.normal(size=(2, 4, 4))
-        low, high = bootstrap_improvement(ours, theirs, draws)
+        low, high = bootstrap_improvement(ours, theirs, times)
         found.append(improvement(ours, theirs))
         held += low <= 0.5 <= high
     assert np.mean(found) == pytest.approx(0.5, abs=0.02)
@@ -87,4 +88,10 @@ def test_a_resampled_improvement_is_that_of_the_seeds_drawn() -> None:
     draws = drawn_seeds(3, 4)
     rows = np.arange(3)[:, None]
     each = [improvement(ours[rows, draw], theirs[rows, draw]) for draw in draws]
-    assert bootstrap_improvement(ours, theirs, draws) == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
+    found = bootstrap_improvement(ours, theirs, shares_drawn(draws, 4))
+    assert found == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
+
+
+def test_the_share_of_a_seed_is_how_often_it_is_drawn() -> None:
+    draws = drawn_seeds(3, 5)
+    assert (shares_drawn(draws, 5) == (draws[..., None] == np.arange(5)).sum(axis=-2) / 4).all()

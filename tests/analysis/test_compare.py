@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,30 @@ def test_a_verdict_depends_on_the_number_of_rows_and_not_on_what_they_show() -> 
     assert found[0].loc[0, "verdict"] != found[1].loc[0, "verdict"]
     columns = ["p_t", "p_differs", "p_within", "seeds_needed"]
     assert found[0].loc[1, columns].tolist() == found[1].loc[1, columns].tolist()
+
+
+def test_rows_of_different_numbers_of_seeds_are_tested_as_each_alone() -> None:
+    """Groups of one size are tested together: every place must have the numbers that it has in a frame of its own."""
+    generator, groups = np.random.default_rng(4), []
+    for place, (name, seeds) in enumerate(product(("LayerMagWeight", "LayerSNIP", "LayerFisher"), (1, 2, 7, 7, 23))):
+        values = generator.normal(0.8, 0.01, seeds)
+        some = points(name, values, sparsity_asked=0.1 + 0.1 * (place % 5))
+        groups.append([some[each] for each in generator.permutation(seeds)])
+    rows = frame(*groups)
+    rows.loc[rows["seed"].eq(3) & rows["strategy"].eq("LayerSNIP"), "retrained"] = np.nan
+    found, exact = compare(rows), ["n", "difference", "low", "high", "p_t", "p_signflip"]
+    assert sorted(found["n"]) == [1, 1, 2, 2, 6, 6, 7, 7, 22, 23]
+    for _, row in found.iterrows():
+        part = rows[
+            rows["sparsity_asked"].eq(row["sparsity"]) & rows["strategy"].isin([row["strategy"], "LayerMagWeight"])
+        ]
+        [alone] = compare(part).to_dict("records")
+        assert row[exact].tolist() == pytest.approx([alone[name] for name in exact], rel=0, abs=0, nan_ok=True)
+        pairs = part.pivot(index="seed", columns="strategy", values="retrained").dropna()
+        if row["n"] > 1:
+            reference = ttest_rel(pairs[row["strategy"]], pairs["LayerMagWeight"])
+            assert (row["n"], row["p_t"]) == (len(pairs), pytest.approx(reference.pvalue, rel=1e-9))
+            assert row["p_differs"] == min(1, 8 * row["p_t"])
 
 
 def test_a_lower_squared_error_is_better() -> None:

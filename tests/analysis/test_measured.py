@@ -121,6 +121,14 @@ def test_what_a_trial_recorded_is_not_computed_again(store: Store) -> None:
     assert frame.loc["mag1", "retrained"] != 0.77
 
 
+def test_trials_that_do_not_know_the_facts_of_their_data_have_no_majority(store: Store) -> None:
+    fill(store, "bare", "LayerSNIP", 9)
+    write_trial(store, trial("bare", "LayerSNIP", 9))  # as an earlier version wrote it
+    frame = dc.measured(store, dc.trials(store), "accuracy").set_index("trial_id")
+    assert np.isnan(frame.loc["bare", "majority"])
+    assert frame.loc["mag0", "majority"] == pytest.approx(3 / 5)
+
+
 def test_trials_without_the_split_are_left_out_and_an_unknown_split_is_refused(store: Store) -> None:
     fill(store, "old", "LayerSNIP", 9, test=False)
     frame = dc.measured(store, dc.trials(store), split="test")

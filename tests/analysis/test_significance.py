@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from itertools import product
 
 import numpy as np
@@ -207,6 +208,42 @@ def test_every_sum_of_signs_is_visited_once() -> None:
     values = np.array([0.3, -0.1, 0.7, 0.2])
     sums = [abs(np.dot(signs, values)) for signs in product((1, -1), repeat=4)]
     assert sign_flip(values) == np.mean(np.array(sums) >= abs(values.sum()) - 1e-12)
+
+
+def flips_one_by_one(values: np.ndarray, two_sided: bool) -> float:
+    """The sign-flip test of one row as it is defined: every choice up to 20 seeds, else 99,999 and the one seen."""
+    seen, slack = values.sum(), 1e-9 * np.abs(values).sum()
+    if len(values) <= 20:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+    else:
+        signs = np.random.default_rng(0).integers(0, 2, (99_999, len(values)), np.int8) * 2 - 1
+        sums = np.append(signs @ values, seen)
+    return float(((np.abs(sums) >= abs(seen) - slack) if two_sided else (sums >= seen - slack)).mean())
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 8, 15, 20, 21, 33])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_sign_flips_of_many_rows_are_those_of_each(seeds: int, two_sided: bool) -> None:
+    rows = np.random.default_rng(seeds).normal(0.2, 1, (6, seeds)).round(1)  # rounded, so that sums are tied
+    rows = np.concatenate([rows, np.zeros((1, seeds)), -np.abs(rows[:1])])
+    found = sign_flip(rows, two_sided)
+    assert found.tolist() == [flips_one_by_one(row, two_sided) for row in rows]
+    assert sign_flip(rows.reshape(2, 4, seeds), two_sided).ravel().tolist() == found.tolist()
+
+
+def test_seeds_needed_by_many_rows_are_those_of_each_row_alone() -> None:
+    generator = np.random.default_rng(8)
+    means, deviations = generator.normal(0, 0.02, 700), np.abs(generator.normal(0, 0.03, 700))
+    deviations[:2] = 0, math.nan
+    found = seeds_needed(means, deviations, 0.01, 50)
+    alone = [float(seeds_needed(*each, 0.01, 50)) for each in zip(means[:40], deviations[:40], strict=True)]
+    assert found[:40].tolist() == pytest.approx(alone, rel=0, abs=0, nan_ok=True)
+    counts = range(6, 10_001)
+    for mean, deviation, needed in zip(means[2:8], deviations[2:8], found[2:8], strict=True):
+        place = bisect_left(counts, 0.8, key=lambda n: power(n, abs(mean) / deviation, 0.01 / deviation, 50))  # noqa: B023
+        assert needed == counts[place] if place < len(counts) else math.isnan(needed)
 
 
 # Resampled predictions

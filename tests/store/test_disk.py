@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from builders.rows import trial, write_trial
 from builders.stores import write_artifact
 
 from deepcuts.store.disk import patient
 from deepcuts.store.store import Store
+from deepcuts.store.tensors import save_tensors
 
 
 @pytest.fixture
@@ -50,6 +52,15 @@ def test_a_store_of_one_user_keeps_what_the_umask_says(tmp_path, umask):
     fill(Store(str(tmp_path / "deep/store")))
     for name, given in modes(tmp_path).items():
         assert given == (0o755 if (tmp_path / name).is_dir() else 0o644), name
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640)])
+def test_tensors_may_be_read_by_those_who_may_read_the_store(tmp_path: Path, umask: None, mask, expected) -> None:
+    os.umask(mask)
+    store = Store(str(tmp_path / "store"))
+    with store.new_artifact("dense", "x", {}) as folder:
+        save_tensors(folder / "model.safetensors", {"weight": torch.zeros(2)})
+    assert stat.S_IMODE((tmp_path / "store/artifacts/dense/x/model.safetensors").stat().st_mode) == expected
 
 
 @pytest.fixture

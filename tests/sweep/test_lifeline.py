@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepcuts.sweep import lifeline
-from deepcuts.sweep.lifeline import _Server, ending_with_ray
+from deepcuts.sweep.lifeline import _Server, ending_if_ray_dies_early, ending_with_ray
 
 
 @pytest.fixture
@@ -71,3 +75,32 @@ def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: sock
     with pytest.raises(RuntimeError, match="Ray's"), ending_with_ray(lambda: None):
         lose(listener)
     assert ended[0] == "raylet"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the children of a process are listed on Linux alone")
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_server_that_dies_while_ray_starts_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """Whether it is left as a zombie (nobody asked how it ended) or not."""
+    said: list[tuple[str, str]] = []
+    monkeypatch.setattr(lifeline, "TRY_SECONDS", 0.05)
+    monkeypatch.setattr(lifeline, "_end_early", lambda *given: said.append(given))
+    for name in ("gcs_server", "raylet"):
+        shutil.copy(shutil.which("sleep") or "", tmp_path / name)
+    zombie = subprocess.Popen([tmp_path / "raylet", "0"])  # of a Ray before
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    with ending_if_ray_dies_early(str(tmp_path)):
+        gcs, raylet = (subprocess.Popen([tmp_path / name, "60"]) for name in ("gcs_server", "raylet"))
+        time.sleep(0.3)
+        assert said == []  # nor of the zombie
+        gcs.kill()
+        if not stays:
+            gcs.wait()
+        until = time.monotonic() + 10
+        while not said and time.monotonic() < until:
+            time.sleep(0.02)
+    assert said[0] == ("gcs_server", str(tmp_path))
+    for process in (gcs, raylet, zombie):
+        process.kill()
+        process.wait()
