@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
+from deepcuts.analysis.arm_names import Settings, is_called, named_arms, read_settings
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import natural, nearest
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, sees_network
-
-_Settings = Mapping[str, Any]
 
 _TASK = ["model", "dataset"]
 _KIND = ["label", "strategy", "settings"]
@@ -44,9 +43,9 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     of the newest sweep is the label of all, as far as the frame is one of `trials(store)` and knows the sweeps, else
     that of the trial that finished last.
 
-    `arm` is the label, then what tells it from the others of its model and dataset, where several arms have it:
-    `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these name them
-    wherever arms with such labels differ. Trials without a `spec`, which are made by hand, count as agreeing.
+    `arm` is the label, then the fewest settings that tell it from the others of its model and dataset, where several
+    arms have it: `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these
+    name them wherever arms with such labels differ. Trials without a `spec`, which are made by hand, count as agreeing.
 
     Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
     today would not find are told apart by a setting `code`.
@@ -65,14 +64,52 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     coded = zip(found, _codes(frame), strict=True)
     frame["settings"] = _column(trials, (canonical({**some, "code": code} if code else some) for some, code in coded))
     frame["label"] = _labels(frame)
+    frame.attrs = trials.attrs
+    return named_among(frame)
+
+
+def named_among(trials: pd.DataFrame, shown: Collection[str] = ()) -> pd.DataFrame:
+    """Return rows of `with_arms` with each `arm` named by what tells it from the others of these rows.
+
+    `attrs["unsaid"]` has the settings in which arms differ that no name says: others tell them apart, or a column
+    that is `shown` beside the names.
+    """
+    tasks = [(task, part[_KIND].drop_duplicates()) for task, part in trials.groupby(_TASK, dropna=False, sort=False)]
+    kinds = [sorted(part.itertuples(index=False, name=None)) for _, part in tasks]
+    named = named_arms(kinds, shown)
     names: dict[tuple[Any, ...], str] = {}
-    for task, part in frame.groupby(_TASK, dropna=False, sort=False):
-        kinds = sorted(set(part[_KIND].itertuples(index=False, name=None)))
-        names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
-    keys = frame[[*_TASK, *_KIND]].itertuples(index=False, name=None)
-    arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
-    arms.attrs = trials.attrs
-    return arms
+    for (task, _), some, of_task in zip(tasks, kinds, named.names, strict=True):
+        names |= {(*task, *kind): name for kind, name in zip(some, of_task, strict=True)}
+    keys = trials[[*_TASK, *_KIND]].itertuples(index=False, name=None)
+    frame = trials.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
+    frame.attrs = {**trials.attrs, "unsaid": named.unsaid}
+    return frame
+
+
+def shared_settings(trials: pd.DataFrame, among: pd.DataFrame) -> dict[str, Any]:
+    """Return the settings that all arms of `trials` agree in, and those of `among` do not: what a caption says of them.
+
+    Both are rows of `with_arms`, the second with all from which the first were chosen. Digests are left out.
+    """
+    found: dict[str, Any] = {}
+    chosen = [read_settings(text) for text in trials["settings"].unique()]
+    every = [read_settings(text) for text in among["settings"].unique()]
+    for name in sorted({name for some in chosen for name in some if not name.endswith(".digest")}):
+        values, others = ({canonical({"": some[name]}) for some in part if name in some} for part in (chosen, every))
+        if len(values) == 1 and len(others) > 1:
+            found[name] = next(some[name] for some in chosen if name in some)
+    return found
+
+
+def arms_called(trials: pd.DataFrame, name: str) -> list[str]:
+    """Return the arms of `with_arms` that a name means: the one that is called so, else those with this label.
+
+    A label may be followed by settings in brackets, as in the names of arms: then it means those with these settings.
+    """
+    if (trials["arm"] == name).any():
+        return [name]
+    kinds = trials[["arm", *_KIND]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted({arm for arm, *kind in kinds if is_called((*kind,), name)}, key=natural)
 
 
 def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +124,7 @@ def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
     return kept
 
 
-def _sources(trials: pd.DataFrame) -> Iterable[_Settings]:
+def _sources(trials: pd.DataFrame) -> Iterable[Settings]:
     """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one.
 
     Of a file it is the trial, too, for a file may have the masks of several.
@@ -135,7 +172,7 @@ def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) ->
     By default those in which trials that have them differ; null where a trial has no such setting. Raises
     ValueError for a name that no trial has, naming the nearest.
     """
-    found = [_read(settings) for settings in with_arms(trials)["settings"]]
+    found = [read_settings(settings) for settings in with_arms(trials)["settings"]]
     known = sorted({name for some in found for name in some})
     for name in names or []:
         if name not in known:
@@ -158,12 +195,12 @@ def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:
 def of_dense(settings: str) -> str:
     """Return those settings that decide the fine-tuned network."""
     begins = {*DenseSpec.model_fields, "data"}
-    return canonical({name: value for name, value in _read(settings).items() if name.split(".")[0] in begins})
+    return canonical({name: value for name, value in read_settings(settings).items() if name.split(".")[0] in begins})
 
 
 def differences(settings: str, others: str) -> int:
     """Count the settings that both texts have, with different values."""
-    ours, theirs = _read(settings), _read(others)
+    ours, theirs = read_settings(settings), read_settings(others)
     return sum(ours[name] != theirs[name] for name in ours if name in theirs)
 
 
@@ -171,12 +208,12 @@ def replaced(trials: pd.DataFrame) -> pd.Series:
     """Tell which rows of `with_arms` older code made, where the frame has what today's code made of the same arm."""
     kinds = set(trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None))
     rows = trials[[*_TASK, "strategy", "settings"]].itertuples(index=False, name=None)
-    found = ("code" in _read(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds for row in rows)
+    found = ("code" in read_settings(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds for row in rows)
     return pd.Series(list(found), trials.index, dtype=bool)
 
 
 def _of_today(settings: str) -> str:
-    return canonical(_without(_read(settings), {"code"}))
+    return canonical(_without(read_settings(settings), {"code"}))
 
 
 def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
@@ -184,18 +221,13 @@ def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
 
     Settings below the key `apart_from` (`data`) may differ.
     """
-    ours, theirs = _read(settings), _read(others)
+    ours, theirs = read_settings(settings), read_settings(others)
     shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]
     return all(ours[name] == theirs[name] for name in shared)
 
 
 @lru_cache(maxsize=10_000)
-def _read(settings: str) -> _Settings:
-    return dict(json.loads(settings))
-
-
-@lru_cache(maxsize=10_000)
-def _settings(spec: str) -> _Settings:
+def _settings(spec: str) -> Settings:
     """Return the complete settings of a spec in JSON, none if it cannot be read."""
     try:
         return _complete(json.loads(spec))
@@ -203,7 +235,7 @@ def _settings(spec: str) -> _Settings:
         return {}
 
 
-def _complete(trial: dict[str, Any]) -> _Settings:
+def _complete(trial: dict[str, Any]) -> Settings:
     """Return the complete settings of a trial's spec: what it leaves out is at its default.
 
     A trial with the mask of another one has the settings with which that mask was found.
@@ -234,7 +266,7 @@ def _complete(trial: dict[str, Any]) -> _Settings:
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
 
-def _in_rounds(trial: _Settings) -> _Settings:
+def _in_rounds(trial: Settings) -> Settings:
     """Return the settings of iterative pruning, of a trial that has them."""
     place, previous = trial.get("chain") or {}, trial.get("previous")
     found: dict[str, Any] = {"rounds": place["rule"]} if place else {}
@@ -255,16 +287,16 @@ def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(simple)))
 
 
-def _without(settings: _Settings, names: Collection[str]) -> dict[str, Any]:
+def _without(settings: Settings, names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
+def _identity(source: Settings, stands_for: set[str]) -> Settings:
     """Return what a model or dataset is: the digest of its content, or else where it comes from."""
     return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
 
 
-def _scoring(score: _Settings, rounds: int) -> _Settings:
+def _scoring(score: Settings, rounds: int) -> Settings:
     """Return what the criterion uses of the settings of `scoring`."""
     criterion, own = score["criterion"], score["own"]
     if criterion is None:
@@ -304,65 +336,3 @@ def _current(trial_id: str, spec: str | None) -> bool:
         return TrialSpec.model_validate_json(spec).trial_id == trial_id
     except ValidationError:
         return False
-
-
-# Names
-
-
-def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Name the arms of a dataset, each a label, a strategy and settings: the label, and what differs.
-
-    Arms whose label is the strategy are told from each other by what differs between any of them, those of another
-    label from the arms of that label alone.
-    """
-    given = {label for label, strategy, _ in kinds if label != strategy}
-    pools: dict[str | None, list[int]] = {}
-    for place, (label, _, _) in enumerate(kinds):
-        pools.setdefault(label if label in given else None, []).append(place)
-    names = [""] * len(kinds)
-    for pool, places in pools.items():
-        read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if pool is not None else read
-        for place, settings in zip(places, _told_apart(told), strict=True):
-            names[place] = _name(kinds[place][0], settings)
-    return [
-        f"{name} #{names[:place].count(name) + 1}" if names.count(name) > 1 else name
-        for place, name in enumerate(names)
-    ]
-
-
-def _told_apart(arms: Sequence[tuple[str, _Settings]]) -> list[_Settings]:
-    """Return for each arm, a strategy and its settings, those in which the arms differ."""
-    specified = {strategy for strategy, some in arms if set(some) - {"code", "use"}}
-    unknown = [strategy in specified and not set(some) - {"code", "use"} for strategy, some in arms]
-    known = [arm for arm, lacks in zip(arms, unknown, strict=True) if not lacks]
-    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
-    shown = [{name: some[name] for name in differing if name in some} for _, some in arms]
-    return [{"settings": "unknown"} | some if lacks else some for some, lacks in zip(shown, unknown, strict=True)]
-
-
-def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
-    """Whether a setting differs between arms that have it, or some arms of a strategy have it and others do not.
-
-    A setting of `retrain` that is that of `finetune` in every arm says nothing more.
-    """
-    having = [(strategy, some) for strategy, some in arms if name in some]
-    whole = {strategy for strategy, _ in having} & {strategy for strategy, some in arms if name not in some}
-    if not whole and len({canonical({"": some[name]}) for _, some in having}) == 1:
-        return name == "code"
-    section, _, key = name.partition(".")
-    return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
-
-
-def _name(label: str, settings: _Settings) -> str:
-    if not settings:
-        return label
-    return f"{label} ({', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())})"
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value[:8] if name.endswith(".digest") else value
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value:g}"
-    return json.dumps(value)
