@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcuts.experiment.spec import canonical
+from deepcuts.pruning.criteria import NOT_PRUNED
 
 Settings = Mapping[str, Any]
 
@@ -40,17 +41,16 @@ def named_arms(tasks: Sequence[Sequence[Kind]], shown: Collection[str] = ()) -> 
     """Name the arms of each task (a model and a dataset): the label, and settings that tell arms apart.
 
     Arms whose label is their strategy are told from all others of their task that are called so, wherever both have a
-    setting with different values; those of another label from the arms of that label alone. Of all settings that
-    differ, names say the fewest that do so, the same in all tasks. Those `shown` elsewhere, as in a column, are not
-    said, though they tell arms apart, too.
+    setting with different values; those of another label, and networks that are not pruned, from the arms of that
+    label alone. Of all settings that differ, names say the fewest that do so, the same in all tasks. Those `shown`
+    elsewhere, as in a column, are not said, though they tell arms apart, too.
     """
     given = {label for label, strategy, _ in chain.from_iterable(tasks) if label != strategy}
     pools: dict[str | None, list[list[tuple[int, str, Settings]]]] = {}
     for number, kinds in enumerate(tasks):
         for place, (label, strategy, text) in enumerate(kinds):
-            own = label in given
-            settings = {"use": strategy, **read_settings(text)} if own else read_settings(text)
-            pool = pools.setdefault(label if own else None, [[] for _ in tasks])
+            settings = {"use": strategy, **read_settings(text)} if label in given else read_settings(text)
+            pool = pools.setdefault(label if label in {*given, *NOT_PRUNED} else None, [[] for _ in tasks])
             pool[number].append((place, strategy, settings))
     names = [[""] * len(kinds) for kinds in tasks]
     unsaid = set[str]()

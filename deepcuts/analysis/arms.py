@@ -87,16 +87,19 @@ def named_among(trials: pd.DataFrame, shown: Collection[str] = ()) -> pd.DataFra
 
 
 def shared_settings(trials: pd.DataFrame, among: pd.DataFrame) -> dict[str, Any]:
-    """Return the settings that all arms of `trials` agree in, and those of `among` do not: what a caption says of them.
+    """Return the settings that all arms of `trials` agree in, and others of their labels do not: a caption has them.
 
-    Both are rows of `with_arms`, the second with all from which the first were chosen. Digests are left out.
+    Both are rows of `with_arms`; the first were chosen from the second. Digests are left out.
     """
+    kinds = [*_TASK, "label"]
+    others = among.merge(trials[kinds].drop_duplicates(), on=kinds)
+    chosen, every = ([read_settings(text) for text in rows["settings"].unique()] for rows in (trials, others))
     found: dict[str, Any] = {}
-    chosen = [read_settings(text) for text in trials["settings"].unique()]
-    every = [read_settings(text) for text in among["settings"].unique()]
     for name in sorted({name for some in chosen for name in some if not name.endswith(".digest")}):
-        values, others = ({canonical({"": some[name]}) for some in part if name in some} for part in (chosen, every))
-        if len(values) == 1 and len(others) > 1:
+        values, all_values = (
+            {canonical({"": some[name]}) for some in part if name in some} for part in (chosen, every)
+        )
+        if len(values) == 1 and len(all_values) > 1:
             found[name] = next(some[name] for some in chosen if name in some)
     return found
 
