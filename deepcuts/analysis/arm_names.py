@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from deepcuts.experiment.spec import canonical
 from deepcuts.pruning.criteria import NOT_PRUNED
 
-Settings = Mapping[str, Any]
+_Settings = Mapping[str, Any]
 
 # An arm as `with_arms` knows it: its label, strategy, and settings as text.
-Kind = tuple[str, str, str]
+_Kind = tuple[str, str, str]
 
 # What a name says that is no setting of a sweep file.
 _NO_SETTINGS = {"code", "use"}
 
 
 @lru_cache(maxsize=10_000)
-def read_settings(text: str) -> Settings:
+def read_settings(text: str) -> _Settings:
     """Return the settings of a trial from the text that `with_arms` has of them."""
     return dict(json.loads(text))
 
@@ -37,7 +37,7 @@ class Named(NamedTuple):
     unsaid: list[str]
 
 
-def named_arms(tasks: Sequence[Sequence[Kind]], shown: Collection[str] = ()) -> Named:
+def named_arms(tasks: Sequence[Sequence[_Kind]], shown: Collection[str] = ()) -> Named:
     """Name the arms of each task (a model and a dataset): the label, and settings that tell arms apart.
 
     Arms whose label is their strategy are told from all others of their task that are called so, wherever both have a
@@ -46,7 +46,7 @@ def named_arms(tasks: Sequence[Sequence[Kind]], shown: Collection[str] = ()) -> 
     elsewhere, as in a column, are not said, though they tell arms apart, too.
     """
     given = {label for label, strategy, _ in chain.from_iterable(tasks) if label != strategy}
-    pools: dict[str | None, list[list[tuple[int, str, Settings]]]] = {}
+    pools: dict[str | None, list[list[tuple[int, str, _Settings]]]] = {}
     for number, kinds in enumerate(tasks):
         for place, (label, strategy, text) in enumerate(kinds):
             settings = {"use": strategy, **read_settings(text)} if label in given else read_settings(text)
@@ -71,10 +71,10 @@ def _numbered(names: list[str]) -> list[str]:
     ]
 
 
-_Arm = tuple[str, Settings]  # a strategy and its settings
+_Arm = tuple[str, _Settings]  # a strategy and its settings
 
 
-def _said(arms: Sequence[_Arm], names: Sequence[str]) -> list[Settings]:
+def _said(arms: Sequence[_Arm], names: Sequence[str]) -> list[_Settings]:
     """Return the settings of each arm that its name says, given the names of the settings to say."""
     shown = ({name: some[name] for name in names if name in some} for _, some in arms)
     return [
@@ -116,7 +116,7 @@ def _preference(name: str) -> tuple[bool, bool, bool, str]:
     return name != "use", name.endswith(".digest"), name.startswith("retrain."), name
 
 
-def _follows(name: str, settings: Sequence[Settings]) -> bool:
+def _follows(name: str, settings: Sequence[_Settings]) -> bool:
     """Whether a setting of `retrain` is that of `finetune` in every arm, and so says nothing more."""
     section, _, key = name.partition(".")
     having = [some for some in settings if name in some]
@@ -148,12 +148,12 @@ def _codes(values: Iterable[Any]) -> NDArray[np.int64]:
     return np.array([-1 if text is None else numbers[text] for text in texts], np.int64)
 
 
-def settings_in_words(settings: Settings) -> str:
+def settings_in_words(settings: _Settings) -> str:
     """Write settings as names of arms and captions have them: `finetune.lr=2e-05, rewind=100`."""
     return ", ".join(f"{name}={_text(name, value)}" for name, value in settings.items())
 
 
-def _name(label: str, settings: Settings) -> str:
+def _name(label: str, settings: _Settings) -> str:
     return f"{label} ({settings_in_words(settings)})" if settings else label
 
 
@@ -170,7 +170,7 @@ def label_of(name: str) -> str:
     return re.sub(r" \([^()]*=.*\)( #\d+)?$", "", name)
 
 
-def is_called(kind: Kind, name: str) -> bool:
+def is_called(kind: _Kind, name: str) -> bool:
     """Whether a name means an arm: its label, or that with some of its settings in brackets, as a view has them."""
     label, strategy, text = kind
     if name == label:

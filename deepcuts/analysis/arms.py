@@ -1,26 +1,28 @@
 """Tells the arms of an experiment apart, and names them: trials of one strategy that agree in all but the seed.
 
 The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
-which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
+which tables have as columns. Names, paths and resources are no settings. _Settings are called as in the sweep file.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from deepcuts.analysis.arm_names import Settings, is_called, named_arms, read_settings
+from deepcuts.analysis.arm_names import is_called, named_arms, read_settings
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
 from deepcuts.experiment.tasks import Task
 from deepcuts.names import natural, nearest
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, sees_network
+
+_Settings = Mapping[str, Any]
 
 _TASK = ["model", "dataset"]
 _KIND = ["label", "strategy", "settings"]
@@ -127,7 +129,7 @@ def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
     return kept
 
 
-def _sources(trials: pd.DataFrame) -> Iterable[Settings]:
+def _sources(trials: pd.DataFrame) -> Iterable[_Settings]:
     """Return whose mask each trial takes, as a setting: its dataset, and the seed where that is another one.
 
     Of a file it is the trial, too, for a file may have the masks of several.
@@ -222,7 +224,7 @@ def _of_today(settings: str) -> str:
 def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
     """Whether two texts of settings agree in all that both have, so that one sweep could have made both trials.
 
-    Settings below the key `apart_from` (`data`) may differ.
+    _Settings below the key `apart_from` (`data`) may differ.
     """
     ours, theirs = read_settings(settings), read_settings(others)
     shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]
@@ -230,7 +232,7 @@ def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def _settings(spec: str) -> Settings:
+def _settings(spec: str) -> _Settings:
     """Return the complete settings of a spec in JSON, none if it cannot be read."""
     try:
         return _complete(json.loads(spec))
@@ -238,7 +240,7 @@ def _settings(spec: str) -> Settings:
         return {}
 
 
-def _complete(trial: dict[str, Any]) -> Settings:
+def _complete(trial: dict[str, Any]) -> _Settings:
     """Return the complete settings of a trial's spec: what it leaves out is at its default.
 
     A trial with the mask of another one has the settings with which that mask was found.
@@ -269,7 +271,7 @@ def _complete(trial: dict[str, Any]) -> Settings:
     return found | {f"{key}.{name}": value for key, some in sections.items() for name, value in some.items()}
 
 
-def _in_rounds(trial: Settings) -> Settings:
+def _in_rounds(trial: _Settings) -> _Settings:
     """Return the settings of iterative pruning, of a trial that has them."""
     place, previous = trial.get("chain") or {}, trial.get("previous")
     found: dict[str, Any] = {"rounds": place["rule"]} if place else {}
@@ -290,16 +292,16 @@ def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(simple)))
 
 
-def _without(settings: Settings, names: Collection[str]) -> dict[str, Any]:
+def _without(settings: _Settings, names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def _identity(source: Settings, stands_for: set[str]) -> Settings:
+def _identity(source: _Settings, stands_for: set[str]) -> _Settings:
     """Return what a model or dataset is: the digest of its content, or else where it comes from."""
     return _without(source, {"name", "files"} | (stands_for if source.get("digest") else set()))
 
 
-def _scoring(score: Settings, rounds: int) -> Settings:
+def _scoring(score: _Settings, rounds: int) -> _Settings:
     """Return what the criterion uses of the settings of `scoring`."""
     criterion, own = score["criterion"], score["own"]
     if criterion is None:

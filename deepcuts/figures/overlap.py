@@ -158,8 +158,9 @@ def _trial_labels(axes: Axes, rows: pd.DataFrame, letters: int, inches: float) -
     placed = rows.assign(group=_group(rows), place=range(len(rows)))
     spans = placed.groupby(["group", "arm"], sort=False)["place"].agg(["first", "last"])
     names = ["\n".join(wrap(called(arm), letters)) for _, arm in spans.index]
-    lines = sum(1 + name.count("\n") for name in names)
-    small = min(0.8 * float(mpl.rcParams["font.size"]), 62 * inches / lines)
+    room = (spans["last"] - spans["first"] + 1) / [1 + name.count("\n") for name in names]
+    size = 0.8 * float(mpl.rcParams["font.size"])
+    small = min(size, 400 / len(spans), 60 * inches * float(room.min()) / len(rows))
     axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
     groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
     middles = ((groups["first"] + groups["last"]) / 2).tolist()

@@ -127,9 +127,14 @@ def _of_labels(labels: set[str]) -> dict[str, Look]:
 
 
 def _again(name: str, look: Look, times: int) -> Look:
-    """Return a look that was used so many times before: in another shade, and with another marker."""
-    if not times or look.color == INK:
+    """Return a look that was used so many times before: in another shade, and with another marker.
+
+    Ink has no shades: there it is in other dashes.
+    """
+    if not times:
         return look
+    if look.color == INK:
+        return replace(look, dashes=list(_DASHES.values())[times % len(_DASHES)])
     others = sorted({each for _, each in LOOKS.values()} - {look.marker})
     shade = _SHADES[times % len(_SHADES)]
     toward = 1.0 if shade > 1 else 0.0

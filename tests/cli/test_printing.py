@@ -140,7 +140,7 @@ def results():
 
 
 def test_latex_has_a_caption_with_what_all_rows_share_and_numbers_at_the_right(results, capsys):
-    more = results.assign(strategy="LayerMagWeight", arm="LayerMagWeight", sparsity_asked=0.9)
+    more = results.assign(strategy="LayerMagWeight", arm="LayerMagWeight", sparsity_asked=0.9, sparsity=0.8)
     print_latex(pd.concat([results, more, results.assign(dataset="d")]))
     lines = capsys.readouterr().out.splitlines()
     shared = r"accuracy, n = 3, majority 0.810, dense 0.900 $\pm$ 0.000, compression 1.8"
@@ -157,7 +157,8 @@ def test_latex_has_a_caption_with_what_all_rows_share_and_numbers_at_the_right(r
 
 
 @pytest.mark.parametrize(
-    ("arm", "size"), [("LayerSNIP", "normalsize"), ("as many epochs in all", "small"), (20 * "wide ", "scriptsize")]
+    ("arm", "size"),
+    [("LayerSNIP", "normalsize"), (5 * "wide ", "small"), (7 * "wide ", "footnotesize"), (9 * "wide ", "scriptsize")],
 )
 def test_a_wide_table_of_latex_has_smaller_text(results, capsys, arm, size):
     print_latex(results.assign(arm=arm))
