@@ -102,7 +102,7 @@ def test_flags_take_a_former_name_and_say_what_is_meant(store: Store, capsys: py
     assert main(["compare", store.uri, "--baseline", "rewound"]) == 0
     said = capsys.readouterr()
     assert "rewound is now called late" in said.err
-    assert "LayerSNIP (finetune.lr=1e-05) against late on toy at 4x" in said.out
+    assert "LayerSNIP (finetune.lr=1e-05) against late on toy at 2x" in said.out
 
 
 def test_a_name_says_the_fewest_settings_and_a_caption_what_all_share(tmp_path: Path) -> None:
