@@ -67,7 +67,7 @@ def _labels(given: list[str], meant: Meant, known: Collection[str]) -> dict[str,
     """
     from deepcuts.analysis.arm_names import label_of
 
-    found = {}
+    found: dict[str, str] = {}
     for text in given:
         pairs = [(text[:place].strip(), text[place + 1 :].strip()) for place in range(len(text)) if text[place] == "="]
         whole = [(arm, name) for arm, name in pairs if arm and name]

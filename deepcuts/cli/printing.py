@@ -78,8 +78,8 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
         frame.insert(list(frame).index(STAGES[0]), "majority", levels)
     for stage in STAGES:
         names = [stage, *(f"{stage}_{of}" for of in ("half_width", "low", "high", "values"))]
-        rows = zip(frame[names].itertuples(index=False, name=None), results["majority"], strict=True)
-        frame[stage] = [_of_seeds(*row, majority) for row, majority in rows]
+        rows = frame[names].assign(majority=results["majority"])
+        frame[stage] = [_of_seeds(*row) for row in rows.itertuples(index=False, name=None)]
         frame = frame.drop(columns=names[1:])
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
