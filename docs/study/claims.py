@@ -1,0 +1,355 @@
+"""The thirteen claims: which trials each of them is about, and what it says of them (docs/study/README.md, "Plan")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from deepcuts.experiment.metrics import Floats
+
+from .evidence import AnyOf, Claim, Condition
+from .results import DATASETS, Arm, Results
+
+LEVELS = (0.64, 0.85, 0.91, 0.96)
+SHIFTED = Arm("masks", "LayerGradCAMShift shift=10")
+GRADIENTS = ("LayerMagGrad", "LayerGradCAM", SHIFTED.label, "LayerSmoothGrad", "LayerSmoothGradCAMShift")
+# Arms after retraining, by the sweep that has them.
+RETRAINED = {
+    "LayerMagWeight": "accuracy",
+    "LayerMagWeight+shuffle": "accuracy",
+    "LayerRandom": "accuracy",
+    "LayerMagGrad": "accuracy",
+    "LayerGradCAMShift": "accuracy",
+    "LayerSmoothGrad": "accuracy",
+    "LayerGradCAM": "extreme",
+    "LayerSmoothGradCAMShift": "extreme",
+    "SmoothGrad without dropout": "extreme",
+    "SmoothGrad without noise": "extreme",
+}
+CONTROLS = ("LayerRandom", "LayerMagWeight+shuffle")
+
+
+def masks(label: str) -> Arm:
+    return Arm("masks", label)
+
+
+def accuracy(label: str) -> Arm:
+    return Arm(RETRAINED[label], label)
+
+
+def place(dataset: str, sparsity: float) -> str:
+    return f"{dataset} at {100 * sparsity:g} %"
+
+
+def everywhere(levels: Iterable[float] = LEVELS) -> list[tuple[str, float]]:
+    return [(dataset, sparsity) for dataset in DATASETS for sparsity in levels]
+
+
+def claims(results: Results) -> list[Claim]:
+    """Return all claims, with what the trials say of them."""
+    return [each(results) for each in CLAIMS]
+
+
+def shift_is_mag_grad(results: Results) -> Claim:
+    conditions = [
+        Condition(
+            f"IoU of GradCAMShift (10) and MagGrad, {place(*at)}",
+            results.overlaps(SHIFTED, masks("LayerMagGrad"), *at),
+            low=0.9,
+            unit="IoU",
+        )
+        for at in everywhere()
+    ]
+    ours, theirs = accuracy("LayerGradCAMShift"), accuracy("LayerMagGrad")
+    conditions += [
+        Condition(
+            f"GradCAMShift - MagGrad, retrained, {place(*at)}",
+            results.difference(ours, theirs, *at, "retrained"),
+            low=-1,
+            high=1,
+        )
+        for at in everywhere()
+    ]
+    shifts = {"0": "LayerGradCAM", "0.1": "LayerGradCAMShift shift=0.1", "1": "LayerGradCAMShift shift=1"}
+    seen = {shift: _iou(results, masks(label), masks("LayerMagGrad"), everywhere()) for shift, label in shifts.items()}
+    listed = ", ".join(f"shift {shift} {text}" for shift, text in seen.items() if text)
+    notes = [f"IoU with LayerMagGrad, over all datasets and sparsities: {listed}."] if listed else []
+    return Claim(1, "GradCAMShift with shift 10 is abs(W g)", "A", conditions, notes)
+
+
+def dropout_is_active(results: Results) -> Claim:
+    plain, without = masks("LayerSmoothGrad"), masks("SmoothGrad without dropout")
+    conditions = [
+        Condition(
+            f"IoU with and without noise, no dropout, {place(*at)}",
+            results.overlaps(without, masks("SmoothGrad without either"), *at),
+            low=0.995,
+            unit="IoU",
+        )
+        for at in everywhere()
+    ]
+    levels = everywhere((0.64, 0.85))
+    conditions += [
+        Condition(
+            f"SmoothGrad with - without dropout, pruned, {place(*at)}",
+            results.difference(plain, without, *at, "pruned"),
+            low=5,
+        )
+        for at in levels
+    ]
+    ours = accuracy("LayerSmoothGrad")
+    conditions += [
+        Condition(
+            f"SmoothGrad with - without dropout, retrained, {place(*at)}",
+            results.difference(ours, Arm("dropout", "SmoothGrad without dropout"), *at, "retrained"),
+            low=2,
+        )
+        for at in levels
+    ]
+    conditions += [
+        Condition(
+            f"SmoothGrad with - without noise, retrained, {place(*at)}",
+            results.difference(ours, Arm("dropout", "SmoothGrad without noise"), *at, "retrained"),
+            low=-1,
+            high=1,
+        )
+        for at in levels
+    ]
+    return Claim(2, "Noise is inert; dropout is the active ingredient of SmoothGrad", "A", conditions)
+
+
+def smooth_grad_beats_magnitude(results: Results) -> Claim:
+    def difference(sparsity: float) -> Floats:
+        arms = accuracy("LayerSmoothGrad"), accuracy("LayerMagWeight")
+        return results.difference(*arms, "sst2", sparsity, "retrained")
+
+    what = "SmoothGrad - MagWeight, retrained, sst2 at"
+    conditions = [
+        Condition(f"{what} 85 %", difference(0.85), low=2),
+        Condition(f"{what} 91 %", difference(0.91), low=2),
+        Condition(f"{what} 96 %", difference(0.96), high=1),
+    ]
+    return Claim(3, "LayerSmoothGrad beats LayerMagWeight at 85 and 91 % on SST-2, not at 96 %", "B", conditions)
+
+
+def abstract(results: Results) -> Claim:
+    arms = accuracy("LayerSmoothGradCAMShift"), accuracy("LayerMagWeight")
+    conditions = [
+        Condition(
+            f"SmoothGradCAMShift - MagWeight, retrained, {place(dataset, 0.96)}",
+            results.difference(*arms, dataset, 0.96, "retrained"),
+            low=0,
+        )
+        for dataset in DATASETS
+    ]
+    return Claim(4, "LayerSmoothGradCAMShift is better than LayerMagWeight at 96 %", "B", conditions)
+
+
+def sst2_cannot_tell(results: Results) -> Claim:
+    def against_random(label: str, dataset: str, low: float, high: float = math.inf) -> Condition:
+        difference = results.difference(accuracy(label), accuracy("LayerRandom"), dataset, 0.96, "retrained")
+        return Condition(f"{label} - LayerRandom, retrained, {place(dataset, 0.96)}", difference, low, high)
+
+    arms = [label for label in RETRAINED if label not in CONTROLS]
+    conditions: list[Condition | AnyOf] = [against_random(label, "sst2", low=-3, high=3) for label in arms]
+    for dataset in ("cola", "stsb"):
+        some = [against_random(label, dataset, low=0) for label in arms]
+        conditions.append(AnyOf(f"some arm is better than LayerRandom on {place(dataset, 0.96)}", some))
+    return Claim(5, "SST-2 cannot tell methods apart at 96 %; CoLA and STS-B can", "B", conditions)
+
+
+def activations_hurt(results: Results) -> Claim:
+    ours, theirs = masks("LayerGradCAM"), masks("LayerMagGrad")
+    levels = everywhere((0.85, 0.91))
+    conditions = [
+        Condition(f"GradCAM - MagGrad, pruned, {place(*at)}", results.difference(ours, theirs, *at, "pruned"), high=-1)
+        for at in levels
+    ]
+    conditions += [
+        Condition(
+            f"IoU of GradCAM with and without padding, {place(*at)}",
+            results.overlaps(ours, masks("GradCAM with padding"), *at),
+            high=0.9,
+            unit="IoU",
+        )
+        for at in levels
+    ]
+    return Claim(6, "The activation factor without a shift hurts, and depends on padding", "A", conditions)
+
+
+def masks_differ(results: Results) -> Claim:
+    conditions = []
+    for dataset in DATASETS:
+        for label in GRADIENTS:
+            what, arms = f"{label} and MagWeight, {place(dataset, 0.91)}", (masks(label), masks("LayerMagWeight"))
+            kappa = results.overlaps(*arms, dataset, 0.91, "kappa")
+            iou = results.overlaps(*arms, dataset, 0.91)
+            conditions.append(Condition(f"kappa of {what}", kappa, low=0, unit="kappa"))
+            conditions.append(Condition(f"IoU of {what}", iou, high=0.35, unit="IoU"))
+    return Claim(
+        7,
+        "Masks of gradients and magnitudes overlap more than by chance, and little",
+        "A",
+        conditions,
+        _predictions(results),
+    )
+
+
+def _predictions(results: Results) -> list[str]:
+    """Say whether the overlap with LayerMagWeight goes with the difference in accuracy, over arms, levels and seeds."""
+    notes = []
+    for dataset in DATASETS:
+        overlaps: list[float] = []
+        gains: list[float] = []
+        for label in RETRAINED:
+            found = masks(SHIFTED.label if label == "LayerGradCAMShift" else label)
+            for sparsity in LEVELS if label != "LayerMagWeight" else ():
+                iou = results.overlaps(found, masks("LayerMagWeight"), dataset, sparsity)
+                gain = results.difference(accuracy(label), accuracy("LayerMagWeight"), dataset, sparsity, "retrained")
+                if len(iou) == len(gain):
+                    overlaps, gains = [*overlaps, *iou], [*gains, *gain]
+        if together := _correlation(overlaps, gains):
+            notes.append(f"{dataset}: IoU with LayerMagWeight and gain over it: {together}.")
+    return notes
+
+
+def supermask(results: Results) -> Claim:
+    ours, theirs = Arm("tickets", "LayerMagWeight"), Arm("tickets", "LayerMagInit")
+    conditions = [
+        Condition(
+            f"MagWeight - MagInit, rewound, {place(*at)}", results.difference(ours, theirs, *at, "rewound"), low=5
+        )
+        for at in everywhere((0.43, 0.64))
+    ]
+    notes = []
+    for dataset in DATASETS:
+        pairs = [_stages(results, accuracy(label), dataset) for label in RETRAINED]
+        rewound, retrained = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        if found := _correlation(rewound, retrained):
+            notes.append(f"{dataset}: rewound and retrained: {found}.")
+    return Claim(8, "A mask from trained weights is a supermask", "A", conditions, notes)
+
+
+def _stages(results: Results, arm: Arm, dataset: str) -> tuple[Floats, Floats]:
+    """Return the metric when rewound and when retrained (N,), of all trials of an arm."""
+    found = [[results.metric(arm, dataset, level, stage) for stage in ("rewound", "retrained")] for level in LEVELS]
+    rewound, retrained = (np.concatenate(each) for each in zip(*found, strict=True))
+    return rewound, retrained
+
+
+def pooler(results: Results) -> Claim:
+    whole, spared = masks("GlobalGradCAM"), masks("GlobalGradCAM without the pooler")
+    conditions = []
+    for dataset in DATASETS:
+        at, where = (dataset, 0.91), place(dataset, 0.91)
+        kept = [results.pooler_density(arm, *at) for arm in (whole, masks("LampGradCAM"))]
+        conditions += [
+            Condition(f"share of the pooler kept by GlobalGradCAM, {where}", kept[0], high=0.001, unit="share"),
+            Condition(f"share of the pooler kept by LampGradCAM, {where}", kept[1], low=0.001, unit="share"),
+            Condition(
+                f"GlobalGradCAM without - with the pooler, pruned, {where}",
+                results.difference(spared, whole, *at, "pruned"),
+                low=0,
+            ),
+        ]
+    return Claim(9, "GlobalGradCAM empties the pooler; to exclude it, or Lamp, mends that", "A", conditions)
+
+
+def sanity(results: Results) -> Claim:
+    controls = {
+        "+shuffle": accuracy("LayerMagWeight+shuffle"),
+        "+invert": Arm("sanity", "LayerMagWeight+invert"),
+        "random start": Arm("sanity", "random start"),
+    }
+
+    def loss(name: str, dataset: str, sparsity: float, low: float = -math.inf, high: float = math.inf) -> Condition:
+        values = results.difference(accuracy("LayerMagWeight"), controls[name], dataset, sparsity, "retrained")
+        return Condition(f"MagWeight - {name}, retrained, {place(dataset, sparsity)}", values, low, high)
+
+    conditions = [loss(name, dataset, 0.64, low=3) for name in controls for dataset in DATASETS]
+    conditions += [loss(name, "sst2", 0.96, high=1) for name in controls]
+    return Claim(
+        10, "Shuffled, inverted masks and random weights lose at 64 %, and not at 96 % on SST-2", "B", conditions
+    )
+
+
+def budget(results: Results) -> Claim:
+    def arm(batches: int) -> Arm:
+        return Arm("budget", f"LayerMagGrad batches={batches}")
+
+    conditions = []
+    for sparsity in LEVELS:
+        where = place("sst2", sparsity)
+        iou = {batches: results.overlaps(arm(batches), arm(1000), "sst2", sparsity) for batches in (1, 100)}
+        difference = results.difference(arm(100), arm(1000), "sst2", sparsity, "pruned")
+        conditions += [
+            Condition(f"IoU of 100 and 1,000 batches, {where}", iou[100], low=0.9, unit="IoU"),
+            Condition(f"IoU of 1 and 1,000 batches, {where}", iou[1], high=0.8, unit="IoU"),
+            Condition(f"100 - 1,000 batches, pruned, {where}", difference, low=-1, high=1),
+        ]
+    ten = _iou(results, arm(10), arm(1000), [("sst2", sparsity) for sparsity in LEVELS])
+    notes = [f"IoU of 10 and 1,000 batches, over all sparsities: {ten}."] if ten else []
+    return Claim(11, "The scoring budget saturates at 100 batches", "A", conditions, notes)
+
+
+def scoring_rounds(results: Results) -> Claim:
+    def in_rounds(label: str, rounds: int) -> Arm:
+        return Arm("tickets", f"{label} rounds={rounds}")
+
+    conditions = [
+        Condition(
+            f"{label}, 8 rounds - 1, pruned, {place(*at)}",
+            results.difference(in_rounds(label, 8), in_rounds(label, 1), *at, "pruned"),
+            low=2,
+        )
+        for label in ("LayerMagGrad", "LayerSNIP")
+        for at in everywhere((0.85, 0.91, 0.96))
+    ]
+    return Claim(12, "Scoring in 8 rounds gains 2 points before retraining", "A", conditions)
+
+
+def iterative(results: Results) -> Claim:
+    others = ("LayerMagWeight", "as many epochs in all", "LayerSmoothGrad", "LayerRandom")
+    conditions = [
+        Condition(
+            f"iterative - {label}, retrained, {place(dataset, 0.64)}",
+            results.difference(Arm("iterative", "iterative"), Arm("iterative", label), dataset, 0.64, "retrained"),
+            low=0,
+        )
+        for label in others
+        for dataset in DATASETS
+    ]
+    return Claim(13, "Iterative magnitude pruning beats every single-shot arm at 64 %", "B", conditions)
+
+
+def _correlation(ours: Sequence[float] | Floats, theirs: Sequence[float] | Floats) -> str:
+    """Say how two numbers of the same trials (N,) correlate by rank (Spearman 1904); nothing where one is constant."""
+    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+        return ""
+    return f"rank correlation {spearmanr(ours, theirs).statistic:+.2f} over {len(ours)} trials"
+
+
+def _iou(results: Results, arm: Arm, other: Arm, places: Iterable[tuple[str, float]]) -> str:
+    """Say between which means over seeds the IoU of two arms lies, over several places; nothing where none has run."""
+    means = [values.mean() for at in places if len(values := results.overlaps(arm, other, *at))]
+    return f"{min(means):.3f} to {max(means):.3f}" if means else ""
+
+
+CLAIMS: tuple[Callable[[Results], Claim], ...] = (
+    shift_is_mag_grad,
+    dropout_is_active,
+    smooth_grad_beats_magnitude,
+    abstract,
+    sst2_cannot_tell,
+    activations_hurt,
+    masks_differ,
+    supermask,
+    pooler,
+    sanity,
+    budget,
+    scoring_rounds,
+    iterative,
+)

@@ -1,0 +1,113 @@
+"""Fills the made parts of the study's page: what stands between `<!-- NAME -->` and `<!-- end NAME -->`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from deepcuts.analysis.significance import FEWEST_SEEDS
+
+from .evidence import Claim, Condition, Verdict
+from .results import Results
+
+_UNITS = {"points": "+.2f", "IoU": ".3f", "kappa": ".3f", "share": ".4f"}
+
+
+def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict, float]], results: Results) -> str:
+    """Return the page with its made parts made again. Raises ValueError where the page lacks one."""
+    found = list(zip(claims, verdicts, strict=True))
+    parts = {"counts": counts(results), "verdicts": table(found)}
+    families = {family: sum(claim.family == family for claim in claims) for family in "AB"}
+    parts |= {f"claim {claim.number}": section(claim, *verdict, families[claim.family]) for claim, verdict in found}
+    for name, text in parts.items():
+        part = re.search(rf"<!-- {name} -->\n.*?<!-- end {name} -->", page, re.DOTALL)
+        if part is None:
+            raise ValueError(f"the page has no part between <!-- {name} --> and <!-- end {name} -->")
+        page = f"{page[: part.start()]}<!-- {name} -->\n{text}\n<!-- end {name} -->{page[part.end() :]}"
+    return page
+
+
+def counts(results: Results) -> str:
+    """Say how many trials each sweep wants, and how many of them completed and failed."""
+    trials = results.sweeps.merge(results.trials[["trial_id", "status"]], on="trial_id", how="left")
+    rows = ["| sweep | trials | completed | failed | not run yet |", "|---|---|---|---|---|"]
+    for sweep, part in trials.groupby("sweep"):
+        states = part["status"].value_counts()
+        rows.append(
+            f"| {sweep} | {len(part):,} | {states.get('completed', 0):,} | {states.get('failed', 0):,}"
+            f" | {part['status'].isna().sum():,} |"
+        )
+    return "\n".join(rows)
+
+
+def table(claims: Sequence[tuple[Claim, tuple[Verdict, float]]]) -> str:
+    """Return the table of verdicts, a row per claim."""
+    rows = [
+        "| | claim | verdict | p (Holm) | conditions: hold as seen, of those that have run, of all |",
+        "|---|---|---|---|---|",
+    ]
+    for claim, (verdict, p) in claims:
+        known = [each for each in claim.all_conditions() if each.seeds]
+        held = f"{sum(each.holds for each in known)}, {len(known)}, {len(claim.all_conditions())}"
+        rows.append(
+            f"| {claim.number} | [{claim.text}](#{claim.number}-{anchor(claim.text)}) | **{verdict}** |"
+            f" {_p(p) if known else ''} | {held} |"
+        )
+    return "\n".join(rows)
+
+
+def anchor(heading: str) -> str:
+    """Return how GitHub calls a heading in a link."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def section(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
+    """Return a claim's verdict, figure, conditions and notes."""
+    known = [each for each in claim.all_conditions() if each.seeds]
+    if not known:
+        return "Not run yet."
+    lines = [f"**{verdict.capitalize()}**{_why(claim, verdict, p, family)}", ""]
+    lines += [f"![{claim.text}](img/claim-{claim.number}.png)", ""]
+    lines += ["| condition | seen | 95 % interval | seeds | claimed | |", "|---|---|---|---|---|---|"]
+    lines += [_row(each) for each in claim.all_conditions()]
+    if claim.notes:
+        lines += ["", "Also seen:", "", *(f"- {note}" for note in claim.notes)]
+    return "\n".join(lines)
+
+
+def _why(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
+    if verdict != "undecided":
+        return f" (p = {_p(p)}, corrected over the {family} claims of family {claim.family})."
+    missing = sum(each.seeds < FEWEST_SEEDS for each in claim.all_conditions())
+    if missing:
+        return f": {missing} of {len(claim.all_conditions())} conditions have fewer than {FEWEST_SEEDS} seeds so far."
+    needed = claim.seeds_needed(family)
+    seeds = "no number of seeds up to 10,000" if math.isnan(needed) else f"about {needed:.0f} seeds"
+    return f" (p = {_p(p)}); {seeds} would decide, as it looks."
+
+
+def _row(condition: Condition) -> str:
+    form = _UNITS[condition.unit]
+    low, high = condition.interval
+    around = f"{low:{form}} to {high:{form}}" if low == low else ""
+    seen = f"{condition.mean:{form}}" if condition.seeds else "not run"
+    return f"| {condition.text} | {seen} | {around} | {condition.seeds} | {claimed(condition)} | {_state(condition)} |"
+
+
+def claimed(condition: Condition) -> str:
+    """Say between which bounds a condition wants the mean."""
+    low, high = condition.low, condition.high
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{low:g} to {high:g}"
+    return f"above {low:g}" if math.isfinite(low) else f"below {high:g}"
+
+
+def _state(condition: Condition) -> str:
+    if not condition.seeds:
+        return ""
+    return "as claimed" if condition.holds else "not as claimed"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

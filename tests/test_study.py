@@ -1,0 +1,203 @@
+"""The study's page says what its committed tables say, and a verdict follows from them as the plan says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from deepcuts.experiment.reading import read_sweep_file
+from docs.study import __main__ as study
+from docs.study.claims import LEVELS, claims
+from docs.study.evidence import AnyOf, Claim, Condition, holm, verdicts
+from docs.study.results import Arm, Results, read
+
+ROOT = Path(__file__).parent.parent
+SWEEPS = ROOT / "sweeps" / "study"
+PAGE = ROOT / "docs" / "study" / "README.md"
+SEEDS = 6
+
+
+def frame(columns: str, *rows: tuple[object, ...]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns.split())
+
+
+def made(*trials: tuple[object, ...], pairs: pd.DataFrame | None = None) -> Results:
+    """Return results of trials (id, sweep, arm, dataset, sparsity, seed, pruned, retrained)."""
+    rows = frame("trial_id sweep arm dataset sparsity_asked seed pruned retrained", *trials)
+    rows = rows.assign(status="completed", dense=0.9, rewound=rows["pruned"] - 0.1)
+    none = frame("trial_a trial_b kept_iou kappa")
+    return Results(
+        rows, none, rows[["sweep", "trial_id", "arm"]], none if pairs is None else pairs, frame("trial_id density")
+    )
+
+
+def with_values(claim: Claim, of: Callable[[Condition], np.ndarray]) -> Claim:
+    """Return the claim with other values in each of its conditions."""
+
+    def changed(condition: Condition | AnyOf) -> Condition | AnyOf:
+        if isinstance(condition, AnyOf):
+            return replace(condition, conditions=[replace(each, values=of(each)) for each in condition.conditions])
+        return replace(condition, values=of(condition))
+
+    return replace(claim, conditions=[changed(each) for each in claim.conditions])
+
+
+def inside(condition: Condition) -> np.ndarray:
+    """Return values of six seeds whose mean is clearly what the condition wants."""
+    low, high = condition.low, condition.high
+    middle = (low + high) / 2 if np.isfinite(low + high) else low + 1 if np.isfinite(low) else high - 1
+    return middle + 0.01 * np.array([-3.0, -1, 0, 0, 1, 3])
+
+
+def outside(condition: Condition) -> np.ndarray:
+    low, high = condition.low, condition.high
+    return (low - 1 if np.isfinite(low) else high + 1) + 0.01 * np.array([-3.0, -1, 0, 0, 1, 3])
+
+
+@cache
+def every_claim() -> list[Claim]:
+    return claims(made())
+
+
+def test_p_values_are_those_of_scipys_one_sided_t_tests() -> None:
+    values = np.array([1.2, 0.4, 0.9, 2.0, -0.1, 1.1])
+    above = stats.ttest_1samp(values, 0.5, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, 1.5, alternative="less").pvalue
+    assert Condition("", values, low=0.5).p_true == pytest.approx(above)
+    assert Condition("", values, low=0.5).p_false == pytest.approx(1 - above)
+    assert Condition("", values, high=1.5).p_true == pytest.approx(below)
+    both = Condition("", values, low=0.5, high=1.5)
+    assert both.p_true == pytest.approx(max(above, below))
+    assert both.p_false == 1
+    missed = Condition("", values, low=1.2, high=1.5)
+    assert missed.p_false == pytest.approx(2 * stats.ttest_1samp(values, 1.2, alternative="less").pvalue)
+    assert np.isnan(Condition("", values[:5], low=0.5).p_true)
+    assert np.isnan(Condition("", values[:5], low=0.5).p_false)
+
+
+def test_holm_is_that_of_the_definition() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.3: times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.03, 0.01, 0.3, 0.02]) == pytest.approx([0.06, 0.04, 0.3, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("number", range(1, 14))
+def test_a_claim_is_confirmed_by_all_of_its_conditions_and_refuted_by_one(number: int) -> None:
+    every = [with_values(claim, inside) for claim in every_claim()]
+    assert [verdict for verdict, _ in verdicts(every)] == ["confirmed"] * 13
+    claim = every[number - 1]
+    first = claim.conditions[0]
+    assert isinstance(first, Condition)
+    false = replace(claim, conditions=[replace(first, values=outside(first)), *claim.conditions[1:]])
+    found = verdicts([*every[: number - 1], false, *every[number:]])
+    assert [verdict for verdict, _ in found].count("refuted") == 1
+    assert found[number - 1][0] == "refuted"
+    unclear = replace(first, values=np.array([-1.0, 1, -1, 1, -1, 1]) + first.bounds[0])
+    open_claim = replace(claim, conditions=[unclear, *claim.conditions[1:]])
+    assert verdicts([*every[: number - 1], open_claim, *every[number:]])[number - 1][0] == "undecided"
+    few = replace(first, values=inside(first)[:5])
+    lacking = replace(claim, conditions=[few, *claim.conditions[1:]])
+    assert verdicts([lacking])[0][0] == "undecided"
+
+
+def test_any_arm_suffices_where_a_claim_asks_for_some() -> None:
+    claim = with_values(every_claim()[4], inside)
+    some = claim.conditions[-1]
+    assert isinstance(some, AnyOf)
+    one = AnyOf(some.text, [*(replace(each, values=outside(each)) for each in some.conditions[1:]), some.conditions[0]])
+    assert verdicts([replace(claim, conditions=[*claim.conditions[:-1], one])])[0][0] == "confirmed"
+    none = AnyOf(some.text, [replace(each, values=outside(each)) for each in some.conditions])
+    assert verdicts([replace(claim, conditions=[*claim.conditions[:-1], none])])[0][0] == "refuted"
+
+
+def test_nothing_is_said_of_a_claim_without_trials() -> None:
+    assert {verdict for verdict, _ in verdicts(every_claim())} == {"not run"}
+
+
+def test_differences_are_paired_by_seed_and_in_points() -> None:
+    trials = [
+        (f"{arm}{seed}", "accuracy", arm, "sst2", sparsity, seed, 0.5, 0.8 + 0.01 * gain + 0.001 * seed)
+        for arm, gain in (("LayerSmoothGrad", 3), ("LayerMagWeight", 0))
+        for sparsity in (0.85, 0.91)
+        for seed in range(SEEDS)
+    ]
+    without_one = [(f"{name}-{rest[3]}", *rest) for name, *rest in trials if name != "LayerMagWeight5"]
+    results = made(*without_one)
+    ours, theirs = Arm("accuracy", "LayerSmoothGrad"), Arm("accuracy", "LayerMagWeight")
+    assert results.difference(ours, theirs, "sst2", 0.85, "retrained") == pytest.approx([3.0] * 5)
+    assert len(results.difference(ours, theirs, "sst2", 0.64, "retrained")) == 0
+    assert len(results.difference(ours, theirs, "cola", 0.85, "retrained")) == 0
+    seen = [each.mean for each in claims(results)[2].conditions if isinstance(each, Condition)]
+    assert seen[:2] == pytest.approx([3.0, 3.0])
+
+
+def test_overlaps_are_found_whichever_mask_comes_first() -> None:
+    trials = [(f"{arm}-{seed}", "masks", arm, "sst2", 0.64, seed, 0.5, None) for arm in "ab" for seed in (0, 1)]
+    pairs = frame(
+        "trial_a trial_b kept_iou kappa", ("a-0", "b-0", 0.5, 0.1), ("b-1", "a-1", 0.6, 0.2), ("a-0", "b-1", 0, 0)
+    )
+    results = made(*trials, pairs=pairs)
+    assert list(results.overlaps(Arm("masks", "a"), Arm("masks", "b"), "sst2", 0.64)) == [0.5, 0.6]
+    assert list(results.overlaps(Arm("masks", "b"), Arm("masks", "a"), "sst2", 0.64, "kappa")) == [0.1, 0.2]
+
+
+def test_claims_are_about_arms_and_levels_that_the_sweeps_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[tuple[Arm, str, float]] = set()
+
+    def noted(self: Results, arm: Arm, dataset: str, sparsity: float) -> pd.DataFrame:
+        asked.add((arm, dataset, sparsity))
+        return found(self, arm, dataset, sparsity)
+
+    found = Results._of
+    monkeypatch.setattr(Results, "_of", noted)
+    claims(made())
+    known = set()
+    for path in SWEEPS.glob("*.yaml"):
+        sweep = read_sweep_file(path)
+        known |= {
+            (Arm(sweep.name, arm.label), dataset, level)
+            for arm in sweep.arms
+            for dataset in sweep.dataset_rows()
+            for level in sweep.sparsities
+        }
+    # Extra levels are asked for only to correlate what there is.
+    unknown = {each for each in asked - known if each[0].sweep != "extreme" or each[2] == 0.96}
+    assert len(asked) > 200
+    assert not unknown
+    assert set(LEVELS) <= {level for _, _, level in known}
+
+
+def test_the_page_is_what_the_committed_tables_say(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(
+        re.sub(
+            r"(<!-- (verdicts|counts|claim \d+) -->\n).*?(<!-- end \2 -->)", r"\1\3", PAGE.read_text(), flags=re.DOTALL
+        )
+    )
+    study.main(tmp_path)
+    assert page.read_text() == PAGE.read_text()
+    drawn = set(re.findall(r"\(img/(claim-\d+\.png)\)", page.read_text()))
+    assert drawn == {path.name for path in (tmp_path / "img").iterdir()}
+    assert drawn <= {path.name for path in (PAGE.parent / "img").iterdir()}
+
+
+def test_committed_tables_are_small_and_whole() -> None:
+    results = read()
+    data = PAGE.parent / "data"
+    assert sum(path.stat().st_size for path in data.iterdir()) < 5_000_000
+    assert set(results.metrics["trial_id"]) <= set(results.trials["trial_id"])
+    last = results.metrics.merge(results.trials[["trial_id", "metric"]], on=["trial_id", "metric"])
+    last = last[(last["stage"] == "retrained") & (last["split"] == "validation")]
+    last = last.sort_values("epoch").groupby("trial_id")["value"].last()
+    retrained = results.trials.set_index("trial_id")["retrained"].dropna()
+    shared = retrained.index.intersection(last.index)
+    assert len(shared) > 0
+    assert np.array_equal(retrained[shared], last[shared])
