@@ -107,9 +107,8 @@ def _telling(tasks: Sequence[Sequence[_Arm]], shown: Collection[str]) -> tuple[l
     said = {name for place, name in enumerate(names) if place in chosen}
     said |= {"code"} & set(names) - set(shown)
     known = [some for _, some in arms]
-    unsaid = {
-        name for name, some in zip(names, differ.any(0).tolist(), strict=True) if some and not _follows(name, known)
-    }
+    differing = {names[place] for place in np.flatnonzero(differ.any(axis=0))}
+    unsaid = {name for name in differing if not _follows(name, known)}
     return sorted(said), unsaid - said - set(shown)
 
 
