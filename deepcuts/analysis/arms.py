@@ -1,7 +1,7 @@
 """Tells the arms of an experiment apart, and names them: trials of one strategy that agree in all but the seed.
 
 The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
-which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
+which tables have as columns. Names, paths and resources are no settings. _Settings are called as in the sweep file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
+from deepcuts.analysis.arm_names import is_called, named_arms, read_settings
 from deepcuts.analysis.shared_trials import counted_at_once, lent
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import DenseSpec, OutlierPass, OwnCriterion, ScoreSpec, TrialSpec, canonical, scoring_keys
@@ -47,9 +48,9 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     of the newest sweep is the label of all, as far as the frame is one of `trials(store)` and knows the sweeps, else
     that of the trial that finished last.
 
-    `arm` is the label, then what tells it from the others of its model and dataset, where several arms have it:
-    `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these name them
-    wherever arms with such labels differ. Trials without a `spec`, which are made by hand, count as agreeing.
+    `arm` is the label, then the fewest settings that tell it from the others of its model and dataset, where several
+    arms have it: `no dropout (retrain.epochs=12)`. Labels that are strategies say nothing of settings, so that these
+    name them wherever arms with such labels differ. Trials without a `spec`, which are made by hand, count as agreeing.
 
     Trials that agree in everything, seed included, were made by different versions of the code: those that a sweep of
     today would not find are told apart by a setting `code`.
@@ -64,17 +65,58 @@ def with_arms(trials: pd.DataFrame) -> pd.DataFrame:
     found = counted_at_once(trials.assign(spec=specs), _settings_texts(specs, _sources(trials)))
     frame = trials.assign(spec=specs, settings=_column(trials, found))
     coded = zip(found, _codes(frame), strict=True)
-    texts = (canonical({**_read(text), "code": code}) if code else text for text, code in coded)
+    texts = (canonical({**read_settings(text), "code": code}) if code else text for text, code in coded)
     frame["settings"] = _column(trials, texts)
     frame["label"] = _labels(frame)
+    frame.attrs = trials.attrs
+    return named_among(frame)
+
+
+def named_among(trials: pd.DataFrame, shown: Collection[str] = ()) -> pd.DataFrame:
+    """Return rows of `with_arms` with each `arm` named by what tells it from the others of these rows.
+
+    `attrs["unsaid"]` has the settings in which arms differ that no name says: others tell them apart, or a column
+    that is `shown` beside the names.
+    """
+    tasks = [(task, part[_KIND].drop_duplicates()) for task, part in trials.groupby(_TASK, dropna=False, sort=False)]
+    kinds = [sorted(part.itertuples(index=False, name=None)) for _, part in tasks]
+    named = named_arms(kinds, shown)
     names: dict[tuple[Any, ...], str] = {}
-    for task, part in frame.groupby(_TASK, dropna=False, sort=False):
-        kinds = sorted(set(_tuples(part[_KIND])))
-        names |= {(*task, *kind): name for kind, name in zip(kinds, _names(kinds), strict=True)}
-    keys = _tuples(frame[[*_TASK, *_KIND]])
-    arms = frame.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
-    arms.attrs = trials.attrs
-    return arms
+    for (task, _), some, of_task in zip(tasks, kinds, named.names, strict=True):
+        names |= {(*task, *kind): name for kind, name in zip(some, of_task, strict=True)}
+    keys = _tuples(trials[[*_TASK, *_KIND]])
+    frame = trials.assign(arm=_column(trials, (names.get(key, key[2]) for key in keys)))
+    frame.attrs = {**trials.attrs, "unsaid": named.unsaid}
+    return frame
+
+
+def shared_settings(trials: pd.DataFrame, among: pd.DataFrame) -> dict[str, Any]:
+    """Return the settings that all arms of `trials` agree in, and others of their labels do not: a caption has them.
+
+    Both are rows of `with_arms`; the first were chosen from the second. Digests are left out.
+    """
+    kinds = [*_TASK, "label"]
+    others = among.merge(trials[kinds].drop_duplicates(), on=kinds)
+    chosen, every = ([read_settings(text) for text in rows["settings"].unique()] for rows in (trials, others))
+    found: dict[str, Any] = {}
+    for name in sorted({name for some in chosen for name in some if not name.endswith(".digest")}):
+        values, all_values = (
+            {canonical({"": some[name]}) for some in part if name in some} for part in (chosen, every)
+        )
+        if len(values) == 1 and len(all_values) > 1:
+            found[name] = next(some[name] for some in chosen if name in some)
+    return found
+
+
+def arms_called(trials: pd.DataFrame, name: str) -> list[str]:
+    """Return the arms of `with_arms` that a name means: the one that is called so, else those with this label.
+
+    A label may be followed by settings in brackets, as in the names of arms: then it means those with these settings.
+    """
+    if (trials["arm"] == name).any():
+        return [name]
+    kinds = trials[["arm", *_KIND]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted({arm for arm, *kind in kinds if is_called((*kind,), name)}, key=natural)
 
 
 def levels_only(trials: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +197,7 @@ def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) ->
     ValueError for a name that no trial has, naming the nearest.
     """
     texts = with_arms(trials)["settings"].tolist()
-    found = {text: _read(text) for text in set(texts)}  # most trials differ from another one in the seed alone
+    found = {text: read_settings(text) for text in set(texts)}  # most trials differ from another one in the seed alone
     known = sorted({name for some in found.values() for name in some})
     for name in names or []:
         if name not in known:
@@ -184,12 +226,12 @@ def _column(trials: pd.DataFrame, values: Iterable[str]) -> pd.Series:
 def of_dense(settings: str) -> str:
     """Return those settings that decide the fine-tuned network."""
     begins = {*DenseSpec.model_fields, "data"}
-    return canonical({name: value for name, value in _read(settings).items() if name.split(".")[0] in begins})
+    return canonical({name: value for name, value in read_settings(settings).items() if name.split(".")[0] in begins})
 
 
 def differences(settings: str, others: str) -> int:
     """Count the settings that both texts have, with different values."""
-    ours, theirs = _read(settings), _read(others)
+    ours, theirs = read_settings(settings), read_settings(others)
     return sum(ours[name] != theirs[name] for name in ours if name in theirs)
 
 
@@ -197,28 +239,23 @@ def replaced(trials: pd.DataFrame) -> pd.Series:
     """Tell which rows of `with_arms` older code made, where the frame has what today's code made of the same arm."""
     rows = list(_tuples(trials[[*_TASK, "strategy", "settings"]]))
     kinds = set(rows)
-    old = {row for row in kinds if "code" in _read(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds}
+    old = {row for row in kinds if "code" in read_settings(row[-1]) and (*row[:-1], _of_today(row[-1])) in kinds}
     found = (row in old for row in rows)
     return pd.Series(list(found), trials.index, dtype=bool)
 
 
 def _of_today(settings: str) -> str:
-    return canonical(_without(_read(settings), {"code"}))
+    return canonical(_without(read_settings(settings), {"code"}))
 
 
 def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
     """Whether two texts of settings agree in all that both have, so that one sweep could have made both trials.
 
-    Settings below the key `apart_from` (`data`) may differ.
+    _Settings below the key `apart_from` (`data`) may differ.
     """
-    ours, theirs = _read(settings), _read(others)
+    ours, theirs = read_settings(settings), read_settings(others)
     shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]
     return all(ours[name] == theirs[name] for name in shared)
-
-
-@lru_cache(maxsize=10_000)
-def _read(settings: str) -> _Settings:
-    return dict(json.loads(settings))
 
 
 @lru_cache(maxsize=10_000)
@@ -331,65 +368,3 @@ def _current(trial_id: str, spec: str | None) -> bool:
         return TrialSpec.model_validate_json(spec).trial_id == trial_id
     except ValidationError:
         return False
-
-
-# Names
-
-
-def _names(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Name the arms of a dataset, each a label, a strategy and settings: the label, and what differs.
-
-    Arms whose label is the strategy are told from each other by what differs between any of them, those of another
-    label from the arms of that label alone.
-    """
-    given = {label for label, strategy, _ in kinds if label != strategy}
-    pools: dict[str | None, list[int]] = {}
-    for place, (label, _, _) in enumerate(kinds):
-        pools.setdefault(label if label in given else None, []).append(place)
-    names = [""] * len(kinds)
-    for pool, places in pools.items():
-        read = [(kinds[place][1], _read(kinds[place][2])) for place in places]
-        told = [(strategy, {"use": strategy, **some}) for strategy, some in read] if pool is not None else read
-        for place, settings in zip(places, _told_apart(told), strict=True):
-            names[place] = _name(kinds[place][0], settings)
-    return [
-        f"{name} #{names[:place].count(name) + 1}" if names.count(name) > 1 else name
-        for place, name in enumerate(names)
-    ]
-
-
-def _told_apart(arms: Sequence[tuple[str, _Settings]]) -> list[_Settings]:
-    """Return for each arm, a strategy and its settings, those in which the arms differ."""
-    specified = {strategy for strategy, some in arms if set(some) - {"code", "use"}}
-    unknown = [strategy in specified and not set(some) - {"code", "use"} for strategy, some in arms]
-    known = [arm for arm, lacks in zip(arms, unknown, strict=True) if not lacks]
-    differing = [name for name in sorted({name for _, some in known for name in some}) if _differs(name, known)]
-    shown = [{name: some[name] for name in differing if name in some} for _, some in arms]
-    return [{"settings": "unknown"} | some if lacks else some for some, lacks in zip(shown, unknown, strict=True)]
-
-
-def _differs(name: str, arms: Sequence[tuple[str, _Settings]]) -> bool:
-    """Whether a setting differs between arms that have it, or some arms of a strategy have it and others do not.
-
-    A setting of `retrain` that is that of `finetune` in every arm says nothing more.
-    """
-    having = [(strategy, some) for strategy, some in arms if name in some]
-    whole = {strategy for strategy, _ in having} & {strategy for strategy, some in arms if name not in some}
-    if not whole and len({canonical({"": some[name]}) for _, some in having}) == 1:
-        return name == "code"
-    section, _, key = name.partition(".")
-    return section != "retrain" or any(some.get(f"finetune.{key}") != some[name] for _, some in having)
-
-
-def _name(label: str, settings: _Settings) -> str:
-    if not settings:
-        return label
-    return f"{label} ({', '.join(f'{name}={_text(name, value)}' for name, value in settings.items())})"
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value[:8] if name.endswith(".digest") else value
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value:g}"
-    return json.dumps(value)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deepcuts.analysis.arms import agree, differences, in_order, of_dense, replaced
+from deepcuts.analysis.arms import agree, arms_called, differences, in_order, of_dense, replaced, with_arms
 from deepcuts.analysis.curves import comparable, in_metric
 from deepcuts.analysis.significance import (
     FEWEST_SEEDS,
@@ -37,6 +37,9 @@ COMPARISON_COLUMNS = [
 
 # The largest difference that does not matter, in the metric's own unit, unless another is given.
 MARGIN = 0.01
+
+# The baselines that are looked for where none is named, in this order.
+BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
 
 # Fewer differences have no spread, and so no test.
 FEWEST_TESTED = 2
@@ -91,6 +94,17 @@ def compare(
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
 
 
+def usual_baseline(trials: pd.DataFrame) -> str:
+    """Return the label that others are compared with unless another is named: the first of BASELINES that is there."""
+    rows = with_arms(trials)
+    rows = rows[(rows["status"] == "completed") & ~rows["strategy"].isin(NOT_PRUNED)]
+    for column in ("label", "strategy"):
+        found = [rows.loc[rows[column] == name, "label"] for name in BASELINES]
+        if known := [labels.iloc[0] for labels in found if labels.nunique() == 1]:
+            return str(known[0])
+    return str(min(rows["label"], default=BASELINES[0]))
+
+
 def rows_of_one_model(
     trials: pd.DataFrame, stage: Stage, metric: str | None, metrics: pd.DataFrame | None
 ) -> pd.DataFrame:
@@ -107,13 +121,12 @@ def rows_of_one_model(
 
 
 def of_arm(rows: pd.DataFrame, name: str) -> pd.Series:
-    """Tell which rows of `with_arms` a name means: that of an arm, else a label, else a strategy that one label has.
+    """Tell which rows of `with_arms` a name means: as `arms_called` does, else a strategy that one label has.
 
     Raises ValueError for an unknown name, naming the nearest, and for a strategy that several labels have.
     """
-    for column in ("arm", "label"):
-        if (found := rows[column] == name).any():
-            return found
+    if arms := arms_called(rows, name):
+        return rows["arm"].isin(arms)
     found = rows["strategy"] == name
     known = sorted(rows["arm"].unique())
     if not found.any():

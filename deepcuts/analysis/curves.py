@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
-from deepcuts.analysis.arms import agree, in_order, levels_only, of_dense, setting_columns, with_arms
+from deepcuts.analysis.arms import agree, in_order, levels_only, named_among, of_dense, setting_columns, with_arms
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import nearest
@@ -218,8 +218,8 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     interval within the metric's bounds (`dense_low, dense_high`; null below 3 seeds, like the half width) and
     `dense_values` by seed; and the sparsity and compression achieved. `majority` is the metric of always predicting the
     most frequent class (null for a regression), and `at_majority` names the stages in which a seed has exactly that.
-    Dense and Unpruned come first. `columns` are settings to show after the arm, such as `retrain.epochs`. Raises
-    ValueError for one that no trial has.
+    Dense and Unpruned come first. `columns` are settings to show after the arm, such as `retrain.epochs`;
+    `attrs["called"]` maps arms to names without them. Raises ValueError for a setting that no trial has.
 
     >>> dc.table(trials, columns=["retrain.epochs"])
     """
@@ -245,7 +245,11 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     frame = in_order(frame.assign(rank=rank), [*_TASK, "rank", *_ASKED, "arm"])
     stages = [f"{stage}{of}" for stage in STAGES for of in ("", *_OF_STAGE)]
     frame = frame[[*_GROUP, "n", "failed", *stages, "sparsity", "compression_achieved", "majority", "at_majority"]]
-    return _with_settings(frame, settings, list(columns))
+    frame = _with_settings(frame, settings, list(columns))
+    if columns:
+        called = named_among(trials, columns)["arm"]
+        frame.attrs["called"] = {arm: name for arm, name in zip(trials["arm"], called, strict=True) if arm != name}
+    return frame
 
 
 def _with_settings(frame: pd.DataFrame, settings: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

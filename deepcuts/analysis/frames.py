@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from deepcuts.analysis.arms import levels_only, setting_columns, with_arms
-from deepcuts.names import Selection, chosen_values, find_id, nearest, selected, selection_text
+from deepcuts.analysis.arms import setting_columns, with_arms
+from deepcuts.names import find_id, nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import at_work
 from deepcuts.store.store import SCHEMAS, Store
@@ -23,9 +22,6 @@ from deepcuts.store.tables import CHECKED
 
 if TYPE_CHECKING:
     import duckdb  # at run time only a query loads it: it takes a fifth of a second
-
-# Other names by which a person may ask for a column of `trials`.
-_RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
 
 Value = str | int | float | bool | None
 
@@ -48,14 +44,14 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     named = {"arm": filters.pop("arm")} if "arm" in filters else {}
     where = _expression("trials", filters)
     if sweep is not None:
-        wanted = ds.field("trial_id").isin(_wanted(store, _listed(sweep)))
+        wanted = ds.field("trial_id").isin(wanted_by(store, _listed(sweep)))
         where = wanted if where is None else where & wanted
     asked = list(columns or SCHEMAS["trials"].names)
     if not named and "arm" not in asked:
         return _frame(store, "trials", asked, where)
     frame = _frame(store, "trials", list(dict.fromkeys([*asked, "arm", "trial_id", "strategy"])), where)
     damaged = frame.attrs["damaged"]
-    frame["arm"], labels = _called(store, frame, None if sweep is None else _listed(sweep), damaged)
+    frame["arm"], labels = labelled(store, frame, None if sweep is None else _listed(sweep), damaged)
     if "step" in frame and frame["step"].any():
         frame["step"] = frame["step"].where(~frame["trial_id"].isin(_levels_of_sweeps(store)), False)
     for name in named.values():
@@ -65,8 +61,8 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     return frame
 
 
-def _called(
-    store: Store, rows: pd.DataFrame, sweeps: list[Value] | None, damaged: dict[str, str]
+def labelled(
+    store: Store, rows: pd.DataFrame, sweeps: Sequence[Value] | None, damaged: dict[str, str]
 ) -> tuple[list[str], list[str]]:
     """Return what sweep files call the trials: those of `sweeps`, by default of all, the newest first.
 
@@ -74,15 +70,24 @@ def _called(
     """
     read = store.read("sweeps", ["sweep", "trial_id", "strategy", "arm"])
     damaged |= read.damaged
-    files = store.filesystem.get_file_info(fs.FileSelector(store.path("sweeps"), allow_not_found=True))
-    written = {info.base_name.removesuffix(".parquet"): info.mtime_ns or 0 for info in files}
+    ages = {sweep: age for age, sweep in enumerate(sweeps_by_age(store))}
     wanted = [row for row in read.table.to_pylist() if sweeps is None or row["sweep"] in sweeps]
-    wanted.sort(key=lambda row: (written.get(row["sweep"], 0), row["sweep"]))
+    wanted.sort(key=lambda row: (ages.get(row["sweep"], -1), row["sweep"]))
     names = {row["trial_id"]: row["arm"] or row["strategy"] for row in wanted}
     columns = ("trial_id", "strategy", "arm")
     known = zip(*(rows[name].astype(object) for name in columns), strict=True)  # as pandas' own strings, it takes long
     called = [strategy if strategy in NOT_PRUNED else names.get(key, arm or strategy) for key, strategy, arm in known]
     return called, list(dict.fromkeys(row["arm"] or row["strategy"] for row in reversed(wanted)))[::-1]
+
+
+def sweeps_by_age(store: Store) -> list[str]:
+    """Return the sweeps that have a table of what they want, from the one that was run first to the one run last."""
+    files = store.filesystem.get_file_info(fs.FileSelector(store.path("sweeps"), allow_not_found=True))
+    tables = [info for info in files if info.base_name.endswith(".parquet")]
+    return [
+        info.base_name.removesuffix(".parquet")
+        for info in sorted(tables, key=lambda info: (info.mtime_ns or 0, info.base_name))
+    ]
 
 
 def _levels_of_sweeps(store: Store) -> list[str]:
@@ -112,76 +117,6 @@ def mask_counts(store: Store, columns: Sequence[str] | None = None, **filters: V
     return _frame(store, "masks", columns or light, _expression("masks", filters))
 
 
-# What `with_arms` reads of a trial.
-_OF_ARMS = (
-    *("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at"),
-    *("step", "mask_from", "mask_trial"),
-)
-
-
-def chosen_trials(
-    store: Store, columns: Sequence[str], sweep: str | None = None, only: Selection | None = None, steps: bool = False
-) -> pd.DataFrame:
-    """Return the trials that `--sweep` and `--only` choose, in these columns and those of `with_arms`.
-
-    Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them, or `steps` asks
-    for them. Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on
-    `only`. A sweep in `only` stands for the trials that it wants, whichever sweep ran them.
-    Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
-    """
-    only = dict(chosen_values(only or {}))
-    names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
-    frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
-    sweeps = only.pop("sweep", ())
-    if sweeps and not sweep:
-        frame["arm"], frame.attrs["labels"] = _called(store, frame, list(sweeps), {})
-    if not steps and not {"step", "trial", "trial_id"} & set(only):
-        frame = levels_only(frame)
-    frame = with_arms(frame)
-    if sweeps:
-        frame = frame[frame["trial_id"].isin(_wanted(store, list(sweeps)))]
-    return frame if frame.empty else narrowed(frame, only)
-
-
-def arms_of_store(store: Store) -> list[str]:
-    """Return the arms of all trials of a store, as figures call them, for `figures.style.figure_options`."""
-    return sorted(set(chosen_trials(store, [])["arm"]))
-
-
-def columns_of(only: Selection) -> list[str]:
-    """Return the columns of `trials` that the keys of `--only` name.
-
-    Raises ValueError for an unknown one, naming the nearest known.
-    """
-    known = SCHEMAS["trials"].names
-    for key in only:
-        if _RENAMED.get(key, key) not in known:
-            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
-    return [_RENAMED.get(key, key) for key in only]
-
-
-def narrowed(trials: pd.DataFrame, only: Selection) -> pd.DataFrame:
-    """Return the trials whose columns have one of these values, given as text, for each key.
-
-    An `arm` is chosen by its name in views, or by the label that several arms have. Raises ValueError for a value that
-    no trial has, and if no trial is left.
-    """
-    if "arm" in only:
-        trials = with_arms(trials)
-    keep = np.ones(len(trials), bool)
-    for (key, values), column in zip(chosen_values(only).items(), columns_of(only), strict=True):
-        known = [None if each != each else each for each in trials[column]]
-        if key == "arm":
-            labels = set(values) - set(known)
-            known = [label if label in labels else arm for arm, label in zip(known, trials["label"], strict=True)]
-        keep &= selected(key, values, known)
-    if not keep.any():
-        raise ValueError(f"--only {selection_text(only)}: no trial of the store has all of these")
-    frame = trials[keep]
-    frame.attrs["damaged"] = trials.attrs.get("damaged", {})
-    return frame
-
-
 def _listed(value: Value | Sequence[Value]) -> list[Value]:
     return [value] if value is None or isinstance(value, str | int | float) else list(value)
 
@@ -206,8 +141,11 @@ def _expression(table: str, filters: dict[str, Value | Sequence[Value]]) -> ds.E
     return where
 
 
-def _wanted(store: Store, sweeps: list[Value]) -> list[str]:
-    """Return the ids of the trials that the sweeps want; of a sweep without rows in `sweeps`, those that it ran."""
+def wanted_by(store: Store, sweeps: Sequence[Value]) -> list[str]:
+    """Return the ids of the trials that the sweeps want; of a sweep without rows in `sweeps`, those that it ran.
+
+    Raises ValueError for an unknown sweep, naming the nearest.
+    """
     rows = store.read("sweeps", ["sweep", "trial_id"]).table.to_pylist()
     tabled = {row["sweep"] for row in rows}
     rows += [row for row in store.read("trials", ["sweep", "trial_id"]).table.to_pylist() if row["sweep"] not in tabled]
@@ -279,7 +217,7 @@ def show(store: Store, trial: str) -> pd.DataFrame:
         damaged = "".join(f"; damaged: {path}: {reason}" for path, reason in read.damaged.items())
         raise ValueError(f"{error}{damaged}") from None
     frame = pd.DataFrame([row], dtype=object)
-    frame["arm"], _ = _called(store, frame, None, read.damaged)
+    frame["arm"], _ = labelled(store, frame, None, read.damaged)
     frame.attrs["damaged"] = read.damaged
     return frame
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import deepcuts
-from deepcuts.names import nearest
 from deepcuts.wording import STAGES
 
 if TYPE_CHECKING:
     from deepcuts.store.store import Store
 
 # A comma that is not within the brackets of an arm's name: LayerSNIP (finetune.lr=0.1, rewind=none).
-_COMMA = r",(?![^()]*\))"
+COMMA = r",(?![^()]*\))"
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -84,7 +83,7 @@ class _Selection(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         chosen: dict[str, list[str]] = {key: list(each) for key, each in getattr(namespace, self.dest).items()}
-        for part in re.split(_COMMA, values):
+        for part in re.split(COMMA, values):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or not key or not value:
                 parser.error(
@@ -92,40 +91,6 @@ class _Selection(argparse.Action):
                 )
             chosen.setdefault(key, []).append(value)
         setattr(namespace, self.dest, chosen)
-
-
-def arms_of(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
-    """Return the arms that `--arms` names, all `known` ones where there is none; commas within ( ) are theirs.
-
-    Raises ValueError for an unknown arm, here and in `--label`, naming the nearest.
-    """
-    known = list(known)
-    chosen = [name.strip() for given in args.arms for name in re.split(_COMMA, given)]
-    for flag, names in (("--arms", chosen), ("--label", labels_of(args, known))):
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"{flag}: unknown arm {name!r}{nearest(name, known)}; known: {', '.join(sorted(known))}"
-                )
-    return chosen or known
-
-
-def labels_of(args: argparse.Namespace, known: Collection[str]) -> dict[str, str]:
-    """Return the arms that `--label` names, and what to call them. Raises ValueError for text that is no ARM=NAME.
-
-    Both may contain a `=`: where several would do, the longest known arm is meant.
-    """
-    found = {}
-    for given in args.label:
-        pairs = [
-            (given[:place].strip(), given[place + 1 :].strip()) for place in range(len(given)) if given[place] == "="
-        ]
-        whole = [(arm, name) for arm, name in pairs if arm and name]
-        if not whole:
-            raise ValueError(f"--label {given!r}: write ARM=NAME, as in LayerMagWeight=Magnitude")
-        arm, name = ([pair for pair in whole if pair[0] in known] or whole)[-1]
-        found[arm] = name
-    return found
 
 
 SWEEP = argument("sweep", metavar="SWEEP.yaml", help="the sweep file (docs/sweep-file.md has every key)")
@@ -156,7 +121,10 @@ ONLY = argument(
     help="only the trials with, say, dataset=stsb,seed=0,seed=1: one of the values of each key",
 )
 # Which trials of a store a verb looks at.
-WHICH = (argument("--sweep", metavar="NAME", help="just the trials that this sweep wants"), ONLY)
+WHICH = (
+    argument("--sweep", metavar="NAME", help="just the trials that this sweep wants (default: the newest; all: any)"),
+    ONLY,
+)
 # How a figure looks, for every verb that draws.
 FIGURE = (
     argument("--width", type=float, metavar="INCHES", help="the width of the figure; 3.3 fits a column of a paper"),

@@ -6,19 +6,20 @@ import argparse
 import sys
 
 import deepcuts
-from deepcuts.cli.arguments import STORE, WHICH, argument, existing, verb
+from deepcuts.cli.arguments import ONLY, STORE, argument, existing, verb
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_records
 from deepcuts.cli.upkeep import refuse_while_running
 from deepcuts.wording import counted, size_text
 
 MOST_SHOWN = 20
 YES = argument("--yes", action="store_true", help="remove without asking")
+SWEEP_NAME = argument("--sweep", metavar="NAME", help="only the trials that this sweep wants")
 
 
-@verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, *WHICH, YES)
+@verb("rm", "remove trials, or a sweep with the trials that no other wants, for good", STORE, SWEEP_NAME, ONLY, YES)
 def rm_verb(args: argparse.Namespace) -> int:
     """Remove what `--sweep` and `--only` choose, after showing it and asking."""
-    from deepcuts.analysis.frames import chosen_trials
+    from deepcuts.analysis.selection import chosen_trials
 
     if not args.sweep and not args.only:
         raise ValueError("say what to remove: --sweep NAME, --only KEY=VALUE,..., or both")

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from deepcuts.cli.arguments import argument
-from deepcuts.cli.printing import in_latex, in_markdown, print_json, print_pipes, print_records, print_tabular
+from deepcuts.cli.latex import in_latex, print_tabular
+from deepcuts.cli.printing import in_markdown, print_json, print_pipes, print_records
 from deepcuts.records import records
 from deepcuts.wording import counted, level
 

@@ -32,7 +32,7 @@ def print_json(rows: Records | pd.DataFrame) -> None:
 def print_records(rows: Records | pd.DataFrame) -> None:
     """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns; leave empty ones out."""
     found = records(rows)
-    names, *cells = _lines(found)
+    names, *cells = as_text(found)
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
         _ruled(names, cells, found)
@@ -68,8 +68,9 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
     The column `arm` is called `strategy` where every arm is that and nothing more.
 
     An interval that is cut at a bound of the metric has its two ends in place of ±; of two seeds both values are shown.
-    Columns that are the same in all rows are left out. A star marks a stage in which a seed only reaches what always
-    predicting the most frequent class does.
+    Models, datasets and failures that are the same in all rows are left out. A star marks the value of a seed, or the
+    mean of seeds of which one is, exactly what always predicting the most frequent class has. Settings that are columns
+    are no part of the names of arms.
     """
     frame = results.drop(columns=["majority", "at_majority"])
     if results["majority"].notna().any():
@@ -77,13 +78,13 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
         frame.insert(list(frame).index(STAGES[0]), "majority", levels)
     for stage in STAGES:
         names = [stage, *(f"{stage}_{of}" for of in ("half_width", "low", "high", "values"))]
-        marks = ["*" if stage in at.split(", ") else "" for at in results["at_majority"].fillna("")]
-        texts = [_of_seeds(*row) for row in frame[names].itertuples(index=False, name=None)]
-        frame[stage] = [text and text + mark for text, mark in zip(texts, marks, strict=True)]
+        rows = frame[names].assign(majority=results["majority"])
+        frame[stage] = [_of_seeds(*row) for row in rows.itertuples(index=False, name=None)]
         frame = frame.drop(columns=names[1:])
     frame = frame.drop(columns=[name for name in ("model", "dataset") if frame[name].nunique() == 1])
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
+    frame["arm"] = frame["arm"].replace(results.attrs.get("called", {}))
     plain = frame["arm"].eq(frame["strategy"]).all()
     asked = zip(frame.pop("strategy"), frame.pop("compression"), frame.pop("sparsity_asked"), strict=True)
     frame.insert(list(frame).index("n"), "asked", [_asked(*each) for each in asked])
@@ -100,13 +101,16 @@ def _asked(strategy: str, compression: float, sparsity: float) -> str | None:
     return level(compression, sparsity)
 
 
-def _of_seeds(mean: float, half: float, low: float, high: float, values: Sequence[float]) -> str | None:
+def _of_seeds(
+    mean: float, half: float, low: float, high: float, values: Sequence[float], majority: float
+) -> str | None:
     """Write the mean over seeds with its interval; the values themselves where there are too few for one."""
     if half != half:
-        return ", ".join(f"{value:.3f}" for value in values) or None
+        return ", ".join(f"{value:.3f}{'*' if value == majority else ''}" for value in values) or None
+    star = "*" if majority in values else ""
     if mean - half < low - 1e-9 or high + 1e-9 < mean + half:
-        return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-    return f"{mean:.3f} ± {half:.3f}"
+        return f"{mean:.3f} ({low:.3f} to {high:.3f}){star}"
+    return f"{mean:.3f} ± {half:.3f}{star}"
 
 
 def print_results(results: pd.DataFrame) -> None:
@@ -120,11 +124,18 @@ def print_results(results: pd.DataFrame) -> None:
             "mean ± half of its 95 % interval (or from ... to ..., within the metric's bounds): Student's t over the n"
         )
         print("seeds, of this row alone; below 3 seeds the values themselves")
+    if note := star_in_words(results):
+        sys.stdout.write(f"\n* {note}\n")
+
+
+def star_in_words(results: pd.DataFrame) -> str:
+    """Say what the stars of `for_people` mean; nothing where there are none."""
     marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
-    if len(marked):
-        scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
-        what = "exactly the score of always predicting the most frequent class"
-        sys.stdout.write(f"\n* in at least one seed {what} ({scores})\n")
+    if marked.empty:
+        return ""
+    scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
+    what = "exactly the score of always predicting the most frequent class"
+    return f"{what}, or the mean of seeds of which one has that ({scores})"
 
 
 def print_csv(results: pd.DataFrame) -> None:
@@ -138,52 +149,33 @@ def _spaced(values: Any) -> str:
     return " ".join(map(str, values)) if isinstance(values, list) else ""
 
 
-def print_latex(results: pd.DataFrame) -> None:
-    """Print the table as a person reads it as a LaTeX tabular, which needs the package booktabs."""
-    header, *rows = ([in_latex(cell) for cell in line] for line in _lines(records(for_people(results))))
-    print_tabular(header, rows)
-
-
-def print_tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print cells that are LaTeX as a tabular, which needs the package booktabs."""
-    lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\toprule", _latex(header), r"\midrule"]
-    sys.stdout.write("\n".join([*lines, *map(_latex, rows), r"\bottomrule", r"\end{tabular}"]) + "\n")
-
-
-def _latex(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def in_latex(text: str) -> str:
-    """Escape what LaTeX would read as a command."""
-    return "".join(_IN_LATEX.get(letter, letter) for letter in text)
-
-
-_IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "[": "{[}",  # at the beginning of a row it would be an argument of the end of the one before
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "*": r"$^*$",
-}
-
-
 # An underscore within a word is no mark-up.
 _IN_MARKDOWN = re.compile(r"[\\`*|\[\]<>]|(?<!\w)_|_(?!\w)")
 
 
 def print_markdown(results: pd.DataFrame) -> None:
-    """Print the table as a person reads it in Markdown."""
-    header, *rows = ([in_markdown(cell) for cell in line] for line in _lines(records(for_people(results))))
+    """Print the table as a person reads it in Markdown, and below it what the stars mean."""
+    header, *rows = ([in_markdown(cell) for cell in line] for line in as_text(records(for_people(results))))
     print_pipes(header, rows)
+    if note := star_in_words(results):
+        sys.stdout.write(f"\n{in_markdown(f'* {note}')}\n")
 
 
 def print_pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print cells that are Markdown as a table."""
-    for cells in (header, ["---"] * len(header), *rows):
+    """Print cells that are Markdown as a table, numbers to the right."""
+    rules = ["---:" if number else "---" for number in numeric(header, rows)]
+    for cells in (header, rules, *rows):
         sys.stdout.write(f"| {' | '.join(cells)} |\n")
+
+
+def numeric(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Tell which columns have numbers alone, with what stands beside them; a dash is a number that is missing."""
+    columns = zip(*rows, strict=True) if rows else [[] for _ in header]
+    return [all(re.match(_NUMBER, cell) for cell in column) for column in columns]
+
+
+# A number, or one that is missing, with what LaTeX, Markdown or a person has before it.
+_NUMBER = re.compile(r"(\\textbf\{|\*\*)?(\$-\$|[-+−–])*(\d|$)")
 
 
 def in_markdown(text: str) -> str:
@@ -191,7 +183,7 @@ def in_markdown(text: str) -> str:
     return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def _lines(found: list[dict[str, Any]]) -> list[list[str]]:
+def as_text(found: list[dict[str, Any]]) -> list[list[str]]:
     """Return the names of the columns that are not empty, and the rows, as text."""
     names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
     return [names, *([_text(row[name]) for name in names] for row in found)]

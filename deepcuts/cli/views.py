@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,12 @@ from deepcuts.cli.arguments import (
     TRIAL,
     WHICH,
     argument,
-    arms_of,
     existing,
-    labels_of,
     opened,
     verb,
 )
+from deepcuts.cli.drawing import as_asked, save_by_arm
+from deepcuts.cli.latex import print_latex
 from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import (
     DONE,
@@ -37,7 +36,6 @@ from deepcuts.cli.printing import (
     print_csv,
     print_degenerate,
     print_json,
-    print_latex,
     print_markdown,
     print_records,
     print_results,
@@ -65,25 +63,20 @@ NEEDED = (
 
 
 def _trials(args: argparse.Namespace) -> pd.DataFrame:
-    """The trials that `--sweep` and `--only` leave, with their arms. Raises ValueError where there are none."""
-    from deepcuts.analysis.frames import chosen_trials
+    """The trials to show, with their arms; say which these are. Raises ValueError where there are none."""
+    from deepcuts.analysis.selection import shown_trials
 
     store = existing(args.store_uri)
-    frame = chosen_trials(store, NEEDED, args.sweep, args.only)
+    of_program = args.json or getattr(args, "csv", False)  # which finds an arm by the same name in all selections
+    frame = shown_trials(store, NEEDED, args.sweep, args.only, anew=not of_program)
     if frame.empty:
         say_damaged(frame.attrs["damaged"])
         what = f"no trials of sweep {args.sweep!r}" if args.sweep else "no trials"
         raise ValueError(f"store {store.uri!r} holds {what} yet; `deepcuts run SWEEP.yaml` fills it")
+    aside = of_program or any(getattr(args, name, False) for name in ("latex", "markdown"))
+    for line in frame.attrs["about"]:
+        (sys.stderr if aside else sys.stdout).write(f"{line}\n")
     return frame
-
-
-def _options(args: argparse.Namespace, frame: pd.DataFrame) -> AbstractContextManager[None]:
-    """Return the context in which figures look as the flags ask for, and each arm as in all figures of the store."""
-    from deepcuts.analysis.frames import arms_of_store
-
-    arms = arms_of_store(existing(args.store_uri))
-    labels = labels_of(args, {*frame["arm"]})
-    return deepcuts.figure_options(args.width, args.font_size, labels, arms)
 
 
 def _code(damaged: Mapping[str, str]) -> int:
@@ -118,7 +111,7 @@ def status_verb(args: argparse.Namespace) -> int:
     if frame["failed"].any() and not args.json:
         print_failures(store)
     if (others := frame.attrs["unwanted"]) and not args.json:
-        print(f"{counted(others, 'completed trial')} that no sweep wants now; the other views have them too")
+        print(f"{counted(others, 'completed trial')} that no sweep wants now; --sweep all shows them, too")
     return _code(frame.attrs["damaged"])
 
 
@@ -150,7 +143,7 @@ def show_verb(args: argparse.Namespace) -> int:
     SPLIT,
     argument("--columns", default="", metavar="KEY,...", help="show settings as columns, such as retrain.epochs"),
     argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),
-    argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
+    argument("--latex", action="store_true", help="print a LaTeX table (package booktabs)"),
     argument("--markdown", action="store_true", help="print a Markdown table"),
     JSON,
 )
@@ -158,7 +151,8 @@ def table_verb(args: argparse.Namespace) -> int:
     """Mean and interval over seeds, per dataset, arm and what was asked."""
     frame = _trials(args)
     shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
-    results = deepcuts.table(shown, [name.strip() for name in args.columns.split(",") if name.strip()])
+    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
+    results = deepcuts.table(shown, columns)
     formats = {"json": print_json, "csv": print_csv, "latex": print_latex, "markdown": print_markdown}
     asked = [name for name in formats if getattr(args, name)]
     if len(asked) > 1:
@@ -195,28 +189,32 @@ def table_verb(args: argparse.Namespace) -> int:
 def curves_verb(args: argparse.Namespace) -> int:
     """Metric against sparsity, or against the epochs of training, a line per arm."""
     frame, epochs = _trials(args), args.x == "epoch"
-    frame = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms_of(args, frame["arm"].unique()))]
-    store = existing(args.store_uri)
-    shown = frame
     if args.split == "test" and (epochs or args.report == "best"):
         raise ValueError("--split test: it is evaluated at the end of each stage alone; there are no values of epochs")
-    if epochs:
-        made = deepcuts.training_curves(frame, deepcuts.metrics(store), args.metric, args.split)
-        made["metric"] = [in_split(metric, args.split) for metric in made["metric"]]
-    elif args.report == "best":
-        made = deepcuts.curves(frame, args.metric, args.stage, args.x, deepcuts.metrics(store), args.report)
-    else:
-        shown = deepcuts.measured(store, frame, args.metric, args.split)
-        made = deepcuts.curves(shown, None, args.stage, args.x)
-    if args.json:
-        print_json(made)
-        return _code(frame.attrs["damaged"])
-    out = args.output or "curves.png"
-    with _options(args, frame):
+    with as_asked(args, frame, frame["arm"].unique().tolist()) as arms:
+        some = frame[frame["strategy"].isin(NOT_PRUNED) | frame["arm"].isin(arms)]
+        shown, made = _curves(args, some)
+        if args.json:
+            print_json(made)
+            return _code(frame.attrs["damaged"])
+        out = args.output or "curves.png"
         deepcuts.save_figure(deepcuts.plot_training(made) if epochs else deepcuts.plot_curves(made), out)
     print(f"wrote {out}")
-    say_measured(frame, shown)
+    say_measured(some, shown)
     return _code(frame.attrs["damaged"])
+
+
+def _curves(args: argparse.Namespace, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the trials with the numbers that were asked for, and the curves or the training that they make."""
+    store = existing(args.store_uri)
+    if args.x == "epoch":
+        made = deepcuts.training_curves(frame, deepcuts.metrics(store), args.metric, args.split)
+        return frame, made.assign(metric=[in_split(metric, args.split) for metric in made["metric"]])
+    if args.report == "best":
+        metrics = deepcuts.metrics(store)
+        return frame, deepcuts.curves(frame, args.metric, args.stage, args.x, metrics, args.report)
+    shown = deepcuts.measured(store, frame, args.metric, args.split)
+    return shown, deepcuts.curves(shown, None, args.stage, args.x)
 
 
 @verb(
@@ -233,19 +231,25 @@ def curves_verb(args: argparse.Namespace) -> int:
 )
 def iou_verb(args: argparse.Namespace) -> int:
     """Overlap of masks between trials, and layer by layer."""
+    frame = _trials(args)
+    pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
+    with as_asked(args, frame, pruned["arm"].unique().tolist()) as arms:
+        damaged = _iou(args, frame, list(pruned.loc[pruned["arm"].isin(arms), "trial_id"]))
+    return _code(frame.attrs["damaged"] | damaged)
+
+
+def _iou(args: argparse.Namespace, frame: pd.DataFrame, pruned: list[str]) -> Mapping[str, str]:
+    """Print and draw the overlap of the masks of trials; return the files that could not be read."""
     from deepcuts.names import find_id
 
-    store, frame = existing(args.store_uri), _trials(args)
-    pruned = frame[(frame["status"] == "completed") & ~frame["strategy"].isin(NOT_PRUNED)]
-    pruned = pruned[pruned["arm"].isin(arms_of(args, pruned["arm"].unique()))]
-    chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or list(pruned["trial_id"])
+    store = existing(args.store_uri)
+    chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or pruned
     if args.json:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
         print_json(made)
-        return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+        return dict(made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
-    with _options(args, frame):
-        figures, left_out = _iou_figures(made, kept, frame)
+    figures, left_out = _iou_figures(made, kept, frame)
     out = Path(args.output or "iou.png")
     names = [out.with_name(f"{out.stem}{name}{out.suffix}") for name in figures]
     for figure, path in zip(figures.values(), names, strict=True):
@@ -258,7 +262,7 @@ def iou_verb(args: argparse.Namespace) -> int:
     print("\nmeans of the pairs that differ in one thing alone:")
     print_records(deepcuts.decompose(made if args.by_kind else whole, frame))
     print(f"\nwrote {', '.join(map(str, names))}{left_out}")
-    return _code(frame.attrs["damaged"] | made.attrs["damaged"])
+    return dict(made.attrs["damaged"])
 
 
 def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
@@ -283,9 +287,7 @@ def _iou_figures(made: pd.DataFrame, kept: pd.DataFrame, frame: pd.DataFrame) ->
     STAGE,
     *FIGURE,
     argument("trials", nargs="*", metavar="TRIAL", help="compare only these two, example by example"),
-    argument(
-        "--baseline", default="LayerMagWeight", metavar="ARM", help="default: LayerMagWeight; also Dense or Unpruned"
-    ),
+    argument("--baseline", metavar="ARM", help="also Dense, Unpruned (default: LayerMagWeight, where it is there)"),
     argument(
         "--margin", type=float, default=0.01, metavar="M", help="differences within M do not matter (default: 0.01)"
     ),
@@ -304,14 +306,11 @@ def compare_verb(args: argparse.Namespace) -> int:
         _print(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
         return _code(frame.attrs["damaged"])
     shown = deepcuts.measured(store, frame, args.metric, args.split)
+    args.baseline = _baseline(args, frame, shown)
     if args.over:
         made = deepcuts.compare_over_datasets(shown, args.baseline, args.stage, args.margin)
         print_over_datasets(made, args)
-        if args.output:
-            with _options(args, made):
-                some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
-                deepcuts.save_figure(deepcuts.plot_ranks(some), args.output)
-            sys.stderr.write(f"wrote {args.output}\n")
+        save_by_arm(args, frame, made, deepcuts.plot_ranks)
         return _code(frame.attrs["damaged"])
     made = deepcuts.compare(shown, args.baseline, args.stage, args.margin)
     if args.examples:
@@ -326,6 +325,19 @@ def compare_verb(args: argparse.Namespace) -> int:
     return _code(frame.attrs["damaged"])
 
 
+def _baseline(args: argparse.Namespace, frame: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """Return the baseline that was asked for, as its arm is called now, or the usual one of these trials."""
+    from deepcuts.analysis.compare import usual_baseline
+    from deepcuts.analysis.selection import formerly_called
+
+    if args.baseline is None:
+        return usual_baseline(shown)
+    now = formerly_called(existing(args.store_uri), frame, args.baseline)
+    if len(now) == 1:
+        sys.stderr.write(f"{args.baseline} is now called {now[0]}\n")
+    return now[0] if len(now) == 1 else str(args.baseline)
+
+
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.DataFrame) -> None:
     """A sentence per comparison, by dataset, and the figure where it was asked for."""
     compared = f"{counted(len(made), 'comparison')} with {args.baseline}, {args.stage}"
@@ -338,8 +350,7 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace, frame: pd.Data
         for row in part.to_dict("records"):
             print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
     if args.output:
-        arms = arms_of(args, {*made["strategy"], *made["baseline"]})
-        with _options(args, frame):
+        with as_asked(args, frame, list({*made["strategy"], *made["baseline"]})) as arms:
             some = made[made["strategy"].isin(arms)]
             deepcuts.save_figure(deepcuts.plot_forest(some, args.margin), args.output)
         print(f"\nwrote {args.output}")
@@ -364,11 +375,7 @@ def transfer_verb(args: argparse.Namespace) -> int:
     shown = deepcuts.measured(existing(args.store_uri), frame, args.metric, args.split)
     made = deepcuts.transfer(shown, args.stage)
     print_transfer(made, args)
-    if args.output:
-        with _options(args, made):
-            some = made[made["arm"].isin(arms_of(args, made["arm"].unique()))]
-            deepcuts.save_figure(deepcuts.plot_transfer(some), args.output)
-        sys.stderr.write(f"wrote {args.output}\n")
+    save_by_arm(args, frame, made, deepcuts.plot_transfer)
     return _code(frame.attrs["damaged"])
 
 

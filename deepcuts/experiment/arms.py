@@ -214,8 +214,9 @@ def _short(keys: Iterable[str]) -> dict[str, str]:
 
 
 def setting_text(name: str, value: Any) -> str:
-    """Write a setting as labels have it: `shift=0.1`, without what LABEL_PATTERN leaves out."""
-    return f"{name}={re.sub(r'[^0-9A-Za-zÀ-ɏΆ-ώ._+()%-]+', ' ', _text(value)).strip()}"
+    """Write a setting as labels have it: `shift=0.1`, without what LABEL_PATTERN leaves out, but for globs."""
+    text = re.sub(r"[^0-9A-Za-zÀ-ɏΆ-ώ._+()%*?!\[\]-]+", " ", _text(value)).strip()
+    return f"{name}={text}"
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from deepcuts.figures.one_level import has_one_level, plot_one_level
+from deepcuts.figures.one_level import has_one_level, level_names, levels_beside, plot_one_level
 from deepcuts.figures.style import (
     INK,
     LEVEL_DASHES,
@@ -116,32 +116,29 @@ def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
 def _levels(axes: Axes, part: pd.DataFrame) -> None:
     """Draw lines for the fine-tuned networks, the retrained unpruned ones and the most frequent class, and name them.
 
-    There are several of them where arms have other settings. Curves are low at the right, where the names are. The
-    limits leave room for all these lines and every seed, but not for the widest band.
+    There are several of them where arms have other settings. Curves are low at the right, where the names are but for
+    that of the most frequent class. The limits leave room for all these lines and every seed, but not for the widest
+    band.
     """
-    levels = part[list(LEVEL_DASHES)].melt(var_name="name").dropna().drop_duplicates().sort_values("value")
+    levels = levels_beside(part)
     shown = [*levels["value"], *part["values"].explode().astype(float)]
     low, high = min(shown), max(shown)
     room = (high - low) or 0.1
     axes.set_ylim(low - 0.06 * room, high + 0.1 * room)
-    names = [f"{name} {value:.3f}" for name, value in levels.itertuples(index=False)]
     for name, value in levels.itertuples(index=False):
         axes.axhline(value, color=INK, linewidth=0.9, linestyle=LEVEL_DASHES[name], zorder=1)
-    values = levels["value"].tolist()
-    for place in range(len(names) - 1):
-        if values[place + 1] - values[place] < 0.08 * room:
-            names[place : place + 2] = ["", f"{names[place + 1]} · {names[place]}"]
-    for name, value in zip(names, values, strict=True):
-        axes.annotate(
-            name,
-            (1, value),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(-1, 2.5),
-            textcoords="offset points",
-            ha="right",
-            fontsize="x-small",
-            color=INK,
-        )
+    for aside, at_left in ((levels["name"] == "majority", True), (levels["name"] != "majority", False)):
+        for text, value in level_names(levels[aside], 0.08 * room):
+            axes.annotate(
+                text,
+                (0 if at_left else 1, value),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(1 if at_left else -1, 2.5),
+                textcoords="offset points",
+                ha="left" if at_left else "right",
+                fontsize="x-small",
+                color=INK,
+            )
 
 
 def _end_labels(axes: Axes, part: pd.DataFrame, arms: Mapping[str, Look]) -> None:
@@ -202,20 +199,27 @@ def plot_training(frame: pd.DataFrame) -> Figure:
     columns = 1 + max(len(_training_places(part)) for _, part in tasks)
     if columns > _MOST_COLUMNS:
         raise ValueError(f"{columns - 1} compressions do not fit on a page; choose up to {_MOST_COLUMNS - 1} of them")
-    figure = new_figure(1.4 + 1.75 * columns, 0.6 + 2.2 * len(tasks))
-    grid = figure.subplots(len(tasks), columns, squeeze=False, sharey="row")
-    for row, ((model, dataset, metric), part) in zip(grid, tasks, strict=True):
+    width = figure_width(1.4 + 1.75 * columns)
+    beside = min(columns, max(2, int(width // 1.4)))
+    rows = -(-columns // beside)
+    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]), key=natural)
+    figure = new_figure(width, 1)
+    figure.set_figheight(0.6 + (2.2 if rows == 1 else 1.7) * rows * len(tasks) + (0.15 * len(names) if rows > 1 else 0))
+    grid = figure.subplots(rows * len(tasks), beside, squeeze=False)
+    for place, ((model, dataset, metric), part) in enumerate(tasks):
         title = f"{dataset} · {model}" if frame["model"].nunique() > 1 else str(dataset)
         parts = [("fine-tuning", part[part["stage"] == "dense"]), *_training_places(part)]
-        for axes, (name, lines) in zip(row, parts, strict=False):
+        panels = list(grid[rows * place : rows * (place + 1)].flat)
+        for axes, (name, lines) in zip(panels, parts, strict=False):
+            axes.sharey(panels[0]) if axes is not panels[0] else None
             _training_panel(axes, lines, arms)
             axes.set_title(plain(name), fontsize="small", fontweight="normal")
-        row[0].set_title(plain(f"{title}\nfine-tuning"), fontsize="small", fontweight="normal")
-        row[0].set_ylabel(plain(metric))
-        for axes in row[len(parts) :]:
+            axes.set_ylabel(plain(metric) if axes in grid[:, 0] else "")
+            axes.tick_params(labelleft=axes in grid[:, 0])
+        panels[0].set_title(plain(f"{title}\nfine-tuning"), fontsize="small", fontweight="normal")
+        for axes in panels[len(parts) :]:
             axes.remove()
     figure.supxlabel("epochs done")
-    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]), key=natural)
     handles = [Line2D([], [], label=called(name), **_training_line(arms[name])) for name in names]
     if handles:
         legend(figure, handles, "outside upper center")

@@ -15,20 +15,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import with_arms
+from deepcuts.figures.layers import depth_ticks, kind_style, kinds_in_order, placed_layers
 from deepcuts.figures.style import (
     GREY,
     Look,
     called,
-    depth_ticks,
     drawn,
     figure_width,
-    kind_style,
-    kinds_in_order,
     legend,
     line_style,
     looks,
     new_figure,
-    placed_layers,
     tidy,
 )
 from deepcuts.names import natural

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.pairs import RELATIONS, related
+from deepcuts.figures.layers import depth_ticks, placed_layers
 from deepcuts.figures.style import (
     DIVERGING,
     FAINT,
@@ -23,12 +24,10 @@ from deepcuts.figures.style import (
     INK,
     Dashes,
     called,
-    depth_ticks,
     drawn,
     figure_width,
     legend,
     new_figure,
-    placed_layers,
     plain,
     tidy,
     wrapping,
@@ -78,15 +77,26 @@ def plot_overlap(frame: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     a, b = whole["trial_a"].map(place), whole["trial_b"].map(place)
     kappa[a, b] = kappa[b, a] = whole["kappa"]
     size = min(9.0, 2.2 + 0.28 * len(rows))
-    figure = new_figure(size + 1.3 + 0.075 * rows["arm"].map(called).str.len().max(), size + 0.6)
+    longest = rows["arm"].map(called).str.len().max()
+    usual = size + 1.3 + 0.075 * longest
+    narrow = figure_width(usual) < 0.75 * usual
+    figure = new_figure(usual, size + 0.6)
     axes = figure.subplots()
-    _heatmap(figure, axes, kappa)
-    _trial_labels(axes, rows)
-    axes.set_title("\n".join(wrap("Mask overlap: Cohen's kappa, all layers", wrapping(figure) // 2)))
+    letters = max(10, int(0.3 * wrapping(figure))) if narrow else longest
+    _heatmap(figure, axes, kappa, narrow)
+    _trial_labels(axes, rows, letters, figure.get_figwidth() * (0.6 if narrow else 1))
+    title = "\n".join(wrap("Mask overlap: Cohen's kappa, all layers", wrapping(figure) // 2))
+    if narrow:  # the map is as wide as names leave room for, and the colours are below it
+        figure.set_figheight(0.68 * figure.get_figwidth() + 1.6)
+        figure.suptitle(title, fontsize="medium", fontweight="bold")
+    else:
+        axes.set_title(title)
     if note := _highest(whole, rows):
-        axes.set_xlabel(
-            "\n".join(wrap(note, int(0.9 * wrapping(figure)))), fontsize="x-small", color=GREY, loc="left", labelpad=8
-        )
+        words = "\n".join(wrap(note, int(0.9 * wrapping(figure))))
+        if narrow:
+            figure.supxlabel(words, fontsize="x-small", color=GREY)
+        else:
+            axes.set_xlabel(words, fontsize="x-small", color=GREY, loc="left", labelpad=8)
     return figure
 
 
@@ -109,12 +119,20 @@ def _span(low: float, high: float) -> str:
     return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
-def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
-    """Draw kappa (T, T) in colour, less than by chance in orange, and as numbers if there is room."""
+def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64], narrow: bool) -> None:
+    """Draw kappa (T, T) in colour, less than by chance in orange, and as numbers if there is room.
+
+    The scale is at the right, or below where the figure is narrow.
+    """
     axes.set_facecolor(FAINT)
     image = axes.imshow(kappa, cmap=DIVERGING, norm=Normalize(-1, 1), interpolation="none")
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
-    bar.ax.set_ylim(min(0.0, float(np.nanmin(kappa, initial=0.0))), 1)
+    lowest = min(0.0, float(np.nanmin(kappa, initial=0.0)))
+    if narrow:
+        bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.02, aspect=25)
+        bar.ax.set_xlim(lowest, 1)
+    else:
+        bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=25)
+        bar.ax.set_ylim(lowest, 1)
     bar.set_label("0: chance level    1: identical masks")
     bar.outline.set_visible(False)
     axes.spines[:].set(visible=True, color=GREY)
@@ -128,16 +146,21 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64]) -> None:
             )
 
 
-def _trial_labels(axes: Axes, rows: pd.DataFrame) -> None:
-    """Write each arm's name beside its trials and a heading above each group, with lines between."""
+def _trial_labels(axes: Axes, rows: pd.DataFrame, letters: int, inches: float) -> None:
+    """Write each arm's name beside its trials and a heading above each group, with lines between.
+
+    Names are wrapped after so many letters, and have room for their lines in a map of so many inches.
+    """
     seeds = sorted(rows["seed"].unique())
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} ... {seeds[-1]}"
         axes.set_ylabel(f"seeds {listed}, from top to bottom", fontsize="small", color=GREY)
     placed = rows.assign(group=_group(rows), place=range(len(rows)))
     spans = placed.groupby(["group", "arm"], sort=False)["place"].agg(["first", "last"])
-    names = [called(arm) for _, arm in spans.index]
-    small = min(0.8 * float(mpl.rcParams["font.size"]), 400 / len(spans))
+    names = ["\n".join(wrap(called(arm), letters)) for _, arm in spans.index]
+    room = (spans["last"] - spans["first"] + 1) / [1 + name.count("\n") for name in names]
+    size = 0.8 * float(mpl.rcParams["font.size"])
+    small = min(size, 400 / len(spans), 60 * inches * float(room.min()) / len(rows))
     axes.set_yticks(((spans["first"] + spans["last"]) / 2).tolist(), names, fontsize=small)
     groups = placed.groupby("group", sort=False)["place"].agg(["first", "last"])
     middles = ((groups["first"] + groups["last"]) / 2).tolist()

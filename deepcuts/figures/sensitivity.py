@@ -7,15 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deepcuts.figures.layers import depth_ticks, kind_style, kinds_in_order, placed_layers
 from deepcuts.figures.style import (
     GREY,
-    depth_ticks,
     drawn,
-    kind_style,
-    kinds_in_order,
     legend,
     new_figure,
-    placed_layers,
     plain,
     tidy,
 )

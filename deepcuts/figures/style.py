@@ -7,16 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, wraps
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
-import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
@@ -24,7 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
-from deepcuts.names import layer_kind, natural
+from deepcuts.analysis.arm_names import label_of
+from deepcuts.names import natural
 from deepcuts.pruning.criteria import NOT_PRUNED
 
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
@@ -71,8 +71,8 @@ _DASHES: dict[str, Dashes] = {
 _CONTROLS: dict[str, Dashes] = {"shuffle": (0, (1, 1.2)), "invert": (0, (1, 3.5))}
 # The lines of networks that are not pruned, and of the most frequent class.
 LEVEL_DASHES: dict[str, Any] = {"dense": "--", "unpruned": ":", "majority": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
-# How bright a colour is for the first arm that has it, and for the others where there are more arms than colours.
-_SHADES = (1.0, 0.55, 0.75, 0.4)
+# How bright a colour is for the first arm that has it, and for the others: darker below 1, paler above.
+_SHADES = (1.0, 0.5, 1.45, 0.75)
 
 
 @dataclass(frozen=True)
@@ -93,33 +93,54 @@ class Look:
 def looks(arms: Iterable[str]) -> dict[str, Look]:
     """Return the look of each arm of a figure.
 
-    A strategy has the colour and marker of its criterion, in every figure of every store. Any other arm gets a colour
-    that no arm beside it has, as long as there are enough: that of its criterion where its name begins with a strategy,
-    if it is the first, else one that follows from its name. The arms beside it are those of the store, where
-    `figure_options` names them, and then those of the figure: so an arm looks the same in all figures of a store.
+    A label has one colour in all figures of a store, and a strategy in every figure of every store: that of its
+    criterion. Any other label gets a colour that no label beside it has, as long as there are enough: that of its
+    criterion where it begins with a strategy, if it is the first, else one that follows from its name. The labels
+    beside it are those of the store, where `figure_options` names them, and then those of the figure.
+
+    Arms of one label that differ in their settings have its colour in several shades, and markers of their own.
     """
+    names = sorted({*map(str, arms)}, key=natural)
+    of_label = _of_labels({label_of(name) for name in names})
+    times, found = Counter[str](), dict[str, Look]()
+    for name in names:
+        label = label_of(name)
+        found[name] = _again(name, of_label[label], times[label])
+        times[label] += 1
+    return found
+
+
+def _of_labels(labels: set[str]) -> dict[str, Look]:
+    """Return the look of each label."""
     store = {*_options.get().arms}
     found: dict[str, Look] = {}
     used = Counter[str]()
-    for names in (store, {*map(str, arms)} - store):
-        fixed = {arm: look for arm in names if (look := _of_strategy(arm)) is not None}
+    for names in (store, labels - store):
+        fixed = {name: look for name in names if (look := _of_strategy(name)) is not None}
         used.update({look.color for look in fixed.values()})
         found |= fixed
-        for arm in sorted(names - set(fixed), key=lambda arm: (_criterion(arm) not in LOOKS, natural(arm))):
-            color, marker = min(_wanted(arm), key=lambda one: used[one[0]])
-            found[arm] = _again(arm, color, marker, used[color])
+        for name in sorted(names - set(fixed), key=lambda name: (_criterion(name) not in LOOKS, natural(name))):
+            color, marker = min(_wanted(name), key=lambda one: used[one[0]])
+            found[name] = _again(name, Look(color, marker, *_drawn_as(name)), used[color])
             used[color] += 1
     return found
 
 
-def _again(arm: str, color: str, marker: str, times: int) -> Look:
-    """Make the look of an arm; where its colour was used before, it is darker and has another marker."""
-    if times:
-        others = sorted({each for _, each in LOOKS.values()} - {marker})
-        marker = others[(_number(color) + times) % len(others)]
-        red, green, blue = (_SHADES[times % len(_SHADES)] * part for part in to_rgb(color))
-        color = to_hex((red, green, blue))
-    return Look(color, marker, *_drawn_as(arm))
+def _again(name: str, look: Look, times: int) -> Look:
+    """Return a look that was used so many times before: in another shade, and with another marker.
+
+    Ink has no shades: there it is in other dashes.
+    """
+    if not times:
+        return look
+    if look.color == INK:
+        return replace(look, dashes=list(_DASHES.values())[times % len(_DASHES)])
+    others = sorted({each for _, each in LOOKS.values()} - {look.marker})
+    shade = _SHADES[times % len(_SHADES)]
+    toward = 1.0 if shade > 1 else 0.0
+    share = shade - 1 if shade > 1 else 1 - shade
+    red, green, blue = (part + (toward - part) * share for part in to_rgb(look.color))
+    return replace(look, color=to_hex((red, green, blue)), marker=others[(_number(look.color) + times) % len(others)])
 
 
 def _of_strategy(arm: str) -> Look | None:
@@ -185,9 +206,10 @@ class _Options(NamedTuple):
     font_size: float | None
     labels: Mapping[str, str]
     arms: Collection[str]
+    note: str
 
 
-_NO_OPTIONS = _Options(None, None, MappingProxyType({}), ())
+_NO_OPTIONS = _Options(None, None, MappingProxyType({}), (), "")
 _options = ContextVar("_options", default=_NO_OPTIONS)
 
 
@@ -197,11 +219,13 @@ def figure_options(
     font_size: float | None = None,
     labels: Mapping[str, str] | None = None,
     arms: Collection[str] = (),
+    note: str = "",
 ) -> Iterator[None]:
     """Give the figures that are made in this block another width (inches), size of text (points), or names of arms.
 
     Names and legends move where they fit. `labels` maps arms, as figures call them, to what they shall be called.
-    `arms` are all arms of a store: each then has the same colour in all of its figures.
+    `arms` are the labels of all arms of a store: each then has the same colour in all of its figures. A `note` is
+    written below the figure.
     Raises ValueError for a width outside 2 to 40 and a size outside 3 to 40.
 
     >>> with dc.figure_options(width=3.3, font_size=8, labels={"LayerMagWeight": "Magnitude"}):
@@ -211,7 +235,7 @@ def figure_options(
         raise ValueError(f"width {width!r}: a figure is 2 to 40 inches wide; a column of a paper is about 3.3")
     if font_size is not None and not 3 <= font_size <= 40:
         raise ValueError(f"font size {font_size!r}: text has 3 to 40 points; captions of papers have about 8")
-    token = _options.set(_Options(width, font_size, labels or {}, arms))
+    token = _options.set(_Options(width, font_size, labels or {}, arms, note))
     try:
         yield
     finally:
@@ -225,9 +249,22 @@ def drawn(plot: Callable[_P, Figure]) -> Callable[_P, Figure]:
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         size = _options.get().font_size
         with mpl.rc_context(_ours() | ({"font.size": size} if size else {})):
-            return plot(*args, **kwargs)
+            return _noted(plot(*args, **kwargs))
 
     return styled
+
+
+def _noted(figure: Figure) -> Figure:
+    """Write the note of `figure_options` above the legend, or below a figure that has none."""
+    if note := _options.get().note:
+        lines = wrap(note, wrapping(figure))
+        figure.set_figheight(figure.get_figheight() + 0.017 * mpl.rcParams["font.size"] * len(lines))
+        if figure.legends:
+            there = figure.legends[0].get_title().get_text()
+            figure.legends[0].set_title("\n".join([*filter(None, [there]), *map(plain, lines)]))
+        else:
+            figure.supxlabel("\n".join([*filter(None, [figure.get_supxlabel()]), *map(plain, lines)]))
+    return figure
 
 
 def _ours() -> dict[Any, Any]:
@@ -325,59 +362,15 @@ def tidy(axes: Axes, grid: bool = True) -> None:
 
 
 def line_style(style: Look) -> dict[str, Any]:
-    """Return a look as arguments of `Axes.plot`."""
+    """Return a look as arguments of `Axes.plot`: a control's marker is hollow, or half so where masks are inverted."""
+    half = style.hollow and style.dashes == _CONTROLS["invert"]
     return {
         "color": style.color,
         "linestyle": style.dashes,
         "marker": style.marker,
-        "markerfacecolor": "white" if style.hollow else style.color,
+        "fillstyle": "left" if half else "full",
+        "markerfacecolor": style.color if half or not style.hollow else "white",
+        "markerfacecoloralt": "white",
         "markeredgecolor": style.color if style.hollow else "white",
         "markeredgewidth": 1.0 if style.hollow else 0.5,
     }
-
-
-# Layers
-
-KIND_LOOKS = {
-    "query": ("#0072B2", "o"),
-    "key": ("#56B4E9", "v"),
-    "value": ("#009E73", "^"),
-    "attention output": ("#999933", "s"),
-    "intermediate": ("#E69F00", "D"),
-    "output": ("#D55E00", "P"),
-    "pooler": ("#CC79A7", "X"),
-}
-
-
-def placed_layers(layers: pd.Series) -> pd.DataFrame:
-    """Return every `layer` once, with its `depth`, `kind` and `place` on the axis; those without a depth come last."""
-    names = pd.DataFrame({"layer": sorted(layers.unique(), key=natural)})
-    names[["depth", "kind"]] = [layer_kind(layer) for layer in names["layer"]]
-    outside = names["depth"].isna()
-    names["place"] = names["depth"].astype(float)
-    names.loc[outside, "place"] = names["place"].max(skipna=True) + 2 if not outside.all() else 0.0
-    names.loc[outside, "place"] += np.arange(outside.sum())
-    return names
-
-
-def kind_style(kind: str, number: int) -> dict[str, Any]:
-    """Return the style of a kind of layer as arguments of `Axes.plot`; unknown kinds get a colour by `number`."""
-    every = list(KIND_LOOKS.values())
-    color, marker = KIND_LOOKS.get(kind, every[number % len(every)])
-    fine = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-    return {"label": plain(kind), "color": color, "marker": marker, **fine}
-
-
-def depth_ticks(axes: Axes, names: pd.DataFrame, most: int = 12) -> None:
-    """Label the axis with up to `most` numbers of the encoder's layers, then the names of the layers outside it."""
-    numbered = names.dropna(subset=["depth"])["place"].drop_duplicates().astype(int)
-    step = max(1, -(-len(numbered) // most))
-    outside = names[names["depth"].isna()]
-    ticks = [*numbered[::step], *outside["place"]]
-    axes.set_xticks(ticks, [str(place) for place in numbered[::step]] + [plain(kind) for kind in outside["kind"]])
-
-
-def kinds_in_order(kinds: pd.Series) -> list[str]:
-    """Return every kind once: those of KIND_LOOKS in its order, then the others."""
-    present = list(dict.fromkeys(kinds))
-    return [kind for kind in KIND_LOOKS if kind in present] + [kind for kind in present if kind not in KIND_LOOKS]

@@ -13,12 +13,11 @@ import pandas as pd
 import deepcuts
 from deepcuts.analysis import frames
 from deepcuts.analysis.across import compare_over_datasets
-from deepcuts.analysis.arms import levels_only, with_arms
-from deepcuts.analysis.compare import compare, of_arm
+from deepcuts.analysis.compare import compare, of_arm, usual_baseline
 from deepcuts.analysis.curves import curves
 from deepcuts.analysis.degenerate import degenerate, degenerate_in_words
-from deepcuts.analysis.frames import narrowed
 from deepcuts.analysis.pairs import decompose
+from deepcuts.analysis.selection import formerly_called, labels_of_store, shown_trials
 from deepcuts.analysis.transfer import transfer
 from deepcuts.figures.style import figure_options
 from deepcuts.names import LAYER_KINDS, Selection, selection_text
@@ -45,9 +44,7 @@ from deepcuts.publish.sections import (
 from deepcuts.publish.transfer_section import transfer_section
 from deepcuts.publish.webdata import facets, overlaps, trial_rows, trial_settings, web_looks
 from deepcuts.records import records
-from deepcuts.store.store import Store
-
-BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
+from deepcuts.store.store import SCHEMAS, Store
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,9 @@ def report(
 ) -> Report:
     """Make the page of a store: verdicts, curves, mask overlap, trials, failures, and how to reproduce them.
 
-    `sweep` keeps the trials of one sweep. `only` maps columns of `trials` to the values to keep, as text. `baseline` is
-    the arm that the others are compared with; by default the first of `BASELINES` that the store has.
+    `sweep` keeps the trials of one sweep: by default the newest where there are several; `all` keeps them all. `only`
+    maps columns of `trials` to the values to keep, as text. `baseline` is the arm that the others are compared with; by
+    default the first of `compare.BASELINES` that is there.
 
         report(Store("results"), only={"dataset": "cola"}).save("cola.html")
 
@@ -97,18 +95,19 @@ def report(
 
     >>> dc.report(store).save("report.html")
     """
-    trials = frames.trials(store, **({"sweep": sweep} if sweep else {}))
+    trials = shown_trials(store, SCHEMAS["trials"].names, sweep, only)
     damaged = dict(trials.attrs["damaged"])
     if trials.empty:
         where = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise ValueError(f"store {store.uri!r} holds no trials yet; `deepcuts run SWEEP.yaml` fills it{where}")
-    trials = narrowed(with_arms(levels_only(trials)), only or {})
     if baseline is not None:
+        now = formerly_called(store, trials, baseline)
+        baseline = now[0] if len(now) == 1 else baseline
         of_arm(trials, baseline)
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
-    with figure_options(arms=frames.arms_of_store(store)):
-        page = _page(store, sweep, only or {}, gathered)
+    with figure_options(arms=labels_of_store(store)):
+        page = _page(store, trials.attrs["sweep"], only or {}, gathered)
     return Report(page, gathered.damaged)
 
 
@@ -136,7 +135,7 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
 
 
 def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
-    chosen = baseline or _usual_baseline(trials)
+    chosen = baseline or usual_baseline(trials)
     try:
         frame = compare(trials, chosen)
     except ValueError as error:
@@ -150,17 +149,11 @@ def _compare(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, lab
     gathered.comparisons.append(frame)
 
 
-def _usual_baseline(trials: pd.DataFrame) -> str:
-    done = trials[(trials["status"] == "completed") & ~trials["strategy"].isin(NOT_PRUNED)]
-    there = set(done["label"])
-    return next((name for name in BASELINES if name in there), min(there, default="LayerMagWeight"))
-
-
 def _over_datasets(gathered: Gathered, trials: pd.DataFrame, baseline: str | None, label: str) -> None:
     if trials["dataset"].nunique() < 2:
         return
     try:
-        frame = compare_over_datasets(trials, baseline or _usual_baseline(trials))
+        frame = compare_over_datasets(trials, baseline or usual_baseline(trials))
     except ValueError as error:
         gathered.note("verdicts", label, f"over datasets: {error}")
         return
@@ -219,7 +212,13 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
     body = joined(
         [
             element("a", "Skip to the report", href="#curves", class_="skip"),
-            page_header(title, _answer(gathered), trials, {key: name for key, (name, _) in parts.items()}),
+            page_header(
+                title,
+                _answer(gathered),
+                trials,
+                {key: name for key, (name, _) in parts.items()},
+                trials.attrs["about"],
+            ),
             element("main", *(wrapped(key, name, html) for key, (name, html) in parts.items())),
             element("footer", f"deepcuts {deepcuts.__version__} · {store.uri}"),
             element("div", id="tip", hidden=True, aria_hidden="true"),

@@ -26,8 +26,13 @@ MOST_LABELS = 6
 MOST_TRACEBACK = 8000
 
 
-def page_header(title: str, answer: str, trials: pd.DataFrame, parts: Mapping[str, str]) -> Markup:
-    """Make the head of the page: who wins where, the counts, and a link to each of the `parts`: id to name."""
+def page_header(
+    title: str, answer: str, trials: pd.DataFrame, parts: Mapping[str, str], about: Sequence[str]
+) -> Markup:
+    """Make the head of the page: who wins where, which trials these are, and a link to each of the `parts`: id to name.
+
+    `about` has lines on the trials where they are not all that were asked for.
+    """
     links = (element("li", element("a", name, href=f"#{key}")) for key, name in parts.items())
     return element(
         "header",
@@ -35,6 +40,7 @@ def page_header(title: str, answer: str, trials: pd.DataFrame, parts: Mapping[st
         element("h1", title),
         element("p", answer, class_="lead") if answer else None,
         element("p", _counts(trials), class_="quiet counts"),
+        *(element("p", line, class_="quiet") for line in about),
         element("nav", element("ul", *links), aria_label="Sections"),
     )
 

@@ -16,9 +16,10 @@ from builders.specs import dense, trial
 from deepcuts.analysis.arms import with_arms
 from deepcuts.analysis.compare import compare
 from deepcuts.analysis.curves import curves, setting_columns, table, training_curves
-from deepcuts.analysis.frames import chosen_trials, metrics, narrowed, query, show, status, trials
+from deepcuts.analysis.frames import metrics, query, show, status, trials
 from deepcuts.analysis.overlap import overlap
 from deepcuts.analysis.pairs import decompose, related
+from deepcuts.analysis.selection import chosen_trials, narrowed
 from deepcuts.experiment.settings import Scoring, Training
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.store import Store

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from builders.rows import mask_rows, random_masks, trial, write_trial
 
-from deepcuts.analysis.frames import chosen_trials, mask_counts, metrics, query, trials
+from deepcuts.analysis.frames import mask_counts, metrics, query, trials
+from deepcuts.analysis.selection import chosen_trials
 from deepcuts.store.store import SCHEMAS, Store
 
 

@@ -13,7 +13,8 @@ from builders.specs import sweep
 from deepcuts.analysis.arms import levels_only, with_arms
 from deepcuts.analysis.chains import rounds
 from deepcuts.analysis.curves import curves, table
-from deepcuts.analysis.frames import chosen_trials, trials
+from deepcuts.analysis.frames import trials
+from deepcuts.analysis.selection import chosen_trials
 from deepcuts.cli.main import main
 from deepcuts.experiment.chain import is_step
 from deepcuts.experiment.grid import SweepSpec

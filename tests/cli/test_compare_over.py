@@ -61,7 +61,7 @@ def test_latex_is_a_tabular_with_the_best_in_bold(uri: str, capsys: pytest.Captu
     assert over(uri, "--latex") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == r"% 4x, retrained: 3 datasets (data0, data1, data2), 3 seeds"
-    assert lines[1:3] == [r"\begin{tabular}{llllll}", r"\toprule"]
+    assert lines[1:3] == [r"\begin{tabular}{@{}rlrrrr@{}}", r"\toprule"]
     assert lines[5].startswith(r"4x & LayerMagWeight & \textbf{0.9")
     assert lines[5].endswith(r"& -- & \textbf{1.00} \\")
     assert r"{\scriptsize " in lines[6]

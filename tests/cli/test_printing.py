@@ -14,11 +14,11 @@ import pytest
 from builders.rows import trial
 
 from deepcuts.analysis.curves import table
+from deepcuts.cli.latex import print_latex
 from deepcuts.cli.printing import (
     for_people,
     print_csv,
     print_json,
-    print_latex,
     print_markdown,
     print_records,
     print_results,
@@ -139,20 +139,44 @@ def results():
     return table(pd.DataFrame(rows).assign(compression=None, majority=0.81))
 
 
-def test_latex_is_a_tabular_of_booktabs_with_every_special_letter_escaped(results, capsys):
-    print_latex(pd.concat([results, results.assign(dataset="d")]))
+def test_latex_has_a_caption_with_what_all_rows_share_and_numbers_at_the_right(results, capsys):
+    more = results.assign(strategy="LayerMagWeight", arm="LayerMagWeight", sparsity_asked=0.9, sparsity=0.8)
+    print_latex(pd.concat([results, more, results.assign(dataset="d")]))
     lines = capsys.readouterr().out.splitlines()
-    header, first, _ = (line.removesuffix(r" \\").split(" & ") for line in (lines[2], lines[4], lines[5]))
-    assert lines[0] == r"\begin{tabular}{" + "l" * len(header) + "}"
-    assert [lines[1], lines[3], *lines[6:]] == [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"]
-    row = dict(zip(header, first, strict=True))
-    assert (row["dataset"], row["asked"], row["retrained"]) == (r"a\_b|c", r"50 \%", r"0.810 $\pm$ 0.025$^*$")
+    shared = r"accuracy, n = 3, majority 0.810, dense 0.900 $\pm$ 0.000, compression 1.8"
+    assert rf"a\_b$|$c: {shared}. d: accuracy, pruned to" not in lines[2]
+    assert rf"a\_b$|$c: {shared}. d: {shared}.}}" in lines[2]
+    place = lines.index(r"\toprule")
+    assert lines[place - 1] == r"\begin{tabular}{@{}lrrrrr@{}}"
+    assert lines[place + 1] == r"strategy & asked & pruned & rewound & retrained & sparsity \\"
+    assert lines[place + 3] == r"\multicolumn{6}{@{}l}{\textit{a\_b$|$c}} \\"
+    assert lines[place + 4].split(" & ")[1] == r"50 \%"
+    assert lines[place + 4].split(" & ")[-2] == r"0.810 $\pm$ 0.025$^*$"
+    assert lines[-2].startswith(r"\footnotesize $^*$ exactly the score of always predicting the most frequent class")
+    assert lines[-1] == r"\end{table}"
+
+
+@pytest.mark.parametrize(
+    ("arm", "size"),
+    [("LayerSNIP", "normalsize"), (5 * "wide ", "small"), (7 * "wide ", "footnotesize"), (9 * "wide ", "scriptsize")],
+)
+def test_a_wide_table_of_latex_has_smaller_text(results, capsys, arm, size):
+    print_latex(results.assign(arm=arm))
+    assert f"\\{size}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("values", "text"), [((0.5, 0.81), "0.500, 0.810*"), ((0.81, 0.5), "0.810*, 0.500")])
+def test_a_star_marks_the_value_that_it_is_about(values, text):
+    rows = [trial(str(seed), seed=seed, retrained=value) for seed, value in enumerate(values)]
+    found = table(pd.DataFrame(rows).assign(compression=None, majority=0.81))
+    assert for_people(found)["retrained"].item() == text
 
 
 def test_markdown_and_csv(results, capsys):
     print_markdown(pd.concat([results, results.assign(dataset="d")]))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].replace(" --- ", "").strip("|") == ""
+    assert lines[1].startswith("| --- | --- | --- | ---: | ---: |")
+    assert lines[-1].startswith(r"\* exactly the score")
     assert r"| a_b\|c | accuracy | LayerSNIP | 50 % | 3 |" in lines[2]
     assert r"| 0.810 ± 0.025\* |" in lines[2]
     print_csv(results)

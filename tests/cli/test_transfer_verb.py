@@ -61,7 +61,7 @@ def test_json_and_csv_have_the_columns_promised(uri: str, capsys: pytest.Capture
 def test_latex_and_markdown_are_tables(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transfer", uri, "--latex"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == r"\begin{tabular}{llllllllll}"
+    assert lines[0] == r"\begin{tabular}{@{}rlllrrrrrr@{}}"
     assert lines[4].startswith(r"64 \% & cola (own) & cola & matthews & 0.450")
     assert main(["transfer", uri, "--markdown"]) == 0
     header, _, first, *_ = capsys.readouterr().out.splitlines()

@@ -12,8 +12,9 @@ from builders.specs import dense, trial
 
 from deepcuts.analysis.curves import curves, training_curves
 from deepcuts.analysis.density import density
-from deepcuts.analysis.frames import arms_of_store, chosen_trials, metrics, trials
+from deepcuts.analysis.frames import metrics, trials
 from deepcuts.analysis.overlap import overlap
+from deepcuts.analysis.selection import labels_of_store
 from deepcuts.cli.main import main
 from deepcuts.figures.curves import plot_curves, plot_training
 from deepcuts.figures.density import plot_dead, plot_density
@@ -32,21 +33,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return armed_store(Store(str(tmp_path_factory.mktemp("arms"))))
 
 
+EVERY = ("--sweep", "all")
+
+
 def printed(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
     assert main([*words]) == code
     return capsys.readouterr().out
 
 
 def test_the_table_has_rows_for_each_arm_in_every_format(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = json.loads(printed(capsys, "table", store.uri, "--json", "--columns", "retrain.epochs"))
+    rows = json.loads(printed(capsys, "table", store.uri, *EVERY, "--json", "--columns", "retrain.epochs"))
     assert {row["arm"] for row in rows} == {"Dense", *ARMS}
     for kind in ("--csv", "--latex", "--markdown"):
-        text = printed(capsys, "table", store.uri, kind).replace(r"\_", "_")
+        text = printed(capsys, "table", store.uri, *EVERY, kind).replace(r"\_", "_")
         assert all(arm in text for arm in ARMS)
-    assert printed(capsys, "table", store.uri).split()[1] == "arm"
-    one = printed(capsys, "table", store.uri, "--only", "arm=LayerMagWeight (retrain.epochs=3),seed=0")
-    assert [line.split("  ")[1].strip() for line in one.splitlines()[1:3]] == [EDITED[1]] * 2
-    assert main(["table", store.uri, "--only", "arm=no dropuot"]) == 2
+    assert printed(capsys, "table", store.uri, *EVERY).split()[1] == "arm"
+    one = printed(capsys, "table", store.uri, *EVERY, "--only", "arm=LayerMagWeight (retrain.epochs=3),seed=0")
+    said, header, *rows = one.splitlines()
+    assert said == "all of these have retrain.epochs=3"
+    assert header.split()[1] == "strategy"
+    assert [line.split("  ")[1].strip() for line in rows[:2]] == ["LayerMagWeight"] * 2
+    assert main(["table", store.uri, *EVERY, "--only", "arm=no dropuot"]) == 2
     assert "did you mean 'no dropout'?" in capsys.readouterr().err
 
 
@@ -56,17 +63,17 @@ def test_the_commas_in_a_name_are_the_names_own(tmp_path: Path, capsys: pytest.C
         write_arm(store, trial("SNIP", **fields), "mine", 0.8)
     name = "mine (retrain.epochs=1, rewind=7)"
     rows = json.loads(printed(capsys, "table", store.uri, "--json", "--only", f"arm={name},seed=0"))
-    assert [row["arm"] for row in rows] == [name]
+    assert [row["arm"] for row in rows] == ["mine (rewind=7)"]
     made = json.loads(printed(capsys, "curves", store.uri, "--json", "--arms", f"{name},{name}"))
-    assert [row["arm"] for row in made] == [name]
+    assert [row["arm"] for row in made] == ["mine (rewind=7)"]
 
 
 def test_compare_takes_an_arm_as_its_baseline(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = json.loads(printed(capsys, "compare", store.uri, "--baseline", "no dropout", "--json"))
+    rows = json.loads(printed(capsys, "compare", store.uri, *EVERY, "--baseline", "no dropout", "--json"))
     assert {(row["baseline"], row["strategy"], row["n"]) for row in rows} == {
         ("no dropout", arm, 2) for arm in ARMS - {"no dropout"}
     }
-    assert main(["compare", store.uri, "--baseline", "no dropuot"]) == 2
+    assert main(["compare", store.uri, *EVERY, "--baseline", "no dropuot"]) == 2
     assert "unknown baseline 'no dropuot'; did you mean 'no dropout'?" in capsys.readouterr().err
 
 
@@ -77,13 +84,13 @@ def test_figures_are_drawn_of_the_arms_that_are_asked_for(
     labels = ["LayerGradCAMShift shift=0.1=shift = 0.1", "no dropout=No dropout"]
     for verb, *more in (["curves"], ["iou", "--only", "seed=0,compression=2"], ["compare"]):
         out = tmp_path / f"{verb}.svg"
-        asked = ["--arms", chosen, *(word for label in labels for word in ("--label", label))]
+        asked = [*EVERY, "--arms", chosen, *(word for label in labels for word in ("--label", label))]
         baseline = ["--baseline", "no dropout"] if verb == "compare" else []
         printed(capsys, verb, store.uri, *more, "-o", str(out), *asked, *baseline)
         text = re.sub(r"<!--\s*(.*?)\s*-->", r"\1", out.read_text())
         assert all(name in text for name in ("shift = 0.1", "No dropout", "LayerMagWeight (retrain.epochs=3)"))
         assert "rewound late" not in text
-    assert main(["curves", store.uri, "--label", "no dropuot=x"]) == 2
+    assert main(["curves", store.uri, *EVERY, "--label", "no dropuot=x"]) == 2
     assert "--label: unknown arm 'no dropuot'; did you mean 'no dropout'?" in capsys.readouterr().err
 
 
@@ -110,15 +117,13 @@ def test_status_counts_the_trials_that_no_sweep_wants_any_more(
     store = Store(str(tmp_path / "store"))
     for seed in range(2):
         write_arm(store, trial("SNIP", of=dense(seed=seed)), "mine", 0.8)
-    said = "2 completed trials that no sweep wants now; the other views have them too"
+    said = "2 completed trials that no sweep wants now; --sweep all shows them, too"
     assert said in printed(capsys, "status", store.uri)
     assert json.loads(printed(capsys, "status", store.uri, "--json")) == []
 
 
 def test_one_figure_has_a_line_for_each_of_six_arms(store: Store) -> None:
-    frame = chosen_trials(store, ["metric", "dense_id", "status"], only={"arm": list(LABELLED)})
-    every = trials(store)
-    every = every[every["trial_id"].isin(frame["trial_id"])]
+    every = trials(store, arm=list(LABELLED))
     figure = plot_curves(curves(every))
     lines = {str(line.get_label()): line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 2}
     drawn = {name: line for name, line in lines.items() if name in LABELLED}
@@ -131,14 +136,14 @@ def test_one_figure_has_a_line_for_each_of_six_arms(store: Store) -> None:
 
 
 def test_an_arm_looks_the_same_in_all_figures_of_a_store(store: Store) -> None:
-    arms = arms_of_store(store)
-    with figure_options(arms=arms):
-        whole = looks(ARMS)
+    with figure_options(arms=labels_of_store(store)):
+        whole, blue = looks(ARMS), looks(["LayerMagWeight"])["LayerMagWeight"].color
         assert len({whole[arm].color for arm in ARMS}) == len(ARMS)
-        assert {whole[arm].color for arm in ARMS} < {color for color, _ in LOOKS.values()}  # which are far apart
-        assert all(looks([arm])[arm] == whole[arm] for arm in ARMS)
-        assert looks(["LayerMagWeight", "new"])["no dropout"] == whole["no dropout"]
-    assert whole[EDITED[0]].color == looks(["LayerMagWeight"])["LayerMagWeight"].color
+        assert {whole[arm].color for arm in LABELLED} < {color for color, _ in LOOKS.values()}  # which are far apart
+        assert all(looks([arm])[arm] == whole[arm] for arm in LABELLED)
+        assert looks(["LayerMagWeight", "late"])["LayerMagWeight"].color == blue
+        assert {looks([arm])[arm].color for arm in EDITED} == {whole[EDITED[0]].color} == {blue}
+        assert len({whole[arm].marker for arm in EDITED}) == len(EDITED)
 
 
 def test_more_arms_than_colours_are_told_apart_by_brightness_and_marker() -> None:
@@ -157,7 +162,7 @@ def test_masks_are_drawn_by_arm(store: Store) -> None:
 
 
 def test_the_report_is_by_arm(store: Store) -> None:
-    page = report(store, baseline="no dropout").text
+    page = report(store, "all", baseline="no dropout").text
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert set(data["facets"][0]["stages"]["retrained"]["lines"]) == ARMS
     assert set(data["looks"]) == {"Dense", *ARMS}
@@ -167,7 +172,7 @@ def test_the_report_is_by_arm(store: Store) -> None:
     assert "No arm is shown to beat no dropout yet" in page
     assert "9 arms" in page
     with pytest.raises(ValueError, match="unknown baseline 'no dropuot'; did you mean 'no dropout'"):
-        report(store, baseline="no dropuot")
+        report(store, "all", baseline="no dropuot")
 
 
 def test_no_label_breaks_out_of_a_page_a_table_or_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +182,7 @@ def test_no_label_breaks_out_of_a_page_a_table_or_a_figure(tmp_path: Path, capsy
         write_arm(store, trial(of=dense(seed=seed)), "_$x$", 0.8)
     assert "<b>" not in report(store, baseline=HOSTILE).text
     latex = printed(capsys, "table", store.uri, "--latex")
-    assert r"{[}50\% \& <b>x\_1|y" in latex
+    assert r"{[}50\% \& $<$b$>$x\_1$|$y" in latex
     assert r"\[50% & \<b\>x_1\|y" in printed(capsys, "table", store.uri, "--markdown")
     figure = plot_curves(curves(trials(store)))
     figure.canvas.draw()

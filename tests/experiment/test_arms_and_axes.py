@@ -8,7 +8,7 @@ import pytest
 import yaml
 from builders.specs import sweep, write
 
-from deepcuts.experiment.arms import with_settings_of
+from deepcuts.experiment.arms import setting_text, with_settings_of
 from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.sweepfile import SweepFile
 
@@ -371,3 +371,8 @@ def test_a_label_may_be_words_in_latin_and_greek_letters(label):
 def test_no_two_arms_of_a_sweep_are_called_alike():
     found = labels(strategies={"a": LATE | {"rewind": 1}, SHIFTED: None}, axes={"scoring.shift": [0, -0.0001, 1e-30]})
     assert len(set(found)) == len(found) == 4
+
+
+def test_the_label_of_an_axis_keeps_the_stars_of_globs() -> None:
+    assert setting_text("exclude", ["*.pooler.*", "layer.[01]"]) == "exclude=*.pooler.* layer.[01]"
+    assert setting_text("exclude", []) == "exclude=none"

@@ -90,8 +90,17 @@ const SHAPES = {
   X: 'M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z',
   h: 'M0,-4.8L4.2,-2.4V2.4L0,4.8L-4.2,2.4V-2.4Z', p: 'M0,-4.8L4.6,-1.5L2.8,3.9H-2.8L-4.6,-1.5Z',
 };
-// Cuts a long name in its middle: the end of an arm's name tells it from others.
-const shortened = (text, most) => (text.length > most ? `${text.slice(0, Math.ceil(most * 0.4))}…${text.slice(Math.ceil(most * 0.4) + 1 - most)}` : text);
+// Cuts long names in their middle, so that no two of them end up alike: where their ends are, earlier or around what differs.
+const cut = (text, most, head) => (text.length > most ? `${text.slice(0, head)}…${text.slice(head + 1 - most)}` : text);
+function shortened(names, most) {
+  const differ = (texts) => unique(texts).length === unique(names).length;
+  const heads = [0.4, 0.2, 0.6, 0, 0.8].map((share) => Math.ceil(most * share));
+  const head = heads.find((each) => differ(names.map((name) => cut(name, most, each))));
+  if (head !== undefined) return new Map(names.map((name) => [name, cut(name, most, head)]));
+  const first = [...names[0]].findIndex((_, at) => names.some((name) => name[at] !== names[0][at])) - 3;
+  const around = names.map((name) => (first > 6 ? `${name.slice(0, 5)}…${name.slice(first, first + most - 7)}…` : name));
+  return new Map(names.map((name, at) => [name, differ(around) ? around[at] : name]));
+}
 const look = (arm) => data.looks[arm] ?? { light: '#666666', dark: '#aaaaaa', lightText: '#555555', darkText: '#bbbbbb', marker: 'o', dashes: '', hollow: false };
 const colours = (arm) => {
   const { light, dark, lightText, darkText } = look(arm);

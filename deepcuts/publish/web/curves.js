@@ -186,8 +186,9 @@ function drawNames(chart, lines, f, right) {
   for (let i = 1; i < ends.length; i += 1) ends[i].y = Math.max(ends[i].y, ends[i - 1].y + 14);
   const over = ends.at(-1).y - (f.height - f.margin.bottom);
   if (over > 0) for (const [i, end] of ends.entries()) end.y = Math.min(end.y, f.height - f.margin.bottom - 14 * (ends.length - 1 - i));
+  const texts = shortened(ends.map((end) => end.name), 22);
   for (const end of ends) {
-    chart.append(svg('g', { class: 'series', 'data-arm': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, shortened(end.name, 22))));
+    chart.append(svg('g', { class: 'series', 'data-arm': end.name, vars: colours(end.name) }, svg('text', { x: right + 8, y: end.y + 4 }, texts.get(end.name))));
   }
 }
 

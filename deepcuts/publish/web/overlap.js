@@ -87,8 +87,9 @@ function drawMatrix() {
 // Names every row where there is room, else each group of the same dataset and compression or sparsity.
 function matrixNames(trials, size) {
   const asks = trials.map(([, dataset, , compression, sparsity]) => `${dataset} ${asked(compression, sparsity)}`);
-  if (size >= 14) return trials.map(([, , arm, compression, sparsity, seed], row) => [row, `${shortened(arm, 18)} ${asked(compression, sparsity)} ·${seed}`]);
-  return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, shortened(words, 15)]] : []));
+  const arms = shortened(unique(trials.map(([, , arm]) => arm)), 18), groups = shortened(unique(asks), 15);
+  if (size >= 14) return trials.map(([, , arm, compression, sparsity, seed], row) => [row, `${arms.get(arm)} ${asked(compression, sparsity)} ·${seed}`]);
+  return asks.flatMap((words, row) => (words !== asks[row - 1] ? [[row, groups.get(words)]] : []));
 }
 
 const scaleBar = () => el('div', { class: 'scale', 'aria-hidden': 'true' }, '0', el('span', { class: 'ramp' }), '1');
