@@ -91,7 +91,8 @@ def _unknown(arms: Sequence[_Arm]) -> list[bool]:
 def _telling(tasks: Sequence[Sequence[_Arm]], shown: Collection[str]) -> tuple[list[str], set[str]]:
     """Return the fewest settings that tell the arms of each task apart, and the others in which they differ."""
     arms = [arm for of_task in tasks for arm in of_task]
-    names = sorted({name for _, some in arms for name in some}, key=_preference)
+    everywhere = set[str].intersection(*(set(some) for _, some in arms)) if arms else set()
+    names = sorted({name for _, some in arms for name in some}, key=lambda name: _preference(name, everywhere))
     parts = [_differ(of_task, names) for of_task in tasks]
     differ = np.concatenate(parts)
     open_pairs = differ.any(1) & ~differ[:, [name in shown for name in names]].any(1)
@@ -112,9 +113,12 @@ def _telling(tasks: Sequence[Sequence[_Arm]], shown: Collection[str]) -> tuple[l
     return sorted(said), unsaid - said - set(shown)
 
 
-def _preference(name: str) -> tuple[bool, bool, bool, str]:
-    """Order settings by how much they say: digests say little, and retraining is as fine-tuning by default."""
-    return name != "use", name.endswith(".digest"), name.startswith("retrain."), name
+def _preference(name: str, everywhere: Collection[str]) -> tuple[bool, bool, bool, bool, str]:
+    """Order settings by how much they say: digests say little, as do settings that not all arms have.
+
+    Retraining is as fine-tuning by default.
+    """
+    return name != "use", name.endswith(".digest"), name not in everywhere, name.startswith("retrain."), name
 
 
 def _follows(name: str, settings: Sequence[_Settings]) -> bool:

@@ -87,7 +87,7 @@ def compare(
     if pairs.empty:
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     groups = pairs.groupby([*_KEY, *arms], dropna=False)
-    tested = _tested(groups.ngroup().to_numpy(), pairs, margin)
+    tested = _tested(np.asarray(groups.ngroup(), np.int64), pairs, margin)
     frame = pd.concat([groups.size().index.to_frame(index=False), tested], axis=1).merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
@@ -175,8 +175,8 @@ def _partners(pairs: pd.DataFrame, theirs: pd.DataFrame, baseline: str, exact: b
     """
     arm = ["baseline", "settings_b", "label", "strategy"]
     of_dataset: dict[str, list[tuple[str, ...]]] = {}
-    for dataset, *other in theirs[["dataset", *arm]].drop_duplicates().itertuples(index=False, name=None):
-        of_dataset.setdefault(dataset, []).append(tuple(other))
+    for dataset, *one in theirs[["dataset", *arm]].drop_duplicates().itertuples(index=False, name=None):
+        of_dataset.setdefault(dataset, []).append(tuple(one))
     found: list[tuple[str, str, str, str | None]] = []
     dense = cache(of_dense)
     ours = pairs[["dataset", "name", "settings", "label", "strategy"]].drop_duplicates()

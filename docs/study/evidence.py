@@ -78,7 +78,7 @@ class Condition:
             return math.nan
         distance = min((self.mean - bound for bound in self.bounds), key=abs)
         rows = 2 * claims * (1 if self.holds else conditions)
-        return seeds_needed(distance, float(spread(self.values)), _NO_MARGIN, max(1, rows // 2))
+        return float(seeds_needed(distance, spread(self.values), _NO_MARGIN, max(1, rows // 2)))
 
     @property
     def holds(self) -> bool:

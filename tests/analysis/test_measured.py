@@ -208,6 +208,6 @@ def test_an_arm_with_a_teacher_is_told_by_its_weight_and_never_paired_with_one_w
         for s in (0, 1)
     ]
     rows = dc.with_arms(pd.DataFrame([row_of(each) for each in made]))
-    arms = ["retrain.distill.weight=0", "retrain.distill.temperature=3, retrain.distill.weight=0.9"]
+    arms = ["retrain.distill.weight=0", "retrain.distill.weight=0.9"]
     assert [arm for arm in dict.fromkeys(rows["arm"])] == [f"LayerMagWeight ({arm})" for arm in arms]
     assert not agree(*dict.fromkeys(rows["settings"]))
