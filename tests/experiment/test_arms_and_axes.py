@@ -154,7 +154,7 @@ def test_numbers_are_written_short_and_exactly(value, text):
 
 def test_lists_are_written_with_spaces_and_an_empty_one_in_words():
     axes = {"exclude": [[], ["pooler"], ["pooler", "encoder.layer.0.*"]]}
-    found = [f"LayerSNIP exclude={text}" for text in ("none", "pooler", "pooler encoder.layer.0.")]
+    found = [f"LayerSNIP exclude={text}" for text in ("none", "pooler", "pooler encoder.layer.0.*")]
     assert labels(strategies=["LayerSNIP"], axes=axes) == found
 
 
@@ -286,7 +286,10 @@ AXES = ARMS + "axes:\n  "
             "{a: {use: LayerSNIP, scoring: {shfit: 3}}}",
             "strategies.a.scoring: unknown key 'shfit'; did you mean 'shift'",
         ),
-        ("{a: {use: LayerSNIP, rewind: -1}}", "strategies.a.rewind: input should be greater than or equal to 0"),
+        (
+            "{a: {use: LayerSNIP, rewind: -1}}",
+            "strategies.a.rewind: must be init, none, or a step of the fine-tuning (0 or more), not -1",
+        ),
         ("\n  a:\n    finetune: {lr: 1}", f"FILE:6: strategies.a.finetune: an arm may not set 'finetune': {SAME}"),
         ("{a: {use: LayerSNIP, datasets: [toy]}}", f"an arm may not set 'datasets': {SAME}"),
         ("{a: {use: LayerSNIP, max_tokens: 8}}", f"an arm may not set 'max_tokens': {SAME}"),
@@ -318,7 +321,7 @@ def test_a_mistake_in_an_arm_is_refused_with_its_line_and_what_to_do(tmp_path, t
         ("scoring.shift: 3", "FILE:8: axes.scoring.shift: must be a list, as in [a, b], not 3"),
         ("scoring.shift: [1, x]", "FILE:8: axes.scoring.shift.1: input should be a valid number"),
         ("scoring.shift:\n  - 1\n  - x", "FILE:10: axes.scoring.shift.1: input should be a valid number"),
-        ("rewind: [init, 1.5]", "FILE:8: axes.rewind.1: input should be"),
+        ("rewind: [init, 1.5]", "FILE:8: axes.rewind.1: must be init, none, or a step of the fine-tuning"),
         ("scoring.shift: [1, 1.0]", "FILE:8: axes.scoring.shift.1: 1.0 is repeated; name each value once"),
         ("scoring.noise_std: [0, 1]", "FILE:8: axes.scoring.noise_std: 'scoring.noise_std' changes no arm: of the"),
         ("scoring.noise_std: [0, 1]", "criteria only SmoothGrad, SmoothGradCAM, SmoothGradCAMShift use it; remove it"),
