@@ -99,10 +99,14 @@ def read(folder: Path = DATA) -> Results:
 
 
 def collect(uri: str, folder: Path = DATA) -> None:
-    """Write the tables of a store, and what its masks say, as a Parquet file each."""
+    """Write the tables of a store, and what its masks say, as a Parquet file each.
+
+    Where the data's files lay is left out; a digest says which they were.
+    """
     store = dc.Store(uri)
     frames = {name: dc.query(store, f"select * from {name}") for name in TABLES}
-    frames["trials"] = frames["trials"].drop(columns=["traceback"])
+    trials = frames["trials"].drop(columns=["traceback"])
+    frames["trials"] = trials.assign(spec=trials["spec"].str.replace(r'"files":\{[^}]*\}', '"files":null', regex=True))
     masked = _masked(frames["trials"])
     frames["overlap"] = pd.concat([_no_overlap(), *(_overlap(store, ids) for ids in masked.values())])
     every = sorted({trial_id for ids in masked.values() for trial_id in ids})
