@@ -114,6 +114,9 @@ def test_any_arm_suffices_where_a_claim_asks_for_some() -> None:
     assert isinstance(some, AnyOf)
     one = AnyOf(some.text, [*(replace(each, values=outside(each)) for each in some.conditions[1:]), some.conditions[0]])
     assert verdicts([replace(claim, conditions=[*claim.conditions[:-1], one])])[0][0] == "confirmed"
+    late = AnyOf(some.text, [replace(some.conditions[0], values=np.empty(0)), *some.conditions[1:]])
+    assert late.p_true == pytest.approx(len(some.conditions) * min(each.p_true for each in some.conditions[1:]))
+    assert late.p_false == 1
     none = AnyOf(some.text, [replace(each, values=outside(each)) for each in some.conditions])
     assert verdicts([replace(claim, conditions=[*claim.conditions[:-1], none])])[0][0] == "refuted"
 

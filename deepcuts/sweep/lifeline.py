@@ -90,7 +90,6 @@ def ending_if_ray_dies_early(folder: str) -> Iterator[None]:
     Ray would wait for it for a minute, end the process with code 1 and leave what it had started. Seen on Linux alone.
     """
     over = threading.Event()
-
     before = set(_servers_started())  # of a Ray that this process had earlier, and that left zombies
 
     def watch() -> None:

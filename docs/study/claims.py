@@ -29,6 +29,8 @@ RETRAINED = {
     "SmoothGrad without dropout": "extreme",
     "SmoothGrad without noise": "extreme",
 }
+# A dataset and a sparsity.
+Place = tuple[str, float]
 CONTROLS = ("LayerRandom", "LayerMagWeight+shuffle")
 
 
@@ -44,8 +46,35 @@ def place(dataset: str, sparsity: float) -> str:
     return f"{dataset} at {100 * sparsity:g} %"
 
 
-def everywhere(levels: Iterable[float] = LEVELS) -> list[tuple[str, float]]:
+def everywhere(levels: Iterable[float] = LEVELS) -> list[Place]:
     return [(dataset, sparsity) for dataset in DATASETS for sparsity in levels]
+
+
+def apart(
+    results: Results,
+    text: str,
+    arms: tuple[Arm, Arm],
+    places: Iterable[Place],
+    stage: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> list[Condition]:
+    """Return that the metric of the first arm - that of the second, in points, is between bounds at each place."""
+    return [
+        Condition(f"{text}, {stage}, {place(*at)}", results.difference(*arms, *at, stage), low, high) for at in places
+    ]
+
+
+def overlapping(
+    results: Results,
+    text: str,
+    arms: tuple[Arm, Arm],
+    places: Iterable[Place],
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> list[Condition]:
+    """Return that the IoU of the masks of two arms is between bounds at each place."""
+    return [Condition(f"{text}, {place(*at)}", results.overlaps(*arms, *at), low, high, "IoU") for at in places]
 
 
 def claims(results: Results) -> list[Claim]:
@@ -54,25 +83,10 @@ def claims(results: Results) -> list[Claim]:
 
 
 def shift_is_mag_grad(results: Results) -> Claim:
-    conditions = [
-        Condition(
-            f"IoU of GradCAMShift (10) and MagGrad, {place(*at)}",
-            results.overlaps(SHIFTED, masks("LayerMagGrad"), *at),
-            low=0.9,
-            unit="IoU",
-        )
-        for at in everywhere()
-    ]
-    ours, theirs = accuracy("LayerGradCAMShift"), accuracy("LayerMagGrad")
-    conditions += [
-        Condition(
-            f"GradCAMShift - MagGrad, retrained, {place(*at)}",
-            results.difference(ours, theirs, *at, "retrained"),
-            low=-1,
-            high=1,
-        )
-        for at in everywhere()
-    ]
+    arms = SHIFTED, masks("LayerMagGrad")
+    conditions = overlapping(results, "IoU of GradCAMShift (10) and MagGrad", arms, everywhere(), low=0.9)
+    arms = accuracy("LayerGradCAMShift"), accuracy("LayerMagGrad")
+    conditions += apart(results, "GradCAMShift - MagGrad", arms, everywhere(), "retrained", low=-1, high=1)
     shifts = {"0": "LayerGradCAM", "0.1": "LayerGradCAMShift shift=0.1", "1": "LayerGradCAMShift shift=1"}
     seen = {shift: _iou(results, masks(label), masks("LayerMagGrad"), everywhere()) for shift, label in shifts.items()}
     listed = ", ".join(f"shift {shift} {text}" for shift, text in seen.items() if text)
@@ -82,42 +96,15 @@ def shift_is_mag_grad(results: Results) -> Claim:
 
 def dropout_is_active(results: Results) -> Claim:
     plain, without = masks("LayerSmoothGrad"), masks("SmoothGrad without dropout")
-    conditions = [
-        Condition(
-            f"IoU with and without noise, no dropout, {place(*at)}",
-            results.overlaps(without, masks("SmoothGrad without either"), *at),
-            low=0.995,
-            unit="IoU",
-        )
-        for at in everywhere()
-    ]
-    levels = everywhere((0.64, 0.85))
-    conditions += [
-        Condition(
-            f"SmoothGrad with - without dropout, pruned, {place(*at)}",
-            results.difference(plain, without, *at, "pruned"),
-            low=5,
-        )
-        for at in levels
-    ]
+    arms, levels = (without, masks("SmoothGrad without either")), everywhere((0.64, 0.85))
+    conditions = overlapping(results, "IoU with and without noise, no dropout", arms, everywhere(), low=0.995)
+    dropout, noise = "SmoothGrad with - without dropout", "SmoothGrad with - without noise"
+    conditions += apart(results, dropout, (plain, without), levels, "pruned", low=5)
     ours = accuracy("LayerSmoothGrad")
-    conditions += [
-        Condition(
-            f"SmoothGrad with - without dropout, retrained, {place(*at)}",
-            results.difference(ours, Arm("dropout", "SmoothGrad without dropout"), *at, "retrained"),
-            low=2,
-        )
-        for at in levels
-    ]
-    conditions += [
-        Condition(
-            f"SmoothGrad with - without noise, retrained, {place(*at)}",
-            results.difference(ours, Arm("dropout", "SmoothGrad without noise"), *at, "retrained"),
-            low=-1,
-            high=1,
-        )
-        for at in levels
-    ]
+    arms = ours, Arm("dropout", "SmoothGrad without dropout")
+    conditions += apart(results, dropout, arms, levels, "retrained", low=2)
+    arms = ours, Arm("dropout", "SmoothGrad without noise")
+    conditions += apart(results, noise, arms, levels, "retrained", low=-1, high=1)
     return Claim(2, "Noise is inert; dropout is the active ingredient of SmoothGrad", "A", conditions)
 
 
@@ -137,14 +124,7 @@ def smooth_grad_beats_magnitude(results: Results) -> Claim:
 
 def abstract(results: Results) -> Claim:
     arms = accuracy("LayerSmoothGradCAMShift"), accuracy("LayerMagWeight")
-    conditions = [
-        Condition(
-            f"SmoothGradCAMShift - MagWeight, retrained, {place(dataset, 0.96)}",
-            results.difference(*arms, dataset, 0.96, "retrained"),
-            low=0,
-        )
-        for dataset in DATASETS
-    ]
+    conditions = apart(results, "SmoothGradCAMShift - MagWeight", arms, everywhere((0.96,)), "retrained", low=0)
     return Claim(4, "LayerSmoothGradCAMShift is better than LayerMagWeight at 96 %", "B", conditions)
 
 
@@ -162,21 +142,10 @@ def sst2_cannot_tell(results: Results) -> Claim:
 
 
 def activations_hurt(results: Results) -> Claim:
-    ours, theirs = masks("LayerGradCAM"), masks("LayerMagGrad")
-    levels = everywhere((0.85, 0.91))
-    conditions = [
-        Condition(f"GradCAM - MagGrad, pruned, {place(*at)}", results.difference(ours, theirs, *at, "pruned"), high=-1)
-        for at in levels
-    ]
-    conditions += [
-        Condition(
-            f"IoU of GradCAM with and without padding, {place(*at)}",
-            results.overlaps(ours, masks("GradCAM with padding"), *at),
-            high=0.9,
-            unit="IoU",
-        )
-        for at in levels
-    ]
+    ours, levels = masks("LayerGradCAM"), everywhere((0.85, 0.91))
+    conditions = apart(results, "GradCAM - MagGrad", (ours, masks("LayerMagGrad")), levels, "pruned", high=-1)
+    padded = ours, masks("GradCAM with padding")
+    conditions += overlapping(results, "IoU of GradCAM with and without padding", padded, levels, high=0.9)
     return Claim(6, "The activation factor without a shift hurts, and depends on padding", "A", conditions)
 
 
@@ -217,13 +186,8 @@ def _predictions(results: Results) -> list[str]:
 
 
 def supermask(results: Results) -> Claim:
-    ours, theirs = Arm("tickets", "LayerMagWeight"), Arm("tickets", "LayerMagInit")
-    conditions = [
-        Condition(
-            f"MagWeight - MagInit, rewound, {place(*at)}", results.difference(ours, theirs, *at, "rewound"), low=5
-        )
-        for at in everywhere((0.43, 0.64))
-    ]
+    arms = Arm("tickets", "LayerMagWeight"), Arm("tickets", "LayerMagInit")
+    conditions = apart(results, "MagWeight - MagInit", arms, everywhere((0.43, 0.64)), "rewound", low=5)
     notes = []
     for dataset in DATASETS:
         pairs = [_stages(results, accuracy(label), dataset) for label in RETRAINED]
@@ -296,18 +260,11 @@ def budget(results: Results) -> Claim:
 
 
 def scoring_rounds(results: Results) -> Claim:
-    def in_rounds(label: str, rounds: int) -> Arm:
-        return Arm("tickets", f"{label} rounds={rounds}")
-
-    conditions = [
-        Condition(
-            f"{label}, 8 rounds - 1, pruned, {place(*at)}",
-            results.difference(in_rounds(label, 8), in_rounds(label, 1), *at, "pruned"),
-            low=2,
-        )
-        for label in ("LayerMagGrad", "LayerSNIP")
-        for at in everywhere((0.85, 0.91, 0.96))
-    ]
+    conditions: list[Condition] = []
+    for label in ("LayerMagGrad", "LayerSNIP"):
+        arms = Arm("tickets", f"{label} rounds=8"), Arm("tickets", f"{label} rounds=1")
+        levels = everywhere((0.85, 0.91, 0.96))
+        conditions += apart(results, f"{label}, 8 rounds - 1", arms, levels, "pruned", low=2)
     return Claim(12, "Scoring in 8 rounds gains 2 points before retraining", "A", conditions)
 
 
@@ -332,7 +289,7 @@ def _correlation(ours: Sequence[float] | Floats, theirs: Sequence[float] | Float
     return f"rank correlation {spearmanr(ours, theirs).statistic:+.2f} over {len(ours)} trials"
 
 
-def _iou(results: Results, arm: Arm, other: Arm, places: Iterable[tuple[str, float]]) -> str:
+def _iou(results: Results, arm: Arm, other: Arm, places: Iterable[Place]) -> str:
     """Say between which means over seeds the IoU of two arms lies, over several places; nothing where none has run."""
     means = [values.mean() for at in places if len(values := results.overlaps(arm, other, *at))]
     return f"{min(means):.3f} to {max(means):.3f}" if means else ""

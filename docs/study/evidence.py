@@ -77,8 +77,8 @@ class Condition:
         if self.seeds < 2:
             return math.nan
         distance = min((self.mean - bound for bound in self.bounds), key=abs)
-        rows = 2 * claims * (1 if self.holds else conditions)
-        return float(seeds_needed(distance, spread(self.values), _NO_MARGIN, max(1, rows // 2)))
+        rows = claims if self.holds else claims * conditions
+        return float(seeds_needed(distance, spread(self.values), _NO_MARGIN, rows))
 
     @property
     def holds(self) -> bool:
@@ -100,11 +100,11 @@ class AnyOf:
 
     @property
     def p_true(self) -> float:
-        return min(1.0, len(self.conditions) * min(each.p_true for each in self.conditions))
+        return min(1.0, len(self.conditions) * min(_known(each.p_true) for each in self.conditions))
 
     @property
     def p_false(self) -> float:
-        return max(each.p_false for each in self.conditions)
+        return max(_known(each.p_false) for each in self.conditions)
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ class Claim:
     @property
     def p_confirmed(self) -> float:
         """The largest p of its conditions: all must hold (Berger 1982, intersection-union test). 1 without seeds."""
-        return max(_known(each.p_true, 1.0) for each in self.conditions)
+        return max(_known(each.p_true) for each in self.conditions)
 
     @property
     def p_refuted(self) -> float:
         """The smallest p that a condition fails, times the number of conditions (Bonferroni)."""
-        return min(1.0, len(self.conditions) * min(_known(each.p_false, 1.0) for each in self.conditions))
+        return min(1.0, len(self.conditions) * min(_known(each.p_false) for each in self.conditions))
 
     @property
     def p(self) -> float:
@@ -154,8 +154,9 @@ class Claim:
         return min((each for each in needs if not math.isnan(each)), default=math.nan) if outside else max(needs)
 
 
-def _known(p: float, otherwise: float) -> float:
-    return otherwise if math.isnan(p) else p
+def _known(p: float) -> float:
+    """Return a p value, 1 where too few seeds have run."""
+    return 1.0 if math.isnan(p) else p
 
 
 def holm(p: Sequence[float]) -> list[float]:
