@@ -196,26 +196,29 @@ def try_kind(kind: str, folder: Path, data: Mapping[str, Any]) -> dict[str, str]
 
 INTRODUCTION = """# Architectures
 
-`python -m benchmarks.architectures > docs/models.md` wrote this page, with transformers {version}: each architecture as
-a tiny network with random weights (a real one has another share of the same layers), through one whole trial.
+`python -m benchmarks.architectures > docs/models.md` wrote this page, with transformers {version}. It runs one whole
+trial of each architecture as a tiny network with random weights; in a real network, the same layers have another
+share.
 
-- **Prunable share**: the prunable weights among the parameters of the encoder without its embeddings. The rest are
-  biases, norms, and what is in no linear layer (`nn.Linear`, or `Conv1D` in GPT-2): convolutions, the experts of
-  `mixtral`, XLNet's attention. Below 50 % `plan` warns. A layer that does not affect the outputs is left out, such as
-  the pooler of `big_bird`.
-- **Rows of unknown tokens**: a layer's mean inputs and outputs, and Wanda's squares, are over the rows of real tokens.
-  Where a call has other rows (relative positions, pooled tokens), all of them count, each batch runs alone, and the
-  column `activations_counted` of `trials` says in how many layers. A layer that is called several times has the sums of
-  all calls.
-- **Criteria** that score every prunable tensor. The tests compare them with a plain loop in float64 on ten of these.
-- **Shortcuts off**: quicker ways (`deepcuts/trial/shortcuts.py`) that give other numbers on this network, or fail, and
-  are not taken. They are compared with the plain network when it is loaded, or covered by a test of its class.
-- **Padding matters** where the outputs for a text depend on how its batch is padded.
-- **Export**: whether transformers alone, on the exported folder, gives the outputs that the trial recorded, each text
-  by itself. Where it does not, outputs depend on how a batch was padded, or are drawn at random (yoso).
+- **Prunable share**: how many of the encoder's parameters, embeddings aside, are prunable weights. The others are
+  biases, norms, and weights outside linear layers (`nn.Linear`, or `Conv1D` in GPT-2): convolutions, the experts of
+  `mixtral`, XLNet's attention. `plan` warns below 50 %. A layer that does not affect the outputs, such as the pooler
+  of `big_bird`, is not prunable.
+- **Rows of unknown tokens**: a layer's mean inputs and outputs, and Wanda's squares, are taken over the rows that
+  belong to real tokens. If a layer is called with other rows (relative positions, pooled tokens), all of its rows
+  count and each batch runs alone; the column `activations_counted` of `trials` says for how many layers this is so.
+  If a layer is called several times, the calls are summed.
+- **Criteria**: which of them score every prunable tensor. The tests compare them with a plain loop in float64 on ten
+  of these architectures.
+- **Shortcuts off**: the shortcuts (`deepcuts/trial/shortcuts.py`) that are not taken, because they fail on this
+  network or give other numbers. Each is compared with the plain network when the network is loaded, or covered by a
+  test of its class.
+- **Padding matters**: whether the outputs for a text depend on how its batch is padded.
+- **Export**: whether transformers alone, given the exported folder and one text at a time, gives the outputs that the
+  trial recorded. Where they differ, outputs depend on the padding of a batch, or are drawn at random (yoso).
 
-A weight of GPT-2 and GPT is stored as (inputs, outputs): so are its mask and its scores. `Row` strategies compare over
-the inputs of an output all the same, but `density` calls its inputs rows and its outputs columns.
+GPT-2 and GPT store a weight as (inputs, outputs), and so its mask and its scores. `Row` strategies still compare the
+inputs of one output, but `density` calls the inputs rows and the outputs columns.
 """
 
 
