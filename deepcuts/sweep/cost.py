@@ -35,8 +35,9 @@ CURVATURE = 3
 
 # From the start of a launch to its first training step: Ray starts, and so do its workers (docs/performance.md).
 START_SECONDS = 8.0
-# What a trial takes besides training and scoring: loading, evaluating what was pruned, storing.
-OTHER_SECONDS = 0.5
+# What a trial is guessed to take besides training, scoring and evaluating: loading, making masks, storing; a number for
+# each trial, and one for each parameter of its network (MiniLM on a core takes 1 s, docs/performance.md).
+OTHER_SECONDS, PARAMETER_SECONDS = 0.5, 3e-8
 # What evaluating an example takes of training on it: a forward pass alone.
 EVALUATING = 1 / 3
 # What a teacher's outputs for the training split take, as a part of an epoch: forward passes alone.
@@ -80,18 +81,17 @@ def estimate(
     What the store has measured on such a device counts, else a guess.
     """
     together = shared(plan.to_run)
-    measured, guessed = _seconds_per_example(store, DEVICES.get(on)), set[str]()
+    measured, guessed = _measured(store, DEVICES.get(on)), set[str]()
     examples = {name: each.train for name, each in texts.items()}
     seconds: dict[str, float] = {}
     for trial in plan.to_run:
         dense, used = trial.dense, used_examples(trial, examples)
         found = measured.get(_kind(dense))
-        if found is not None:
-            unit = found.seconds
-        else:
-            unit, words = _guess(dense, counts[dense.dataset].prunable, texts[dense.dataset], used, on, gpus, cpus)
+        if found is None:
+            found, words = _guess(trial, counts[dense.dataset], texts[dense.dataset], used, on, gpus, cpus)
             guessed.add(words)
-        seconds[trial.trial_id] = (trial.retrain.epochs if trial.retrain else 0) * used * unit + OTHER_SECONDS
+        unit = found.seconds
+        seconds[trial.trial_id] = _epochs(trial) * used * unit + found.besides(trial)
         if dense.dense_id not in plan.dense_there:
             taught = TEACHING * together.teaches(trial)
             seconds[dense.dense_id] = (dense.finetune.epochs + taught) * used * unit
@@ -110,14 +110,25 @@ def estimate(
     return Cost(seconds, slots, wall, sum(seconds.values()) * gpus / 3600, basis, left, left + passing)
 
 
+def _epochs(trial: TrialSpec) -> int:
+    """Return for how many epochs a trial retrains."""
+    return trial.retrain.epochs if trial.retrain else 0
+
+
 def _guess(
-    dense: DenseSpec, prunable: int, texts: Texts, used: int, on: str, gpus: float, cpus: int
-) -> tuple[float, str]:
-    """Guess the seconds per example and epoch of training, with what is evaluated after each; say what it rests on."""
+    trial: TrialSpec, counts: Counts, texts: Texts, used: int, on: str, gpus: float, cpus: int
+) -> tuple[_Seconds, str]:
+    """Guess what trials of a kind take; say what it rests on."""
+    dense = trial.dense
     speed, words = _guessed_speed(dense, on, gpus, cpus)
-    flops = 6 * prunable * min(texts.tokens, dense.max_tokens)
+    flops = 6 * counts.prunable * min(texts.tokens, dense.max_tokens)
     step = STEP_SECONDS[dense.device] / dense.finetune.batch_size
-    return max(flops / speed, step) * (1 + EVALUATING * texts.evaluated / used), words
+    training = max(flops / speed, step)
+    evaluation = EVALUATING * texts.evaluated * training
+    other = OTHER_SECONDS + PARAMETER_SECONDS * counts.parameters
+    evaluations = {True: 2, False: 3}  # pruned, rewound, and what is retrained for no epoch
+    besides = {retrains: other + count * evaluation for retrains, count in evaluations.items()}
+    return _Seconds(training + evaluation / used, besides), words
 
 
 def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[float, str]:
@@ -136,51 +147,73 @@ def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[f
 _ROUGHLY = "it may well take a third of that time, or three times as long"
 
 
-def _measured_in_words(measured: Mapping[_Kind, _Measured], kinds: Collection[_Kind]) -> list[str]:
+# What decides the seconds per example: model, dataset, device type and precision.
+_Kind = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """What trials of a kind take: seconds of training per example and epoch, and besides that of a trial.
+
+    The latter by whether it retrains for an epoch at least. `devices` has the names of those that took them, if this
+    was measured.
+    """
+
+    seconds: float
+    by_retrains: Mapping[bool, float]
+    devices: frozenset[str] = frozenset()
+
+    def besides(self, trial: TrialSpec) -> float:
+        """Return the seconds of a trial besides training and scoring; those of the other sort where none has run."""
+        wanted = _epochs(trial) > 0
+        return self.by_retrains.get(wanted, self.by_retrains.get(not wanted, OTHER_SECONDS))
+
+
+def _measured_in_words(measured: Mapping[_Kind, _Seconds], kinds: Collection[_Kind]) -> list[str]:
     known = [measured[kind] for kind in kinds if kind in measured]
     devices = ", ".join(sorted({name for each in known for name in each.devices}))
     some = "" if len(known) == len(kinds) else f", for {len(known)} of {len(kinds)} datasets"
     return [f"measured by trials in this store, on {devices}{some}"] if known else []
 
 
-# What decides the seconds per example: model, dataset, device type and precision.
-_Kind = tuple[str, str, str, str]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The median seconds of retraining per example and epoch, and the names of the devices that took them."""
-
-    seconds: float
-    devices: frozenset[str]
-
-
 def _kind(dense: DenseSpec) -> _Kind:
     return dense.model.name, dense.dataset, dense.device, dense.precision
 
 
-def _seconds_per_example(store: Store, device: Device | None) -> dict[_Kind, _Measured]:
-    """Return what the store has measured; with `device`, on a GPU of that kind alone."""
-    columns = ["trial_id", "status", "retrain_seconds", "device", "spec"]
-    found: dict[_Kind, list[tuple[float, str]]] = {}
+def _measured(store: Store, device: Device | None) -> dict[_Kind, _Seconds]:
+    """Return the medians of what the store has measured; with `device`, on a GPU of that kind alone.
+
+    Of a kind whose trials have never retrained, nothing is known.
+    """
+    columns = ["trial_id", "status", "device", "spec"]
+    parts = ["total_seconds", "finetune_seconds", "score_seconds", "retrain_seconds"]
+    units: dict[_Kind, list[tuple[float, str]]] = {}
+    besides: dict[_Kind, dict[bool, list[float]]] = {}
     steps = _steps_per_trial(store)
-    for row in store.read("trials", columns).table.to_pylist():
-        if row["status"] != "completed" or not row["retrain_seconds"] or row["trial_id"] not in steps:
+    for row in store.read("trials", [*columns, *parts]).table.to_pylist():
+        if row["status"] != "completed" or row["retrain_seconds"] is None:
             continue
         try:
             spec = TrialSpec.model_validate_json(row["spec"] or "")
         except ValueError:  # a row that another version wrote
             continue
-        if spec.retrain is None or not spec.retrain.epochs:
-            continue
         name = row["device"] or spec.dense.device
         if device is not None and spec.dense.device == "cuda" and not device.is_called(name):
             continue
-        seen = steps[row["trial_id"]] * spec.retrain.batch_size
-        found.setdefault(_kind(spec.dense), []).append((row["retrain_seconds"] / seen, name))
+        kind, retrains = _kind(spec.dense), _epochs(spec) > 0
+        if spec.retrain and retrains and row["retrain_seconds"] and row["trial_id"] in steps:
+            seen = steps[row["trial_id"]] * spec.retrain.batch_size
+            units.setdefault(kind, []).append((row["retrain_seconds"] / seen, name))
+        total, *stages = (row[part] or 0.0 for part in (parts if retrains else parts[:-1]))
+        if total:
+            besides.setdefault(kind, {}).setdefault(retrains, []).append(max(0.0, total - sum(stages)))
     return {
-        kind: _Measured(median(seconds for seconds, _ in values), frozenset(name for _, name in values))
-        for kind, values in found.items()
+        kind: _Seconds(
+            median(seconds for seconds, _ in values),
+            {retrains: median(of) for retrains, of in besides.get(kind, {}).items()},
+            frozenset(name for _, name in values),
+        )
+        for kind, values in units.items()
     }
 
 

@@ -12,12 +12,13 @@ from builders.specs import sweep
 
 from deepcuts.experiment.spec import canonical
 from deepcuts.store.store import Store
-from deepcuts.sweep.cost import OTHER_SECONDS, START_SECONDS, Cost, Texts, check_disk, estimate
+from deepcuts.sweep.cost import OTHER_SECONDS, PARAMETER_SECONDS, START_SECONDS, Cost, Texts, check_disk, estimate
 from deepcuts.sweep.devices import DEVICES
 from deepcuts.sweep.plan import make_plan
 from deepcuts.wording import size_text
 
 COUNTS = {"toy": SimpleNamespace(parameters=1000, prunable=800, positions=64)}
+OTHER = OTHER_SECONDS + 1000 * PARAMETER_SECONDS
 TEXTS = {"toy": Texts(train=100, evaluated=0, tokens=20.0)}
 GUESS = (
     "a guess, until a trial of this model, data and precision has run on such a device: a training step reaches 0.1"
@@ -40,11 +41,11 @@ def work(made):
     return sum(made.seconds.values())
 
 
-def finish(store, trial, seconds, device=None):
+def finish(store, trial, seconds, **fields):
     """A completed trial that retrained for so many seconds."""
     steps = trial.retrain.epochs * 7 if trial.retrain else 0
     spec = canonical(trial.model_dump(mode="json"))
-    store.write("trials", trial.trial_id, [row(trial.trial_id, retrain_seconds=seconds, spec=spec, device=device)])
+    store.write("trials", trial.trial_id, [row(trial.trial_id, retrain_seconds=seconds, spec=spec, **fields)])
     store.write("metrics", trial.trial_id, [{"trial_id": trial.trial_id, "stage": "retrained", "step": steps}])
 
 
@@ -71,35 +72,36 @@ def test_shared_work_is_counted_once(tmp_path):
     few = cost(store, sweep(strategies=["LayerSNIP"]).trials())
     more = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP", "LayerGradCAM"]).trials())
     # Fine-tuning, retraining and one pass over 100 examples.
-    unit = (work(few) - 2 * OTHER_SECONDS) / (5 + 12 + 1)
-    assert work(more) == pytest.approx(unit * (5 + 3 * 12 + 1) + 4 * OTHER_SECONDS)
+    unit = (work(few) - 2 * OTHER) / (5 + 12 + 1)
+    assert work(more) == pytest.approx(unit * (5 + 3 * 12 + 1) + 4 * OTHER)
     assert few.basis == (GUESS,)
 
 
 def test_a_guess_counts_the_tokens_of_the_texts_and_what_is_evaluated_after_each_epoch(tmp_path):
-    store, trials, ends = Store(str(tmp_path)), sweep().trials(), 2 * OTHER_SECONDS
+    store, trials = Store(str(tmp_path)), sweep().trials()
 
     def seconds(**fields):
         texts = {"toy": Texts(**({"train": 100, "evaluated": 0, "tokens": 20.0} | fields))}
         plan = make_plan(trials, store)
         made = estimate(plan, counts, texts, store, gpus=0, cpus=2, slots=1, keep_models=False)
-        return work(made) - ends
+        return work(made) - 2 * (OTHER_SECONDS + PARAMETER_SECONDS * counts["toy"].parameters)
 
     counts = {"toy": SimpleNamespace(parameters=10**8, prunable=10**8, positions=64)}
     by_hand = 6 * 1e8 * 20 / 2e11 * 100 * (5 + 12)  # FLOPs of an example at the speed of two cores, examples, epochs
     assert seconds() == pytest.approx(by_hand)
     assert seconds(tokens=10.0) == pytest.approx(by_hand / 2)
     assert seconds(tokens=1000.0) == pytest.approx(by_hand * trials[0].dense.max_tokens / 20)
-    assert seconds(evaluated=300) == pytest.approx(2 * by_hand)  # three times as many, for a third of the time each
+    # Three times as many, for a third of the time each; after the stages 3 times (Dense, as not retrained) and 2 times.
+    assert seconds(evaluated=300) == pytest.approx(2 * by_hand + by_hand / (5 + 12) * (3 + 2))
     counts = COUNTS
     assert seconds() == pytest.approx(100 / 16 * 17 * 1e-2)  # a step of a small network takes 10 ms
 
 
 def test_later_rounds_of_scoring_are_work_of_each_trial_and_curvature_takes_longer(tmp_path):
-    store, ends = Store(str(tmp_path)), 2 * OTHER_SECONDS
+    store, ends = Store(str(tmp_path)), 2 * OTHER
     unit = (work(cost(store, sweep(strategies=["LayerSNIP"]).trials())) - ends) / (5 + 12 + 1)
     thrice = cost(store, sweep(strategies=["LayerSNIP", "GlobalSNIP"], scoring={"rounds": 3}).trials())
-    assert work(thrice) == pytest.approx(unit * (5 + 1 + 2 * (12 + 2)) + ends + OTHER_SECONDS)
+    assert work(thrice) == pytest.approx(unit * (5 + 1 + 2 * (12 + 2)) + ends + OTHER)
     grasp = cost(store, sweep(strategies=["LayerGraSP"]).trials())
     assert work(grasp) == pytest.approx(unit * (5 + 12 + 3) + ends)
 
@@ -113,6 +115,20 @@ def test_what_was_measured_in_the_store_is_believed(tmp_path):
     assert work(made) == pytest.approx(0.5 * 100 * (5 + 12) + 2 * OTHER_SECONDS)
     other = sweep(strategies=["LayerRandom"]).trials()[1:]
     assert work(cost(store, other)) == pytest.approx(0.5 * 100 * (5 + 12) + OTHER_SECONDS)
+
+
+def test_what_trials_take_besides_training_and_scoring_is_measured_too(tmp_path):
+    """Loading, pruning and evaluating; a trial that retrains for no epoch is evaluated in its last stage."""
+    store = Store(str(tmp_path))
+    trained = sweep(compressions=[2, 3]).trials()
+    stages = {"finetune_seconds": 7.0, "score_seconds": 5.0}
+    finish(store, trained[1], seconds=12 * 7 * 16 * 0.5, total_seconds=12 + 12 * 7 * 16 * 0.5 + 3, **stages)
+    assert work(cost(store, trained[2:])) == pytest.approx(0.5 * 100 * (5 + 12) + 3)
+    pruned = sweep(compressions=[2, 3], retrain={"epochs": 0}).trials()
+    assert work(cost(store, pruned[1:])) == pytest.approx(0.5 * 100 * 5 + 2 * 3)  # none such has run: as the others
+    finish(store, pruned[1], seconds=4.0, total_seconds=12 + 9.0, **stages)
+    assert work(cost(store, pruned[2:])) == pytest.approx(0.5 * 100 * 5 + 9)
+    assert work(cost(store, trained[2:])) == pytest.approx(0.5 * 100 * (5 + 12) + 3)
 
 
 def on_gpu(**fields):
@@ -140,7 +156,7 @@ def test_a_guess_for_a_gpu_follows_its_peak_and_a_small_network_its_kernels(tmp_
     def seconds(counts=large, **fields):
         given = {"gpus": 1.0, "cpus": 1, "slots": 1, "keep_models": False} | fields
         made = estimate(make_plan(trials, store), counts, TEXTS, store, **given)
-        return work(made) - len(trials) * OTHER_SECONDS
+        return work(made) - len(trials) * (OTHER_SECONDS + PARAMETER_SECONDS * counts["toy"].parameters)
 
     assert seconds(on="a100") / seconds(on="h100") == pytest.approx(989 / 312)
     assert seconds(gpus=0.5) == pytest.approx(2 * seconds())
