@@ -126,9 +126,7 @@ def _guess(
     training = max(flops / speed, step)
     evaluation = EVALUATING * texts.evaluated * training
     other = OTHER_SECONDS + PARAMETER_SECONDS * counts.parameters
-    evaluations = {True: 2, False: 3}  # pruned, rewound, and what is retrained for no epoch
-    besides = {retrains: other + count * evaluation for retrains, count in evaluations.items()}
-    return _Seconds(training + evaluation / used, besides), words
+    return _Seconds(training + evaluation / used, {True: other + 2 * evaluation}), words  # when pruned, and rewound
 
 
 def _guessed_speed(dense: DenseSpec, on: str, gpus: float, cpus: int) -> tuple[float, str]:

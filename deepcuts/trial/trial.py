@@ -282,11 +282,15 @@ def _retrain(
     for name, parameter in network.model.named_parameters():
         expected = start[name] if name not in kept else torch.where(kept[name], start[name], 0.0)
         assert torch.equal(parameter.detach().cpu(), expected), f"the rewind of {name} is not bitwise"
-    _evaluate(trial, account, network, material, "rewound")
+    values, predictions = _evaluate(trial, account, network, material, "rewound")
     _begin("retrained", account, context)
-    rows, predictions = fit(
-        network, material, trial.retrain, trial.dense.seed, context, "retrained", trial.trial_id, masks=on_device
-    )
+    if trial.retrain.epochs:
+        rows, predictions = fit(
+            network, material, trial.retrain, trial.dense.seed, context, "retrained", trial.trial_id, masks=on_device
+        )
+    else:  # the network is the one that was just evaluated
+        rows, predictions = metric_rows("retrained", values), [row | {"stage": "retrained"} for row in predictions]
+        context.on_metrics("retrained", 0, values)
     parameters = dict(network.model.named_parameters())
     for name, mask in on_device.items():
         assert not parameters[name][~mask].any(), f"pruned weights of {name} are not zero after retraining"
@@ -302,11 +306,15 @@ def _on(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: mask.to(network.device) for name, mask in kept.items()}
 
 
-def _evaluate(trial: TrialSpec, account: Account, network: Network, material: Material, stage: str) -> None:
+def _evaluate(
+    trial: TrialSpec, account: Account, network: Network, material: Material, stage: str
+) -> tuple[dict[str, dict[str, float]], list[Row]]:
+    """Note the metrics and predictions of a stage, and return them as `evaluate_stage` does."""
     values, predictions = fitting.evaluate_stage(network, material, stage)
     account.metrics += metric_rows(stage, values)
     account.predictions += predictions
     account.row[stage] = values["validation"][trial.dense.task.main_metric]
+    return values, predictions
 
 
 def _last(rows: list[Row], metric: str) -> float:

@@ -91,8 +91,8 @@ def test_a_guess_counts_the_tokens_of_the_texts_and_what_is_evaluated_after_each
     assert seconds() == pytest.approx(by_hand)
     assert seconds(tokens=10.0) == pytest.approx(by_hand / 2)
     assert seconds(tokens=1000.0) == pytest.approx(by_hand * trials[0].dense.max_tokens / 20)
-    # Three times as many, for a third of the time each; after the stages 3 times (Dense, as not retrained) and 2 times.
-    assert seconds(evaluated=300) == pytest.approx(2 * by_hand + by_hand / (5 + 12) * (3 + 2))
+    # Three times as many, for a third of the time each; and twice, pruned and rewound, for each of the two trials.
+    assert seconds(evaluated=300) == pytest.approx(2 * by_hand + by_hand / (5 + 12) * (2 + 2))
     counts = COUNTS
     assert seconds() == pytest.approx(100 / 16 * 17 * 1e-2)  # a step of a small network takes 10 ms
 

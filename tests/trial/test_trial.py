@@ -176,6 +176,11 @@ def test_no_epochs_are_legal_in_either_stage(store: Store) -> None:
     assert row["pruned"] == row["rewound"] == row["retrained"]
     assert {(each["epoch"], each["step"]) for each in rows(store, "metrics", spec)} == {(0, 0)}
     assert len(rows(store, "predictions", spec)) == 4 * 64
+    rewound, retrained = (
+        [each | {"stage": ""} for each in rows(store, "predictions", spec) if each["stage"] == stage]
+        for stage in ("rewound", "retrained")
+    )
+    assert [str(each) for each in rewound] == [str(each) for each in retrained]
 
 
 def test_only_kept_weights_are_kept_of_a_model(store: Store, weights_at: dict[str, dict[str, Tensor]]) -> None:
