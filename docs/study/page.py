@@ -6,18 +6,27 @@ import math
 import re
 from collections.abc import Sequence
 
+import deepcuts as dc
 from deepcuts.analysis.significance import FEWEST_SEEDS
 
 from .evidence import Claim, Condition, Verdict
 from .results import Results
 
+# Why the study does without what `dc.checklist` recommends, by the beginning of the item.
+REASONS = {
+    "a magnitude baseline with the same share": "Claim 9 asks of these where they prune, not how good they are.",
+    "a random baseline with the same share": "Claim 9 asks of these where they prune, not how good they are.",
+    "a method from before the 2010s": "The claims are about the paper's criteria; none says that they are the best.",
+    "a recently published method": "The claims are about the paper's criteria; none says that they are the best.",
+    "every method at every operating point": "An arm runs where a claim asks for it.",
+}
 _UNITS = {"points": "+.2f", "IoU": ".3f", "kappa": ".3f", "share": ".4f"}
 
 
 def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict, float]], results: Results) -> str:
     """Return the page with its made parts made again. Raises ValueError where the page lacks one."""
     found = list(zip(claims, verdicts, strict=True))
-    parts = {"counts": counts(results), "verdicts": table(found)}
+    parts = {"counts": counts(results), "verdicts": table(found), "checklist": checked(results)}
     families = {family: sum(claim.family == family for claim in claims) for family in "AB"}
     parts |= {f"claim {claim.number}": section(claim, *verdict, families[claim.family]) for claim, verdict in found}
     for name, text in parts.items():
@@ -38,6 +47,16 @@ def counts(results: Results) -> str:
             f"| {sweep} | {len(part):,} | {states.get('completed', 0):,} | {states.get('failed', 0):,}"
             f" | {part['status'].isna().sum():,} |"
         )
+    return "\n".join(rows)
+
+
+def checked(results: Results) -> str:
+    """Return a row for each item of `dc.checklist`: whether the study's trials meet it, and why, or why not."""
+    ids = results.sweeps.loc[~results.sweeps["sweep"].str.startswith("lr-"), "trial_id"]
+    rows = ["| recommendation | met | |", "|---|---|---|"]
+    for item in dc.checklist(results.trials[results.trials["trial_id"].isin(ids)]).itertuples():
+        reasons = [f". {text}" for begin, text in REASONS.items() if str(item.item).startswith(begin) and not item.met]
+        rows.append(f"| {item.item} | {'yes' if item.met else 'no'} | {item.why}{''.join(reasons)} |")
     return "\n".join(rows)
 
 

@@ -120,10 +120,11 @@ def collect(uri: str, folder: Path = DATA) -> None:
 def _masked(trials: pd.DataFrame) -> dict[tuple[object, ...], list[str]]:
     """Return the ids of trials whose masks are compared, by dataset, seed and sparsity: those that were not retrained.
 
-    A trial that was retrained has the mask of the one that was not.
+    A trial that was retrained has the mask of the one that was not. Masks that leave out a tensor cover other weights.
     """
     rows = trials[(trials["status"] == "completed") & trials["sparsity_asked"].gt(0)]
-    rows = rows[[json.loads(spec)["retrain"].get("epochs") == 0 for spec in rows["spec"]]]
+    specs = [json.loads(spec) for spec in rows["spec"]]
+    rows = rows[[spec["retrain"]["epochs"] == 0 and not spec["score"].get("exclude") for spec in specs]]
     groups = rows.groupby(["dataset", "seed", "sparsity_asked"])["trial_id"]
     return {key: sorted(ids) for key, ids in groups if len(ids) > 1}
 
