@@ -184,7 +184,7 @@ def test_the_page_is_what_the_committed_tables_say(tmp_path: Path) -> None:
     page.write_text(re.sub(made_parts, r"\1\3", PAGE.read_text(), flags=re.DOTALL))
     study.main(tmp_path)
     assert page.read_text() == PAGE.read_text()
-    drawn = set(re.findall(r"\(img/(claim-\d+\.png)\)", page.read_text()))
+    drawn = set(re.findall(r"\(img/([\w-]+\.png)\)", page.read_text()))
     assert drawn == {path.name for path in (tmp_path / "img").glob("*.png")}
     assert drawn <= {path.name for path in (PAGE.parent / "img").glob("*.png")}
 

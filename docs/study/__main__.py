@@ -14,7 +14,7 @@ from deepcuts.figures.style import save_figure
 
 from .claims import claims
 from .evidence import verdicts
-from .figures import forest
+from .figures import curves, forest
 from .page import filled
 from .results import read
 
@@ -28,6 +28,9 @@ def main(folder: Path = HERE) -> None:
     page = folder / "README.md"
     page.write_text(filled(page.read_text("utf-8"), found, verdicts(found), results), "utf-8")
     (folder / "img").mkdir(exist_ok=True)
+    for stage in ("pruned", "retrained"):
+        if (figure := curves(results, stage)) is not None:
+            save_figure(figure, folder / "img" / f"{stage}.png")
     for claim in found:
         if any(each.seeds for each in claim.all_conditions()):
             save_figure(forest(claim), folder / "img" / f"claim-{claim.number}.png")

@@ -1,19 +1,38 @@
-"""Draws what was seen of a claim."""
+"""Draws what was seen of a claim, and the curves of the arms that the claims are about."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import deepcuts as dc
 from deepcuts.figures.style import drawn, new_figure, tidy
 
 from .evidence import Claim, Condition
+from .results import Results
 
 _AS_CLAIMED, _NOT, _OPEN = "#1b7837", "#b2182b", "0.45"
 _NAMES = {"points": "points", "IoU": "IoU of kept weights", "kappa": "kappa", "share": "share kept"}
+
+# The arms of the curves: those that the claims compare most.
+_SHOWN = ("LayerMagWeight", "LayerMagGrad", "LayerGradCAM", "LayerSmoothGrad", "LayerRandom")
+
+
+def curves(results: Results, stage: Literal["pruned", "retrained"]) -> Figure | None:
+    """Draw the metric after a stage against sparsity, a panel per dataset; None where nothing has run.
+
+    Before retraining the trials are those of `masks.yaml`, after it those of `accuracy.yaml`, which lacks LayerGradCAM.
+    """
+    sweep = {"pruned": "masks", "retrained": "accuracy"}[stage]
+    wanted = results.sweeps[(results.sweeps["sweep"] == sweep) & results.sweeps["arm"].isin(_SHOWN)]
+    trials = results.trials[results.trials["trial_id"].isin(wanted["trial_id"])]
+    if not (trials["status"] == "completed").any():
+        return None
+    return dc.plot_curves(dc.curves(trials, stage=stage))
 
 
 @drawn
