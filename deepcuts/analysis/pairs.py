@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from deepcuts.analysis.arms import agree, differences, of_dense, with_arms
 from deepcuts.analysis.overlap import MEASURES
+from deepcuts.experiment.spec import canonical
 from deepcuts.names import natural
 from deepcuts.pruning.criteria import is_control
 
@@ -16,6 +19,18 @@ RELATIONS = ("other seed", "other strategy", "other settings", "other compressio
 
 _OF = ("methods", "controls")
 _ASKED = ["compression", "sparsity_asked"]
+# What decides a mask, of the fields of a trial's spec; another trial that it is taken from has its own.
+_OF_MASK = [
+    "score",
+    "previous",
+    "mask_file",
+    "scope",
+    "control",
+    "compression",
+    "sparsity",
+    "scoring_rounds",
+    "outliers",
+]
 
 
 def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +40,8 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     dataset, strategy, arm, compression, sparsity_asked, seed`; and the same of the second one, but for the model, with
     `_b`. Trials that differ in a setting that both have (`arms.agree`) are no relatives; of two strategies, those are
     compared that both use, and of two datasets all but what the datasets are. Two arms of one strategy have `other
-    settings`, where they prune the same fine-tuned network.
+    settings`, where they prune the same fine-tuned network. Pairs that have one and the same mask, because both take it
+    from one trial or differ after pruning alone, are left out: they agree by construction.
     """
     columns = ["model", "dataset", "strategy", "arm", *_ASKED, "seed"]
     named = with_arms(trials).set_index("trial_id")
@@ -45,7 +61,7 @@ def related(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     differs["other settings"] &= ~differs["other dataset"]  # arms are named within a dataset
     alone = (differs.sum(axis=1) == 1) & ~_differ(known["model"], pairs)
     chosen = pairs[alone].assign(relation=differs[alone].idxmax(axis=1))
-    chosen = chosen[_alike(chosen, named["settings"])]
+    chosen = chosen[_alike(chosen, named["settings"]) & _differ(_mask_keys(named), chosen)]
     frame = overlap.merge(chosen, on=["trial_a", "trial_b"]).join(known, on="trial_a")
     other = known[["dataset", "strategy", "arm", *_ASKED, "seed"]].add_suffix("_b")
     return frame.join(other, on="trial_b")
@@ -64,6 +80,20 @@ def _is_alike(ours: str, theirs: str, relation: str) -> bool:
     if relation == "other settings":
         return agree(of_dense(ours), of_dense(theirs)) and differences(ours, theirs) > 0
     return agree(ours, theirs, apart_from="data") if relation == "other dataset" else ours == theirs
+
+
+def _mask_keys(trials: pd.DataFrame) -> pd.Series:
+    """Return what decides the mask of each trial, as a text that is equal for one and the same mask."""
+    keys = {spec: _mask_key(spec) for spec in trials["spec"].dropna().unique()}
+    known = (keys.get(spec, trial_id) for trial_id, spec in trials["spec"].items())
+    return pd.Series(list(known), trials.index, dtype=object)
+
+
+def _mask_key(spec: str) -> str:
+    fields = json.loads(spec)
+    while fields.get("mask_of"):
+        fields = fields["mask_of"]
+    return canonical({name: fields.get(name) for name in _OF_MASK})
 
 
 def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:

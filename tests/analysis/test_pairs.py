@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders.rows import LAYERS, mask_rows, random_masks, trial, write_trial
+from builders.rows import LAYERS, mask_rows, random_masks, row_of, trial, write_trial
+from builders.specs import sweep
 
 from deepcuts.analysis.frames import mask_counts, trials
 from deepcuts.analysis.overlap import MEASURES, overlap
@@ -48,6 +49,28 @@ def test_pairs_are_related_by_the_one_thing_in_which_they_differ(store: Store) -
         "ad": "other compression",
         "ae": "other dataset",
     }
+
+
+def test_one_and_the_same_mask_has_no_relatives(tmp_path: Path) -> None:
+    """Trials that take the mask of one trial, or differ after pruning alone, agree by construction."""
+    strategies = {
+        "own": {"use": "LayerMagWeight"},
+        "late": {"use": "LayerMagWeight", "rewind": 3},
+        "given": {"use": "LayerMagWeight", "mask_from": {"seed": 0}},
+    }
+    store, names = Store(str(tmp_path)), {}
+    found = [spec for spec in sweep(strategies=strategies, seeds=[0, 1]).trials() if spec.scope]
+    for number, spec in enumerate(found):
+        arm = "given" if spec.mask_of else "own" if spec.rewind == "init" else "late"
+        names[spec.trial_id] = f"{arm} {spec.dense.seed}"
+        store.write("masks", spec.trial_id, mask_rows(spec.trial_id, random_masks(number, 0.5)))
+        write_trial(store, row_of(spec))
+    frame = related(overlap(store), trials(store))
+    whole = frame[frame["layer"].isna()]
+    pairs = {frozenset((names[a], names[b])) for a, b in zip(whole["trial_a"], whole["trial_b"], strict=True)}
+    assert {frozenset(("own 0", "own 1")), frozenset(("late 0", "late 1"))} < pairs
+    same = [("own 0", "late 0"), ("own 1", "late 1"), ("own 0", "given 1"), ("late 0", "given 1")]
+    assert not pairs & set(map(frozenset, same))
 
 
 def test_means_are_over_the_pairs_of_a_relation(store: Store) -> None:
