@@ -36,7 +36,7 @@ def trials(store: Store, columns: Sequence[str] | None = None, **filters: Value 
     wants the trial, else of the one that ran it. `with_arms` tells apart what has one name and other settings. A `step`
     is a round of iterative pruning that no sweep asks for as a level: views leave it out.
 
-    Raises ValueError for an unknown column or sweep, naming the nearest known one.
+    Raises ValueError where there is no store, and for an unknown column or sweep, naming the nearest known one.
 
     >>> dc.trials(store, dataset="toy", seed=[0, 1])
     """
@@ -160,6 +160,7 @@ def _frame(store: Store, table: str, columns: Sequence[str] | None, where: ds.Ex
     names = list(columns or SCHEMAS[table].names)
     for name in names:
         _check_column(table, name)
+    store.check_exists()
     read = store.read(table, names, where)
     frame = read.table.to_pandas()
     frame.attrs["damaged"] = read.damaged
@@ -240,6 +241,7 @@ def query(store: Store, sql: str) -> pd.DataFrame:
     import duckdb
 
     _check_statement(sql)
+    store.check_exists()
     try:
         return _select(store, sql, {})
     except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:

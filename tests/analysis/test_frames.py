@@ -81,11 +81,11 @@ def test_unknown_columns_and_sweeps_are_refused(store: Store, filters: dict, mes
         trials(store, **filters)
 
 
-def test_an_absent_store_has_empty_frames_with_the_right_columns(tmp_path: Path) -> None:
-    absent = Store(str(tmp_path / "none"))
-    assert trials(absent).empty
-    assert list(metrics(absent).columns) == SCHEMAS["metrics"].names
-    assert query(absent, "SELECT count(*) AS n FROM masks")["n"].item() == 0
+def test_an_empty_store_has_empty_frames_with_the_right_columns(tmp_path: Path) -> None:
+    empty = Store(str(tmp_path))
+    assert trials(empty).empty
+    assert list(metrics(empty).columns) == SCHEMAS["metrics"].names
+    assert query(empty, "SELECT count(*) AS n FROM masks")["n"].item() == 0
 
 
 def test_a_damaged_file_is_named_and_the_others_are_read(store: Store) -> None:
@@ -155,3 +155,10 @@ def test_reading_leaves_the_store_as_it_was(store: Store) -> None:
     trials(store)
     query(store, "SELECT * FROM trials")
     assert sorted(path for path in Path(store.root).rglob("*")) == before
+
+
+@pytest.mark.parametrize("read", [trials, metrics, mask_counts, lambda store: query(store, "select 1")])
+def test_a_store_that_is_not_there_is_no_empty_store(tmp_path, read):
+    """A notebook that runs in another folder would go on with no trials."""
+    with pytest.raises(ValueError, match="there is no store"):
+        read(Store(str(tmp_path / "results")))
