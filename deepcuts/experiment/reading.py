@@ -58,7 +58,8 @@ def _checked(raw: Any, changes: Changes, name: str, source: str, tree: yaml.Node
     """Apply the changes to `raw` and validate it; `source` (or nothing) and the lines of `tree` begin each error."""
     begin = f"{source}: " if source else ""
     if not isinstance(raw, Mapping):
-        raise ValueError(f"{begin}a sweep is a mapping of keys to values, not {type(raw).__name__}")
+        what = "nothing" if raw is None else type(raw).__name__
+        raise ValueError(f"{begin}a sweep is a mapping of keys to values, not {what}")
     values = merged({"name": name} | dict(raw), changes if isinstance(changes, Mapping) else {})
     for change in () if isinstance(changes, Mapping) else changes:
         apply_change(values, change)

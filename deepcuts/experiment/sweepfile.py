@@ -35,7 +35,6 @@ from deepcuts.experiment.own_data import OwnData, Part, Seed
 from deepcuts.experiment.settings import (
     Above0,
     Distill,
-    Fraction,
     Frozen,
     Natural,
     NotNegative,
@@ -72,9 +71,16 @@ def _init_none_or_step(value: Any) -> Any:
     return value
 
 
+def _share(value: Any) -> Any:
+    """Refuse a sparsity in per cent, and all of a network, in words that say what it is."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1:
+        raise ValueError(f"a sparsity is a share of the weights below 1, as in 0.5 for 50 %, not {value!r}")
+    return value
+
+
 Name = Annotated[str, AfterValidator(valid_name)]
 Compression = Annotated[Number, Field(ge=1)]
-Sparsity = Annotated[Fraction, Field(lt=1)]
+Sparsity = Annotated[Number, Field(ge=0, lt=1), BeforeValidator(_share)]
 
 
 class Resources(Frozen):

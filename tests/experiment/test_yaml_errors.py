@@ -113,8 +113,8 @@ def test_a_trap_in_a_sweep_file(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a sweep is a mapping of keys to values, not NoneType"),
-        (b"# nothing\n", "not NoneType"),
+        (b"", "a sweep is a mapping of keys to values, not nothing"),
+        (b"# nothing\n", "not nothing"),
         (b"- a\n- b\n", "not list"),
         (b"just words", "not str"),
         ("name: Zoë".encode("latin-1"), "is not UTF-8 text"),
