@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ def start_ray(address: str | None, source: str = "--address") -> None:
         return
     here = this_machine().nodes[0]
     folder = temporary_folder()
+    sys.stderr.write("starting Ray on this machine ...\n")  # seconds, and minutes where it is busy
     try:
         with ending_if_ray_dies_early(folder):
             ray.init(

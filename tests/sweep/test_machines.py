@@ -199,13 +199,14 @@ def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, error: Exc
 
 
 @pytest.mark.parametrize("kind", [Exception, RuntimeError, ConnectionError, TimeoutError, RayError])
-def test_a_ray_that_does_not_start_is_no_fault_of_the_input(monkeypatch, kind: type[Exception]):
+def test_a_ray_that_does_not_start_is_no_fault_of_the_input(monkeypatch, capsys, kind: type[Exception]):
     def fail(**options: object) -> None:
         raise kind("The current node timed out during startup. This could happen.\nlogs")
 
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(RayNotStarted, match="during startup. This could happen; nothing was written. Run the same"):
         start_ray(None)
+    assert capsys.readouterr().err == "starting Ray on this machine ...\n"
 
 
 def test_the_files_of_ray_lie_where_its_sockets_have_room(monkeypatch, tmp_path: Path):
