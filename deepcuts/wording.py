@@ -52,6 +52,11 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing if count == 1 else plural}"
 
 
+def class_in_words(name: str) -> str:
+    """A class as a person reads it: its name, or `class 0` where that is a number, which may stand beside a count."""
+    return f"class {name}" if name.lstrip("+-").replace(".", "", 1).isdecimal() else name
+
+
 def size_text(count: float) -> str:
     """Bytes as a person reads them: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
