@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Stage = Literal["dense", "pruned", "rewound", "retrained"]
@@ -50,6 +50,17 @@ def counted(count: int, thing: str) -> str:
     """A number of things as a person reads it: 1 trial, 2,000 trials, 3 batches."""
     plural = f"{thing}es" if thing.endswith(("s", "x", "ch", "sh")) else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
+
+
+def first_of(names: Sequence[object], most: int) -> str:
+    """Name the first of many things: `cola, sst2 and 3 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def class_in_words(name: str) -> str:
+    """A class as a person reads it: its name, or `class 0` where that is a number, which may stand beside a count."""
+    return f"class {name}" if name.lstrip("+-").replace(".", "", 1).isdecimal() else name
 
 
 def size_text(count: float) -> str:

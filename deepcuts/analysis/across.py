@@ -5,7 +5,7 @@ A = arms, D = datasets, S = seeds. `docs/statistics.md` explains what is compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ from deepcuts.analysis.significance import FEWEST_SEEDS, LEVEL, critical_differe
 from deepcuts.experiment.metrics import Floats, metric_and_split
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.records import records
-from deepcuts.wording import Stage, counted, level
+from deepcuts.wording import Stage, counted, first_of, level
 
 OVER_DATASETS_COLUMNS = [
     *("compression", "sparsity", "arm", "baseline", "datasets", "seeds", "mean", "mean_low", "mean_high"),
@@ -174,7 +174,7 @@ def _normalised(rows: pd.DataFrame, stage: Stage, left_out: _LeftOut) -> pd.Data
     usable = above >= SIGNAL
     for (dataset, metric), part in rows.assign(above=above)[~usable].groupby(["dataset", "metric"]):
         here = rows["dataset"] == dataset
-        seeds = "" if not usable[here].any() else f", seed {_listed(sorted(part['seed'].unique()))}"
+        seeds = "" if not usable[here].any() else f", seed {first_of(sorted(part['seed'].unique()), _MOST_NAMED)}"
         low = part["above"].dropna()
         why = f"no level of chance is known for its metric, {metric}, in these trials"
         if len(low):
@@ -200,7 +200,7 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     datasets = sorted(whole.columns.unique("dataset"))
     for dataset in sorted(set(table.columns.unique("dataset")) - set(datasets)):
         lacking = sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))
-        why = f"no trial of {_listed(lacking)} is there" if lacking else "its arms have no seed in common"
+        why = f"no trial of {first_of(lacking, _MOST_NAMED)} is there" if lacking else "its arms have no seed in common"
         left_out.add(dataset, why, at)
     if len(datasets) < 2:
         left_out.add(at, "fewer than two datasets are complete")
@@ -209,18 +209,13 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     for seed in sorted(set(part["seed"]) - set(seeds)):
         found = table.reindex(columns=[(dataset, seed) for dataset in datasets]).notna()
         missing = [f"{arm} on {dataset}" for dataset in datasets for arm in arms if not found.at[arm, (dataset, seed)]]
-        left_out.add(f"seed {seed}", f"not there for {_listed(missing)}", at)
+        left_out.add(f"seed {seed}", f"not there for {first_of(missing, _MOST_NAMED)}", at)
     if not seeds:
         left_out.add(at, "no seed is complete on all datasets")
         return None
     columns = pd.MultiIndex.from_product([datasets, seeds])
     values = whole[columns].to_numpy(np.float64).reshape(len(arms), len(datasets), len(seeds))
     return _Blocks(float(compression), sparsity, arms, datasets, seeds, values)
-
-
-def _listed(names: Sequence[object]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
 def _level_rows(blocks: _Blocks, baseline: str, margin: float, family: int) -> list[dict[str, Any]]:

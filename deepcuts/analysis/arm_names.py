@@ -41,9 +41,10 @@ def named_arms(tasks: Sequence[Sequence[_Kind]], shown: Collection[str] = ()) ->
     """Name the arms of each task (a model and a dataset): the label, and settings that tell arms apart.
 
     Arms whose label is their strategy are told from all others of their task that are called so, wherever both have a
-    setting with different values; those of another label, and networks that are not pruned, from the arms of that
-    label alone. Of all settings that differ, names say the fewest that do so, the same in all tasks. Those `shown`
-    elsewhere, as in a column, are not said, though they tell arms apart, too.
+    setting with different values; those of another label from the arms of that label alone. Networks that are not
+    pruned are told from the former, but no name of these becomes longer by them: what only the names of such networks
+    say is among what is `unsaid`. Of all settings that differ, names say the fewest that do so, the same in all tasks.
+    Those `shown` elsewhere, as in a column, are not said, though they tell arms apart, too.
     """
     given = {label for label, strategy, _ in chain.from_iterable(tasks) if label != strategy}
     pools: dict[str | None, list[list[tuple[int, str, _Settings]]]] = {}
@@ -53,14 +54,23 @@ def named_arms(tasks: Sequence[Sequence[_Kind]], shown: Collection[str] = ()) ->
             pool = pools.setdefault(label if label in {*given, *NOT_PRUNED} else None, [[] for _ in tasks])
             pool[number].append((place, strategy, settings))
     names = [[""] * len(kinds) for kinds in tasks]
-    unsaid = set[str]()
-    for pool in pools.values():
-        said, others = _telling([[arm[1:] for arm in arms] for arms in pool], shown)
-        unsaid |= others
-        for number, arms in enumerate(pool):
-            for place, some in zip([arm[0] for arm in arms], _said([arm[1:] for arm in arms], said), strict=True):
-                names[number][place] = _name(tasks[number][place][0], some)
-    return Named([names if shown else _numbered(names) for names in names], sorted(unsaid))
+    arms = {key: [[arm[1:] for arm in some] for some in pool] for key, pool in pools.items()}
+    plain = arms.get(None, [])
+    told, unsaid, beside = set[str](), set[str](), set[str]()
+    for key, pool in pools.items():
+        if key in NOT_PRUNED and None in pools:
+            said, others = _telling([own + more for own, more in zip(arms[key], plain, strict=True)], shown)
+            beside |= {*said, *others}
+        else:
+            said, others = _telling(arms[key], shown)
+            unsaid |= others
+            told |= set(said) if key is None else set()
+        for number, some in enumerate(pool):
+            for (place, *_), words in zip(some, _said(arms[key][number], said), strict=True):
+                names[number][place] = _name(tasks[number][place][0], words)
+    return Named(
+        [names if shown else _numbered(names) for names in names], sorted(unsaid | beside - told - _NO_SETTINGS)
+    )
 
 
 def _numbered(names: list[str]) -> list[str]:

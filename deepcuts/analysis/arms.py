@@ -1,7 +1,7 @@
 """Tells the arms of an experiment apart, and names them: trials of one strategy that agree in all but the seed.
 
 The settings of a trial are what its `spec` says and what enters its id, but for the seed, the strategy and the level,
-which tables have as columns. Names, paths and resources are no settings. _Settings are called as in the sweep file.
+which tables have as columns. Names, paths and resources are no settings. Settings are called as in the sweep file.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def _of_today(settings: str) -> str:
 def agree(settings: str, others: str, apart_from: str | None = None) -> bool:
     """Whether two texts of settings agree in all that both have, so that one sweep could have made both trials.
 
-    _Settings below the key `apart_from` (`data`) may differ.
+    Settings below the key `apart_from` (`data`) may differ.
     """
     ours, theirs = read_settings(settings), read_settings(others)
     shared = [name for name in ours if name in theirs and not (apart_from and name.startswith(f"{apart_from}."))]

@@ -44,7 +44,7 @@ BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
 # Fewer differences have no spread, and so no test.
 FEWEST_TESTED = 2
 
-_KEY = ["dataset", "compression", "sparsity_asked"]
+_KEY = ["dataset", "metric", "compression", "sparsity_asked"]
 
 
 def compare(
@@ -145,17 +145,17 @@ def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
     pruned = rows[~rows["strategy"].isin(NOT_PRUNED) & ~chosen].assign(ours=lambda each: each[stage])
     place, column, those = _KEY, stage, rows[chosen]
     if those["strategy"].isin(NOT_PRUNED).all():
-        place = ["dataset"]
+        place = ["dataset", "metric"]
     if those["strategy"].eq("Dense").all():
         column, those = "dense", _dense(rows)
         those = those if every_dense else those[those["arm"] == baseline]
-    key = [*place, "metric", "settings_b", "seed"]
+    key = [*place, "settings_b", "seed"]
     those = those.rename(columns={"settings": "settings_b", "arm": "baseline", column: "theirs"})
     theirs = those.dropna(subset=["theirs"]).drop_duplicates([*key, "baseline"])
     pairs = pruned.rename(columns={"arm": "name"})
     partners = _partners(pairs, theirs, baseline, exact=baseline in set(rows["arm"]))
     pairs = pairs.merge(partners, on=["dataset", "name"]).drop(columns="strategy").rename(columns={"name": "strategy"})
-    columns = [*_KEY, "sparsity", "metric", "strategy", "baseline", "seed", "ours", "theirs"]
+    columns = [*_KEY, "sparsity", "strategy", "baseline", "seed", "ours", "theirs"]
     return pairs.merge(theirs[[*key, "baseline", "theirs"]], on=[*key, "baseline"], how="left")[columns]
 
 
@@ -228,9 +228,8 @@ def tests_of(differences: Floats, margin: float, rows: int) -> dict[str, Floats]
 
 
 def _places(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return each place's metric, and the sparsity that was asked for or else the mean achieved."""
-    means = pairs.groupby(_KEY, dropna=False).agg(sparsity=("sparsity", "mean"), metric=("metric", "first"))
-    places = means.reset_index()
+    """Return each place with the sparsity that was asked for, or else the mean achieved."""
+    places = pairs.groupby(_KEY, dropna=False)["sparsity"].mean().reset_index()
     return places.assign(sparsity=places["sparsity_asked"].fillna(places["sparsity"]))
 
 
@@ -240,11 +239,12 @@ def verdict_of(row: Mapping[Any, Any]) -> str:
         return "equivalent"
     if not is_shown(row["p_differs"], row["n"]):
         return "undecided"
-    above = row["difference"] > 0
-    return "better" if above != (metric_and_split(row["metric"])[0] in LOWER_IS_BETTER) else "worse"
+    return "better" if (row["difference"] > 0) != lower_is_better(row["metric"]) else "worse"
 
 
-LOWER_IS_BETTER = ("mse", "loss")
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric, of any split, is an error."""
+    return metric_and_split(metric)[0] in ("mse", "loss")
 
 
 def short_verdict(row: Mapping[str, Any]) -> str:
@@ -278,8 +278,9 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
     if row["n"] == 1:
         return f"{against}: undecided, {seen} with one seed, which says nothing about the spread{_more(row)}"
     known = row["low"] is not None and row["low"] == row["low"]
-    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, " if known else "the same for all "
-    seen += f" ({around}{row['n']} seeds"
+    same = "the same for both seeds" if row["n"] == 2 else f"the same for all {row['n']} seeds"
+    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, {row['n']} seeds" if known else same
+    seen += f" ({around}"
     if verdict == "undecided":
         return f"{against}: undecided, {seen}){_more(row)}"
     if verdict != "equivalent":
@@ -303,6 +304,6 @@ def more_seeds(row: Mapping[str, Any]) -> str:
     """Say how many seeds would decide an undecided row of `compare`, if its difference and spread are the true ones."""
     needed = row["seeds_needed"]
     if needed is None or needed != needed:
-        few = row["n"] < FEWEST_SEEDS
-        return f"at least {FEWEST_SEEDS} seeds are needed" if few else "no number of seeds up to 10,000 would decide"
+        known = row["n"] >= FEWEST_TESTED
+        return "no number of seeds up to 10,000 would decide" if known else f"at least {FEWEST_SEEDS} seeds are needed"
     return "as many seeds again may decide" if needed <= row["n"] else f"about {needed:.0f} seeds would decide"

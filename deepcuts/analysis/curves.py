@@ -15,6 +15,7 @@ from pandas.api.typing import SeriesGroupBy
 from deepcuts.analysis.arms import agree, in_order, levels_only, named_among, of_dense, setting_columns, with_arms
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL, half_width, within_bounds
 from deepcuts.experiment.metrics import Floats
+from deepcuts.experiment.tasks import METRICS
 from deepcuts.names import nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import STAGES, Stage
@@ -53,7 +54,7 @@ def best_epoch(trials: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     pruned network can never be below its dense one. It is there to reproduce those numbers and never the default.
     """
     rows = metrics[metrics["split"] == "validation"].merge(trials[["trial_id", "metric"]], on="trial_id")
-    task = rows.pop("metric_y").isin(["pearson", "spearman", "mse"]).map({True: "mse", False: "accuracy"})
+    task = rows.pop("metric_y").isin(METRICS["regression"]).map({True: "mse", False: "accuracy"})
     rows = rows[rows["metric_x"] == task]
     by_trial = rows.groupby("trial_id")["value"].agg(["min", "max"])
     names = rows.drop_duplicates("trial_id").set_index("trial_id")["metric_x"].rename("metric")
@@ -131,8 +132,9 @@ def training_curves(
     """Return the metric after every epoch of fine-tuning (stage dense, each network once) and of retraining.
 
     A row per trial, stage and epoch: `model, dataset, metric, trial_id, strategy, arm, compression, sparsity_asked,
-    seed, stage, epochs` (the number done; 0 is before the first) and `value`. `metric` is the task's main one by
-    default; the split `train` has `loss`.
+    seed, stage, epochs` (the number done; 0 is before the first) and `value`. The arm of a fine-tuning is Dense, with
+    the settings in which the fine-tuned networks differ, whichever trial it is read from. `metric` is the task's main
+    one by default; the split `train` has `loss`.
 
     Raises ValueError for a metric that the split does not have, naming the nearest.
 
@@ -144,10 +146,13 @@ def training_curves(
     known = sorted(metrics.loc[metrics["split"] == split, "metric"].unique())
     if metric is not None and metric not in known:
         raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; {split} has {', '.join(known)}")
-    columns = [*_GROUP, "trial_id", "seed", "dense_id"]
+    tuned = named_among(rows.assign(label="Dense", strategy="Dense", settings=rows["settings"].map(of_dense)))["arm"]
+    rows, columns = rows.assign(tuned=tuned), [*_GROUP, "trial_id", "seed", "dense_id", "tuned"]
     kept = metrics[(metrics["split"] == split) & metrics["stage"].isin(["dense", "rewound", "retrained"])]
     frame = kept.merge(rows[columns], on=["trial_id", "metric"])
     dense = frame["stage"] == "dense"
+    fields = {"arm": frame["arm"].mask(dense, frame["tuned"]), "strategy": frame["strategy"].mask(dense, "Dense")}
+    frame = frame.assign(**fields, **{name: frame[name].mask(dense) for name in _ASKED})
     frame = frame[~(dense & frame.duplicated([*_TASK, "dense_id", "seed", "stage", "epoch", "step"]))]
     fields = {"epochs": frame["epoch"] + (frame["step"] > 0), "stage": frame["stage"].replace("rewound", "retrained")}
     frame = frame.assign(**fields).drop_duplicates(["trial_id", "stage", "epochs"], keep="last")

@@ -5,8 +5,6 @@ A mean over seeds does not show any of it, so that the views name it beside thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 import pyarrow.dataset as ds
 
@@ -15,13 +13,13 @@ from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import mask_counts
 from deepcuts.experiment.tasks import METRICS
 from deepcuts.store.store import Store
-from deepcuts.wording import counted, level
+from deepcuts.wording import counted, first_of, level
 
 DEGENERATE_COLUMNS = ["trial_id", "kind", "what"]
 
 # Dead heads are looked for in masks of at most this many weights together: 256 MB, read in about a second.
 _MOST_WEIGHTS = 2_000_000_000
-_MOST_LINES = 12
+_MOST_LINES, _MOST_TENSORS = 12, 4
 
 
 def degenerate(store: Store, trials: pd.DataFrame, kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -66,7 +64,7 @@ def _dead_heads(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
-    """Say in a sentence for each arm and level what is broken, and in how many of its trials.
+    """Say in a sentence for each arm and level what is broken, and each of it in how many of its trials.
 
     That a network predicts one class alone is said of fine-tuned and retrained ones: pruned ones that are not retrained
     yet often do.
@@ -83,32 +81,23 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
         networks = part["dense_id"].nunique()
         verb = "predicts" if networks == 1 else "predict"
         said.append(
-            f"{dataset}: {_networks(networks)} {verb} one class alone before any pruning: train longer, or at another"
-            " learning rate (finetune.epochs, finetune.lr)"
+            f"{dataset}: {counted(networks, 'fine-tuned network')} {verb} one class alone before any pruning: train"
+            " longer, or at another learning rate (finetune.epochs, finetune.lr)"
         )
     place = ["model", "dataset", "arm", "asked"]
     sizes = dict(rows.groupby(place).size().items())
     for key, part in found[~of_dense].groupby(place, sort=False):
         _, dataset, arm, asked = key
-        words = [_sentence(kind, some) for kind, some in part.groupby("kind")]
-        many = "" if sizes[key] == 1 else f" ({part['trial_id'].nunique()} of {sizes[key]} trials)"
-        said.append(f"{arm} {asked} on {dataset}: {'; '.join(words)}{many}")
+        kinds = [(_sentence(kind, some), some["trial_id"].nunique()) for kind, some in part.groupby("kind")]
+        words = [words if sizes[key] == 1 else f"{words} ({trials} of {sizes[key]} trials)" for words, trials in kinds]
+        said.append(f"{arm} {asked} on {dataset}: {'; '.join(words)}")
     return said if len(said) <= _MOST_LINES else [*said[:_MOST_LINES], f"and {len(said) - _MOST_LINES} more like these"]
-
-
-def _networks(count: int) -> str:
-    return counted(count, "fine-tuned network")
 
 
 def _sentence(kind: object, part: pd.DataFrame) -> str:
     if kind == "one class":
         return "predicts one class alone when retrained"
     if kind == "emptied":
-        return f"no weight is left of {_listing(sorted(set(part['what'])))}"
+        return f"no weight is left of {first_of(sorted(set(part['what'])), _MOST_TENSORS)}"
     worst = max(part["what"], key=lambda what: int(what.split()[0]))
     return f"attention heads without a weight, at most {worst}"
-
-
-def _listing(names: Iterable[str], most: int = 4) -> str:
-    found = list(names)
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")

@@ -105,14 +105,16 @@ def _discordant(labels: Floats, ours: Floats, theirs: Floats, main_metric: str) 
 def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame, stage: str) -> pd.DataFrame:
     """Return a frame of `compare` with intervals `low, high` that also hold for other validation examples.
 
-    They are those of `bootstrap`, over the same seeds. Tests and verdicts stay as they are, as they are about the
-    seeds. Raises ValueError as `bootstrap` does.
+    They are those of `bootstrap`, over the same seeds; a row without a pair of seeds has none. Tests and verdicts stay
+    as they are, as they are about the seeds. Raises ValueError as `bootstrap` does.
 
     >>> dc.with_examples(store, dc.compare(trials), trials, stage="retrained")
     """
     completed = comparable(trials)
     frame = comparisons.copy()
     for place, row in enumerate(comparisons.to_dict("records")):
+        if not row["n"]:  # its baseline may not even be an arm
+            continue
         ours = _by_seed(completed, row, str(row["strategy"]), stage)
         of_baseline = completed.loc[completed["arm"] == row["baseline"], "strategy"]
         theirs = (
@@ -121,9 +123,8 @@ def with_examples(store: Store, comparisons: pd.DataFrame, trials: pd.DataFrame,
             else _by_seed(completed, row, str(row["baseline"]), stage)
         )
         seeds = sorted(set(ours) & set(theirs))
-        if seeds:
-            found = bootstrap(store, [ours[s] for s in seeds], [theirs[s] for s in seeds], str(row["metric"]))
-            frame.loc[place, ["low", "high"]] = found.low, found.high
+        found = bootstrap(store, [ours[s] for s in seeds], [theirs[s] for s in seeds], str(row["metric"]))
+        frame.loc[place, ["low", "high"]] = found.low, found.high
     return frame
 
 

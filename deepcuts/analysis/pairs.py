@@ -157,16 +157,16 @@ def nested(overlap: pd.DataFrame, trials: pd.DataFrame, masks: pd.DataFrame) -> 
     kept_a, kept_b = (_kept(frame[side], frame["layer"], masks) for side in ("trial_a", "trial_b"))
     iou = frame["kept_iou"].fillna(0.0).to_numpy(np.float64)
     both = np.rint(iou / (1 + iou) * (kept_a + kept_b))
-    fewer = np.minimum(kept_a, kept_b)
     total = masks.groupby("trial_id")["kept"].sum()
     swap = frame["trial_a"].map(total) < frame["trial_b"].map(total)
+    kept = np.where(swap, kept_a, kept_b)  # by the sparser one, which may keep more than the other in some layer
     return pd.DataFrame(
         {
             **{name: frame[name] for name in ("model", "dataset", "strategy", "arm", "seed")},
             "denser": frame["trial_b"].where(swap, frame["trial_a"]),
             "sparser": frame["trial_a"].where(swap, frame["trial_b"]),
             "layer": frame["layer"],
-            "share": np.divide(both, fewer, out=np.full(len(frame), np.nan), where=fewer > 0),
+            "share": np.divide(both, kept, out=np.full(len(frame), np.nan), where=kept > 0),
         }
     ).reset_index(drop=True)
 

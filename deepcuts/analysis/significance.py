@@ -314,8 +314,8 @@ def two_level(
     seeds have in common because of the examples: the mean covariance of two seeds' differences, over resamples of the
     examples, drawn for all seeds and both strategies alike. (Resampling both as in Owen 2007, "The pigeonhole
     bootstrap", counts what they make only together three times.) The interval is Student's, with the degrees of
-    freedom of `_freedom`. With one seed it is about the examples alone. The covariance of a mean over the examples
-    (accuracy, mean squared error) is known without resampling.
+    freedom of `_freedom`, within the bounds of the metric's differences. With one seed it is about the examples alone.
+    The covariance of a mean over the examples (accuracy, mean squared error) is known without resampling.
 
     Raises ValueError for an unknown metric and for arrays whose shapes do not match.
     """
@@ -338,7 +338,8 @@ def two_level(
     error = float(np.sqrt(of_seeds + of_examples))
     half = stdtrit(_freedom(of_seeds, of_examples, seeds, examples), (1 + level) / 2) * error
     mean = float(seen.mean())
-    return Resampled(mean, error, float(mean - half), float(mean + half))
+    [low], [high] = within_bounds([metric], mean - half, mean + half, differences=True)
+    return Resampled(mean, error, float(low), float(high))
 
 
 def _resampled(labels: Floats, ours: Floats, theirs: Floats, metric: str, resamples: int) -> Floats:

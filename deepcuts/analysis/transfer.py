@@ -23,7 +23,7 @@ from deepcuts.experiment.spec import canonical
 from deepcuts.names import natural
 from deepcuts.pruning.criteria import NOT_PRUNED, is_control
 from deepcuts.records import records
-from deepcuts.wording import Stage, counted, level
+from deepcuts.wording import Stage, counted, first_of, level
 
 TRANSFER_COLUMNS = [
     *("model", "strategy", "arm", "control", "compression", "sparsity_asked", "source", "target", "own", "stage"),
@@ -282,18 +282,13 @@ def _missing_cells(part: pd.DataFrame, sources: list[str], targets: list[str]) -
             yield f"no trial of {target} with its own mask in these settings"
         lacking = [source for source in sources if source != target and (source, target) not in there]
         if lacking:
-            yield f"no trial of {target} with the mask of {_listed(lacking)}"
+            yield f"no trial of {target} with the mask of {first_of(lacking, _MOST_NAMED)}"
         seeds = {seed for (_, on), some in there.items() if on == target for seed in some}
         for (source, on), some in there.items():
             fixed = re.fullmatch(rf"{re.escape(target)} seed (\d+)", source)  # where it is the own mask
             absent = seeds - set(some) - ({int(fixed.group(1))} if fixed else set())
             if on == target and absent:
-                yield f"{target} with the mask of {source} lacks seed {_listed(sorted(absent))}"
-
-
-def _listed(names: list[Any]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(str, names[:_MOST_NAMED])) + more
+                yield f"{target} with the mask of {source} lacks seed {first_of(sorted(absent), _MOST_NAMED)}"
 
 
 def _failed(trials: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from deepcuts.data.splits import Split, first_of_shuffle, load_split, naming_dat
 from deepcuts.experiment.metrics import majority_score
 from deepcuts.experiment.own_data import OwnData
 from deepcuts.experiment.tasks import Task
+from deepcuts.wording import class_in_words
 
 # Splits that must not have the same examples.
 _PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
@@ -151,7 +152,7 @@ def facts_in_words(facts: Mapping[str, Facts], task: Task, limit: int | None = N
         score = majority_score(
             task.main_metric, np.repeat(np.arange(len(counts), dtype=np.float64), [*counts.values()])
         )
-        labels.append(f"always predicting {most}: {task.main_metric} {score:.3f}")
+        labels.append(f"always predicting {class_in_words(most)}: {task.main_metric} {score:.3f}")
     notes = [f"note: {problems}" for split, each in facts.items() if (problems := _problems(split, each))]
     return [f"labels {'; '.join(labels)}", *notes]
 
@@ -184,7 +185,7 @@ def _distribution(facts: Facts) -> str:
         low, mean, high = facts.values
         return f"{low:g} to {high:g} (mean {mean:.3g})"
     if len(facts.labels) <= MOST_CLASSES:
-        return ", ".join(f"{count:,} of {name}" for name, count in facts.labels.items())
+        return ", ".join(f"{count:,} of {class_in_words(name)}" for name, count in facts.labels.items())
     counts = facts.labels.values()
     return f"{len(facts.labels)} classes of {min(counts):,} to {max(counts):,} examples"
 

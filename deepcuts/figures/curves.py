@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from deepcuts.analysis.significance import FEWEST_OF_INTERVAL
 from deepcuts.figures.one_level import has_one_level, level_names, levels_beside, plot_one_level
 from deepcuts.figures.style import (
     INK,
@@ -81,7 +82,7 @@ def _curves_panel(axes: Axes, part: pd.DataFrame, arms: Mapping[str, Look]) -> N
     tidy(axes)
     for arm, line in part.sort_values("x").groupby("arm"):
         style = arms[str(arm)]
-        band = line[line["n"] >= 3]
+        band = line[line["n"] >= FEWEST_OF_INTERVAL]
         axes.fill_between(band["x"], band["low"], band["high"], color=style.color, alpha=0.11, linewidth=0)
         seeds = line.explode("values")
         axes.scatter(seeds["x"], seeds["values"].astype(float), 5, style.color, alpha=0.45, linewidths=0, zorder=2)
@@ -186,9 +187,9 @@ _MOST_COLUMNS = 6
 def plot_training(frame: pd.DataFrame) -> Figure:
     """Plot a metric against epochs, from a frame of `training_curves`.
 
-    A row of panels per dataset: first fine-tuning, then retraining at each compression. A line per arm through
-    the means over seeds, and a thin line per seed. Raises ValueError for an empty frame, and for more than 5
-    compressions, which do not fit on a page.
+    A row of panels per dataset: first fine-tuning, a line per kind of fine-tuned network, then retraining at each
+    compression, a line per arm, through the means over seeds, and a thin line per seed. Raises ValueError for an empty
+    frame, and for more than 5 compressions, which do not fit on a page.
 
     >>> dc.plot_training(dc.training_curves(trials, dc.metrics(store)))
     """
@@ -202,7 +203,9 @@ def plot_training(frame: pd.DataFrame) -> Figure:
     width = figure_width(1.4 + 1.75 * columns)
     beside = min(columns, max(2, int(width // 1.4)))
     rows = -(-columns // beside)
-    names = sorted(set(frame.loc[frame["stage"] != "dense", "arm"]), key=natural)
+    tuned = frame["stage"] == "dense"
+    names = sorted(set(frame.loc[~tuned, "arm"]), key=natural)
+    names += sorted(set(frame.loc[tuned, "arm"]), key=natural) if frame.loc[tuned, "arm"].nunique() > 1 else []
     figure = new_figure(width, 1)
     figure.set_figheight(0.6 + (2.2 if rows == 1 else 1.7) * rows * len(tasks) + (0.15 * len(names) if rows > 1 else 0))
     grid = figure.subplots(rows * len(tasks), beside, squeeze=False)
@@ -242,9 +245,6 @@ def _training_line(style: Look) -> dict[str, Any]:
 def _training_panel(axes: Axes, lines: pd.DataFrame, arms: Mapping[str, Look]) -> None:
     tidy(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    if lines["stage"].eq("dense").all():
-        _drawn(axes, lines, {"color": INK, "linewidth": 1.6})
-        return
     for arm, some in lines.groupby("arm"):
         _drawn(axes, some, _training_line(arms[str(arm)]))
 

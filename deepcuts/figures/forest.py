@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from deepcuts.analysis.compare import LOWER_IS_BETTER, short_verdict
+from deepcuts.analysis.compare import lower_is_better, short_verdict
 from deepcuts.figures.style import FAINT, GREY, INK, Look, called, drawn, looks, new_figure, plain, tidy, wrapping
 from deepcuts.wording import counted, level
 
@@ -41,13 +41,19 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         _panel(axes, part, margin, arms)
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title))
-    better = (
-        "left is better" if frame["metric"].str.split(" ").str[0].isin(LOWER_IS_BETTER).all() else "right is better"
-    )
-    text = f"difference from {' or '.join(map(called, frame['baseline'].unique()))}, with its 95 % interval ({better})"
+    baselines = " or ".join(map(called, frame["baseline"].unique()))
+    text = f"difference from {baselines}, with its 95 % interval ({_better(frame['metric'].unique())})"
     text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
     figure.supxlabel("\n".join(line for part in text.splitlines() for line in wrap(part, wrapping(figure))))
     return figure
+
+
+def _better(metrics: Collection[str]) -> str:
+    """Say on which side a difference is for the better."""
+    errors = [metric for metric in metrics if lower_is_better(metric)]
+    if len(errors) == len(metrics):
+        return "left is better"
+    return f"right is better, of {plain(', '.join(errors))} left" if errors else "right is better"
 
 
 def _groups(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

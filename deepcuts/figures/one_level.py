@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deepcuts.analysis.significance import FEWEST_OF_INTERVAL
 from deepcuts.figures.style import INK, LEVEL_DASHES, called, line_style, looks, new_figure, plain, tidy, wrapping
 from deepcuts.names import natural
 from deepcuts.wording import level
@@ -55,7 +56,7 @@ def _rows(axes: Axes, part: pd.DataFrame, names: Mapping[str, str]) -> None:
         style = styles[name]
         for row in part[part["arm"] == name].to_dict("records"):
             axes.scatter(row["values"], [height] * len(row["values"]), 9, style.color, alpha=0.6, linewidths=0)
-            if row["n"] >= 3:
+            if row["n"] >= FEWEST_OF_INTERVAL:
                 axes.plot([row["low"], row["high"]], [height, height], color=style.color, linewidth=1.6)
             axes.plot(row["mean"], height, label=str(name), **line_style(style), zorder=3)
     axes.set_yticks(range(len(names)), list(names.values()))

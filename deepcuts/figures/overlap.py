@@ -237,7 +237,8 @@ def _lines(layers: pd.DataFrame, trials: pd.DataFrame | None) -> tuple[pd.DataFr
         if names
     ]
     left_out = len(layers.drop_duplicates(["trial_a", "trial_b"])) - len(kept.drop_duplicates(["trial_a", "trial_b"]))
-    more = [f"{left_out:,} pairs that differ in more than one thing are left out"] if left_out else []
+    differ = "differs in more than one thing is" if left_out == 1 else "differ in more than one thing are"
+    more = [f"{counted(left_out, 'pair')} that {differ} left out"] if left_out else []
     return pd.concat(parts, ignore_index=True), "; ".join(said + more)
 
 

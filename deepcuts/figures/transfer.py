@@ -41,9 +41,10 @@ def plot_transfer(frame: pd.DataFrame) -> Figure:
     """Draw the matrices of a frame of `transfer`: whose mask is taken downwards, the network's dataset to the right.
 
     A row of panels per arm and level: the masks as found, beside them the same masks shuffled; below each other where
-    the figure is too narrow. A cell has the mean of the metric, below it half of its 95 % interval, or the number of
-    seeds where these are too few for one. The colour is the difference from the target's own mask, the same scale
-    in all panels: orange is worse, blue better, grey where it is not known. Cells of own masks have a frame.
+    the figure is too narrow. A cell has the mean of the metric, below it half of its 95 % interval, its ends where the
+    bounds of the metric cut it, or the number of seeds where these are too few for one. The colour is the difference
+    from the target's own mask, the same scale in all panels: orange is worse, blue better, grey where it is not known.
+    Cells of own masks have a frame.
 
     Raises ValueError for a frame without rows.
 
@@ -112,10 +113,11 @@ def _luminance(color: Any) -> float:
 
 
 def _below(row: dict[str, Any]) -> str:
-    """Return what is below a mean: half its interval, or the number of seeds where these are too few for one."""
+    """Return what is below a mean: half its interval, its ends where it is cut, or the number of too few seeds."""
     if row["low"] is None:
         return counted(row["n"], "seed")
-    return f"± {max(row['high'] - row['mean'], row['mean'] - row['low']):.3f}"
+    below, above = row["mean"] - row["low"], row["high"] - row["mean"]
+    return f"± {above:.3f}" if abs(above - below) < 1e-9 else f"{row['low']:.2f} to {row['high']:.2f}"
 
 
 def _scale(figure: Figure, grid: Any, norm: Normalize) -> None:
@@ -132,5 +134,6 @@ def _numbers(frame: pd.DataFrame) -> str:
     metrics = frame.groupby("metric", sort=False)["target"].unique()
     alone = len(metrics) == 1
     said = [str(metric) if alone else f"{metric} ({', '.join(targets)})" for metric, targets in metrics.items()]
-    below = "± half of its 95 % interval over seeds" if frame["low"].notna().any() else "too few seeds for intervals"
+    below = "± half of its 95 % interval over seeds, or its ends where the metric's bounds cut it"
+    below = below if frame["low"].notna().any() else "too few seeds for intervals"
     return f"In the cells: {', '.join(said)}, {frame['stage'].iloc[0]}; {below}"

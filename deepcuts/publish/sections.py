@@ -19,7 +19,7 @@ from deepcuts.publish.html import Child, code, element, html_table, joined, sect
 from deepcuts.records import records
 from deepcuts.store.failures import run_one_command
 from deepcuts.store.store import Store
-from deepcuts.wording import counted, duration, level
+from deepcuts.wording import class_in_words, counted, duration, level
 
 MOST_FAILURES = 60
 MOST_LABELS = 6
@@ -120,9 +120,9 @@ def _labels(facts: Mapping[str, Any]) -> str:
         return f"{low:g} to {high:g}, mean {mean:.3g}"
     counts = sorted(facts["labels"].items(), key=lambda each: -each[1])
     absent = [name for name, count in counts if not count]
-    listed = [f"{count:,} of {name}" for name, count in counts[:MOST_LABELS] if count]
+    listed = [f"{count:,} of {class_in_words(name)}" for name, count in counts[:MOST_LABELS] if count]
     more = [f"{len(counts) - len(absent) - len(listed)} more"] if len(counts) - len(absent) > len(listed) else []
-    none = [f"none of {', '.join(absent[:MOST_LABELS])}"] if absent else []
+    none = [f"none of {', '.join(map(class_in_words, absent[:MOST_LABELS]))}"] if absent else []
     return ", ".join(listed + more + none)
 
 

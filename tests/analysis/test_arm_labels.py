@@ -21,7 +21,7 @@ from deepcuts.analysis.overlap import overlap
 from deepcuts.analysis.pairs import decompose, related
 from deepcuts.analysis.selection import chosen_trials, narrowed
 from deepcuts.experiment.settings import Scoring, Training
-from deepcuts.experiment.spec import TrialSpec
+from deepcuts.experiment.spec import ScoreSpec, TrialSpec
 from deepcuts.store.store import Store
 
 EDITED = {f"LayerMagWeight (retrain.epochs={epochs})" for epochs in EPOCHS}
@@ -58,6 +58,23 @@ def test_a_label_in_several_settings_is_told_apart_by_what_differs_between_its_o
 def test_labels_that_are_strategies_say_nothing_of_settings() -> None:
     made = [(trial("SNIP", retrain=ONCE), "LayerSNIP"), (trial(), None), (trial(rewind=7), "late")]
     assert named(*made) == ["LayerSNIP (retrain.epochs=1)", "LayerMagWeight (retrain.epochs=12)", "late"]
+
+
+def test_a_network_that_is_not_pruned_says_what_only_it_has_otherwise() -> None:
+    """No name of the others becomes longer by it, but a view says that they leave it out."""
+    pruned = [trial("SNIP"), trial()]
+
+    def unpruned(epochs: int) -> TrialSpec:
+        return TrialSpec(score=ScoreSpec(dense=dense()), retrain=Training(epochs=epochs))
+
+    for epochs, names, unsaid in (
+        ([12], ["Unpruned"], []),
+        ([5], ["Unpruned (retrain.epochs=5)"], ["retrain.epochs"]),
+        ([5, 12], [f"Unpruned (retrain.epochs={each})" for each in (5, 12)], ["retrain.epochs"]),
+    ):
+        rows = with_arms(pd.DataFrame([row_of(spec) for spec in (*pruned, *map(unpruned, epochs))]))
+        assert rows["arm"].tolist() == ["LayerSNIP", "LayerMagWeight", *names]
+        assert rows.attrs["unsaid"] == unsaid
 
 
 def test_no_two_arms_have_one_name() -> None:

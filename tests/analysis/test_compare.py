@@ -185,6 +185,20 @@ def test_mistakes_are_named(arguments: dict, message: str) -> None:
         compare(rows, **arguments)
 
 
+def test_rows_of_a_dataset_in_two_metrics_say_which_is_theirs() -> None:
+    both = [
+        points(name, BASE[:3] + 0.01 * place, metric=metric, arm=f"{name} {metric}", label=name)
+        for metric in ("accuracy", "mse")
+        for place, name in enumerate(("LayerMagWeight", "LayerSNIP"))
+    ]
+    rows = frame(*both)
+    found = compare(rows.assign(settings=[f'{{"data.metric": "{each}"}}' for each in rows["metric"]])).set_index(
+        "strategy"
+    )
+    assert found["metric"].to_dict() == {"LayerSNIP accuracy": "accuracy", "LayerSNIP mse": "mse"}
+    assert found["difference"].tolist() == pytest.approx([0.01, 0.01])
+
+
 def test_models_are_never_mixed() -> None:
     rows = frame(points("LayerSNIP", BASE), points("LayerMagWeight", BASE, model="other"))
     with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
@@ -240,7 +254,18 @@ FEW = "2 seeds are too few to show anything; about 9 seeds would decide."
         ("undecided", {"seeds_needed": 8}, f"{PAIR}{SEEN}8 seeds); as many seeds again may decide."),
         ("undecided", {"seeds_needed": None}, f"{PAIR}{SEEN}8 seeds); no number of seeds up to 10,000 would decide."),
         ("undecided", {"n": 2}, f"{PAIR}{SEEN}2 seeds); {FEW}"),
-        ("undecided", {"n": 2, "low": math.nan}, f"{PAIR}matthews +0.031 (the same for all 2 seeds); {FEW}"),
+        ("undecided", {"n": 2, "low": math.nan}, f"{PAIR}matthews +0.031 (the same for both seeds); {FEW}"),
+        (
+            "better",
+            {"n": 7, "low": None},
+            f"LayerSNIP is better than {PLACE}matthews +0.031 (the same for all 7 seeds, corrected p = 0.008).",
+        ),
+        (
+            "undecided",
+            {"n": 3, "seeds_needed": math.nan},
+            f"{PAIR}{SEEN}3 seeds); 3 seeds are too few to show anything; no number of seeds up to 10,000"
+            " would decide.",
+        ),
         (
             "undecided",
             {"n": 1, "seeds_needed": math.nan},

@@ -4,9 +4,11 @@ import math
 
 import pandas as pd
 import pytest
-from builders.rows import trial
+from builders import specs
+from builders.rows import row_of, trial
 
 from deepcuts.analysis.curves import best_epoch, curves, table, training_curves, with_metric
+from deepcuts.experiment.settings import Training
 
 
 def frame(*rows: dict) -> pd.DataFrame:
@@ -209,6 +211,19 @@ def test_training_starts_where_the_rewind_left_off_and_shows_a_fine_tuning_once(
         ["retrained", 1, 0.6],
         ["retrained", 2, 0.7],
     ]
+
+
+def test_a_fine_tuning_is_of_dense_in_its_settings_whichever_trial_it_is_read_from() -> None:
+    made = [specs.trial(of=specs.dense(seed=seed, finetune=Training(lr=lr))) for lr in (0.1, 0.2) for seed in (0, 1)]
+    rows = frame(*(row_of(each) for each in made))
+    metrics = [epochs(each.trial_id, stage, "accuracy", 0.5, 0.6) for each in made for stage in ("dense", "retrained")]
+    found = training_curves(rows, pd.concat(metrics))
+    names = [f"{name} (finetune.lr={lr})" for name in ("Dense", "LayerMagWeight") for lr in (0.1, 0.2)]
+    assert found.groupby(["stage", "arm"]).size().to_dict() == {
+        (stage, name): 4 for stage, name in zip(("dense", "dense", "retrained", "retrained"), names, strict=True)
+    }
+    assert found.loc[found["stage"] == "dense", "compression"].isna().all()
+    assert set(training_curves(rows[:2], pd.concat(metrics))["arm"]) == {"Dense", "LayerMagWeight"}
 
 
 def test_training_in_another_metric() -> None:

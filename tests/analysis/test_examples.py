@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,20 @@ def test_the_intervals_of_a_comparison_hold_for_other_examples(store: Store, ask
     fine_tuned = with_examples(store, compare(rows, "Dense"), rows, "retrained").set_index("strategy")
     expected = bootstrap(store, retrained("aaaa", "bbbb"), [("aaaa", "dense"), ("bbbb", "dense")], "accuracy")
     assert fine_tuned.loc["LayerSNIP", "low"] == expected.low < 0
+
+
+def test_a_row_without_a_pair_of_seeds_has_no_interval(store: Store) -> None:
+    rows = trials(store, dataset="toy", seed=[0, 1])
+    here, there = (json.dumps({"retrain.epochs": epochs}) for epochs in (1, 2))
+    ours = rows["strategy"] == "LayerSNIP"
+    rows = rows.assign(
+        label=rows["strategy"],
+        settings=[here if each else there for each in ours],
+        arm=[f"{name} (retrain.epochs={2 - each})" for name, each in zip(rows["strategy"], ours, strict=True)],
+    )
+    (row,) = with_examples(store, compare(rows), rows, "retrained").to_dict("records")
+    assert (row["baseline"], row["n"]) == ("LayerMagWeight", 0)  # which is no arm, so that nobody can be paired with it
+    assert np.isnan([row["low"], row["high"]]).all()
 
 
 def test_an_unknown_metric_of_two_trials_is_refused(store: Store) -> None:

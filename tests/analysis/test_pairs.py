@@ -128,6 +128,18 @@ def test_a_mask_inside_another_is_nested_and_chance_is_not(store: Store) -> None
     assert whole["share"] == pytest.approx(both / sum(mask.sum() for mask in theirs.values()))
 
 
+def test_a_share_is_of_what_the_sparser_mask_keeps_in_each_layer(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    first, second = ((name, "weight") for name in LAYERS)
+    places = {key: np.arange(100).reshape(10, 10) for key in (first, second)}
+    for name, asked, counts in (("a", 0.5, (10, 90)), ("b", 0.85, (20, 10))):  # b keeps more of the first layer
+        kept = {key: places[key] < count for key, count in zip((first, second), counts, strict=True)}
+        add(store, name, kept, "GlobalSNIP", sparsity_asked=asked)
+    found = nested(overlap(store), trials(store), mask_counts(store)).set_index("layer")["share"]
+    assert found[[first[0], second[0]]].tolist() == [0.5, 1.0]
+    assert found[found.index.isna()].item() == pytest.approx(20 / 30)
+
+
 def test_a_mask_that_keeps_nothing_has_no_share(store: Store) -> None:
     nothing = {key: np.zeros_like(mask) for key, mask in random_masks(0).items()}
     add(store, "d", nothing, "LayerSNIP", sparsity_asked=0.75)

@@ -290,6 +290,15 @@ def test_the_variance_of_a_mean_over_the_examples_is_that_of_many_resamples(
     assert (known.low, known.high) == pytest.approx((resampled.low, resampled.high), abs=0.01)
 
 
+def test_no_interval_of_a_difference_is_wider_than_the_metric() -> None:
+    rates = np.array([[1.0, 0.5], [0.2, 0.4]])  # differences of 0.8 and 0.1: by Student -4 to 4.9
+    ours, theirs = (
+        np.stack([np.where(np.arange(200) < rate * 200, LABELS, 1 - LABELS) for rate in some]) for some in rates
+    )
+    found = two_level(LABELS, ours, theirs, "accuracy")
+    assert (found.low, found.difference, found.high) == (-1, pytest.approx(0.45), 1)
+
+
 def test_the_same_predictions_differ_by_nothing() -> None:
     ours = answers(np.random.default_rng(1), np.array([0.7, 0.8]))
     found = two_level(LABELS, ours, ours, "matthews")

@@ -256,8 +256,8 @@ def test_a_plan_says_what_is_wanted_and_writes_nothing(capsys, tmp_path):
     assert "3 of 3 trials to run, 0 done" in out
     assert "102,400 of 108,866 parameters prunable, largest compression 16.8367" in out
     assert (
-        "    labels in train 2,000 of 0, 2,000 of 1; in validation 250 of 0, 250 of 1; always predicting 0: accuracy"
-        in out
+        "    labels in train 2,000 of class 0, 2,000 of class 1; in validation 250 of class 0, 250 of class 1;"
+        " always predicting class 0: accuracy" in out
     )
     code, out, _ = run(capsys, "run", path, "--dry-run", "--json")
     rows = json.loads(out)

@@ -70,6 +70,17 @@ def test_the_words_are_one_line_for_clean_data_and_one_more_for_each_split_with_
     ]
 
 
+def test_classes_that_are_numbers_are_called_classes():
+    stars = Task(text=("text",), classes=("1", "4.5", "-1", "v2", "none"))
+    some = split(*((str(label), label) for label in range(5)))
+    facts = count_facts({"train": some, "validation": some}, stars)
+    said = "1 of class 1, 1 of class 4.5, 1 of class -1, 1 of v2, 1 of none"
+    assert facts_in_words(facts, stars) == [
+        f"labels in train {said}; in validation {said}; always predicting class 1: accuracy 0.200",
+        "note: 5 texts in validation: 5 also in train",
+    ]
+
+
 def test_many_classes_are_summed_up():
     task = Task(text=("text",), classes=50)
     many = split(*((str(number), number % 49) for number in range(98)))

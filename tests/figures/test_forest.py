@@ -89,6 +89,19 @@ def test_datasets_have_panels_and_compressions_are_in_order() -> None:
     assert places["2x"] < places["4x"]
 
 
+@pytest.mark.parametrize(
+    ("metrics", "side"),
+    [
+        (["matthews", "accuracy (test)"], "right is better"),
+        (["mse", "mse (test)"], "left is better"),
+        (["matthews", "mse (test)"], "right is better, of mse (test) left"),
+    ],
+)
+def test_it_is_said_on_which_side_a_difference_is_for_the_better(metrics: list[str], side: str) -> None:
+    rows = [row(dataset=metric, metric=metric) for metric in metrics]
+    assert f"({side})" in " ".join(plot_forest(pd.DataFrame(rows), 0.01).get_supxlabel().split())
+
+
 def test_no_label_is_cut_off() -> None:
     figure = plot_forest(pd.DataFrame([row("LayerSmoothGradCAMShift+shuffle")]), 0.01)
     figure.canvas.draw()

@@ -371,7 +371,13 @@ def test_pairs_that_differ_in_one_thing_have_a_line_each_and_controls_their_own(
     those = means[(means["relation"] == "other strategy") & (means["of"] == "controls")]
     assert lines["other strategy, controls, 2 pairs"][1] == pytest.approx(list(those["kappa"]))
     (legend,) = figure.legends
-    assert "methods: LayerFisher, LayerSNIP; controls: LayerRandom; 5 pairs" in legend.get_title().get_text()
+    title = " ".join(legend.get_title().get_text().split())
+    assert title == (
+        "methods: LayerFisher, LayerSNIP; controls: LayerRandom;"
+        " 5 pairs that differ in more than one thing are left out"
+    )
+    (legend,) = plot_layers(overlap(store, ["aaaa", "bbbb", "cccc"]), trials).legends
+    assert "; 1 pair that differs in more than one thing is left out" in " ".join(legend.get_title().get_text().split())
 
 
 # Files

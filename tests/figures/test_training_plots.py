@@ -15,7 +15,7 @@ def lines(strategy: str, stage: str, seed: int, *values: float, **fields: object
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
-    rows = lines("LayerSNIP", "dense", 0, 0.7, 0.9) + lines("LayerSNIP", "retrained", 0, 0.5, 0.6)
+    rows = lines("Dense", "dense", 0, 0.7, 0.9) + lines("LayerSNIP", "retrained", 0, 0.5, 0.6)
     rows += lines("LayerSNIP", "retrained", 1, 0.5, 0.8) + lines("LayerSNIP", "retrained", 0, 0.5, compression=9.0)
     return pd.DataFrame(rows)
 
@@ -33,6 +33,16 @@ def test_a_line_goes_through_the_means_beside_one_for_each_seed(frame: pd.DataFr
     mean = next(line for line in retrained.get_lines() if line.get_label() == "LayerSNIP")
     assert list(mean.get_ydata()) == pytest.approx([0.5, 0.7])
     assert len(retrained.get_lines()) == 3
+
+
+def test_networks_that_were_fine_tuned_otherwise_have_a_line_each_and_are_named(frame: pd.DataFrame) -> None:
+    tuned = [row for lr in ("0.1", "0.2") for row in lines(f"Dense (finetune.lr={lr})", "dense", 0, 0.5, float(lr))]
+    figure = plot_training(pd.concat([frame[frame["stage"] != "dense"], pd.DataFrame(tuned)]))
+    means = {
+        line.get_label(): list(line.get_ydata()) for line in figure.axes[0].get_lines() if line.get_linewidth() > 1
+    }
+    assert means == {"Dense (finetune.lr=0.1)": [0.5, 0.1], "Dense (finetune.lr=0.2)": [0.5, 0.2]}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"LayerSNIP", *means}
 
 
 def test_a_row_of_panels_per_dataset(frame: pd.DataFrame) -> None:

@@ -66,6 +66,17 @@ def test_without_the_own_mask_a_cell_is_grey_and_two_seeds_are_counted(frame: pd
     assert "too few seeds for intervals" in " ".join(str(plot_transfer(some).get_supxlabel()).split())
 
 
+def test_an_interval_that_is_cut_is_written_with_its_ends(frame: pd.DataFrame) -> None:
+    cut = frame.assign(low=frame["mean"] - 0.2, high=frame["mean"] + 0.05)
+    for axes in panels(plot_transfer(cut)).values():
+        numbers = [text.get_text() for text in axes.texts]
+        means, below = numbers[::2], numbers[1::2]
+        assert len(means) == 4
+        for mean, ends in zip(means, below, strict=True):
+            low, high = map(float, ends.split(" to "))
+            assert (float(mean) - low, high - float(mean)) == pytest.approx((0.2, 0.05), abs=0.006)
+
+
 def boxes(figure: Figure) -> list[Any]:
     figure.canvas.draw()
     matrices = [axes for axes in figure.axes if axes.texts]  # the scale has ticks outside its ends
@@ -75,12 +86,14 @@ def boxes(figure: Figure) -> list[Any]:
     return [text.get_window_extent() for text in (*said, *figure.texts) if text.get_text() and text.get_visible()]
 
 
+@pytest.mark.parametrize("cut", [0.0, 0.03])
 @pytest.mark.parametrize(("width", "size"), [(3.3, 8), (None, None)])
 @pytest.mark.parametrize("datasets", [["sst2", "cola"], ["sst2", "cola", "stsb"]])
 def test_text_is_inside_the_figure_and_never_over_other_text(
-    width: float | None, size: float | None, datasets: list[str]
+    width: float | None, size: float | None, datasets: list[str], cut: float
 ) -> None:
     some = transfer(transfers(strategies=arms_of("LayerSNIP", datasets), datasets=datasets))
+    some["high"] -= cut
     with figure_options(width=width, font_size=size):
         figure = plot_transfer(some)
     found = boxes(figure)

@@ -52,12 +52,23 @@ def test_the_warnings_of_the_page_are_those_of_the_table_and_read_no_mask_again(
     found = degenerate(store, rows, kept)
     where = "LayerMagWeight 50 % on toy"
     assert degenerate_in_words(found, rows) == [
-        f"{where}: attention heads without a weight, at most 1 of 2 in {KEY}; no weight is left of {POOLER}.weight"
-        " (1 of 2 trials)"
+        f"{where}: attention heads without a weight, at most 1 of 2 in {KEY} (1 of 2 trials); no weight is left of"
+        f" {POOLER}.weight (1 of 2 trials)"
     ]
     text = report(store).text
     assert f"no weight is left of {POOLER}.weight (1 of 2 trials)" in text
     assert set(reads["kind"]) <= set(found["kind"]) == {"dead heads", "emptied"}
+
+
+def test_each_thing_that_is_broken_has_its_own_number_of_trials() -> None:
+    rows = pd.DataFrame([trial(name, seed=seed, compression=None) for seed, name in enumerate("abc")])
+    broken = [("a", "dead heads", "1 of 2 in x"), *((name, "one class", "retrained") for name in "bc")]
+    broken += [("c", "one class", "pruned")]
+    found = degenerate_in_words(pd.DataFrame(broken, columns=["trial_id", "kind", "what"]), rows)
+    assert found == [
+        "LayerMagWeight 50 % on toy: attention heads without a weight, at most 1 of 2 in x (1 of 3 trials);"
+        " predicts one class alone when retrained (2 of 3 trials)"
+    ]
 
 
 def test_layers_have_the_mean_density_and_shares_of_a_group(store: Store) -> None:

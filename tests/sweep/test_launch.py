@@ -104,7 +104,8 @@ def test_a_plan_says_the_examples_that_are_used_and_the_disk_at_the_end_and_on_t
 ) -> None:
     planned = deepcuts.plan(sweep, Store(str(tmp_path / "store")))
     assert "  toy: 64 of 4,000 train, 500 validation; " in str(planned)
-    assert "labels in train 2,000 of 0, 2,000 of 1 (of all 4,000; each seed draws 64 of them); in vali" in str(planned)
+    said = "labels in train 2,000 of class 0, 2,000 of class 1 (of all 4,000; each seed draws 64 of them); in vali"
+    assert said in str(planned)
     assert "\n    8 s of it for Ray and its workers to start, on an idle machine\n" in str(planned)
     assert planned.cost.left_bytes < planned.cost.peak_bytes
     left, peak = size_text(planned.cost.left_bytes), size_text(planned.cost.peak_bytes)
