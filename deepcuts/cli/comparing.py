@@ -97,11 +97,12 @@ def _baseline(args: argparse.Namespace, frame: pd.DataFrame, shown: pd.DataFrame
 
 def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
     """A sentence per comparison, by dataset."""
+    from deepcuts.analysis.compare import FEWEST_TESTED
+
     compared = f"{counted(len(made), 'comparison')} with {args.baseline}, {args.stage}"
-    print(
-        f"{compared}; differences within {args.margin:g} do not matter; p values are corrected for the number of"
-        " comparisons"
-    )
+    tested = int((made["n"] >= FEWEST_TESTED).sum())
+    family = "the number of comparisons" if tested == len(made) else f"the {tested} with {FEWEST_TESTED} seeds or more"
+    print(f"{compared}; differences within {args.margin:g} do not matter; p values are corrected for {family}")
     for _, part in made.groupby("dataset", sort=False):
         print()
         for row in part.to_dict("records"):
