@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow.dataset as ds
 
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import mask_counts
 from deepcuts.experiment.tasks import METRICS
@@ -74,7 +74,8 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
     rows = with_arms(trials[trials["status"] == "completed"])
     rows = rows.assign(asked=[level(*each) for each in zip(rows["compression"], rows["sparsity_asked"], strict=True)])
     frame = frame[(frame["kind"] != "one class") | frame["what"].isin(["dense", "retrained"])]
-    found = frame.merge(rows[["trial_id", "model", "dataset", "arm", "asked", "dense_id"]], on="trial_id")
+    told = ["trial_id", "model", "dataset", "arm", "asked", "compression", "sparsity_asked", "dense_id"]
+    found = frame.merge(rows[told], on="trial_id")
     said = []
     of_dense = (found["kind"] == "one class") & (found["what"] == "dense")
     for (_, dataset), part in found[of_dense].groupby(["model", "dataset"]):
@@ -85,8 +86,9 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
             " longer, or at another learning rate (finetune.epochs, finetune.lr)"
         )
     place = ["model", "dataset", "arm", "asked"]
+    found = in_order(found[~of_dense], ["model", "dataset", "arm", "compression", "sparsity_asked"])
     sizes = dict(rows.groupby(place).size().items())
-    for key, part in found[~of_dense].groupby(place, sort=False):
+    for key, part in found.groupby(place, sort=False):
         _, dataset, arm, asked = key
         kinds = [(_sentence(kind, some), some["trial_id"].nunique()) for kind, some in part.groupby("kind")]
         words = [words if sizes[key] == 1 else f"{words} ({trials} of {sizes[key]} trials)" for words, trials in kinds]

@@ -6,6 +6,7 @@ Every frame names in `.attrs["damaged"]` the files that could not be read (path 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -284,9 +285,19 @@ def _select(store: Store, sql: str, damaged: dict[str, str]) -> pd.DataFrame:
             _register(connection, store, table, damaged)
         if "settings" in sql.lower():
             connection.register("settings", _settings_view(store))
-        frame = connection.sql(sql).to_arrow_table().to_pandas()
+        found = connection.sql(sql).to_arrow_table()
+        frame = found.rename_columns(_told_apart(found.column_names)).to_pandas()
     frame.attrs["damaged"] = damaged
     return frame
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return names of columns that are there once: of a join of two tables, `arm` and `arm_1`."""
+    told: list[str] = []
+    for name in names:
+        others = (f"{name}_{number}" for number in count(1))
+        told.append(name if name not in told else next(each for each in others if each not in {*told, *names}))
+    return told
 
 
 def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, damaged: dict[str, str]) -> None:

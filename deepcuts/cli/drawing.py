@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deepcuts
@@ -17,6 +18,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Meant = Callable[[str], list[str]]
+
+
+def figure_file(args: argparse.Namespace, usual: str | None = None) -> Path | None:
+    """Return the file of `--output`, else the usual one, before anything is computed for it; None: draw nothing.
+
+    Where JSON is asked for, no figure is usual. Raises ValueError for a suffix that no figure has, and for a folder
+    that is not there.
+    """
+    from deepcuts.figures.style import check_suffix
+
+    name = args.output or (None if args.json else usual)
+    if name is None:
+        return None
+    check_suffix(name)
+    check_folder(name)
+    return Path(name)
+
+
+def check_folder(name: str) -> None:
+    """Raise ValueError where the folder of an `--output` is not there."""
+    if Path(name).is_dir() or not Path(name).absolute().parent.is_dir():
+        raise ValueError(f"--output {name!r}: name a file, in a folder that is there")
+
+
+def say_wrote(args: argparse.Namespace, files: object) -> None:
+    """Say which figures were written, on stderr where JSON is on stdout."""
+    print(f"wrote {files}", file=sys.stderr if args.json else sys.stdout)
 
 
 @contextmanager

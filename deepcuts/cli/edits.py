@@ -39,9 +39,11 @@ def rm_verb(args: argparse.Namespace) -> int:
     print(f"to remove: {what}{with_stages if planned.stages else ''}")
     if stay := len(chosen) - len(shown):
         print(f"not to remove, as another sweep wants them: {counted(stay, 'trial')}")
-    if not args.yes and not _agreed():
-        print("nothing was removed")
-        return DONE
+    if not args.yes:
+        if not _agreed():
+            print("nothing was removed")
+            return DONE
+        refuse_while_running(store, "remove")  # a run may have begun while the question was open
     deepcuts.remove(store, planned)
     print(f"removed {what}")
     return DONE

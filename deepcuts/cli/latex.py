@@ -49,13 +49,20 @@ def print_latex(results: pd.DataFrame) -> None:
     said = [_shared(task, part.drop(columns=hidden), shared) for task, part in parts.items()]
     kept = {task: _kept(part.drop(columns={*shared, *hidden})) for task, part in parts.items()}
     header, *rows = as_text(records(concat(kept.values())))
-    size, space = _size([header, *rows])
-    left = iter([list(map(in_latex, row)) for row in rows])
-    groups = {in_latex(task): list(islice(left, len(part))) for task, part in kept.items()}
-    out = [r"\begin{table}", r"\centering", rf"\caption{{{in_latex(' '.join([_numbers(kept), *said]))}}}"]
-    out += [rf"\{size}", rf"\setlength{{\tabcolsep}}{{{space:g}pt}}", *_tabular(list(map(in_latex, header)), groups)]
-    if note := star_in_words(results):
-        out += ["", rf"\footnotesize {in_latex(f'* {note}')}."]
+    left = iter(rows)
+    groups = {task if len(kept) > 1 else "": list(islice(left, len(part))) for task, part in kept.items()}
+    note = star_in_words(results)
+    print_floating(header, groups, " ".join([_numbers(kept), *said]), f"* {note}." if note else "")
+
+
+def print_floating(header: Sequence[str], groups: Mapping[str, Rows], caption: str, note: str = "") -> None:
+    """Print text as a LaTeX table with a caption, and a note below; groups of rows are below their names, if any."""
+    out = [r"\begin{table}", r"\centering", rf"\caption{{{in_latex(caption)}}}"]
+    out += _fitting([header, *(row for rows in groups.values() for row in rows)])
+    escaped = {in_latex(name): [list(map(in_latex, row)) for row in rows] for name, rows in groups.items()}
+    out += _tabular(list(map(in_latex, header)), escaped)
+    if note:
+        out += ["", rf"\footnotesize {in_latex(note)}"]
     sys.stdout.write("\n".join([*out, r"\end{table}"]) + "\n")
 
 
@@ -98,12 +105,21 @@ def _numbers(parts: Mapping[str, pd.DataFrame]) -> str:
     return f"{words or 'Values by seed'}."
 
 
-def _size(lines: Rows) -> tuple[str, float]:
-    """Return the size of text with which a table fits the page, and the space on each side of a column."""
+def _fitting(lines: Rows) -> list[str]:
+    """Return the commands for the size of text and the space between columns with which a table fits the page.
+
+    Where it fits at no size, they are those of the smallest, and stderr says so.
+    """
     widest = sum(max(map(_width, column)) for column in zip(*lines, strict=True))
     gaps = 2 * (len(lines[0]) - 1)
-    fits = [how for points, how in _SIZES.items() if points * widest + gaps * how[1] <= _PAGE]
-    return (fits or list(_SIZES.values())[-1:])[0]
+    widths = {how: points * widest + gaps * how[1] for points, how in _SIZES.items()}
+    (size, space), width = next((each for each in widths.items() if each[1] <= _PAGE), list(widths.items())[-1])
+    if width > _PAGE:
+        sys.stderr.write(
+            f"deepcuts: the table is about {width:.0f} pt wide, and the text of an article {_PAGE:.0f} pt: choose"
+            " fewer rows by --only, cut columns, or take table* in two columns\n"
+        )
+    return [rf"\{size}", rf"\setlength{{\tabcolsep}}{{{space:g}pt}}"]
 
 
 def _width(cell: str) -> float:
@@ -111,19 +127,25 @@ def _width(cell: str) -> float:
     return sum(_WIDTHS.get(letter, 0.5) for letter in cell)
 
 
-def print_tabular(header: Sequence[str], rows: Rows) -> None:
-    """Print cells that are LaTeX as a tabular, which needs the package booktabs."""
-    sys.stdout.write("\n".join(_tabular(header, {"": rows})) + "\n")
+def print_tabular(header: Sequence[str], rows: Rows, plain: Rows) -> None:
+    """Print cells that are LaTeX as a tabular (package booktabs), of text that is as small as the page asks for.
+
+    `plain` has the same cells, and the header, as they are read: their length tells the width.
+    """
+    sizes = "".join(_fitting(plain))
+    lines = _tabular(header, {"": rows})
+    whole = lines if "normalsize" in sizes else [f"{{{sizes}%", *lines[:-1], f"{lines[-1]}}}"]
+    sys.stdout.write("\n".join(whole) + "\n")
 
 
 def _tabular(header: Sequence[str], groups: Mapping[str, Rows]) -> list[str]:
-    """Return the lines of a tabular, numbers at the right; several groups of rows each below their names."""
+    """Return the lines of a tabular, numbers at the right; groups of rows each below their names, if any."""
     numbers = numeric(header, [row for rows in groups.values() for row in rows])
     columns = "".join("r" if number else "l" for number in numbers)
     lines = [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", _latex(header)]
     for name, rows in groups.items():
         lines.append(r"\midrule")
-        if len(groups) > 1:
+        if name:
             lines.append(rf"\multicolumn{{{len(header)}}}{{@{{}}l}}{{\textit{{{name}}}}} \\")
         lines += map(_latex, rows)
     return [*lines, r"\bottomrule", r"\end{tabular}"]

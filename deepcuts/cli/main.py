@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import deepcuts
-from deepcuts.cli import edits, publishing, sweeps, upkeep, views
+from deepcuts.cli import comparing, edits, publishing, sweeps, upkeep, views
 from deepcuts.cli.arguments import Verb
 from deepcuts.names import nearest
 from deepcuts.sweep.machines import RayNotStarted
@@ -17,7 +17,7 @@ FAILED, BAD_INPUT, NO_RAY, INTERRUPTED = 1, 2, 3, 130
 
 VERBS = {
     each.name: each
-    for module in (sweeps, views, publishing, upkeep, edits)
+    for module in (sweeps, views, comparing, publishing, upkeep, edits)
     for each in vars(module).values()
     if isinstance(each, Verb)
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepcuts.cli.arguments import argument
 from deepcuts.cli.latex import in_latex, print_tabular
-from deepcuts.cli.printing import in_markdown, print_json, print_pipes, print_records
+from deepcuts.cli.printing import format_asked, in_markdown, print_csv, print_json, print_pipes, print_records
 from deepcuts.records import records
 from deepcuts.wording import counted, level
 
@@ -24,15 +24,14 @@ OVER = (
     argument("--markdown", action="store_true", help="with --over: print a Markdown table"),
 )
 _FORMATS = ("json", "csv", "latex", "markdown")
+_BETTER = "P(better)"
 
 
 def check_over(args: argparse.Namespace) -> None:
     """Raise ValueError for flags of `compare` that do not go together."""
-    formats = [f"--{name}" for name in _FORMATS if getattr(args, name)]
-    if args.over and len(formats) > 1:
-        raise ValueError(f"a table has one format; {' and '.join(formats)} are given")
-    if not args.over and formats and formats != ["--json"]:
-        raise ValueError(f"{formats[-1]} goes with --over datasets; without it compare prints sentences, or --json")
+    asked = format_asked(args, *_FORMATS)
+    if not args.over and asked not in (None, "json"):
+        raise ValueError(f"--{asked} goes with --over datasets; without it compare prints sentences, or --json")
     if args.over and (args.trials or args.examples):
         given = "--examples" if args.examples else "two trials"
         raise ValueError(f"--over datasets compares arms over seeds; leave out {given}, or --over")
@@ -42,18 +41,20 @@ def print_over_datasets(frame: pd.DataFrame, args: argparse.Namespace) -> None:
     """Print a frame of `compare_over_datasets`: a table and sentences, or in the format that was asked for."""
     from deepcuts.analysis.across import by_level, cells_of, difference_in_words, ranks_in_words
 
-    asked = next((name for name in _FORMATS if getattr(args, name)), None)
+    asked = format_asked(args, *_FORMATS)
     for line in frame.attrs["left_out"]:
         (sys.stderr if asked else sys.stdout).write(f"left out: {line}\n")
     if asked == "json":
         print_json(frame)
     elif asked == "csv":
-        lists = {name: [" ".join(map(str, each)) for each in frame[name]] for name in ("datasets", "seeds")}
-        frame.assign(**lists).to_csv(sys.stdout, index=False)
+        print_csv(frame)
     elif asked == "latex":
         for part in by_level(frame):
             sys.stdout.write(f"% {in_latex(_about(part, args))}\n")
-        print_tabular(*cells_of(frame, in_latex, r"\textbf{%s}", r" {\scriptsize %s}"))
+        sys.stdout.write(f"% {_BETTER}: than {in_latex(frame['baseline'].iloc[0])}, on the same dataset\n")
+        header, rows = cells_of(frame, in_latex, r"\textbf{%s}", r" {\scriptsize %s}")
+        header = [_BETTER if name.startswith("P(") else name for name in header]  # whose name is long, a baseline's too
+        print_tabular(header, rows, [header, *cells_of(frame, str, "%s", " %s")[1]])
     elif asked == "markdown":
         print_pipes(*cells_of(frame, in_markdown, "**%s**", " (%s)"))
     if asked:

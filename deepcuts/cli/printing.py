@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
@@ -29,11 +30,16 @@ def print_json(rows: Records | pd.DataFrame) -> None:
     sys.stdout.write(json.dumps(records(rows), indent=1, allow_nan=False) + "\n")
 
 
-def print_records(rows: Records | pd.DataFrame) -> None:
-    """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns; leave empty ones out."""
+def print_records(rows: Records | pd.DataFrame, columns: Sequence[str] | None = None) -> None:
+    """Print a table: ruled on a terminal that is wide enough, else in plain aligned columns.
+
+    It has the `columns`, by default those that are not empty; nothing where there are none.
+    """
     found = records(rows)
-    names, *cells = as_text(found)
-    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    names, *cells = as_text(found, columns)
+    if not names:
+        return
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= get_terminal_size().columns:
         _ruled(names, cells, found)
         return
@@ -59,7 +65,9 @@ def _ruled(names: list[str], cells: list[list[str]], found: list[dict[str, Any]]
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def for_people(results: pd.DataFrame) -> pd.DataFrame:
@@ -107,10 +115,14 @@ def _of_seeds(
     """Write the mean over seeds with its interval; the values themselves where there are too few for one."""
     if half != half:
         return ", ".join(f"{value:.3f}{'*' if value == majority else ''}" for value in values) or None
-    star = "*" if majority in values else ""
+    return mean_in_words(mean, half, low, high) + ("*" if majority in values else "")
+
+
+def mean_in_words(mean: float, half: float, low: float, high: float) -> str:
+    """Write a mean with half of its interval, or with both ends where the metric's bounds cut it."""
     if mean - half < low - 1e-9 or high + 1e-9 < mean + half:
-        return f"{mean:.3f} ({low:.3f} to {high:.3f}){star}"
-    return f"{mean:.3f} ± {half:.3f}{star}"
+        return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    return f"{mean:.3f} ± {half:.3f}"
 
 
 def print_results(results: pd.DataFrame) -> None:
@@ -139,14 +151,24 @@ def star_in_words(results: pd.DataFrame) -> str:
 
 
 def print_csv(results: pd.DataFrame) -> None:
-    """Print all columns as CSV, with the values of the seeds separated by spaces."""
-    lists = [f"{stage}_values" for stage in STAGES]
-    shown = results.assign(**{name: [_spaced(values) for values in results[name]] for name in lists})
-    shown.to_csv(sys.stdout, index=False)
+    """Print all columns as CSV, with the values of a list, such as those of the seeds, separated by spaces."""
+    texts = {name: list(map(_in_csv, results[name])) for name in results if results[name].dtype == object}
+    results.assign(**texts).to_csv(sys.stdout, index=False)
 
 
-def _spaced(values: Any) -> str:
-    return " ".join(map(str, values)) if isinstance(values, list) else ""
+def _in_csv(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    values = value.tolist() if hasattr(value, "tolist") else value
+    return " ".join(map(str, values)) if isinstance(values, list) else value
+
+
+def format_asked(args: Namespace, *formats: str) -> str | None:
+    """Return which of the formats the flags ask for. Raises ValueError where they ask for two."""
+    asked = [name for name in formats if getattr(args, name)]
+    if len(asked) > 1:
+        raise ValueError(f"a table has one format; {' and '.join(f'--{name}' for name in asked)} are given")
+    return asked[0] if asked else None
 
 
 # An underscore within a word is no mark-up.
@@ -183,9 +205,10 @@ def in_markdown(text: str) -> str:
     return _IN_MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def as_text(found: list[dict[str, Any]]) -> list[list[str]]:
-    """Return the names of the columns that are not empty, and the rows, as text."""
-    names = [name for name in (found[0] if found else {}) if any(row[name] is not None for row in found)]
+def as_text(found: list[dict[str, Any]], columns: Sequence[str] | None = None) -> list[list[str]]:
+    """Return the names of columns, by default of those that are not empty, and the rows, as text."""
+    filled = (name for name in (found[0] if found else {}) if any(row[name] is not None for row in found))
+    names = list(filled if columns is None else columns)
     return [names, *([_text(row[name]) for name in names] for row in found)]
 
 
@@ -203,14 +226,15 @@ def say_damaged(damaged: Mapping[str, str]) -> bool:
     return bool(damaged)
 
 
-def say_measured(trials: pd.DataFrame, shown: pd.DataFrame) -> None:
+def say_measured(trials: pd.DataFrame, shown: pd.DataFrame, aside: bool = False) -> None:
     """Say below results which of the trials do not have them, and which were measured on a part of the training split.
 
-    `shown` are the trials as `measured` gave them.
+    `shown` are the trials as `measured` gave them. It is said on stderr where the results are not for a person.
     """
     from deepcuts.analysis.measured import holdouts_in_words
 
+    to = sys.stderr if aside else sys.stdout
     if missing := sorted(set(trials["dataset"]) - set(shown["dataset"])):
-        print(f"left out, as no trial has these numbers: {', '.join(missing)}")
+        print(f"left out, as no trial has these numbers: {', '.join(missing)}", file=to)
     for line in holdouts_in_words(shown[~shown["metric"].astype(str).str.endswith(")")]):
-        print(line)
+        print(line, file=to)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import deepcuts
 from deepcuts.cli.arguments import STORE, TRIAL, WHICH, argument, existing, verb
+from deepcuts.cli.drawing import check_folder
 from deepcuts.cli.printing import DONE, INCOMPLETE, say_damaged
 
 
@@ -25,8 +26,7 @@ from deepcuts.cli.printing import DONE, INCOMPLETE, say_damaged
 def report_verb(args: argparse.Namespace) -> int:
     """One HTML page of a store or of one sweep."""
     out = Path(args.output)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"--output {args.output!r}: name a file, such as report.html, in a folder that is there")
+    check_folder(args.output)
     page = deepcuts.report(existing(args.store_uri), args.sweep, args.baseline, args.only)
     page.save(out)
     print(f"wrote {out} ({len(page.text.encode()) / 1e6:.1f} MB): open it in a browser; it needs no network")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import deepcuts
 from deepcuts.cli.arguments import INTO, JSON, ONLY, OUTPUT, STORE, SWEEP, TRIAL, argument, existing, opened, verb
+from deepcuts.cli.drawing import figure_file, say_wrote
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_degenerate, print_json, print_records, print_results
 from deepcuts.wording import duration
 
@@ -179,19 +180,17 @@ def run_one_verb(args: argparse.Namespace) -> int:
 )
 def sensitivity_verb(args: argparse.Namespace) -> int:
     """Prune each part of a trial's fine-tuned network alone, by the trial's own scores."""
-    from deepcuts.figures.style import check_suffix
-
-    store, out = existing(args.store_uri), args.output or "sensitivity.png"
-    check_suffix(out)
+    store, out = existing(args.store_uri), figure_file(args, "sensitivity.png")
     told = _Evaluations(sys.stderr if args.json else sys.stdout)
     made = deepcuts.sensitivity(store, args.trial, args.sparsity, args.by, criteria=args.criteria, on_evaluation=told)
     if args.json:
         print_json(made)
-        return DONE
-    columns = ["part", "tensors", "size", "sparsity", "kept", "metric", "dense", "pruned", "drop"]
-    print_records(made.sort_values("drop", ascending=False, kind="stable")[columns])
-    deepcuts.save_figure(deepcuts.plot_sensitivity(made), out)
-    print(f"wrote {out}")
+    else:
+        columns = ["part", "tensors", "size", "sparsity", "kept", "metric", "dense", "pruned", "drop"]
+        print_records(made.sort_values("drop", ascending=False, kind="stable")[columns])
+    if out:
+        deepcuts.save_figure(deepcuts.plot_sensitivity(made), out)
+        say_wrote(args, out)
     return DONE
 
 

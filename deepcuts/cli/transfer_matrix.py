@@ -7,15 +7,25 @@ import sys
 from typing import TYPE_CHECKING
 
 from deepcuts.cli.arguments import argument
-from deepcuts.cli.latex import in_latex, print_tabular
-from deepcuts.cli.printing import in_markdown, print_json, print_pipes, print_records
+from deepcuts.cli.latex import Rows, print_floating
+from deepcuts.cli.printing import (
+    format_asked,
+    in_markdown,
+    mean_in_words,
+    print_csv,
+    print_json,
+    print_pipes,
+    print_records,
+)
+from deepcuts.records import records
+from deepcuts.store.tables import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_FORMATS = (
     argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),
-    argument("--latex", action="store_true", help="print a LaTeX tabular (package booktabs)"),
+    argument("--latex", action="store_true", help="print a LaTeX table (package booktabs)"),
     argument("--markdown", action="store_true", help="print a Markdown table"),
 )
 
@@ -27,24 +37,22 @@ def print_transfer(frame: pd.DataFrame, args: argparse.Namespace) -> None:
     """
     from deepcuts.analysis.transfer import transfer_cells
 
-    asked = [name for name in ("json", "csv", "latex", "markdown") if getattr(args, name)]
-    if len(asked) > 1:
-        raise ValueError(f"a table has one format; --{' and --'.join(asked)} are given")
+    asked = format_asked(args, "json", "csv", "latex", "markdown")
     for line in frame.attrs["missing"]:
         (sys.stderr if asked else sys.stdout).write(f"missing: {line}\n")
-    if asked == ["json"]:
+    if asked == "json":
         print_json(frame)
-    elif asked == ["csv"]:
-        lists = {name: [" ".join(map(str, each)) for each in frame[name]] for name in ("seeds", "values")}
-        frame.assign(**lists).to_csv(sys.stdout, index=False)
-    elif asked == ["latex"]:
-        print_tabular(*transfer_cells(frame, in_latex))
-    elif asked == ["markdown"]:
-        print_pipes(*transfer_cells(frame, in_markdown))
+    elif asked == "csv":
+        print_csv(frame)
     elif frame.empty:
         print(
-            "nothing to show: no completed trial takes the mask of another one; mask_from in a sweep file asks for it"
+            "nothing to show: no completed trial takes the mask of another one; mask_from in a sweep file asks for it",
+            file=sys.stderr if asked else sys.stdout,
         )
+    elif asked == "latex":
+        _print_latex(frame)
+    elif asked == "markdown":
+        print_pipes(*transfer_cells(frame, in_markdown))
     else:
         _print_table(frame)
 
@@ -60,3 +68,48 @@ def _print_table(frame: pd.DataFrame) -> None:
         " network is above chance"
     )
     print("(...) 95 % intervals over seeds, not corrected for the number of cells: no verdicts")
+
+
+def _print_latex(frame: pd.DataFrame) -> None:
+    """Print a LaTeX table: below each target a row for each mask, as found and by each control."""
+    from deepcuts.analysis.transfer import about_matrix, control_in_words, matrices
+
+    parts, seeds = matrices(frame), frame["n"].nunique() > 1
+    controls = list(dict.fromkeys(frame["control"]))
+    of_control = [[control_in_words(each), *(["n"] if seeds else []), "from own mask"] for each in controls]
+    groups: dict[str, Rows] = {}
+    for part in parts:
+        about = f"{about_matrix(part.iloc[0], frame['model'].nunique() > 1)}: " if len(parts) > 1 else ""
+        for (target, metric), on in part.groupby(["target", "metric"], sort=False):
+            rows = [_latex_row(records(of), controls, seeds) for _, of in on.groupby("source", sort=False)]
+            groups[f"{about}{target} ({metric})"] = rows
+    shared = [about_matrix(parts[0].iloc[0])] if len(parts) == 1 else []
+    shared += [str(frame["stage"].iloc[0])] + ([] if seeds else [f"n = {frame['n'].iloc[0]}"])
+    caption = f"Masks of one dataset on the network and data of another ({', '.join(shared)})."
+    caption += " From own mask: the difference from the target's own mask, by seed, as a part of how far the fine-tuned"
+    caption += " network is above chance."
+    if frame["low"].notna().any():
+        caption += " ± is half of a 95 % interval over seeds, not corrected for the number of cells."
+    header = ["mask of", *(name for names in of_control for name in names)]
+    print_floating(header, groups, caption)
+
+
+def _latex_row(found: list[Row], controls: list[str], seeds: bool) -> list[str]:
+    """Return the cells of one source and target: by control the mean, the seeds where they differ, the difference."""
+    cells = [f"{found[0]['source']} (own)" if found[0]["own"] else found[0]["source"]]
+    by_control = {row["control"]: row for row in found}
+    for control in controls:
+        row = by_control.get(control, {})
+        n = [str(row.get("n", "–"))] if seeds else []
+        cells += [_with_interval(row, "mean", ""), *n, _with_interval(row, "difference", "difference_")]
+    return cells
+
+
+def _with_interval(row: Row, name: str, of: str) -> str:
+    """Write a number with the interval in the columns `low` and `high`, where it has one; a dash where it is none."""
+    value, low, high = row.get(name), row.get(f"{of}low"), row.get(f"{of}high")
+    if value is None:
+        return "–"
+    if low is None or high is None:
+        return f"{value:.3f}"
+    return mean_in_words(value, max(high - value, value - low), low, high)

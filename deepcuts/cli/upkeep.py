@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import deepcuts
 from deepcuts.cli.arguments import JSON, STORE, argument, existing, verb
@@ -24,7 +24,9 @@ def refuse_while_running(store: Store, why: str) -> None:
     from deepcuts.store.live import at_work
 
     if busy := at_work(store):
-        raise ValueError(f"store {store.uri!r} is in use (trials and stages at work: {len(busy)}); {why} when they end")
+        raise ValueError(
+            f"store {store.uri!r} is in use (trials, stages and launches at work: {len(busy)}); {why} when they end"
+        )
 
 
 @verb(
@@ -97,7 +99,7 @@ def doctor_verb(args: argparse.Namespace) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         print_records([{"path": each.path, "problem": each.problem, "mend": each.mend} for each in findings])
-    return _conclude(store, findings, args.fix, aside)
+    return _conclude(store, findings, args.fix, aside, sys.stderr if args.json else sys.stdout)
 
 
 def _examined(store: Store, busy: bool) -> list[Finding]:
@@ -113,15 +115,15 @@ def _examined(store: Store, busy: bool) -> list[Finding]:
     return findings
 
 
-def _conclude(store: Store, findings: list[Finding], fix: bool, aside: str) -> int:
-    """Say what is to be done now, and return the exit code."""
+def _conclude(store: Store, findings: list[Finding], fix: bool, aside: str, to: TextIO) -> int:
+    """Say what is to be done now, and return the exit code; `to` is where it is said of what was mended."""
     if all(finding.mend == "none" for finding in findings):
         known = "" if not findings else ", as far as can be told of what has no checksum"
         print(f"store {store.uri} is sound{known}", file=sys.stderr)
         return DONE
     if fix:
         moved = f"set aside below {store.uri}/{aside.partition('/')[0]}, or deleted; " if aside else ""
-        print(f"{moved}run the sweep again to make anew what is missing")
+        print(f"{moved}run the sweep again to make anew what is missing", file=to)
         return DONE
     if any(finding.mend in ("set aside", "delete") for finding in findings):
         print("deepcuts doctor --fix sets these aside or deletes them, as said", file=sys.stderr)

@@ -128,7 +128,10 @@ def _sweeps(seen: Seen) -> Table:
         states = [seen.trials.get(row["trial_id"], {}) for row in rows]
         done = sum(state.get("status") == "completed" for state in states)
         failed = sum(state.get("failure") == "trial" for state in states)
-        working = sum(_alive(seen, row["trial_id"]) for row in rows)
+        working = sum(
+            _alive(seen, row["trial_id"]) and state.get("status") != "completed"  # one that runs again is done
+            for row, state in zip(rows, states, strict=True)
+        )
         left = len(rows) - done - failed
         words = f"{done} of {len(rows)} done, {working} running, {failed} failed, {left - working} waiting"
         if left:

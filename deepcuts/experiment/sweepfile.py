@@ -352,13 +352,15 @@ class SweepFile(Settings):
         def whole(settings: Settings) -> dict[str, Any]:
             retrain = settings.retraining()
             made = settings.model_dump(mode="json") | {"retrain": retrain.model_dump(mode="json")}
+            del made["finetune"]["distill"]  # no key of fine-tuning, which has no teacher
             if settings.rounds is not None:
                 made["rounds"]["retrain"] = settings.rounds.retraining(retrain).model_dump(mode="json")
             return made
 
         overrides = {name: whole(self.for_dataset(self.row_name(name))) for name in self.overrides}
         given = self.model_dump(mode="json", include={"strategies"}, exclude_unset=True)
-        return whole(self) | given | {"overrides": overrides}
+        made = whole(self) | given | {"overrides": overrides}
+        return {key: value for key, value in made.items() if value or key not in ("compressions", "sparsities")}
 
 
 def _arms(rows: Iterable[tuple[str, str | None, dict[str, Any]]]) -> list[Arm]:

@@ -67,7 +67,8 @@ def _where(datasets: Mapping[str, list[str]], many: bool) -> str:
 
 def _open(rows: Records) -> str:
     undecided = sum(row["verdict"] == "undecided" for row in rows)
-    return f" {undecided} of {len(rows)} comparisons are undecided." if undecided else ""
+    verb = "is" if undecided == 1 else "are"
+    return f" {undecided} of {counted(len(rows), 'comparison')} {verb} undecided." if undecided else ""
 
 
 def _undecided(rows: Records, baseline: str) -> str:

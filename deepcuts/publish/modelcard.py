@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deepcuts.experiment.settings import Training
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.tables import Row
+from deepcuts.wording import counted
 
 if TYPE_CHECKING:
     from deepcuts.publish.shrink import Shrunk
@@ -194,7 +195,8 @@ def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:
 
 def _training(settings: Training) -> str:
     teacher = settings.distill
-    text = f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.optimizer}, learning rate {settings.lr:g}"
+    text = f"{counted(settings.epochs, 'epoch')}, batch {settings.batch_size}, {settings.optimizer}"
+    text += f", learning rate {settings.lr:g}"
     if teacher is not None:
         text += f", taught by the fine-tuned network (temperature {teacher.temperature:g}, weight {teacher.weight:g})"
     return text
@@ -212,17 +214,18 @@ def _pruning(spec: TrialSpec) -> list[str]:
         return [f"Took the mask of the trial `{_plain(spec.mask_file.trial)}` from a file; nothing was scored here."]
     scored = f"Scored every prunable weight by {spec.score.criterion}"
     if spec.score.own:
-        scored += f", a criterion of the author's own ({spec.score.own.file}, digest {spec.score.own.digest}),"
+        scored += f", a criterion of the author's own ({_plain(spec.score.own.file)}, digest {spec.score.own.digest}),"
     if spec.score.batches:
-        scored += f" over {spec.score.batches} batches of {spec.score.batch_size} (or as many as there are)"
+        scored += f" over {counted(spec.score.batches, 'batch')} of {spec.score.batch_size} (or as many as there are)"
     if spec.score.exclude:
-        scored += f", but for those that {', '.join(spec.score.exclude)} names"
+        scored += f", but for those that {', '.join(f'`{each}`' for each in spec.score.exclude)} names"
     if spec.scoring_rounds > 1:
         scored += f", anew in each of {spec.scoring_rounds} rounds of pruning, without training between"
     inverted = " (a control)" if spec.control == "invert" else ""
     kept = f"Kept the {'lowest' if inverted else 'highest'} scores{inverted}, scope {spec.scope}"
     if spec.outliers is not None:
-        kept += f" (outliers among Wanda's scores over {spec.outliers.batches} batches of {spec.outliers.batch_size})"
+        batches = counted(spec.outliers.batches, "batch")
+        kept += f" (outliers among Wanda's scores over {batches} of {spec.outliers.batch_size})"
     shuffled = "layer, by whole neurons" if spec.scope == "neuron" else "tensor"
     if spec.control == "shuffle":
         kept += f", then shuffled the mask within each {shuffled} (a control)"

@@ -45,6 +45,9 @@ from deepcuts.publish.transfer_section import transfer_section
 from deepcuts.publish.webdata import facets, overlaps, trial_rows, trial_settings, web_looks
 from deepcuts.records import records
 from deepcuts.store.store import SCHEMAS, Store
+from deepcuts.wording import counted
+
+MOST_SWEEPS = 3  # that the title names
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def report(
     gathered = _gather(store, trials, baseline)
     gathered.damaged |= damaged
     with figure_options(arms=labels_of_store(store)):
-        page = _page(store, trials.attrs["sweep"], only or {}, gathered)
+        page = _page(store, trials.attrs["sweep"], only or {}, baseline, gathered)
     return Report(page, gathered.damaged)
 
 
@@ -127,10 +130,11 @@ def _gather(store: Store, trials: pd.DataFrame, baseline: str | None) -> Gathere
         _compare(gathered, of_model, baseline, label)
         _over_datasets(gathered, of_model, baseline, label)
         dead += _overlap(gathered, store, of_model, label)
-    if dead:  # of the trials whose masks are compared: to open those of all would take several times as long
-        gathered.layers += layer_groups(trials, pd.concat(dead))
-        broken = degenerate(store, trials, pd.concat(dead))
-        gathered.warnings += degenerate_in_words(broken, trials)
+    # Of the trials whose masks are compared: to open those of all would take several times as long.
+    kept = pd.concat(dead) if dead else None
+    if kept is not None:
+        gathered.layers += layer_groups(trials, kept)
+    gathered.warnings += degenerate_in_words(degenerate(store, trials, kept), trials)
     return gathered
 
 
@@ -187,10 +191,23 @@ def _left_out(shown: int, pruned: int, store: Store) -> str:
     )
 
 
-def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) -> str:
+def _title(trials: pd.DataFrame, sweep: str | None, only: Selection, uri: str) -> str:
+    names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
+    more = f" and {len(names) - MOST_SWEEPS} more" if len(names) > MOST_SWEEPS else ""
+    return (", ".join(names[:MOST_SWEEPS]) + more or uri) + (f", only {selection_text(only)}" if only else "")
+
+
+def _to_run(store: Store, trials: pd.DataFrame, sweep: str | None) -> list[str]:
+    """Say how many trials that are wanted are not on the page, as they have not run."""
+    rows = store.read("sweeps", ["sweep", "trial_id", "step"]).table.to_pylist()
+    wanted = {row["trial_id"] for row in rows if not row["step"] and sweep in (None, row["sweep"])}
+    left = len(wanted - set(trials["trial_id"]))
+    return [f"{counted(left, 'trial')} more {'is' if left == 1 else 'are'} wanted and not run yet"] if left else []
+
+
+def _page(store: Store, sweep: str | None, only: Selection, baseline: str | None, gathered: Gathered) -> str:
     trials = gathered.trials
-    title = sweep or ", ".join(sorted(trials["sweep"].dropna().unique())[:3]) or store.uri
-    title += f", only {selection_text(only)}" if only else ""
+    title = _title(trials, sweep, only, store.uri)
     moved = transfer(trials)
     given = {"transfer": ("Mask transfer", transfer_section(moved))} if len(moved) else {}
     over = {"over": ("Over datasets", over_datasets_section(gathered.over_datasets))} if gathered.over_datasets else {}
@@ -207,7 +224,7 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
         "run": ("What was run", what_was_run_section(trials, gathered.damaged)),
         "facts": ("Data", data_section(trials)),
         "checklist": ("Checklist", checklist_section(trials)),
-        "reproduce": ("How to reproduce", reproduce_section(store, trials, sweep, only)),
+        "reproduce": ("How to reproduce", reproduce_section(store, trials, sweep, only, baseline)),
     }
     body = joined(
         [
@@ -217,7 +234,7 @@ def _page(store: Store, sweep: str | None, only: Selection, gathered: Gathered) 
                 _answer(gathered),
                 trials,
                 {key: name for key, (name, _) in parts.items()},
-                trials.attrs["about"],
+                trials.attrs["about"] + ([] if only else _to_run(store, trials, sweep)),
             ),
             element("main", *(wrapped(key, name, html) for key, (name, html) in parts.items())),
             element("footer", f"deepcuts {deepcuts.__version__} · {store.uri}"),

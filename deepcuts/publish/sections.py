@@ -86,18 +86,18 @@ def data_section(trials: pd.DataFrame) -> list[Child]:
     """Show the facts of each dataset's splits: the labels, and what may be wrong with the texts."""
     header = ["dataset", "split", "examples", "labels", "empty", "repeated", "also in train", "with another label"]
     header += ["cut", "always the most frequent class"]
-    rows, varied = [], False
+    lines, varied = [], False
     for dataset, part in trials.dropna(subset=["data_facts"]).groupby("dataset"):
-        counted = part["data_facts"].value_counts()
-        varied = varied or len(counted) > 1
-        first = part[part["data_facts"] == counted.index[0]].iloc[0]
+        selections = part["data_facts"].value_counts()
+        varied = varied or len(selections) > 1
+        first = part[part["data_facts"] == selections.index[0]].iloc[0]
         for split, facts in json.loads(first["data_facts"]).items():
-            level = f"{first['metric']} {first['majority']:.3f}" if first["majority"] == first["majority"] else "–"
+            known = split == "validation" and first["majority"] == first["majority"]
+            baseline = f"{first['metric']} {first['majority']:.3f}" if known else "–"
             counts = (facts[key] for key in ("empty", "repeated", "in_train", "contradictory", "truncated"))
             shares = ("–" if count is None else _share(count, facts["examples"]) for count in counts)
-            baseline = level if split == "validation" else "–"
-            rows.append([str(dataset), split, f"{facts['examples']:,}", _labels(facts), *shares, baseline])
-    if not rows:
+            lines.append([str(dataset), split, f"{facts['examples']:,}", _labels(facts), *shares, baseline])
+    if not lines:
         return [element("p", "These trials do not record facts of their data: an older version made them.")]
     words = "The examples that the trials were trained and evaluated on. Texts that are also in train, or that have"
     words += " another label elsewhere, are counted each time they occur; cut texts have more than max_tokens tokens."
@@ -106,7 +106,7 @@ def data_section(trials: pd.DataFrame) -> list[Child]:
     for dataset, part in trials.dropna(subset=["data_split"]).groupby("dataset"):
         words += f" {dataset}: {'; or '.join(part['data_split'].unique())}."
     numbers = [*header[2:3], *header[4:]]
-    return [element("p", words), html_table("Labels and texts of each split", header, rows, numbers)]
+    return [element("p", words), html_table("Labels and texts of each split", header, lines, numbers)]
 
 
 def _share(count: int, examples: int) -> str:
@@ -155,7 +155,7 @@ def verdicts_section(trials: pd.DataFrame, comparisons: Sequence[pd.DataFrame], 
         table = all_comparisons(frame, seed_values(trials))
         margin = f" The margin, the largest difference that does not matter, is {MARGIN:g}."
         parts = [
-            element("p", f"{len(frame):,} comparisons after retraining, paired by seed: {counts}.{margin}"),
+            element("p", f"{counted(len(frame), 'comparison')} after retraining, paired by seed: {counts}.{margin}"),
             headlines(frame),
             element("details", element("summary", "Every comparison, with its interval"), table),
         ]
@@ -176,12 +176,14 @@ def curves_section(notes: Sequence[str]) -> list[Child]:
 
 def layers_section(warnings: Sequence[str], masks: int) -> list[Child]:
     """Warn of what pruning has broken; then the density of every layer, and the neurons and heads that are gone."""
-    if not masks:
-        return [element("p", "The layers are compared where two trials have masks.", class_="quiet")]
     lines = (element("li", each) for each in warnings)
+    warned = element("div", element("p", "Warnings"), element("ul", *lines), class_="note warning")
+    if not masks:
+        words = element("p", "The layers are compared where two trials have masks.", class_="quiet")
+        return [warned, words] if warnings else [words]
     return [
         element("p", f"From the masks of the {masks:,} trials that “Mask overlap” compares.", class_="quiet"),
-        element("div", element("p", "Warnings"), element("ul", *lines), class_="note warning")
+        warned
         if warnings
         else element("p", "No tensor or head is empty, and no network ends at the level of one class.", class_="good"),
         element("form", id="layer-controls", class_="controls", aria_label="The layers to show"),
@@ -239,7 +241,7 @@ def trials_section(trials: pd.DataFrame) -> list[Child]:
         element("div", id="trial-table"),
         element(
             "noscript",
-            f"The table of the {len(trials):,} trials needs JavaScript, which is off.",
+            f"The table of {counted(len(trials), 'trial')} needs JavaScript, which is off.",
         ),
     ]
 
@@ -250,10 +252,13 @@ def failed_section(trials: pd.DataFrame, uri: str) -> list[Child]:
     if rows.empty:
         return [element("p", "None: every trial that ran has completed.", class_="good")]
     groups = sorted(rows.groupby(["error_stage", "error"]), key=lambda group: -len(group[1]))
-    parts: list[Child] = [element("p", f"{len(rows):,} trials failed, with {len(groups):,} different errors.")]
+    different = f", with {len(groups):,} different errors" if len(groups) > 1 else ""
+    parts: list[Child] = [element("p", f"{counted(len(rows), 'trial')} failed{different}.")]
     parts += [_failure(str(stage), str(error), part, uri) for (stage, error), part in groups[:MOST_FAILURES]]
     if len(groups) > MOST_FAILURES:
-        parts.append(element("p", f"... and {len(groups) - MOST_FAILURES:,} more errors: see the table of trials."))
+        parts.append(
+            element("p", f"... and {counted(len(groups) - MOST_FAILURES, 'other error')}: see the table of trials.")
+        )
     return parts
 
 
@@ -276,14 +281,17 @@ def _failure(stage: str, error: str, part: pd.DataFrame, uri: str) -> Markup:
     )
 
 
-def reproduce_section(store: Store, trials: pd.DataFrame, sweep: str | None, only: Selection) -> list[Child]:
+def reproduce_section(
+    store: Store, trials: pd.DataFrame, sweep: str | None, only: Selection, baseline: str | None
+) -> list[Child]:
     """Show the commands, every sweep with all its settings, and the versions that made the numbers."""
     uri = shlex.quote(store.uri)
-    names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
+    names = [sweep] if sweep else sorted(set(trials["sweep"].dropna()) - {"run-one"})  # these ran without a sweep
     runs = [f"deepcuts run {shlex.quote(f'{name}.yaml')} --store {uri}" for name in names]
     one = f" --sweep {shlex.quote(sweep)}" if sweep else ""
     part = f" --only {shlex.quote(selection_text(only))}" if only else ""
-    looks = [f"deepcuts table {uri}{one}", f"deepcuts report {uri}{one}{part} -o report.html"]
+    against = f" --baseline {shlex.quote(baseline)}" if baseline else ""
+    looks = [f"deepcuts table {uri}{one}{part}", f"deepcuts report {uri}{one}{part}{against} -o report.html"]
     made = ["deepcuts", "git_commit", "torch", "transformers", "device", "precision"]
     kinds = trials[made].fillna("–").value_counts().reset_index()
     rows = ([f"{kind['count']:,}", *(str(kind[name])[:40] for name in made)] for _, kind in kinds.iterrows())

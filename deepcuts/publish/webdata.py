@@ -176,6 +176,7 @@ def trial_rows(trials: pd.DataFrame) -> Data:
     order = ["model", "dataset", "arm", "compression", "sparsity_asked", "seed"]
     frame = with_arms(trials).assign(finished_at=trials["finished_at"].dt.strftime("%Y-%m-%d %H:%M")).sort_values(order)
     frame = frame[_TABLE].sort_values("arm", key=lambda names: names.map(natural), kind="stable")
+    frame.loc[frame["strategy"].isin(NOT_PRUNED), ["compression", "sparsity_asked"]] = None  # nothing was asked of them
     digits = {"total_seconds": 1, "sparsity": 6, "compression_achieved": 4} | dict.fromkeys(STAGES, 5)
     for name, places in digits.items():
         frame[name] = frame[name].round(places)

@@ -143,8 +143,15 @@ class Watch:
 
         Raises OSError.
         """
+        return list(self._of_launches().values())
+
+    def everything(self) -> dict[str, dict[str, Any]]:
+        """Return every beat of others, of trials and stages as in `look` and of launches. Raises OSError."""
+        return self.look() | self._of_launches()
+
+    def _of_launches(self) -> dict[str, dict[str, Any]]:
         names = self._store.names("running", ".json")
-        return list(self._beats(f"running/{name}" for name in names if name.startswith(_LAUNCH)).values())
+        return self._beats(f"running/{name}" for name in names if name.startswith(_LAUNCH))
 
     def _beats(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         beats = {}
@@ -172,17 +179,18 @@ class Watch:
 def at_work(store: Store) -> set[str]:
     """Return the ids of the trials and stages that somebody is at work on: their beats move, or end, while we look.
 
+    And `launch-<id>` of launches, which are at work also while no trial of theirs is, as when Ray starts workers.
     Returns as soon as that is known of every beat: at once where there are none, or their owners were processes of
     this machine that are gone; within PERIOD_SECONDS where all are live; after two periods where one never moves,
     as those that a machine left behind when it was lost. Raises OSError.
     """
     watch = Watch(store, "")
-    first, moved = watch.look(), set[str]()
+    first, moved = watch.everything(), set[str]()
     waiting = {key for key, state in first.items() if state["still"] < STALE_SECONDS}
     until = time.monotonic() + 2 * PERIOD_SECONDS + 1
     while waiting and time.monotonic() < until:
         time.sleep(PERIOD_SECONDS / 12)
-        now = watch.look()
+        now = watch.everything()
         moved |= {key for key, state in now.items() if _beat_of(state) != _beat_of(first.get(key, {}))}
         moved |= waiting - set(now)  # taken back by its owner: alive, and perhaps about to begin the next trial
         waiting -= moved | {key for key, state in now.items() if state["still"] >= STALE_SECONDS}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,12 +20,14 @@ from deepcuts.store.code import all_code, keep_code, kept_code
 from deepcuts.store.compact import MERGED_TABLES
 from deepcuts.store.removal import check_sweep
 from deepcuts.store.store import Store
-from deepcuts.store.tables import encode_table, in_schema
+from deepcuts.store.tables import Row, encode_table, in_schema
 
 TRIALS_AT_ONCE = 100
 # How many rows of a file are read at once. Those of masks are large.
 ROWS_AT_ONCE = {"masks": 16, "predictions": 1 << 16, "metrics": 1 << 16, "trials": 1 << 10}
 ARTIFACTS = ("dense", "teachers", "scores", "rounds", "models")
+# How much a row tells of a trial, by its state: more counts.
+_TELLS = {"interrupted": 1, "failed": 2, "completed": 3}
 # The results in a row of each table. All else is when, where and by which version a trial ran, or a name: folders of
 # models and data differ between machines, and are no part of a trial's id.
 _RESULTS = {
@@ -50,9 +54,11 @@ def merge_stores(store: Store, other: Store) -> Merged:
     """Copy into a store what another has and it lacks: trials, sweeps and artifacts. The other is only read.
 
     A trial that both completed is there once: as it is in the first. Where the results differ it is a conflict, and
-    named; a completed trial replaces a failed one. A kill at any moment leaves a store that the same merge completes.
-    Raises ValueError, before anything is written, where both have a sweep of one name with different trials, or the
-    two stores are one; OSError where a file of the other store is damaged.
+    named; a completed trial replaces a failed one, and a failed one an interrupted one. Sweeps keep their age.
+
+    A kill at any moment leaves a store that the same merge completes. Raises ValueError, before anything is written,
+    where both have a sweep of one name with different trials, or the two stores are one; OSError where a file of the
+    other store is damaged.
 
     >>> dc.merge_stores(store, dc.Store("of-another-machine"))
     """
@@ -60,7 +66,7 @@ def merge_stores(store: Store, other: Store) -> Merged:
         raise ValueError(f"{other.uri!r} is the store itself; name another one")
     sweeps = _new_sweeps(store, other)
     mine, theirs = store.statuses(), _sound(other)
-    new = sorted(key for key, state in theirs.items() if mine.get(key) != "completed" and mine.get(key) != state)
+    new = sorted(key for key, state in theirs.items() if _TELLS[state] > _TELLS.get(mine.get(key, ""), 0))
     both = sorted(key for key, state in theirs.items() if mine.get(key) == "completed" == state)
     conflicts = tuple(sorted(_conflicts(store, other, both)))
     artifacts = sum(_copy_artifact(store, other, kind, key) for kind in ARTIFACTS for key in other.artifacts(kind))
@@ -69,17 +75,19 @@ def merge_stores(store: Store, other: Store) -> Merged:
             keep_code(store, text)
     for start in range(0, len(new), TRIALS_AT_ONCE):
         _copy_trials(store, other, new[start : start + TRIALS_AT_ONCE])
-    for sweep in sweeps:
-        store.write("sweeps", sweep, other.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist())
-        if other.exists(f"sweeps/{sweep}.yaml"):
-            store.write_bytes(f"sweeps/{sweep}.yaml", other.read_bytes(f"sweeps/{sweep}.yaml"))
+    for sweep in sorted(_wanted(other), key=lambda name: _age(other, name)):
+        if other.exists(text := f"sweeps/{sweep}.yaml") and not store.exists(text):
+            store.write_bytes(text, other.read_bytes(text))
+        if sweep in sweeps:
+            rows = other.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
+            _write_sweep_of_age(store, sweep, rows, _age(other, sweep))
     return Merged(tuple(new), tuple(sweeps), artifacts, conflicts)
 
 
 def _sound(other: Store) -> dict[str, str]:
     statuses, damaged = other.read_statuses()
     if damaged:
-        raise OSError(f"{next(iter(damaged))} is damaged; run deepcuts doctor {other.uri} --fix first")
+        raise OSError(f"{next(iter(damaged))} is damaged; run deepcuts doctor {quote(other.uri)} --fix first")
     return statuses
 
 
@@ -90,6 +98,18 @@ def _wanted(store: Store) -> dict[str, set[str]]:
     return wanted
 
 
+def _age(store: Store, sweep: str) -> int:
+    """Return when the table of a sweep was last written, in ns: views show the sweep that was run last."""
+    return int(store.filesystem.get_file_info(store.path("sweeps", f"{sweep}.parquet")).mtime_ns or 0)
+
+
+def _write_sweep_of_age(store: Store, sweep: str, rows: Sequence[Row], age: int) -> None:
+    """Write the table of a sweep as one that was run before; in a bucket it counts as run now."""
+    store.write("sweeps", sweep, rows)
+    if store.local and age:
+        os.utime(store.path("sweeps", f"{sweep}.parquet"), ns=(age, age))
+
+
 def _new_sweeps(store: Store, other: Store) -> list[str]:
     """Return the sweeps that the store lacks. Raises ValueError for one name of two sweeps."""
     mine, theirs = _wanted(store), _wanted(other)
@@ -97,7 +117,7 @@ def _new_sweeps(store: Store, other: Store) -> list[str]:
         if mine[sweep] != theirs[sweep]:
             raise ValueError(
                 f"both stores have a sweep {sweep!r}, with different trials ({len(mine[sweep])} here,"
-                f" {len(theirs[sweep])} there); rename one first: deepcuts rename {store.uri} {sweep} NEW"
+                f" {len(theirs[sweep])} there); rename one first: deepcuts rename {quote(store.uri)} {sweep} NEW"
             )
     return sorted(theirs.keys() - mine.keys())
 
@@ -135,7 +155,7 @@ def _trials_of(store: Store, table: str, ids: Collection[str]) -> Iterator[tuple
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise OSError(
-                f"{store.path(table, name)} is damaged: {reason}; run deepcuts doctor {store.uri} --fix first"
+                f"{store.path(table, name)} is damaged: {reason}; run deepcuts doctor {quote(store.uri)} --fix first"
             ) from error
 
 
@@ -187,8 +207,8 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     """Give a sweep another name, in its table, its file and the rows of its trials; return how many rows changed.
 
     The ids of trials have no part of a name, so nothing runs again. A kill at any moment leaves rows of both names,
-    and the same command completes it. Raises ValueError for an unknown sweep, and for a name that is its own, that is
-    taken or that no sweep may have.
+    and the same command completes it. The sweep keeps its age. Raises ValueError for an unknown sweep, and for a name
+    that is its own, that is taken or that no sweep may have.
 
     >>> dc.rename_sweep(store, sweep.name, "first-try")
     """
@@ -200,7 +220,7 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     if name in wanted and wanted[name] != wanted[sweep]:
         raise ValueError(f"the store already has a sweep {name!r}, with different trials; choose another name")
     rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
-    store.write("sweeps", name, [row | {"sweep": name} for row in rows])
+    _write_sweep_of_age(store, name, [row | {"sweep": name} for row in rows], _age(store, sweep))
     if store.exists(f"sweeps/{sweep}.yaml"):
         settings = unsealed_text(store.read_bytes(f"sweeps/{sweep}.yaml"))
         text = re.sub(r"^name: .*$", f'name: "{name}"', settings, count=1, flags=re.MULTILINE)

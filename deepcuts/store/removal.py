@@ -59,7 +59,7 @@ def check_sweep(sweep: str, known: Collection[str]) -> None:
 
 
 def remove(store: Store, removal: Removal) -> None:
-    """Remove what was planned. A kill at any moment leaves trials that are whole, or that have not run.
+    """Remove what was planned. A kill at any moment leaves trials that are whole, or that have not run, and the sweep.
 
     Raises OSError; before anything is removed where a compacted file that has rows of the trials is damaged.
 
@@ -68,9 +68,6 @@ def remove(store: Store, removal: Removal) -> None:
     ids = set(removal.trials)
     tables = [(table, *_with_rows(store, table, ids)) for table in reversed(MERGED_TABLES)]
     _write_anew(store, [f"{table}/{name}" for table, _, compacted in tables for name in compacted], ids)
-    if removal.sweep is not None:
-        for suffix in (".yaml", ".parquet"):
-            store.delete(f"sweeps/{removal.sweep}{suffix}")
     for table, own, compacted in tables:  # the row in `trials` first: a trial is then one that has not run
         for name in (*compacted, *own):
             store.delete(f"{table}/{name}")
@@ -81,6 +78,9 @@ def remove(store: Store, removal: Removal) -> None:
             remove_stage(store, "models", trial_id)
     for stage in removal.stages:
         remove_stage(store, stage["kind"], stage["id"])
+    if removal.sweep is not None:  # last, so that the same command goes on after a kill
+        for suffix in (".yaml", ".parquet"):
+            store.delete(f"sweeps/{removal.sweep}{suffix}")
     remove_unused_code(store)
 
 

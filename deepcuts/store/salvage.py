@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
+from shlex import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,7 +46,7 @@ def write_without(store: Store, name: str, ids: Collection[str]) -> str | None:
             problem = f"{len(lost)} of its {file.num_row_groups} row groups cannot be read"
     except pa.ArrowException as error:
         problem = str(error).splitlines()[0]
-    raise OSError(f"{store.path(name)} is damaged: {problem}; run deepcuts doctor {store.uri} --fix first")
+    raise OSError(f"{store.path(name)} is damaged: {problem}; run deepcuts doctor {quote(store.uri)} --fix first")
 
 
 def _table(name: str) -> str:

@@ -61,13 +61,18 @@ def test_latex_is_a_tabular_with_the_best_in_bold(uri: str, capsys: pytest.Captu
     assert over(uri, "--latex") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == r"% 4x, retrained: 3 datasets (data0, data1, data2), 3 seeds"
-    assert lines[1:3] == [r"\begin{tabular}{@{}rlrrrr@{}}", r"\toprule"]
-    assert lines[5].startswith(r"4x & LayerMagWeight & \textbf{0.9")
-    assert lines[5].endswith(r"& -- & \textbf{1.00} \\")
-    assert r"{\scriptsize " in lines[6]
-    assert r"\textbf" not in lines[6]
-    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
-    assert {line.count("&") for line in lines[3:-2] if "rule" not in line} == {5}
+    assert lines[1] == "% P(better): than LayerMagWeight, on the same dataset"
+    assert lines[2:5] == [
+        r"{\scriptsize\setlength{\tabcolsep}{2pt}%",
+        *(r"\begin{tabular}{@{}rlrrrr@{}}", r"\toprule"),
+    ]
+    assert lines[5] == r"asked & strategy & mean & IQM & P(better) & rank \\"
+    assert lines[7].startswith(r"4x & LayerMagWeight & \textbf{0.9")
+    assert lines[7].endswith(r"& -- & \textbf{1.00} \\")
+    assert r"{\scriptsize " in lines[8]
+    assert r"\textbf" not in lines[8]
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}}"]
+    assert {line.count("&") for line in lines[5:-2] if "rule" not in line} == {5}
 
 
 def test_markdown_is_a_table_with_the_best_in_bold(uri: str, capsys: pytest.CaptureFixture[str]) -> None:

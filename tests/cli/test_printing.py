@@ -162,7 +162,14 @@ def test_latex_has_a_caption_with_what_all_rows_share_and_numbers_at_the_right(r
 )
 def test_a_wide_table_of_latex_has_smaller_text(results, capsys, arm, size):
     print_latex(results.assign(arm=arm))
-    assert f"\\{size}\n" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"\\{size}\n" in said.out
+    assert said.err == ""
+
+
+def test_a_table_of_latex_that_fits_at_no_size_says_how_wide_it_is(results, capsys):
+    print_latex(results.assign(arm=30 * "wide "))
+    assert "pt wide, and the text of an article 345 pt: choose fewer rows by --only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("values", "text"), [((0.5, 0.81), "0.500, 0.810*"), ((0.81, 0.5), "0.810*, 0.500")])

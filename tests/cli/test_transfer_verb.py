@@ -61,8 +61,19 @@ def test_json_and_csv_have_the_columns_promised(uri: str, capsys: pytest.Capture
 def test_latex_and_markdown_are_tables(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transfer", uri, "--latex"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == r"\begin{tabular}{@{}rlllrrrrrr@{}}"
-    assert lines[4].startswith(r"64 \% & cola (own) & cola & matthews & 0.450")
+    assert lines[2].startswith(
+        r"\caption{Masks of one dataset on the network and data of another (own at 64 \%, retrained"
+    )
+    assert r"$\pm$ is half of a 95 \% interval over seeds" in lines[2]
+    place = lines.index(r"\begin{tabular}{@{}lrrrrrr@{}}")
+    assert lines[place + 2] == r"mask of & as found & n & from own mask & shuffled & n & from own mask \\"
+    assert lines[place + 4] == r"\multicolumn{7}{@{}l}{\textit{cola (matthews)}} \\"
+    assert lines[place + 5].startswith(r"cola (own) & 0.450 $\pm$ 0.000 & 3 & -- & 0.340 $\pm$ 0.025 & 3 & $-$0.220")
+    assert [line[:14] for line in lines if line.startswith(("cola", "sst2"))] == [
+        *("cola (own) & 0", "sst2 & 0.395 $", "cola & 0.816 $", "sst2 (own) & 0")
+    ]
+    sst2 = next(line for line in lines if line.startswith("cola & 0.816"))
+    assert sst2.endswith(r"& 2 & $-$0.315 \\")  # of two seeds there is no interval
     assert main(["transfer", uri, "--markdown"]) == 0
     header, _, first, *_ = capsys.readouterr().out.splitlines()
     assert header.startswith("| asked | mask of | on | metric | as found | seeds | from own mask | shuffled |")
@@ -90,4 +101,6 @@ def test_a_store_without_masks_of_others_says_so(tmp_path: Path, capsys: pytest.
     write_trial(store, trial("a" * 16))
     assert main(["transfer", store.uri]) == 0
     assert "no completed trial takes the mask of another one" in capsys.readouterr().out
+    assert main(["transfer", store.uri, "--latex"]) == 0
+    assert "no completed trial takes the mask of another one" in capsys.readouterr().err
     assert main(["transfer", store.uri, "-o", str(tmp_path / "t.png")]) == 2

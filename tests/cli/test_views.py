@@ -212,7 +212,10 @@ def test_a_view_chooses_a_trial_by_the_beginning_of_its_id(uri: str, capsys: pyt
         (["--margin", "0"], "margin 0.0 must be above 0"),
         (["--only", "sed=0"], "unknown column 'sed'; did you mean 'seed'"),
         (["--sweep", "frist"], "unknown sweep 'frist'; did you mean 'first'"),
-        (["a0a0"], "1 trials are given; compare takes two"),
+        (["a0a0"], "compare takes two trials, or none for all arms, and not 1"),
+        (["a0a0", "b0b0", "--only", "seed=0"], "--only goes with arms; two trials are compared as they are"),
+        (["a0a0", "b0b0", "-o", "x.png"], "--output goes with arms"),
+        (["-o", "x.gif"], "cannot write a figure as '.gif'"),
         (["a0a0", "zzzz"], "unknown trial 'zzzz'"),
     ],
 )

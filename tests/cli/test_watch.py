@@ -70,6 +70,14 @@ def test_it_counts_each_sweep_and_names_what_is_at_work_and_what_ended(store: St
     assert "launch-" not in text
 
 
+def test_a_completed_trial_that_runs_again_is_done_and_nothing_waits_for_less_than_0(store: Store) -> None:
+    state = {"stage": "load", "host": "node7", "pid": 1, "beat": 5, "launch": "x"}
+    store.write_json(f"running/{'a' * 16}.json", state)
+    for key in "cde":
+        store.write("trials", key * 16, [trial(key * 16, "LayerSNIP", 2)])
+    assert "4 of 5 done, 0 running, 1 failed, 0 waiting" in _shown(Watcher(store).look(), store)
+
+
 def test_the_time_to_go_is_the_launch_s_own_counted_down(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

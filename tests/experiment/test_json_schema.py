@@ -34,7 +34,9 @@ def test_every_sweep_of_the_project_is_valid_and_names_the_schema(path):
     up = "../" * (len(path.relative_to(SWEEPS).parts) - 1)
     assert text.startswith(f"# yaml-language-server: $schema={up}sweep.schema.json\n")
     jsonschema.validate(parse_yaml(text), json.loads((SWEEPS / "sweep.schema.json").read_text()))
-    assert read_sweep_file(path).name == path.stem
+    file = read_sweep_file(path)
+    assert file.name == path.stem
+    assert valid(file.resolved())  # as the store and the report keep it
 
 
 def test_the_sweeps_are_those_that_the_readme_tells_of():

@@ -21,13 +21,13 @@ def test_a_decided_winner_is_named_with_its_levels_and_datasets() -> None:
     assert answer(rows, []) == "LayerSNIP beats LayerMagWeight at 2x and 4x."
     more = [*rows, row("LayerSNIP", 4, "better", dataset="rte"), row("LayerRandom", 2, dataset="rte")]
     assert answer(more, []) == (
-        "LayerSNIP beats LayerMagWeight on cola at 2x and 4x and on rte at 4x. 1 of 5 comparisons are undecided."
+        "LayerSNIP beats LayerMagWeight on cola at 2x and 4x and on rte at 4x. 1 of 5 comparisons is undecided."
     )
 
 
 def test_a_baseline_that_nothing_beats_is_said_to_be_unbeaten() -> None:
     rows = [row("LayerRandom", 4, "worse"), row("LayerSNIP", 4)]
-    said = "No arm beats LayerMagWeight: LayerRandom is worse at 4x. 1 of 2 comparisons are undecided."
+    said = "No arm beats LayerMagWeight: LayerRandom is worse at 4x. 1 of 2 comparisons is undecided."
     assert answer(rows, []) == said
 
 

@@ -30,13 +30,14 @@ def card(spec: SweepSpec) -> str:
             [", anew in each of 9 rounds of pruning, without training between."],
             [],
         ),
+        ({"scoring": {"batches": 1}, "use": "GlobalSNIP"}, ["over 1 batch of 16 (or as many"], ["1 batches"]),
         ({"mask_from": {"seed": 7}}, ["Took the mask of the trial", "(GlobalMagWeight on toy, seed 7)"], ["Scored"]),
         ({"start": "shuffled"}, ["back to the pretrained weights, permuted within each tensor (a control);"], []),
         ({"start": "random"}, ["Set the kept weights to random ones"], ["back to"]),
         ({"retrain": {"distill": {"weight": 0.5}}}, ["by the fine-tuned network (temperature 2, weight 0.5)."], []),
         (
             {"rounds": {"keep": 0.8, "rewind_head": False, "retrain": {"epochs": 1}}},
-            ["Steps 2 to 5 were done 4 times (keep 0.8)", "this is round 4; 1 epochs,", "but for the head"],
+            ["Steps 2 to 5 were done 4 times (keep 0.8)", "this is round 4; 1 epoch,", "but for the head"],
             [],
         ),
     ],
@@ -47,6 +48,10 @@ def test_the_card_tells_what_was_done(settings: dict[str, Any], told: list[str],
     made = text[text.index("## How it was made") : text.index("Made with")]
     assert all(words in made for words in told), made
     assert not any(words in made for words in untold), made
+
+
+def test_a_glob_is_code_in_the_card_as_its_stars_would_be_emphasis() -> None:
+    assert ", but for those that `*.pooler.*` names." in card(sweep(exclude=["*.pooler.*"]))
 
 
 def test_the_card_tells_of_weighted_classes() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.filled_store import HOSTILE, filled_store, write_trial
-from builders.rows import LAYERS, trial
+from builders.rows import LAYERS, mask_rows, random_masks, trial
 from markupsafe import escape
 
 from deepcuts.cli.main import main
@@ -164,10 +164,52 @@ def test_one_trial_two_models_and_missing_masks_make_a_page_with_the_reasons(tmp
     write_trial(store, trial("a" * 16, "LayerSNIP", 0, finished_at=datetime(2026, 1, 2, tzinfo=UTC)), 0)
     text = report(store).text
     assert "overlap needs the masks of two trials" in text
+    assert "Warnings" not in text
+    masks = random_masks(0)
+    masks[next(iter(masks))][:] = False
+    store.write("masks", "a" * 16, mask_rows("a" * 16, masks))
+    assert f"LayerSNIP 50 % on toy: no weight is left of {'.'.join(next(iter(masks)))}" in report(store).text
     store.delete(f"masks/{'a' * 16}.parquet")
     store.write("trials", "b" * 16, [trial("b" * 16, "Dense", 0, model="other")])
     text = report(store).text
     assert "2 of 2 trials completed" in text
+
+
+def test_the_page_says_what_is_left_to_run_and_of_which_sweeps_and_baseline_it_is(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    for number, name in enumerate(("a", "b", "c", "d", "run-one")):
+        write_trial(store, trial(f"{number:016x}", "LayerSNIP", number, sweep=name), 0)
+        wanted = [(number, False), (50 + number, False), (99, True)]
+        rows = [
+            {"sweep": name, "strategy": "LayerSNIP", "trial_id": f"{key:016x}", "step": step} for key, step in wanted
+        ]
+        if name != "run-one":
+            store.write("sweeps", name, rows)
+    text = unescape(report(store, sweep="all", baseline="LayerSNIP").text)
+    assert "<h1>a, b, c and 2 more</h1>" in text
+    assert "4 trials more are wanted and not run yet" in text
+    assert "run-one.yaml" not in text
+    assert f"deepcuts report {store.uri} --baseline LayerSNIP -o report.html" in text
+    text = unescape(report(store, sweep="b").text)
+    assert "1 trial more is wanted and not run yet" in text
+    text = unescape(report(store, only={"seed": "3"}).text)
+    assert "not run yet" not in text
+    assert f"deepcuts table {store.uri} --sweep d --only seed=3" in text
+
+
+def test_one_failure_and_one_comparison_are_said_as_one(filled: Store) -> None:
+    text = report(filled, only={"seed": ["0", "9"], "sparsity": "0.5"}).text
+    assert "<p>1 trial failed.</p>" in text
+    assert "<p>1 comparison after retraining" in text
+
+
+def test_of_networks_that_are_not_pruned_the_page_has_no_level(filled: Store) -> None:
+    table = _data(report(filled).text)["trials"]
+    places = [table["columns"].index(name) for name in ("strategy", "compression", "sparsity_asked")]
+    levels = {tuple(row[place] for place in places) for row in table["rows"]}
+    assert levels == {("Dense", None, None), ("Unpruned", None, None)} | {
+        (name, None, asked) for name in ("LayerMagWeight", "LayerSNIP") for asked in (0.5, 0.9)
+    }
 
 
 def test_an_empty_store_an_unknown_baseline_and_an_absent_folder_exit_2(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 from builders import specs
 from builders.chromium import PATH, Page, chromium
@@ -119,6 +120,22 @@ def test_two_seeds_are_dots_and_not_an_interval(browser: Page, tmp_path: Path) -
     assert browser.run("document.querySelector('#curve-table tbody tr').cells[4].textContent") == "–"
     assert browser.run("document.querySelectorAll('.forest .interval').length") == 0
     assert browser.run("document.querySelectorAll('.forest .seed').length") == 2 * 2
+
+
+def test_the_axes_of_curves_that_do_not_move_have_numbers_each_once(browser: Page, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "flat"))
+    for number in range(2):
+        write_trial(store, trial(f"{number:016x}", "LayerSNIP", number, dense=0.5, retrained=0.5), number)
+        rows = store.read("metrics", where=ds.field("trial_id") == f"{number:016x}").table.to_pylist()
+        later = [row | {"epoch": 1, "step": 9} for row in rows if row["stage"] == "retrained"]
+        store.write("metrics", f"{number:016x}", rows + later)
+    _open(browser, tmp_path, store)
+    for chart in ("curve-chart", "training-chart"):
+        found = browser.run(
+            f"[...document.querySelectorAll('#{chart} text[text-anchor=end]')].map((e) => e.textContent)"
+        )
+        ticks = [text for text in found if re.fullmatch(r"[0-9.]+", text)]
+        assert len(ticks) == len(set(ticks)) > 2, found
 
 
 def test_at_a_single_level_arms_stand_beside_each_other(browser: Page, tmp_path: Path, store: Store) -> None:

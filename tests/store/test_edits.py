@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -174,6 +175,102 @@ def test_a_name_that_cannot_be_is_refused(store: Store, old: str, new: str, mess
     assert store.names("sweeps", ".parquet") == ["large.parquet", "small.parquet"]
 
 
+def dies_at(store: Store, monkeypatch: pytest.MonkeyPatch, method: str, count: int) -> None:
+    """Kill whoever calls a method of the store for the so many-th time."""
+    whole, calls = getattr(store, method), []
+
+    def dies(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        whole(*arguments)
+
+    monkeypatch.setattr(store, method, dies)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_removal_that_is_killed_is_completed_by_the_same_command(
+    count: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.delete("sweeps/small.parquet")
+    dies_at(store, monkeypatch, "delete", count)
+    with pytest.raises(KeyboardInterrupt):
+        main_of(monkeypatch, store, "rm", "--sweep", "large", "--yes")
+    monkeypatch.undo()
+    assert "large.parquet" in store.names("sweeps", ".parquet")
+    assert main(["rm", store.uri, "--sweep", "large", "--yes"]) == 0
+    assert (ids(store), store.names("sweeps", ".parquet")) == (set(), [])
+
+
+def main_of(monkeypatch: pytest.MonkeyPatch, store: Store, verb: str, *words: str) -> int:
+    """Run a verb on this object of a store."""
+    monkeypatch.setattr("deepcuts.cli.edits.existing", lambda uri: store)
+    monkeypatch.setattr("deepcuts.cli.main.KeyboardInterrupt", RuntimeError, raising=False)
+    return main([verb, store.uri, *words])
+
+
+def test_nothing_is_removed_where_a_run_has_begun_while_the_question_was_open(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    def yes(question: str) -> str:
+        began.append("trial")
+        return "y"
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", yes)
+    monkeypatch.setattr("deepcuts.store.live.at_work", lambda store: set(began))
+    before = ids(store)
+    assert main(["rm", store.uri, "--sweep", "large"]) == 2
+    assert "is in use (trials, stages and launches at work: 1)" in capsys.readouterr().err
+    assert ids(store) == before
+
+
+def ages(store: Store) -> list[str]:
+    names = {path.stem: path.stat().st_mtime_ns for path in Path(store.root, "sweeps").glob("*.parquet")}
+    return sorted(names, key=names.__getitem__)
+
+
+def test_a_renamed_or_merged_sweep_is_no_newer_than_it_was(store: Store, tmp_path: Path) -> None:
+    for day, name in enumerate(("small", "large"), 1):
+        os.utime(Path(store.root, "sweeps", f"{name}.parquet"), (86400 * day, 86400 * day))
+    rename_sweep(store, "small", "zero")
+    assert ages(store) == ["zero", "large"]
+    target = Store(str(tmp_path / "target"))
+    write_sweep(target, "mine", [])
+    merge_stores(target, store)
+    assert ages(target) == ["zero", "large", "mine"]
+
+
+def test_a_merge_that_is_killed_before_a_sweep_is_whole_is_completed_by_the_same_merge(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Store(str(tmp_path / "target"))
+    monkeypatch.setattr("deepcuts.store.merging._copy_trials", lambda *arguments: None)
+    for count in (1, 2, 3, 4):
+        dies_at(target, monkeypatch, "write_bytes", count)
+        with pytest.raises(KeyboardInterrupt):
+            merge_stores(target, store)
+        monkeypatch.setattr(target, "write_bytes", Store.write_bytes.__get__(target))
+        merge_stores(target, store)
+        assert target.names("sweeps", ".yaml") == ["large.yaml", "small.yaml"]
+        assert target.names("sweeps", ".parquet") == ["large.parquet", "small.parquet"]
+        for name in ("large", "small"):
+            target.delete(f"sweeps/{name}.yaml")
+            target.delete(f"sweeps/{name}.parquet")
+
+
+def test_an_interrupted_trial_of_the_other_store_does_not_replace_a_failed_one(store: Store, tmp_path: Path) -> None:
+    target = Store(str(tmp_path / "target"))
+    for each, failure in ((target, "trial"), (store, "infrastructure")):
+        each.write("trials", "f" * 16, [trial("f" * 16, status="failed", failure=failure, error="x")])
+    assert "f" * 16 not in merge_stores(target, store).trials
+    assert target.statuses()["f" * 16] == "failed"
+    merge_stores(store, target)
+    assert store.statuses()["f" * 16] == "failed"
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 def test_merging_copies_what_is_missing_and_nothing_twice(store: Store, tmp_path: Path, compacted: bool) -> None:
     target = filled_store(Store(str(tmp_path / "target")), seeds=1, dense_id=f"{0:016x}", score_id=None)
@@ -229,6 +326,8 @@ def test_merging_holds_the_rows_of_one_trial_at_a_time(
     monkeypatch.setitem(ROWS_AT_ONCE, "predictions", 500)
     with_predictions(store, 2000)
     one = store.read("predictions", where=ds.field("trial_id") == min(ids(store, status="completed"))).table.nbytes
+    for name in ("small", "large"):
+        store.delete(f"sweeps/{name}.parquet")  # nothing is written below
     if compacted:
         compact(store)
     held, before = [], pa.total_allocated_bytes()

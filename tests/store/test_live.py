@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepcuts.store.live import Beat, Watch, at_work, request_stop, whereabouts, withdraw_stop
+from deepcuts.store.live import Beat, LaunchBeat, Watch, at_work, request_stop, whereabouts, withdraw_stop
 from deepcuts.store.store import Store
 
 
@@ -161,6 +161,15 @@ def test_who_is_at_work_is_known_at_once_where_all_are_gone_and_after_one_beat_w
         began = time.monotonic()
         assert at_work(store) == {"live"}
         assert time.monotonic() - began < 1.8  # and not the 2.2 s after which a beat is given up
+
+
+def test_a_launch_is_at_work_also_while_no_trial_of_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcuts.store.live.PERIOD_SECONDS", 0.2)
+    store = Store(str(tmp_path))
+    with LaunchBeat(store, "mine", "paper", lambda: 60.0):
+        assert at_work(store) == {"launch-mine"}
+    leftover(store, "launch-lost", host="another-host")
+    assert at_work(store) == set()
 
 
 def test_a_trial_that_ends_while_we_look_was_at_work(tmp_path, monkeypatch):

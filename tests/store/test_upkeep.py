@@ -40,6 +40,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.Und
 
 def test_a_sound_store_is_found_sound(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "doctor", str(copy)) == (0, [])
+    assert main(["doctor", str(copy)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_doctor_prints_json_alone_also_when_it_mends(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = leave_a_working_file(copy)
+    code = main(["doctor", str(copy), "--fix", "--json"])
+    shown = capsys.readouterr()
+    assert (code, [finding["path"] for finding in json.loads(shown.out)]) == (0, [where])
+    assert "run the sweep again to make anew what is missing" in shown.err
 
 
 def spoil_the_masks(store: Path) -> str:

@@ -97,7 +97,7 @@ function warp(place) {
 function frame(lines) {
   const width = Math.max(280, byId('curve-chart').clientWidth || 900), height = width < 600 ? 320 : 440;
   const wide = width >= 720;
-  const margin = { left: 58, right: wide ? 188 : 18, top: 18, bottom: 46 };
+  const margin = { left: 68, right: wide ? 188 : 18, top: 18, bottom: 46 };
   const places = unique(lines.flatMap(([, points]) => points.map(placeOf))).sort((a, b) => a - b);
   const ys = lines.flatMap(([, points]) => points.flatMap((point) => [point[MEAN], ...(point[COUNT] > 2 ? [point[LOW], point[HIGH]] : []), ...(dotted(point) ? point[VALUES] : [])]));
   for (const level of [stageNow().dense, stageNow().unpruned]) ys.push(level);
@@ -107,7 +107,8 @@ function frame(lines) {
   const floor = Math.min(...means) - 0.2 * spread, ceiling = Math.max(...means) + 0.2 * spread;
   const kept = ys.filter((value) => value !== null && value >= floor && value <= ceiling);
   let [low, high] = [Math.min(...kept), Math.max(...kept)];
-  [low, high] = [low - 0.06 * (high - low || 0.02), high + 0.06 * (high - low || 0.02)];
+  const pad = high > low ? 0.06 * (high - low) : 0.02;
+  [low, high] = [low - pad, high + pad];
   const first = warp(places[0]), span = warp(places.at(-1)) - first;
   const x = (place) => margin.left + 14 + (span ? (warp(place) - first) / span : 0.5) * (width - margin.left - margin.right - 28);
   const y = (value) => margin.top + (1 - (value - low) / (high - low)) * (height - margin.top - margin.bottom);
@@ -136,8 +137,9 @@ function drawChart() {
 }
 
 function drawAxes(f, right, bottom) {
-  const digits = f.high - f.low < 0.05 ? 3 : 2, parts = [];
-  for (const value of ticks(f.low, f.high, 6)) {
+  const values = ticks(f.low, f.high, 6), parts = [];
+  const digits = Math.max(2, Math.ceil(-Math.log10(values[1] - values[0]) - 1e-9));
+  for (const value of values) {
     const text = curveState.relative ? signed(value - base(), digits) : fixed(value, digits);
     parts.push(svg('line', { class: 'grid', x1: f.margin.left, x2: right, y1: f.y(value), y2: f.y(value) }),
       svg('text', { x: f.margin.left - 10, y: f.y(value) + 4, 'text-anchor': 'end' }, text));

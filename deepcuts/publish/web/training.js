@@ -4,7 +4,7 @@ const trialById = new Map(data.trials.rows.map((row) => [row[TRIAL.trial_id], ro
 const seriesOf = data.training.flatMap(([id, stage, metric, split, ...points]) => {
   const row = trialById.get(id);
   const task = [row[TRIAL.model], row[TRIAL.dataset]].filter(Boolean).join(' · ');
-  return [{ row, stage, metric, split, points, task, measure: split === 'train' ? 'loss on train' : `${metric} on validation`, level: asked(row[TRIAL.compression], row[TRIAL.sparsity_asked]) }];
+  return [{ row, stage, metric, split, points, task, measure: split === 'train' ? 'loss on train' : `${metric} on validation`, level: asked(row[TRIAL.compression], row[TRIAL.sparsity_asked]) || 'not pruned' }];
 });
 const trainingTasks = unique(seriesOf.map((each) => each.task));
 const trainingState = { task: address.get('of'), stage: address.get('stage'), measure: address.get('curve'), level: address.get('level') };
@@ -14,11 +14,11 @@ function lineChart(lines, label, words, height, wide) {
   const width = Math.max(260, Math.min(wide, innerWidth - 72)), margin = { left: 52, right: 14, top: 12, bottom: 36 };
   const points = lines.flatMap((line) => line.points), xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
   const range = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
-  const [left, right] = range(xs), [bottom, top] = range(ys), pad = 0.05 * (top - bottom || 0.02);
+  const [left, right] = range(xs), [bottom, top] = range(ys), pad = top > bottom ? 0.05 * (top - bottom) : 0.02;
   const x = (value) => margin.left + ((value - left) / (right - left || 1)) * (width - margin.left - margin.right);
   const y = (value) => margin.top + (1 - (value - bottom + pad) / (top - bottom + 2 * pad)) * (height - margin.top - margin.bottom);
   const chart = svg('svg', { class: 'chart', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label });
-  for (const value of ticks(bottom, top, 4)) chart.append(svg('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }), svg('text', { x: margin.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, short(value)));
+  for (const value of ticks(bottom - pad, top + pad, 4)) chart.append(svg('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }), svg('text', { x: margin.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, short(value)));
   for (const value of ticks(left, right, 8).filter(Number.isInteger)) chart.append(svg('text', { x: x(value), y: height - margin.bottom + 16, 'text-anchor': 'middle' }, String(value)));
   chart.append(svg('text', { x: (margin.left + width - margin.right) / 2, y: height - 4, 'text-anchor': 'middle' }, words));
   for (const line of lines) chart.append(svg('g', { class: 'series', vars: colours(line.colour) },

@@ -11,7 +11,7 @@ const tableState = {
   words: address.get('search') ?? '', most: PAGE, open: new Set(recallList('open')),
 };
 const cellOf = (row, name) => row[TRIAL[name]];
-const askedOf = (row) => asked(cellOf(row, 'compression'), cellOf(row, 'sparsity_asked'));
+const askedOf = (row) => asked(cellOf(row, 'compression'), cellOf(row, 'sparsity_asked')) || '–';
 const haystack = data.trials.rows.map((row) => [...row.filter((value) => typeof value === 'string'), askedOf(row), `seed ${cellOf(row, 'seed')}`].join(' ').toLowerCase());
 
 function trialText(row, name) {
