@@ -269,7 +269,7 @@ def _against(
     others = [arm for arm in values if arm != baseline]
     if baseline not in values or not others:
         return {arm: {"verdict": "undecided"} for arm in others}
-    theirs, found = values[baseline], {}
+    theirs, found = values[baseline], dict[str, dict[str, Any]]()
     tests = tests_of(np.stack([(values[arm] - theirs).mean(axis=0) for arm in others]), margin, family)
     for place, arm in enumerate(others):
         row: dict[str, Any] = {name: of_arms[place].item() for name, of_arms in tests.items()}

@@ -134,8 +134,8 @@ def _end_early(dead: str, folder: str) -> None:
             if alive and folder.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():  # Ray's, and of this launch
                 os.kill(pid, signal.SIGTERM)
     sys.stderr.write(
-        f"deepcuts: Ray died while it started: its {dead} is gone (was it killed, or out of memory? its logs:"
-        f" {folder}/session_latest/logs)\n"
+        f"deepcuts: Ray died while it started: its {dead} is gone (was it killed, or out of memory, or is this machine"
+        f" too busy to start it in time? its logs: {folder}/session_latest/logs)\n"
         "deepcuts: nothing that was saved is lost: run the same command again to go on\n"
     )
     sys.stderr.flush()
