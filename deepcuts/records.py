@@ -21,6 +21,8 @@ def records(rows: Records | pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) is float:  # which most values are
+        return value if math.isfinite(value) else None
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

@@ -24,6 +24,7 @@ from deepcuts.analysis.aggregates import (
 from deepcuts.analysis.compare import (
     FEWEST_TESTED,
     MARGIN,
+    check_margin,
     in_words,
     of_arm,
     rows_of_one_model,
@@ -113,8 +114,7 @@ def compare_over_datasets(
 
     >>> dc.compare_over_datasets(trials)[["arm", "iqm", "improvement", "rank", "verdict"]]
     """
-    if not margin > 0:
-        raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
+    check_margin(margin)
     rows = _pruned(rows_of_one_model(trials, stage, metric, metrics))
     base = _baseline_arm(rows, baseline)
     left_out = _LeftOut()
@@ -232,13 +232,12 @@ def _level_rows(blocks: _Blocks, baseline: str, margin: float, family: int) -> l
         "p_friedman": friedman(ranks.to_numpy(np.float64)),
         "critical_difference": critical_difference(len(blocks.arms), len(blocks.datasets)),
     }
-    theirs = dict(zip(blocks.arms, blocks.values, strict=True)).get(baseline)
-    times, found = shares_drawn(draws, len(blocks.seeds)), []
-    for arm, values in zip(blocks.arms, blocks.values, strict=True):
-        row = common | {"arm": arm, "rank": float(ranks[arm].mean())} | _aggregates(values, draws)
-        if arm != baseline:
-            row |= _against(values, theirs, times, margin, family)
-        found.append(row)
+    values = dict(zip(blocks.arms, blocks.values, strict=True))
+    against = _against(values, baseline, shares_drawn(draws, len(blocks.seeds)), margin, family)
+    found = [
+        common | {"arm": arm, "rank": float(ranks[arm].mean())} | _aggregates(ours, draws) | against.get(arm, {})
+        for arm, ours in values.items()
+    ]
     return sorted(found, key=lambda row: (row["rank"], row["arm"]))
 
 
@@ -255,15 +254,24 @@ def _aggregates(values: Floats, draws: Draws) -> dict[str, float]:
     }
 
 
-def _against(values: Floats, theirs: Floats | None, times: Floats, margin: float, family: int) -> dict[str, Any]:
-    """Return an arm's comparison with the baseline, which may have no trials at this level."""
-    if theirs is None:
-        return {"verdict": "undecided"}
-    tests = tests_of((values - theirs).mean(axis=0)[None], margin, family)
-    row: dict[str, Any] = {name: found[0].item() for name, found in tests.items()}
-    low, high = bootstrap_improvement(values, theirs, times)
-    row |= {"improvement": improvement(values, theirs), "improvement_low": low, "improvement_high": high}
-    return row | {"verdict": verdict_of(row | {"metric": "normalised"})}
+def _against(
+    values: Mapping[str, Floats], baseline: str, times: Floats, margin: float, family: int
+) -> dict[str, dict[str, Any]]:
+    """Return the comparison of each other arm with the baseline, which may have no trials at this level.
+
+    All are tested at once: above 20 seeds a sign-flip test spends most of its time on drawing signs.
+    """
+    others = [arm for arm in values if arm != baseline]
+    if baseline not in values or not others:
+        return {arm: {"verdict": "undecided"} for arm in others}
+    theirs, found = values[baseline], dict[str, dict[str, Any]]()
+    tests = tests_of(np.stack([(values[arm] - theirs).mean(axis=0) for arm in others]), margin, family)
+    for place, arm in enumerate(others):
+        row: dict[str, Any] = {name: of_arms[place].item() for name, of_arms in tests.items()}
+        low, high = bootstrap_improvement(values[arm], theirs, times)
+        row |= {"improvement": improvement(values[arm], theirs), "improvement_low": low, "improvement_high": high}
+        found[arm] = row | {"verdict": verdict_of(row | {"metric": "normalised"})}
+    return found
 
 
 def by_level(frame: pd.DataFrame) -> list[pd.DataFrame]:

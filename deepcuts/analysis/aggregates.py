@@ -60,8 +60,9 @@ def percentile_interval(values: Floats, draws: Draws, statistic: Callable[[Float
 
     NaN where there are fewer than 3 seeds.
     """
-    drawn = values[np.arange(len(values))[:, None], draws]
-    return _percentiles(statistic(drawn.reshape(len(draws), -1)), values.shape[1])
+    datasets, seeds = values.shape
+    drawn = values.take(draws + seeds * np.arange(datasets)[:, None])
+    return _percentiles(statistic(drawn.reshape(len(draws), -1)), seeds)
 
 
 def shares_drawn(draws: Draws, seeds: int) -> Floats:

@@ -27,6 +27,11 @@ _Settings = Mapping[str, Any]
 
 _SEED = re.compile(r'"seed":\d+')
 
+# The columns of the table `trials` that tell arms apart and name them.
+OF_ARMS = (
+    *("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at"),
+    *("step", "mask_from", "mask_trial", "spec"),
+)
 _TASK = ["model", "dataset"]
 _KIND = ["label", "strategy", "settings"]
 _ASKED = ["compression", "sparsity_asked"]
@@ -136,12 +141,17 @@ def _settings_texts(specs: pd.Series, sources: Sequence[str | None]) -> list[str
     known: dict[tuple[str | None, str | None], str] = {}
     found = []
     for spec, source in zip(specs.astype(object), sources, strict=True):
-        key = _SEED.sub('"seed":0', spec) if isinstance(spec, str) else None, source
+        key = without_seed(spec) if isinstance(spec, str) else None, source
         if key not in known:
             some = {} if key[0] is None else _settings(key[0])
             known[key] = canonical(some if source is None else {**some, "mask_from": source})
         found.append(known[key])
     return found
+
+
+def without_seed(spec: str) -> str:
+    """Return a spec with 0 for its seed: few of them differ in anything else."""
+    return _SEED.sub('"seed":0', spec)
 
 
 def _sources(trials: pd.DataFrame) -> list[str | None]:

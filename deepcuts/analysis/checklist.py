@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepcuts.analysis.arms import with_arms
+from deepcuts.analysis.arms import with_arms, without_seed
 from deepcuts.analysis.compare import lower_is_better
 from deepcuts.pruning.criteria import NOT_PRUNED, SCOPES, is_control
 
@@ -233,7 +233,7 @@ def _described(pruned: pd.DataFrame) -> Met:
 
 def _pinned(pruned: pd.DataFrame) -> Met:
     loose = set()
-    for spec in pruned["spec"].dropna().unique():
+    for spec in pruned["spec"].dropna().map(without_seed).unique():
         dense = json.loads(spec)["score"]["dense"]
         for name, source in ((dense["model"]["name"], dense["model"]), (dense["dataset"], dense["task"])):
             if not source.get("digest") and source.get("revision") == "main":

@@ -80,8 +80,7 @@ def compare(
     >>> dc.compare(trials, baseline="LayerMagWeight")[["strategy", "difference", "low", "high", "verdict"]]
     """
     known = rows_of_one_model(trials, stage, metric, metrics)
-    if not margin > 0:
-        raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
+    check_margin(margin)
     pairs = _paired(known, baseline, stage)
     arms = ["strategy", "baseline"]
     if pairs.empty:
@@ -92,6 +91,12 @@ def compare(
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
+
+
+def check_margin(margin: float) -> None:
+    """Raise ValueError for a margin that is not above 0."""
+    if not margin > 0:
+        raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
 
 
 def usual_baseline(trials: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from deepcuts.analysis.arms import setting_columns, with_arms
+from deepcuts.analysis.arms import OF_ARMS, setting_columns, with_arms
 from deepcuts.names import find_id, nearest
 from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.store.live import at_work
@@ -316,7 +316,7 @@ def _register(connection: duckdb.DuckDBPyConnection, store: Store, table: str, d
 
 def _settings_view(store: Store) -> pa.Table:
     """Return a row per trial: its arm, and each setting in which trials differ; as text where types are mixed."""
-    frame = with_arms(trials(store))
+    frame = with_arms(trials(store, OF_ARMS))
     columns: dict[str, pa.Array] = {name: pa.array(frame[name], pa.string()) for name in ("trial_id", "arm")}
     for name, values in setting_columns(frame).items():
         try:

@@ -60,7 +60,7 @@ def measured(store: Store, trials: pd.DataFrame, metric: str | None = None, spli
 def holdouts_in_words(trials: pd.DataFrame) -> list[str]:
     """Say, a line per dataset, which trials were measured on a part of the training split, not on validation."""
     settings = with_arms(trials)["settings"]
-    shares = pd.Series([json.loads(each).get("data.holdout") for each in settings], trials.index, dtype=object)
+    shares = settings.map({text: json.loads(text).get("data.holdout") for text in settings.unique()})
     lines = []
     for dataset, some in shares.groupby(trials["dataset"]):
         held = some.dropna()

@@ -25,6 +25,8 @@ from deepcuts.store.store import Store
 # How much of a block of trials is in memory (one tensor of each), and how many files it has open.
 _BLOCK_BYTES = 1 << 28
 _BLOCK_TRIALS = 128
+# The most rows of a frame, which take some 7 GB while it is put together.
+_MOST_ROWS = 50_000_000
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -42,7 +44,8 @@ def overlap(
     different models are compared on the tensors that all of them have. Masks that are missing or damaged are left out
     and named in `.attrs["damaged"]` (path to reason).
 
-    Raises ValueError for an unknown trial or one without masks, fewer than two trials, and different models.
+    Raises ValueError for an unknown trial or one without masks, fewer than two trials, more trials than there is room
+    for the rows of all pairs (of bert-base some 1,150), and different models.
 
     >>> dc.overlap(store)
     """
@@ -82,6 +85,7 @@ def _overlap(
         _check_models(masks, ids)
     tensors = _tensors(masks, ids, common)
     names = {layer: layer_kind(layer)[1] if by_kind else layer for layer, _, _ in tensors}
+    _check_size(len(ids), 1 + len({*names.values()}))
     blocks = [ids[block] for block in _blocks(len(ids), max(tensor.size for tensor in tensors))]
     parts = [_compare(masks, tensors, names, *pair, seen) for pair in combinations_with_replacement(blocks, 2)]
     frame = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
@@ -104,6 +108,15 @@ def _comparable(masks: MaskReader, wanted: Sequence[str]) -> list[str]:
             f"overlap needs the masks of two trials; {masks.store.uri!r} has {len(ids)} to compare{left_out}"
         )
     return ids
+
+
+def _check_size(trials: int, rows_of_pair: int) -> None:
+    pairs = trials * (trials - 1) // 2
+    if pairs * rows_of_pair > _MOST_ROWS:
+        raise ValueError(
+            f"the masks of {trials:,} trials make {pairs:,} pairs, which have {pairs * rows_of_pair:,} rows, one for"
+            f" each layer; at most {_MOST_ROWS:,} are held: choose trials (--only, --trials)"
+        )
 
 
 def _check_models(masks: MaskReader, ids: Sequence[str]) -> None:

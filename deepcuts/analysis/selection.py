@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepcuts.analysis.arm_names import settings_in_words
-from deepcuts.analysis.arms import arms_called, levels_only, named_among, shared_settings, with_arms
+from deepcuts.analysis.arms import OF_ARMS, arms_called, levels_only, named_among, shared_settings, with_arms
 from deepcuts.analysis.frames import labelled, sweeps_by_age, trials, wanted_by
 from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
 from deepcuts.store.store import SCHEMAS, Store
@@ -18,12 +18,6 @@ EVERY_SWEEP = "all"
 
 # Other names by which a person may ask for a column of `trials`.
 _RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
-
-# What `with_arms` reads of a trial.
-_OF_ARMS = (
-    *("trial_id", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "finished_at"),
-    *("step", "mask_from", "mask_trial"),
-)
 
 
 def chosen_trials(
@@ -47,7 +41,7 @@ def _chosen(
     store: Store, columns: Sequence[str], sweep: str | None, only: _Only, steps: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the chosen trials, and those that they were chosen from by all but sweeps."""
-    names = dict.fromkeys([*columns, *_OF_ARMS, "spec", *columns_of(only)])
+    names = dict.fromkeys([*columns, *OF_ARMS, *columns_of(only)])
     frame = trials(store, list(names), **({"sweep": sweep} if sweep else {}))
     sweeps = only.pop("sweep", ())
     if sweeps and not sweep:

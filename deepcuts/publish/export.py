@@ -22,6 +22,7 @@ from deepcuts.pruning.bits import Bools
 from deepcuts.publish.modelcard import model_card
 from deepcuts.publish.shrink import Shrunk, shrink_network
 from deepcuts.records import records
+from deepcuts.store.disk import open_to_readers, share
 from deepcuts.store.masks import masks
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row
@@ -64,6 +65,7 @@ def export(store: Store, trial: str, folder: str | Path, *, shrink: bool = False
         counts = _rows_of(store, "masks", row["trial_id"], ["layer", "parameter", "shape", "size", "kept"])
         text = model_card(spec, row, _rows_of(store, "metrics", row["trial_id"]), counts, smaller)
         (inside / "README.md").write_text(text, "utf-8")
+        _give_access(inside, folder)
         if folder.exists():
             folder.rmdir()
         shutil.move(inside, folder)
@@ -91,6 +93,19 @@ def _write_labels(config: Path, model: nn.Module) -> None:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} exists and is not an empty folder; nothing is overwritten: name another")
+
+
+def _give_access(made: Path, folder: Path) -> None:
+    """Let those use the files who may use the folder: the empty one that is there already, else the one that was made.
+
+    safetensors makes files for their owner alone, whatever the umask.
+    """
+    like = folder if folder.exists() else made
+    shutil.copymode(like, made)
+    share(made, like)
+    for file in made.iterdir():
+        open_to_readers(file, made)
+        share(file, like)
 
 
 def _check_kept(store: Store, row: Row) -> None:

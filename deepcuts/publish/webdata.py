@@ -189,9 +189,7 @@ def trial_settings(trials: pd.DataFrame) -> Data:
     `differ` names the others in the order of a trial's places; -1 stands for a setting that a trial does not have.
     """
     frame = with_arms(trials)
-    found: dict[str, Data] = {
-        key: json.loads(text) for key, text in zip(frame["trial_id"], frame["settings"], strict=True)
-    }
+    found: dict[str, Data] = {text: json.loads(text) for text in frame["settings"].unique()}  # equal for many trials
     names = list(dict.fromkeys(name for some in found.values() for name in some))
     texts = {name: {key: json.dumps(some[name]) for key, some in found.items() if name in some} for name in names}
     shared = [name for name, of in texts.items() if len(of) == len(found) and len({*of.values()}) == 1]
@@ -205,4 +203,5 @@ def trial_settings(trials: pd.DataFrame) -> Data:
         ]
         for key in found
     }
-    return {"same": same, "differ": differ, "values": values, "trials": places}
+    of_trials = {key: places[text] for key, text in zip(frame["trial_id"], frame["settings"], strict=True)}
+    return {"same": same, "differ": differ, "values": values, "trials": of_trials}

@@ -56,15 +56,15 @@ def write_whole(target: Path, content: bytes | pa.Buffer, root: Path) -> None:
 def publish(file: Path, target: Path, root: Path) -> None:
     """Give a file of the same disk its name: after a crash it is whole under it, or not there. Raises OSError."""
     make_folder(target.parent, root)
-    _open_to_readers(file, target.parent)
-    _share(file, root)
+    open_to_readers(file, target.parent)
+    share(file, root)
     _flush(file)
     patient(os.replace)(file, target)
     _flush(target.parent)
 
 
 @patient
-def _open_to_readers(file: Path, folder: Path) -> None:
+def open_to_readers(file: Path, folder: Path) -> None:
     """Let those who may read a folder read a file of ours in it: safetensors makes files for their owner alone."""
     mode = stat.S_IMODE(file.stat().st_mode)
     readers = stat.S_IMODE(folder.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH)
@@ -92,11 +92,11 @@ def make_folder(folder: Path, root: Path) -> None:
     for each in reversed(missing):
         each.mkdir(exist_ok=True)
         if root in each.parents:
-            _share(each, root)
+            share(each, root)
 
 
 @patient
-def _share(path: Path, root: Path) -> None:
+def share(path: Path, root: Path) -> None:
     """Give the group of a group-writable `root` the same rights to a file or folder of ours, whatever the umask.
 
     Where the file cannot be given to that group, or another process made it, it stays as it is.

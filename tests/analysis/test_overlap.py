@@ -166,6 +166,14 @@ def test_an_empty_store_is_refused(tmp_path: Path) -> None:
         overlap(Store(str(tmp_path / "none")))
 
 
+def test_more_pairs_than_fit_in_memory_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepcuts.analysis.overlap._MOST_ROWS", 18)  # of 6 pairs with two layers each
+    assert len(overlap(store)) == 18
+    monkeypatch.setattr("deepcuts.analysis.overlap._MOST_ROWS", 17)
+    with pytest.raises(ValueError, match="4 trials make 6 pairs, which have 18 rows.*at most 17 are held: choose"):
+        overlap(store)
+
+
 def test_different_models_are_refused_with_the_reason(store: Store) -> None:
     add(store, "e" * 16, random_masks(7), model="other")
     with pytest.raises(ValueError, match="different models cannot be compared: 'other', 'tiny'"):

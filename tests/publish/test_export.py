@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,35 @@ def test_a_folder_with_something_in_it_is_never_touched(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
     assert main(["export", store.uri, trial.trial_id, str(tmp_path / "empty")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("umask", "there", "folder", "file"),
+    [
+        (0o022, None, 0o755, 0o644),
+        (0o027, None, 0o750, 0o640),
+        (0o077, None, 0o700, 0o600),
+        (0o002, None, 0o775, 0o664),
+        (0o022, 0o2775, 0o2775, 0o664),
+        (0o022, 0o700, 0o700, 0o600),
+    ],
+)
+def test_those_who_may_use_the_folder_may_use_every_file(
+    kept: tuple[Store, TrialSpec], tmp_path: Path, umask: int, there: int | None, folder: int, file: int
+) -> None:
+    store, trial = kept
+    if there is not None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model").chmod(there)
+    before = os.umask(umask)
+    try:
+        export(store, trial.trial_id, tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == file
+    assert all(mode & file == file for mode in modes.values())
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == folder
 
 
 def test_damaged_weights_are_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

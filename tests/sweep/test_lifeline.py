@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,30 +78,44 @@ def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: sock
     assert ended[0] == "raylet"
 
 
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Callable[[str, float], subprocess.Popen[bytes]]]:
+    """Starts processes with names of servers of Ray that sleep for some seconds; none outlives the test."""
+    for name in ("gcs_server", "raylet"):
+        shutil.copy(shutil.which("sleep") or "", tmp_path / name)
+    with ExitStack() as stack:
+
+        def start(name: str, seconds: float) -> subprocess.Popen[bytes]:
+            process = stack.enter_context(subprocess.Popen([tmp_path / name, str(seconds)]))  # which waits for it
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the children of a process are listed on Linux alone")
 @pytest.mark.parametrize("stays", [True, False])
 def test_a_server_that_dies_while_ray_starts_ends_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool
+    servers: Callable[[str, float], subprocess.Popen[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stays: bool,
 ) -> None:
     """Whether it is left as a zombie (nobody asked how it ended) or not."""
     said: list[tuple[str, str]] = []
     monkeypatch.setattr(lifeline, "TRY_SECONDS", 0.05)
     monkeypatch.setattr(lifeline, "_end_early", lambda *given: said.append(given))
-    for name in ("gcs_server", "raylet"):
-        shutil.copy(shutil.which("sleep") or "", tmp_path / name)
-    zombie = subprocess.Popen([tmp_path / "raylet", "0"])  # of a Ray before
+    zombie = servers("raylet", 0)  # of a Ray before
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     with ending_if_ray_dies_early(str(tmp_path)):
-        gcs, raylet = (subprocess.Popen([tmp_path / name, "60"]) for name in ("gcs_server", "raylet"))
+        gcs = servers("gcs_server", 60)
+        servers("raylet", 60)
         time.sleep(0.3)
         assert said == []  # nor of the zombie
         gcs.kill()
         if not stays:
             gcs.wait()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not said and time.monotonic() < until:
             time.sleep(0.02)
     assert said[0] == ("gcs_server", str(tmp_path))
-    for process in (gcs, raylet, zombie):
-        process.kill()
-        process.wait()

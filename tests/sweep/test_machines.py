@@ -174,6 +174,15 @@ def test_an_address_of_no_cluster_is_refused_with_what_to_do(address, message):
         start_ray(address, "RAY_ADDRESS")
 
 
+def test_an_address_that_answers_is_the_one_that_ray_connects_to(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(ray, "init", asked.update)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        start_ray(address, "RAY_ADDRESS")
+    assert asked["address"] == address
+
+
 def test_a_dead_address_is_refused_at_once():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # and not listening: whoever connects is refused
