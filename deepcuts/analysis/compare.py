@@ -121,7 +121,9 @@ def rows_of_one_model(
     rows = rows[~replaced(rows)]
     models = sorted(rows["model"].unique())
     if len(models) > 1:
-        raise ValueError(f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one model")
+        raise ValueError(
+            f"trials of {len(models)} models are not paired: {', '.join(models)}; choose one (--only model=NAME)"
+        )
     return rows
 
 

@@ -12,6 +12,7 @@ from deepcuts.cli.drawing import as_asked, figure_file, save_by_arm, say_wrote
 from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import print_json, say_measured
 from deepcuts.cli.shown import code_of, is_aside, print_frame, trials_asked
+from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import counted
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def compare_verb(args: argparse.Namespace) -> int:
     if args.json:
         print_json(made)
     elif made.empty:
-        print(f"nothing to compare: no arm besides {args.baseline} has completed trials")
+        print(_nothing(shown, args.baseline))
     else:
         _print_verdicts(made, args)
     if out and len(made):
@@ -68,6 +69,18 @@ def compare_verb(args: argparse.Namespace) -> int:
         say_wrote(args, out)
     say_measured(frame, shown, args.json)
     return code_of(frame.attrs["damaged"])
+
+
+def _nothing(shown: pd.DataFrame, baseline: str) -> str:
+    """Say that no arm could be compared, and with what the others can be."""
+    done = deepcuts.with_arms(shown[shown["status"] == "completed"])
+    arms = sorted(set(done.loc[~done["strategy"].isin(NOT_PRUNED), "arm"]) - {baseline})
+    if len(arms) < 2:
+        return f"nothing to compare: no arm besides {baseline} has completed trials"
+    return (
+        f"nothing to compare: no arm has {baseline} in its own settings beside it; the arms are {', '.join(arms)}: name"
+        " one of them with --baseline"
+    )
 
 
 def _compare_two(args: argparse.Namespace) -> int:

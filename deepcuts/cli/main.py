@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"deepcuts: error: {error}", file=sys.stderr)
+        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else error
+        print(f"deepcuts: error: {what}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("deepcuts: interrupted", file=sys.stderr)

@@ -57,7 +57,9 @@ MOST_ROWS = 15
     "status",
     "show how far each sweep of a store has come",
     STORE,
-    argument("--watch", action="store_true", help="follow it live, until Ctrl-C"),
+    argument(
+        "--watch", action="store_true", help="follow it live, until Ctrl-C (in a pipe: until all has ended)"
+    ),
     argument("--by-arm", action="store_true", help="show a row for each arm of a sweep"),
     JSON,
 )

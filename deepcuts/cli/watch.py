@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -72,11 +73,12 @@ class Watcher:
 
 
 def watch_store(store: Store) -> None:
-    """Show the store until Ctrl-C; only once, as soon as a run has begun, if the output is not a terminal."""
+    """Show the store until Ctrl-C. Where the output is no terminal, print what has changed until nobody is at work."""
     watcher, console = Watcher(store), Console(width=None if sys.stdout.isatty() else 160)
     if not console.is_terminal:
-        if _has_begun(watcher, store.uri):
-            console.print(watch_board(watcher.look(), store.uri))
+        with suppress(KeyboardInterrupt):
+            if _has_begun(watcher, store.uri):
+                _print_changes(watcher, store.uri, console)
         return
     with Live(console=console, auto_refresh=False, screen=False) as live:
         try:
@@ -87,6 +89,26 @@ def watch_store(store: Store) -> None:
                 time.sleep(max(REFRESH_SECONDS, 4 * (time.monotonic() - began)))
         except KeyboardInterrupt:
             return
+
+
+def _print_changes(watcher: Watcher, uri: str, console: Console) -> None:
+    """Print the board whenever a trial has ended, until no launch has been at work for as long as one may be silent."""
+    shown, silent_since = None, time.monotonic()
+    while True:
+        seen = watcher.look()
+        if (ended := len(seen.trials)) != shown:
+            console.print(watch_board(seen, uri))
+            shown = ended
+        if seen.launches or seen.running:
+            silent_since = time.monotonic()
+        if not _waiting(seen) or time.monotonic() - silent_since > STALE_SECONDS:
+            return
+        time.sleep(REFRESH_SECONDS)
+
+
+def _waiting(seen: Seen) -> bool:
+    """Whether a sweep wants a trial that has not ended."""
+    return any(row["trial_id"] not in seen.trials for rows in seen.sweeps.values() for row in rows)
 
 
 def _has_begun(watcher: Watcher, uri: str) -> bool:

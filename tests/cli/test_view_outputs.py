@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
-from builders.rows import mask_rows, random_masks, trial, write_trial
+from builders.rows import mask_rows, random_masks, row_of, trial, write_trial
+from builders.specs import sweep
 
 from deepcuts.cli.main import main
 from deepcuts.store.store import Store
@@ -30,9 +31,9 @@ def uri(tmp_path: Path) -> str:
             store.write("predictions", key, [at | row for row in rows])
         write_trial(store, trial(f"d{seed}" * 8, "Dense", seed))
     strategies = {"a": "LayerSNIP", "b": "LayerMagWeight", "d": "Dense"}
-    for sweep, letters in (("first", "abd"), ("second", "bd")):
+    for name, letters in (("first", "abd"), ("second", "bd")):
         wanted = [(f"{letter}{seed}" * 8, strategies[letter]) for letter in letters for seed in range(2)]
-        store.write("sweeps", sweep, [{"sweep": sweep, "trial_id": key, "strategy": name} for key, name in wanted])
+        store.write("sweeps", name, [{"sweep": name, "trial_id": key, "strategy": what} for key, what in wanted])
     return store.uri
 
 
@@ -124,3 +125,20 @@ def test_datasets_that_are_left_out_are_named_beside_every_format(
     shown = capsys.readouterr()
     assert "left out, as no trial has these numbers: stsb\n" in shown.err
     assert {row["dataset"] for row in json.loads(shown.out)} == {"toy"}
+
+
+def test_a_strategy_in_several_settings_is_compared_once_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path))
+    for epochs in (3, 8):
+        for spec in sweep(retrain={"epochs": epochs}, seeds=[0, 1]).trials():
+            if spec.scope:
+                write_trial(store, row_of(spec))
+    assert main(["compare", store.uri]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "LayerMagWeight (retrain.epochs=3), LayerMagWeight (retrain.epochs=8): name one of them with --baseline" in said
+    )
+    assert main(["compare", store.uri, "--baseline", "LayerMagWeight (retrain.epochs=3)"]) == 0
+    assert "1 comparison with LayerMagWeight (retrain.epochs=3)" in capsys.readouterr().out

@@ -128,11 +128,32 @@ def test_a_store_that_is_away_for_a_moment_keeps_the_last_view(store: Store, mon
     assert "1 of 5 done" in text
 
 
-def test_piped_it_prints_once_and_ends(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_it_prints_what_has_changed_and_ends_with_the_last_trial(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [["c"], [], ["d", "e"]]
+
+    def go_on(seconds: float) -> None:
+        for each in left.pop(0):
+            store.write("trials", each * 16, [trial(each * 16, "LayerSNIP", 2, dataset="cola", compression=4.0)])
+
+    monkeypatch.setattr(time, "sleep", go_on)
     assert main(["status", store.uri, "--watch"]) == 0
     out = capsys.readouterr().out
-    assert "1 of 5 done" in out
+    assert [f"{done} of 5 done" in out for done in (1, 2, 3, 4)] == [True, True, False, True]
+    assert out.count("of 5 done") == 3
     assert "\x1b" not in out
+    assert not left
+
+
+def test_piped_it_ends_where_nobody_is_at_work(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in Path(store.root).glob("running/*.json"):
+        path.unlink()
+    monkeypatch.setattr("deepcuts.cli.watch.STALE_SECONDS", 0.0)
+    assert main(["status", store.uri, "--watch"]) == 0
+    assert "1 of 5 done" in capsys.readouterr().out
 
 
 def test_piped_it_waits_for_a_run_that_has_not_begun(
@@ -144,13 +165,16 @@ def test_piped_it_waits_for_a_run_that_has_not_begun(
         waits.append(seconds)
         if len(waits) == 2:
             store.write("sweeps", "paper", [{"sweep": "paper", "trial_id": "a" * 16}])
+        if len(waits) == 3:
+            store.write("trials", "a" * 16, [trial("a" * 16)])
 
     monkeypatch.setattr(time, "sleep", begin)
     assert main(["status", store.uri, "--watch"]) == 0
     out, err = capsys.readouterr()
     assert err == f"no run has begun in {store.uri} yet: waiting for it, until Ctrl-C\n"
     assert "0 of 1 done" in out
-    assert len(waits) == 2
+    assert "1 of 1 done" in out
+    assert len(waits) == 3
 
 
 def test_on_a_terminal_it_goes_on_until_ctrl_c_and_exits_0(store: Store) -> None:
