@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -42,13 +42,13 @@ def plot_forest(frame: pd.DataFrame, margin: float) -> Figure:
         title = f"{dataset} · {part['metric'].iloc[0]}"
         axes.set_title(plain(title))
     baselines = " or ".join(map(called, frame["baseline"].unique()))
-    text = f"difference from {baselines}, with its 95 % interval ({_better(frame['metric'].unique())})"
+    text = f"difference from {baselines}, with its 95 % interval ({_better(list(frame['metric'].unique()))})"
     text += f"\nhollow: undecided · grey band: the margin, ± {margin:g}; less does not matter"
     figure.supxlabel("\n".join(line for part in text.splitlines() for line in wrap(part, wrapping(figure))))
     return figure
 
 
-def _better(metrics: Collection[str]) -> str:
+def _better(metrics: Sequence[str]) -> str:
     """Say on which side a difference is for the better."""
     errors = [metric for metric in metrics if lower_is_better(metric)]
     if len(errors) == len(metrics):
