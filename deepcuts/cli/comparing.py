@@ -90,8 +90,8 @@ def _compare_two(args: argparse.Namespace) -> int:
     for flag, value in (("--output", args.output), ("--only", args.only), ("--sweep", args.sweep)):
         if value:
             raise ValueError(f"{flag} goes with arms; two trials are compared as they are, without a figure")
-    store = existing(args.store_uri)
-    print_frame(deepcuts.compare_trials(store, *args.trials, args.stage, args.metric, args.split), args)
+    store, (one, other) = existing(args.store_uri), args.trials
+    print_frame(deepcuts.compare_trials(store, one, other, args.stage, args.metric, args.split), args)
     return code_of(store.read_statuses()[1])
 
 

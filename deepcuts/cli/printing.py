@@ -152,7 +152,7 @@ def star_in_words(results: pd.DataFrame) -> str:
 
 def print_csv(results: pd.DataFrame) -> None:
     """Print all columns as CSV, with the values of a list, such as those of the seeds, separated by spaces."""
-    texts = {name: list(map(_in_csv, results[name])) for name in results if results[name].dtype == object}
+    texts = {str(name): list(map(_in_csv, results[name])) for name in results if results[name].dtype == object}
     results.assign(**texts).to_csv(sys.stdout, index=False)
 
 

@@ -295,5 +295,5 @@ def query_verb(args: argparse.Namespace) -> int:
     elif asked == "json":
         print_json(frame)
     else:
-        print_records(frame, list(frame))
+        print_records(frame, list(map(str, frame)))
     return code_of(frame.attrs.get("damaged", {}))
