@@ -83,7 +83,7 @@ def find_id(prefix: str, known: Iterable[str]) -> str:
         return prefix
     found = [known_id for known_id in ids if known_id.startswith(prefix)]
     if not found:
-        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids)}; known trials: {len(ids)}")
+        raise ValueError(f"unknown trial {prefix!r}{nearest(prefix, ids) or ';'} the store has {len(ids)} trials")
     if len(prefix) < SHORTEST_PREFIX:
         raise ValueError(f"trial {prefix!r} is too short; give {SHORTEST_PREFIX} characters or more")
     if len(found) > 1:
@@ -114,7 +114,9 @@ def selected(key: str, values: Sequence[str], known: Sequence[object]) -> list[b
         if not any(_same(each, value) for each in known):
             there = sorted({str(each) for each in known if each is not None}, key=natural)
             shown = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "")
-            raise ValueError(f"--only {key}={value}: no trial has it{nearest(value, there)}; the trials have {shown}")
+            raise ValueError(
+                f"--only {key}={value}: no trial has it{nearest(value, there) or ';'} the trials have {shown}"
+            )
     return [any(_same(each, value) for value in values) for each in known]
 
 

@@ -211,7 +211,9 @@ def setting_columns(trials: pd.DataFrame, names: Sequence[str] | None = None) ->
     known = sorted({name for some in found.values() for name in some})
     for name in names or []:
         if name not in known:
-            raise ValueError(f"unknown setting {name!r}{nearest(name, known)}; the trials have {', '.join(known)}")
+            raise ValueError(
+                f"unknown setting {name!r}{nearest(name, known) or ';'} the trials have {', '.join(known)}"
+            )
     if names is None:
         having = {name: [some[name] for some in found.values() if name in some] for name in known}
         names = [name for name in known if len({canonical({"": value}) for value in having[name]}) > 1]

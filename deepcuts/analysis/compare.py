@@ -138,7 +138,7 @@ def of_arm(rows: pd.DataFrame, name: str) -> pd.Series:
     known = sorted(rows["arm"].unique())
     if not found.any():
         raise ValueError(
-            f"unknown baseline {name!r}{nearest(name, known)}; the store has {', '.join(known) or 'no trials'}"
+            f"unknown baseline {name!r}{nearest(name, known) or ';'} the store has {', '.join(known) or 'no trials'}"
         )
     if len(labels := sorted(rows.loc[found, "label"].unique())) > 1:
         raise ValueError(f"baseline {name!r} is the strategy of {', '.join(labels)}; choose one of them")

@@ -38,7 +38,7 @@ def with_metric(trials: pd.DataFrame, metrics: pd.DataFrame, metric: str, split:
     """
     known = sorted(metrics["metric"].unique())
     if metric not in known:
-        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; the store has {', '.join(known)}")
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known) or ';'} the store has {', '.join(known)}")
     rows = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
     last = rows.sort_values(["epoch", "step"]).drop_duplicates(["trial_id", "stage"], keep="last")
     values = last.pivot(index="trial_id", columns="stage", values="value").reindex(columns=list(STAGES))
@@ -103,7 +103,7 @@ def in_metric(trials: pd.DataFrame, stage: str, metric: str | None, metrics: pd.
     Raises ValueError for an unknown stage or metric, and for a metric without the table that it is looked up in.
     """
     if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
+        raise ValueError(f"unknown stage {stage!r}{nearest(stage, STAGES) or ';'} known: {', '.join(STAGES)}")
     if metric is not None:
         if metrics is None:
             raise ValueError(f"metric {metric!r} is looked up in the metrics table: give metrics=metrics(store)")
@@ -145,7 +145,7 @@ def training_curves(
         rows = rows.assign(metric=metric)
     known = sorted(metrics.loc[metrics["split"] == split, "metric"].unique())
     if metric is not None and metric not in known:
-        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known)}; {split} has {', '.join(known)}")
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, known) or ';'} {split} has {', '.join(known)}")
     tuned = named_among(rows.assign(label="Dense", strategy="Dense", settings=rows["settings"].map(of_dense)))["arm"]
     rows, columns = rows.assign(tuned=tuned), [*_GROUP, "trial_id", "seed", "dense_id", "tuned"]
     kept = metrics[(metrics["split"] == split) & metrics["stage"].isin(["dense", "rewound", "retrained"])]

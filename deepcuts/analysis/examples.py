@@ -84,7 +84,7 @@ def compare_trials(
             raise ValueError(f"trial {trial_id!r} failed: it has no predictions to compare")
     metric = metric or str(metric_of[a])
     if metric not in FUNCTIONS:
-        raise ValueError(f"unknown metric {metric!r}{nearest(metric, FUNCTIONS)}; known: {', '.join(FUNCTIONS)}")
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, FUNCTIONS) or ';'} known: {', '.join(FUNCTIONS)}")
     labels, (ours, theirs) = _predictions(store, [(a, stage), (b, stage)], split)
     found = two_level(labels, ours[None], theirs[None], metric)
     row = {"trial_a": a, "trial_b": b, "metric": in_split(metric, split), "n": len(labels)}

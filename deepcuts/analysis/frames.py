@@ -125,7 +125,7 @@ def _listed(value: Value | Sequence[Value]) -> list[Value]:
 def _check_column(table: str, name: str) -> None:
     known = SCHEMAS[table].names
     if name not in known:
-        raise ValueError(f"{table} has no column {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+        raise ValueError(f"{table} has no column {name!r}{nearest(name, known) or ';'} it has {', '.join(known)}")
 
 
 def _expression(table: str, filters: dict[str, Value | Sequence[Value]]) -> ds.Expression | None:
@@ -153,7 +153,7 @@ def wanted_by(store: Store, sweeps: Sequence[Value]) -> list[str]:
     known = sorted({row["sweep"] for row in rows if row["sweep"] is not None})
     for sweep in sweeps:
         if sweep not in known:
-            raise ValueError(f"unknown sweep {sweep!r}{nearest(str(sweep), known)}; known: {', '.join(known)}")
+            raise ValueError(f"unknown sweep {sweep!r}{nearest(str(sweep), known) or ';'} known: {', '.join(known)}")
     return sorted({row["trial_id"] for row in rows if row["sweep"] in sweeps})
 
 

@@ -34,7 +34,7 @@ def measured(store: Store, trials: pd.DataFrame, metric: str | None = None, spli
         return trials
     known = sorted(set(frames.metrics(store, ["split"])["split"]) - {"train"})
     if split not in (*known, "validation"):
-        raise ValueError(f"unknown split {split!r}{nearest(split, known)}; the store has {', '.join(known)}")
+        raise ValueError(f"unknown split {split!r}{nearest(split, known) or ';'} the store has {', '.join(known)}")
     values = frames.metrics(store, split=split)
     if metric in ON_REQUEST:
         values = pd.concat([values, _computed(store, trials, values, metric, split)], ignore_index=True)

@@ -134,7 +134,7 @@ def columns_of(only: Collection[str]) -> list[str]:
     known = SCHEMAS["trials"].names
     for key in only:
         if _RENAMED.get(key, key) not in known:
-            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+            raise ValueError(f"--only: unknown column {key!r}{nearest(key, known) or ';'} known: {', '.join(known)}")
     return [_RENAMED.get(key, key) for key in only]
 
 

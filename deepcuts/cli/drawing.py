@@ -84,7 +84,7 @@ def _meant(name: str, frame: pd.DataFrame, known: Collection[str], args: argpars
 
 def _of_flag(flag: str, name: str, meant: Meant, known: Collection[str]) -> list[str]:
     if not (found := meant(name)):
-        raise ValueError(f"{flag}: unknown arm {name!r}{nearest(name, known)}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"{flag}: unknown arm {name!r}{nearest(name, known) or ';'} known: {', '.join(sorted(known))}")
     return found
 
 

@@ -57,9 +57,7 @@ MOST_ROWS = 15
     "status",
     "show how far each sweep of a store has come",
     STORE,
-    argument(
-        "--watch", action="store_true", help="follow it live, until Ctrl-C (in a pipe: until all has ended)"
-    ),
+    argument("--watch", action="store_true", help="follow it live, until Ctrl-C (in a pipe: until all has ended)"),
     argument("--by-arm", action="store_true", help="show a row for each arm of a sweep"),
     JSON,
 )
@@ -176,7 +174,9 @@ def _curves(args: argparse.Namespace, frame: pd.DataFrame) -> tuple[pd.DataFrame
     if args.x == "epoch":
         metrics = deepcuts.metrics(store)
         if args.split not in (known := sorted(metrics["split"].unique())):
-            raise ValueError(f"unknown split {args.split!r}{nearest(args.split, known)}; known: {', '.join(known)}")
+            raise ValueError(
+                f"unknown split {args.split!r}{nearest(args.split, known) or ';'} known: {', '.join(known)}"
+            )
         made = deepcuts.training_curves(frame, metrics, args.metric, args.split)
         return frame, made.assign(metric=[in_split(metric, args.split) for metric in made["metric"]])
     if args.report == "best":

@@ -55,7 +55,7 @@ def check_sweep(sweep: str, known: Collection[str]) -> None:
     """Raise ValueError for a sweep that the store does not have, naming the nearest known one."""
     if sweep not in known:
         there = ", ".join(sorted(known)) or "none"
-        raise ValueError(f"unknown sweep {sweep!r}{nearest(sweep, known)}; the store has {there}")
+        raise ValueError(f"unknown sweep {sweep!r}{nearest(sweep, known) or ';'} the store has {there}")
 
 
 def remove(store: Store, removal: Removal) -> None:

@@ -160,7 +160,7 @@ def only_those(
     keep = [True] * len(trials)
     for key, values in chosen_values(only).items():
         if key not in known:
-            raise ValueError(f"--only: unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+            raise ValueError(f"--only: unknown key {key!r}{nearest(key, known) or ';'} known: {', '.join(known)}")
         matches = selected(key, values, [known[key](trial) for trial in trials])
         keep = [one and other for one, other in zip(keep, matches, strict=True)]
     if not any(keep):

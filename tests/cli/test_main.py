@@ -336,7 +336,7 @@ def test_one_trial_of_a_store_is_found_beside_rows_of_other_versions(capsys, tmp
     store.write("trials", "bbbb0000", [trial("bbbb0000", spec=None)])
     code, _, err = run(capsys, "run-one", "results", "cccc")
     assert code == BAD_INPUT
-    assert "unknown trial 'cccc'; known trials: 0" in err
+    assert "unknown trial 'cccc'; the store has 0 trials" in err
 
 
 def test_one_trial_of_a_gpu_is_not_run_over_its_results_on_a_machine_without(capsys, tmp_path):
