@@ -199,7 +199,7 @@ def _blocks(part: pd.DataFrame, left_out: _LeftOut) -> _Blocks | None:
     whole = table.dropna(axis="columns")
     datasets = sorted(whole.columns.unique("dataset"))
     for dataset in sorted(set(table.columns.unique("dataset")) - set(datasets)):
-        lacking = sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))
+        lacking = [repr(arm) for arm in sorted(set(arms) - set(part.loc[part["dataset"] == dataset, "arm"]))]
         why = f"no trial of {first_of(lacking, _MOST_NAMED)} is there" if lacking else "its arms have no seed in common"
         left_out.add(dataset, why, at)
     if len(datasets) < 2:

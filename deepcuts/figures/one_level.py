@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from deepcuts.analysis.significance import FEWEST_OF_INTERVAL
 from deepcuts.figures.style import INK, LEVEL_DASHES, called, line_style, looks, new_figure, plain, tidy, wrapping
@@ -25,7 +26,7 @@ def plot_one_level(frame: pd.DataFrame) -> Figure:
     """Plot each arm of a frame of `curves` in a row: its mean, a dot per seed, and the 95 % t interval (from 3 seeds).
 
     A panel per dataset. The axis has every seed and the dense and unpruned networks, and the majority's score where
-    that does not take most of the room.
+    that does not take most of the room; an interval that goes on beyond it ends in an arrowhead.
     """
     panels = list(frame.groupby(["model", "dataset", "metric"], dropna=False, sort=False))
     figure = new_figure(6.4, 1)
@@ -41,6 +42,7 @@ def plot_one_level(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel(plain(f"{metric}, {first['stage']}"))
         _rows(axes, part, some)
         _beside(axes, part)
+        _mark_cut(axes, part, some)
     return figure
 
 
@@ -89,6 +91,16 @@ def _beside(axes: Axes, part: pd.DataFrame) -> None:
             fontsize="x-small",
             color=INK,
         )
+
+
+def _mark_cut(axes: Axes, part: pd.DataFrame, names: Mapping[str, str]) -> None:
+    """Put an arrowhead at the edge where an interval goes on beyond it."""
+    styles, (left, right) = looks(names), axes.get_xlim()
+    for height, name in enumerate(names):
+        for row in part[(part["arm"] == name) & (part["n"] >= FEWEST_OF_INTERVAL)].to_dict("records"):
+            for edge, marker, cut in ((left, CARETLEFT, row["low"] < left), (right, CARETRIGHT, row["high"] > right)):
+                if cut:
+                    axes.plot(edge, height, marker=marker, markersize=5, color=styles[name].color, clip_on=False)
 
 
 def levels_beside(part: pd.DataFrame) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def test_a_dataset_without_one_of_the_arms_is_left_out_and_named() -> None:
     trials = many_datasets(noisy(0))
     found, said = left_out(trials[~((trials["dataset"] == "data1") & (trials["strategy"] == "LayerSNIP"))])
     assert found["datasets"].tolist() == [["data0", "data2"]] * 3
-    assert said == ["data1 at 4x: no trial of LayerSNIP is there"]
+    assert said == ["data1 at 4x: no trial of 'LayerSNIP' is there"]
 
 
 def test_a_seed_that_one_arm_lacks_on_one_dataset_is_left_out_and_named() -> None:
@@ -175,7 +175,7 @@ def test_trials_that_cannot_be_compared_are_refused_with_what_to_do() -> None:
     with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
         compare_over_datasets(trials.assign(model=trials["model"].mask(trials["seed"] == 0, "other")))
     apart = trials[trials["dataset"].eq("data0") == (trials["strategy"] == "LayerSNIP")]
-    with pytest.raises(ValueError, match=r"run what is missing.*no trial of LayerMagWeight, LayerRandom is there"):
+    with pytest.raises(ValueError, match=r"run what is missing.*no trial of 'LayerMagWeight', 'LayerRandom' is there"):
         compare_over_datasets(apart)
     no_seed = trials[trials["dataset"].eq("data0") == (trials["seed"] == 1)]
     with pytest.raises(ValueError, match="4x: no seed is complete on all datasets"):

@@ -10,6 +10,7 @@ import pytest
 from builders.rows import mask_rows, random_masks, trial, write_trial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 from matplotlib.text import Text
 
 from deepcuts.analysis.curves import curves
@@ -114,6 +115,15 @@ def test_at_a_single_level_each_arm_has_a_row_with_its_seeds_and_interval() -> N
     low, high = axes.get_xlim()
     assert 0.68 < low < 0.7  # the majority's 0.3 would take most of the axis
     assert high > 0.8
+
+
+def test_an_interval_that_goes_on_beyond_the_axis_ends_in_an_arrowhead() -> None:
+    values = {"LayerSNIP": (0.6, 0.7, 0.95), "LayerMagWeight": (0.7, 0.71, 0.72)}
+    rows = [trial(f"{name}{i}", name, i, retrained=each) for name, of in values.items() for i, each in enumerate(of)]
+    axes = plot_curves(curves(pd.DataFrame(rows).assign(compression=None))).axes[0]
+    heads = [line for line in axes.get_lines() if line.get_marker() in (CARETLEFT, CARETRIGHT)]
+    assert [line.get_marker() for line in heads] == [CARETLEFT, CARETRIGHT]
+    assert tuple(line.get_xdata()[0] for line in heads) == axes.get_xlim()
 
 
 @pytest.mark.parametrize(("width", "font_size"), [(2.5, 8), (3.3, 8), (None, None)])

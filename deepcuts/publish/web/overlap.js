@@ -101,7 +101,8 @@ function layerGrid(caption, layers, cell) {
   const depths = unique(layers.map(([, depth]) => depth)).filter((depth) => depth !== null).sort((one, other) => one - other);
   const at = (depth, kind) => layers.findIndex((each) => each[1] === depth && each[2] === kind);
   const rows = depths.map((depth) => el('tr', {}, el('th', { scope: 'row' }, `layer ${depth}`), kinds.map((kind) => (at(depth, kind) < 0 ? el('td', {}) : cell(at(depth, kind))))));
-  const outside = layers.flatMap((layer, index) => (layer[1] === null ? [el('tr', {}, el('th', { scope: 'row' }, layer[2]), cell(index))] : []));
+  const wide = (one) => Object.assign(one, { colSpan: kinds.length }); // of no kind: below all of them
+  const outside = layers.flatMap((layer, index) => (layer[1] === null ? [el('tr', {}, el('th', { scope: 'row' }, layer[2]), wide(cell(index)))] : []));
   return el('table', { class: 'layers' }, el('caption', {}, caption), el('thead', {}, el('tr', {}, el('td', {}), kinds.map((kind) => el('th', { scope: 'col' }, kind)))), el('tbody', {}, rows, outside));
 }
 
