@@ -12,7 +12,6 @@ from deepcuts.cli.drawing import as_asked, figure_file, save_by_arm, say_wrote
 from deepcuts.cli.over_datasets import OVER, check_over, print_over_datasets
 from deepcuts.cli.printing import print_json, say_measured
 from deepcuts.cli.shown import code_of, is_aside, print_frame, trials_asked
-from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import counted
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ def compare_verb(args: argparse.Namespace) -> int:
 
 def _nothing(shown: pd.DataFrame, baseline: str) -> str:
     """Say that no arm could be compared, and with what the others can be."""
+    from deepcuts.pruning.criteria import NOT_PRUNED
+
     done = deepcuts.with_arms(shown[shown["status"] == "completed"])
     arms = sorted(set(done.loc[~done["strategy"].isin(NOT_PRUNED), "arm"]) - {baseline})
     if len(arms) < 2:

@@ -18,10 +18,11 @@ from deepcuts.cli.printing import (
     print_records,
 )
 from deepcuts.records import records
-from deepcuts.store.tables import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from deepcuts.store.tables import Row
 
 TABLE_FORMATS = (
     argument("--csv", action="store_true", help="print CSV, with every column of the JSON"),

@@ -188,7 +188,7 @@ def test_a_baseline_is_an_arm_a_label_or_the_strategy_of_one_label() -> None:
         assert compare(rows, name)["baseline"].unique().tolist() == ["late"]
     assert compare(rows, "mine").set_index("strategy")["n"].to_dict() == {"LayerSNIP": 6, "late": 6}
     with pytest.raises(
-        ValueError, match=r"unknown baseline 'lat'; did you mean 'late'\?; the store has LayerSNIP, late"
+        ValueError, match=r"unknown baseline 'lat'; did you mean 'late'\? the store has LayerSNIP, late"
     ):
         compare(rows, "lat")
     more = rows.assign(arm=rows["arm"].replace("LayerSNIP", "yours"))

@@ -139,7 +139,7 @@ def test_only_chooses_a_trial_by_the_beginning_of_its_id():
     [
         (
             {"data": "toy"},
-            "--only: unknown key 'data'; did you mean 'dataset'.; known: trial, dataset, arm, strategy, seed",
+            "--only: unknown key 'data'; did you mean 'dataset'. known: trial, dataset, arm, strategy, seed",
         ),
         ({"seed": "7"}, "--only seed=7: no trial has it; the trials have 0, 1"),
         ({"seed": ["0", "x"]}, "--only seed=x: no trial has it"),
