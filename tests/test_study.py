@@ -83,6 +83,15 @@ def test_p_values_are_those_of_scipys_one_sided_t_tests() -> None:
     assert np.isnan(Condition("", values[:5], low=0.5).p_false)
 
 
+def test_a_mean_on_a_bound_is_not_above_it() -> None:
+    """As where two networks both predict one class alone: their difference is 0 in every seed."""
+    same = Condition("", np.zeros(6), low=0)
+    assert not same.holds
+    claim = Claim(1, "", "A", [same])
+    [(verdict, p)] = verdicts([claim])
+    assert (verdict, p >= 0.5) == ("undecided", True)
+
+
 def test_holm_is_that_of_the_definition() -> None:
     # Sorted 0.01, 0.02, 0.03, 0.3: times 4, 3, 2, 1, and never below the one before.
     assert holm([0.03, 0.01, 0.3, 0.02]) == pytest.approx([0.06, 0.04, 0.3, 0.06])

@@ -82,8 +82,8 @@ class Condition:
 
     @property
     def holds(self) -> bool:
-        """Whether the mean that was seen lies within the bounds."""
-        return self.low <= self.mean <= self.high
+        """Whether the mean that was seen lies within the bounds, and not on one of them."""
+        return self.low < self.mean < self.high
 
 
 def _p_above_zero(values: Floats) -> float:

@@ -71,7 +71,7 @@ def table(claims: Sequence[tuple[Claim, tuple[Verdict, float]]]) -> str:
         held = f"{sum(each.holds for each in known)}, {len(known)}, {len(claim.all_conditions())}"
         rows.append(
             f"| {claim.number} | [{claim.text}](#{claim.number}-{anchor(claim.text)}) | **{verdict}** |"
-            f" {_p(p) if known else ''} | {held} |"
+            f" {_p(p).removeprefix('= ') if known else ''} | {held} |"
         )
     return "\n".join(rows)
 
@@ -97,13 +97,13 @@ def section(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
 
 def _why(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
     if verdict != "undecided":
-        return f" (p = {_p(p)}, corrected over the {family} claims of family {claim.family})."
+        return f" (p {_p(p)}, corrected over the {family} claims of family {claim.family})."
     missing = sum(each.seeds < FEWEST_SEEDS for each in claim.all_conditions())
     if missing:
         return f": {missing} of {len(claim.all_conditions())} conditions have fewer than {FEWEST_SEEDS} seeds so far."
     needed = claim.seeds_needed(family)
     seeds = "no number of seeds up to 10,000" if math.isnan(needed) else f"about {needed:.0f} seeds"
-    return f" (p = {_p(p)}); {seeds} would decide, as it looks."
+    return f" (p {_p(p)}); {seeds} would decide, as it looks."
 
 
 def _row(condition: Condition) -> str:
@@ -129,4 +129,4 @@ def _state(condition: Condition) -> str:
 
 
 def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
