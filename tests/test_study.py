@@ -210,3 +210,19 @@ def test_committed_tables_are_small_and_whole() -> None:
     shared = retrained.index.intersection(last.index)
     assert len(shared) > 0
     assert np.array_equal(retrained[shared], last[shared])
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_tables() -> None:
+    results, text = read(), " ".join((ROOT / "README.md").read_text().split())
+    smooth, magnitude, dense = (
+        results.metric(Arm("masks", arm), "sst2", 0.85, stage).mean() / 100
+        for arm, stage in (("LayerSmoothGrad", "pruned"), ("LayerMagWeight", "pruned"), ("LayerMagWeight", "dense"))
+    )
+    assert (
+        f"masks keep {smooth:.2f} of accuracy and those of magnitude {magnitude:.2f} (means; dense {dense:.2f})" in text
+    )
+    found = {claim.number: claim.all_conditions() for claim in claims(results)}
+    shifted = [each.mean for each in found[1] if each.unit == "IoU" and each.seeds]
+    assert f"masks with an IoU of {min(shifted):.2f} to {max(shifted):.2f}" in text
+    padded = min(each.mean for each in found[6] if each.unit == "IoU" and each.seeds)
+    assert float(re.findall(r"padding hardly changes GradCAM's masks \(IoU above (0\.\d+)\)", text)[0]) < padded
