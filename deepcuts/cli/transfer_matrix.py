@@ -68,7 +68,7 @@ def _print_table(frame: pd.DataFrame) -> None:
         "\nfrom own mask: the difference from the target's own mask, by seed, as a part of how far the fine-tuned"
         " network is above chance"
     )
-    print("(...) 95 % intervals over seeds, not corrected for the number of cells: no verdicts")
+    print("(...) 95 % intervals over seeds; not corrected for the number of cells, so no verdicts")
 
 
 def _print_latex(frame: pd.DataFrame) -> None:
