@@ -45,7 +45,7 @@ from deepcuts.publish.transfer_section import transfer_section
 from deepcuts.publish.webdata import facets, overlaps, trial_rows, trial_settings, web_looks
 from deepcuts.records import records
 from deepcuts.store.store import SCHEMAS, Store
-from deepcuts.wording import counted
+from deepcuts.wording import counted, first_of
 
 MOST_SWEEPS = 3  # that the title names
 
@@ -193,8 +193,7 @@ def _left_out(shown: int, pruned: int, store: Store) -> str:
 
 def _title(trials: pd.DataFrame, sweep: str | None, only: Selection, uri: str) -> str:
     names = [sweep] if sweep else sorted(trials["sweep"].dropna().unique())
-    more = f" and {len(names) - MOST_SWEEPS} more" if len(names) > MOST_SWEEPS else ""
-    return (", ".join(names[:MOST_SWEEPS]) + more or uri) + (f", only {selection_text(only)}" if only else "")
+    return (first_of(names, MOST_SWEEPS) or uri) + (f", only {selection_text(only)}" if only else "")
 
 
 def _to_run(store: Store, trials: pd.DataFrame, sweep: str | None) -> list[str]:
