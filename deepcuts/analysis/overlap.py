@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deepcuts.analysis.density import DensityCounts
+from deepcuts.analysis.frames import trials
 from deepcuts.experiment.metrics import Floats
 from deepcuts.names import layer_kind, natural
 from deepcuts.pruning.bits import Words, count_pairs
@@ -32,7 +33,11 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def overlap(
-    store: Store, trial_ids: Sequence[str] | None = None, common: bool = False, by_kind: bool = False
+    store: Store,
+    trial_ids: Sequence[str] | None = None,
+    common: bool = False,
+    by_kind: bool = False,
+    same: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return how far the masks of all unordered pairs of trials overlap.
 
@@ -41,16 +46,25 @@ def overlap(
     together, and `layer` is the kind.
 
     `trial_ids` are ids or unique prefixes (default: all completed trials that have masks). With `common`, masks of
-    different models are compared on the tensors that all of them have. Masks that are missing or damaged are left out
-    and named in `.attrs["damaged"]` (path to reason).
+    different models are compared on the tensors that all of them have. `same` names columns of the table `trials`:
+    only trials that have the same value in each of them are compared, as in a store of too many trials for all pairs.
+    Masks that are missing or damaged are left out and named in `.attrs["damaged"]` (path to reason).
 
-    Raises ValueError for an unknown trial or one without masks, fewer than two trials, more trials than there is room
-    for the rows of all pairs (of bert-base some 1,150), and different models.
+    Raises ValueError for an unknown trial or one without masks, fewer than two trials to compare, more trials than
+    there is room for the rows of all pairs (of bert-base some 1,150), different models, and a column of `same` that
+    `trials` does not have.
 
     >>> dc.overlap(store)
+    >>> dc.overlap(store, same=["dataset", "seed", "sparsity_asked"])
     """
     masks = MaskReader(store)
-    return _overlap(masks, masks.find(trial_ids), common, by_kind)
+    wanted = masks.find(trial_ids)
+    if not same:
+        return _overlap(masks, wanted, common, by_kind)
+    frames = [_overlap(masks, ids, common, by_kind) for ids in _groups(masks, wanted, same)]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["damaged"] = masks.damaged
+    return frame
 
 
 def overlap_and_density(
@@ -80,7 +94,12 @@ _Seen = Callable[[PrunedTensor, Sequence[str], Words], None]
 def _overlap(
     masks: MaskReader, wanted: Sequence[str], common: bool, by_kind: bool, seen: _Seen | None = None
 ) -> pd.DataFrame:
-    ids = _comparable(masks, wanted)
+    ids = _masked(masks, wanted)
+    if len(ids) < 2:
+        left_out = "".join(f"; {path}: {reason}" for path, reason in masks.damaged.items())
+        raise ValueError(
+            f"overlap needs the masks of two trials; {masks.store.uri!r} has {len(ids)} to compare{left_out}"
+        )
     if not common:
         _check_models(masks, ids)
     tensors = _tensors(masks, ids, common)
@@ -96,18 +115,22 @@ def _overlap(
     return frame
 
 
-def _comparable(masks: MaskReader, wanted: Sequence[str]) -> list[str]:
-    """Return the wanted trials whose masks were found. Raises ValueError for Dense, failed, and fewer than two."""
+def _groups(masks: MaskReader, wanted: Sequence[str], same: Sequence[str]) -> list[list[str]]:
+    """Return the wanted trials that have masks, those together that have the same values, where there are several."""
+    rows = trials(masks.store, ["trial_id", *same]).set_index("trial_id")
+    rows = rows.loc[_masked(masks, wanted)].reset_index()
+    groups = [list(ids) for _, ids in rows.groupby(list(same), dropna=False)["trial_id"] if len(ids) > 1]
+    if not groups:
+        raise ValueError(f"no two of the {len(rows)} trials with masks have the same {', '.join(same)}")
+    return groups
+
+
+def _masked(masks: MaskReader, wanted: Sequence[str]) -> list[str]:
+    """Return the wanted trials whose masks were found. Raises ValueError for Dense and failed ones."""
     for trial_id in wanted:
         if trial_id not in masks.places:
             masks.check_masked(trial_id)
-    ids = [trial_id for trial_id in wanted if trial_id in masks.places]
-    if len(ids) < 2:
-        left_out = "".join(f"; {path}: {reason}" for path, reason in masks.damaged.items())
-        raise ValueError(
-            f"overlap needs the masks of two trials; {masks.store.uri!r} has {len(ids)} to compare{left_out}"
-        )
-    return ids
+    return [trial_id for trial_id in wanted if trial_id in masks.places]
 
 
 def _check_size(trials: int, rows_of_pair: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deepcuts.names import find_id
+from deepcuts.names import COMPACTED, find_id
 from deepcuts.pruning.bits import Bools, Words, count_ones, unpack, words
 from deepcuts.store.store import Store
 from deepcuts.store.tables import SCHEMAS, Row
@@ -138,6 +138,7 @@ class MaskReader:
     places: dict[str, dict[PrunedTensor, BitsPlace]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    _footers: dict[str, pq.FileMetaData] = field(default_factory=dict)  # of compacted files, which never change
 
     def find(self, trial_ids: Iterable[str] | None = None) -> list[str]:
         """Look up where the masks of trials are; return the ids of the trials, found or not.
@@ -167,14 +168,14 @@ class MaskReader:
                 break
             path = self.store.path("masks", name)
             try:
-                found = _index(self.store, path)
+                found = self._index(path, missing)
             except FileNotFoundError:  # merged by a compaction since it was listed
                 gone = True
                 continue
             except (pa.ArrowException, OSError) as error:
                 self.damaged[path] = str(error).splitlines()[0]
                 continue
-            self.places |= {trial_id: places for trial_id, places in found.items() if trial_id in missing}
+            self.places |= found
             missing -= set(found)
         return self._locate(missing) if gone and missing else missing
 
@@ -192,11 +193,37 @@ class MaskReader:
         try:
             for trial_id in trials:
                 for path in self._paths(trial_id) - set(files):
-                    files[path] = _open(self.store, path)
+                    files[path] = self._open(path)
             yield files
         finally:
             for file in files.values():
                 file.close()
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        """Open a file of masks. The footer of a compacted one is kept: it has a row group for each of many tensors."""
+        source, footer = self.store.filesystem.open_input_file(path), self._footers.get(path)
+        file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
+        if path.rpartition("/")[2].startswith(COMPACTED):
+            self._footers[path] = file.metadata
+        return file
+
+    def _index(self, path: str, wanted: Collection[str]) -> dict[str, dict[PrunedTensor, BitsPlace]]:
+        """Return those of the wanted trials that a file of masks has, with the place of each of their tensors."""
+        found: dict[str, dict[PrunedTensor, BitsPlace]] = {}
+        with self._open(path) as file:
+            ids, footer = file.schema.names.index("trial_id"), file.metadata
+            groups = [group for group in range(footer.num_row_groups) if _may_hold(footer, group, ids, wanted)]
+            table = file.read_row_groups(
+                groups, ["trial_id", "layer", "parameter", "shape", "size", "kept"], use_threads=False
+            )
+            lengths = [footer.row_group(group).num_rows for group in groups]
+        rows = ((group, row) for group, length in zip(groups, lengths, strict=True) for row in range(length))
+        for (group, row), mask in zip(rows, table.to_pylist(), strict=True):
+            if mask["trial_id"] in wanted:
+                tensor = PrunedTensor(mask["layer"], mask["parameter"], mask["size"])
+                place = BitsPlace(path, group, row, tuple(mask["shape"]), mask["kept"])
+                found.setdefault(mask["trial_id"], {})[tensor] = place
+        return found
 
     def _paths(self, trial_id: str) -> set[str]:
         """Return the files that hold the masks of a trial, found anew if a compaction has merged its own since."""
@@ -228,22 +255,12 @@ def _should_have_masks(row: Row) -> bool:
     return bool(row["status"] == "completed" and row["strategy"] != "Dense")
 
 
-def _open(store: Store, path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store.filesystem.open_input_file(path), page_checksum_verification=True)
-
-
-def _index(store: Store, path: str) -> dict[str, dict[PrunedTensor, BitsPlace]]:
-    """Return every trial in a file of masks, with the place of each of its tensors."""
-    with _open(store, path) as file:
-        table = file.read(["trial_id", "layer", "parameter", "shape", "size", "kept"], use_threads=False)
-        lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    rows = ((group, row) for group, length in enumerate(lengths) for row in range(length))
-    found: dict[str, dict[PrunedTensor, BitsPlace]] = {}
-    for (group, row), mask in zip(rows, table.to_pylist(), strict=True):
-        tensor = PrunedTensor(mask["layer"], mask["parameter"], mask["size"])
-        place = BitsPlace(path, group, row, tuple(mask["shape"]), mask["kept"])
-        found.setdefault(mask["trial_id"], {})[tensor] = place
-    return found
+def _may_hold(footer: pq.FileMetaData, group: int, column: int, wanted: Collection[str]) -> bool:
+    """Return whether a row group may have rows of the wanted trials, by the statistics of its column of ids."""
+    ids = footer.row_group(group).column(column).statistics
+    if ids is None or not ids.has_min_max or ids.min != ids.max:
+        return True
+    return ids.min in wanted
 
 
 def _fill(out: Words, size: int, place: BitsPlace, file: pq.ParquetFile) -> None:

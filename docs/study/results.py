@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,34 +107,25 @@ def collect(uri: str, folder: Path = DATA) -> None:
     trials = frames["trials"].drop(columns=["traceback"])
     frames["trials"] = trials.assign(spec=trials["spec"].str.replace(r'"files":\{[^}]*\}', '"files":null', regex=True))
     masked = _masked(frames["trials"])
-    frames["overlap"] = pd.concat([_no_overlap(), *(_overlap(store, ids) for ids in masked.values())])
-    every = sorted({trial_id for ids in masked.values() for trial_id in ids})
-    density = dc.density(store, every) if every else pd.DataFrame({"trial_id": [], "kind": [], "density": []})
+    pairs = dc.overlap(store, masked, same=["dataset", "seed", "sparsity_asked"])
+    frames["overlap"] = pairs.loc[pairs["layer"].isna(), ["trial_a", "trial_b", "kept_iou", "kappa"]]
+    density = dc.density(store, masked)
     frames["pooler"] = density[density["kind"] == layer_kind("bert.pooler.dense")[1]][["trial_id", "density"]]
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.reset_index(drop=True).to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
 
 
-def _masked(trials: pd.DataFrame) -> dict[tuple[object, ...], list[str]]:
-    """Return the ids of trials whose masks are compared, by dataset, seed and sparsity: those that were not retrained.
+def _masked(trials: pd.DataFrame) -> list[str]:
+    """Return the ids of the trials whose masks are compared: those that were not retrained.
 
     A trial that was retrained has the mask of the one that was not. Masks that leave out a tensor cover other weights.
     """
     rows = trials[(trials["status"] == "completed") & trials["sparsity_asked"].gt(0)]
     specs = [json.loads(spec) for spec in rows["spec"]]
-    rows = rows[[spec["retrain"]["epochs"] == 0 and not spec["score"].get("exclude") for spec in specs]]
-    groups = rows.groupby(["dataset", "seed", "sparsity_asked"])["trial_id"]
-    return {key: sorted(ids) for key, ids in groups if len(ids) > 1}
-
-
-def _overlap(store: dc.Store, ids: Sequence[str]) -> pd.DataFrame:
-    pairs = dc.overlap(store, ids)
-    return pairs.loc[pairs["layer"].isna(), list(_no_overlap())]
-
-
-def _no_overlap() -> pd.DataFrame:
-    return pd.DataFrame(columns=["trial_a", "trial_b", "kept_iou", "kappa"])
+    return list(
+        rows["trial_id"][[spec["retrain"]["epochs"] == 0 and not spec["score"].get("exclude") for spec in specs]]
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from builders.rows import LAYERS, mask_rows, random_masks, trial, write_trial
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from deepcuts.analysis.density import density
 from deepcuts.analysis.overlap import MEASURES, measures, of_tensor, overlap, overlap_and_density
+from deepcuts.store.compact import compact
 from deepcuts.store.masks import MaskReader
 from deepcuts.store.store import Store
 
@@ -207,6 +209,35 @@ def test_missing_and_damaged_masks_are_left_out_and_named(store: Store) -> None:
     assert sorted(damaged) == ["1", "2", "e"]
     assert "where 1 were recorded" in damaged["2"]
     assert "missing" in damaged["e"]
+
+
+def test_only_trials_with_the_same_values_are_compared_when_asked(store: Store) -> None:
+    add(store, "9" * 16, random_masks(9, 0.5), seed=1)
+    pairs = overlap(store, same=["seed", "dataset"])
+    whole = overlap(store)
+    ones = whole[(whole["trial_a"] == "1" * 16) & (whole["trial_b"] == "9" * 16)]
+    pd.testing.assert_frame_equal(pairs, ones.reset_index(drop=True))
+    arms = overlap(store, same=["arm"])  # a column of the views, not of the file
+    pd.testing.assert_frame_equal(arms, whole)
+    assert len(overlap(store, ["0000", "1111", "9999"], same=["seed"])) == len(pairs)
+    with pytest.raises(ValueError, match="no two of the 5 trials with masks have the same trial_id"):
+        overlap(store, same=["trial_id"])
+    with pytest.raises(ValueError, match="trials has no column 'sed'; did you mean 'seed'"):
+        overlap(store, same=["sed"])
+
+
+def test_of_a_compacted_file_only_the_asked_trials_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = overlap(store, ["0000", "2222"])
+    compact(store)
+    groups, read = [], pq.ParquetFile.read_row_groups
+
+    def counted(self, some, *args, **named):
+        groups.extend(some)
+        return read(self, some, *args, **named)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", counted)
+    pd.testing.assert_frame_equal(overlap(store, ["0000", "2222"]), before)
+    assert len(groups) == 2 * 3  # a group for each of three tensors
 
 
 def test_a_trials_own_file_counts_before_a_compacted_one(store: Store) -> None:
