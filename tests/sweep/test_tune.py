@@ -1,5 +1,6 @@
 """Sweeps on a real, local Ray: what is run, where, and what survives."""
 
+import asyncio
 import errno
 import os
 import signal
@@ -207,6 +208,23 @@ def test_a_sweep_runs_in_a_thread_and_ends_at_its_deadline(
     assert store.exists("notes/waits.json")
     assert store.statuses() == {spec.trials()[0].trial_id: "completed"}
     assert store.names("running", ".json") == []
+
+
+def complete_at_once(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
+    return write_row(store, trial)
+
+
+def test_a_sweep_runs_inside_a_running_event_loop_as_in_a_cell_of_a_notebook(four_gpus: None, tmp_path: Path) -> None:
+    spec, store = one_strategy(), Store(str(tmp_path))
+
+    async def cell() -> Outcome:
+        later = asyncio.get_running_loop().create_task(asyncio.sleep(0, "the loop goes on"))
+        outcome = launch(spec, store, complete_at_once)
+        assert await later == "the loop goes on"
+        return outcome
+
+    assert asyncio.run(cell()) == Outcome()
+    assert store.statuses() == {trial.trial_id: "completed" for trial in spec.trials()}
 
 
 def test_a_signal_ends_a_launch_and_a_second_one_interrupts_an_interactive_session(
