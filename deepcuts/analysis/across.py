@@ -179,8 +179,8 @@ def _normalised(rows: pd.DataFrame, stage: Stage, left_out: _LeftOut) -> pd.Data
         why = f"no level of chance is known for its metric, {metric}, in these trials"
         if len(low):
             why = (
-                f"the fine-tuned network is {low.min():+.3f} from chance ({metric}), and is divided by only where it is"
-                f" {SIGNAL:g} above"
+                f"the fine-tuned network is {low.min():+z.3f} from chance ({metric}), and is divided by only where it"
+                f" is {SIGNAL:g} above"
             )
         left_out.add(f"{dataset}{seeds}", why)
     value = ((rows[stage].astype(float) - chance) / above).round(12)
@@ -349,6 +349,6 @@ def _cell(
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return escaped("–")
-    number = f"{value:.2f}" if name == "rank" else f"{value:.3f}"
+    number = f"{value:.2f}" if name == "rank" else f"{value:z.3f}"
     text = bold % number if round(value, 3) == best else number
-    return text + (beside % escaped(f"{low:.3f} to {high:.3f}") if low is not None and high is not None else "")
+    return text + (beside % escaped(f"{low:z.3f} to {high:z.3f}") if low is not None and high is not None else "")

@@ -281,12 +281,12 @@ def in_words(row: Mapping[str, Any], margin: float) -> str:
     against, verdict = f"{row['strategy']} against {place}", row["verdict"]
     if row["n"] == 0:
         return f"{against}: undecided, they share no seed in the same settings; run both alike, with the same seeds."
-    seen = f"{row['metric']} {row['difference']:+.3f}"
+    seen = f"{row['metric']} {row['difference']:+z.3f}"
     if row["n"] == 1:
         return f"{against}: undecided, {seen} with one seed, which says nothing about the spread{_more(row)}"
     known = row["low"] is not None and row["low"] == row["low"]
     same = "the same for both seeds" if row["n"] == 2 else f"the same for all {row['n']} seeds"
-    around = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}, {row['n']} seeds" if known else same
+    around = f"95 % interval {row['low']:+z.3f} to {row['high']:+z.3f}, {row['n']} seeds" if known else same
     seen += f" ({around}"
     if verdict == "undecided":
         return f"{against}: undecided, {seen}){_more(row)}"

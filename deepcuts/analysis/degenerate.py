@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow.dataset as ds
 
+from deepcuts.analysis.arm_names import read_settings
 from deepcuts.analysis.arms import in_order, with_arms
 from deepcuts.analysis.density import density
 from deepcuts.analysis.frames import mask_counts
@@ -67,15 +68,18 @@ def degenerate_in_words(frame: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
     """Say in a sentence for each arm and level what is broken, and each of it in how many of its trials.
 
     That a network predicts one class alone is said of fine-tuned and retrained ones: pruned ones that are not retrained
-    yet often do.
+    (yet, or by `retrain.epochs=0`) often do.
 
     >>> dc.degenerate_in_words(dc.degenerate(store, trials), trials)
     """
     rows = with_arms(trials[trials["status"] == "completed"])
     rows = rows.assign(asked=[level(*each) for each in zip(rows["compression"], rows["sparsity_asked"], strict=True)])
-    frame = frame[(frame["kind"] != "one class") | frame["what"].isin(["dense", "retrained"])]
-    told = ["trial_id", "model", "dataset", "arm", "asked", "compression", "sparsity_asked", "dense_id"]
+    retrains = {text: read_settings(text).get("retrain.epochs") != 0 for text in rows["settings"].unique()}
+    rows = rows.assign(retrains=rows["settings"].map(retrains))
+    told = ["trial_id", "model", "dataset", "arm", "asked", "compression", "sparsity_asked", "dense_id", "retrains"]
     found = frame.merge(rows[told], on="trial_id")
+    trained = (found["what"] == "dense") | ((found["what"] == "retrained") & found["retrains"])
+    found = found[(found["kind"] != "one class") | trained]
     said = []
     of_dense = (found["kind"] == "one class") & (found["what"] == "dense")
     for (_, dataset), part in found[of_dense].groupby(["model", "dataset"]):

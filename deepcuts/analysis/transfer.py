@@ -329,11 +329,11 @@ def transfer_cells(frame: pd.DataFrame, escaped: Callable[[str], str]) -> tuple[
 def _of_cell(row: dict[str, Any] | None) -> list[str]:
     if row is None:
         return ["–"] * 3
-    mean = _interval_text(f"{row['mean']:.3f}", row["low"], row["high"], ".3f")
+    mean = _interval_text(f"{row['mean']:z.3f}", row["low"], row["high"], "z.3f")
     if row["difference"] is None:
         return [mean, str(row["n"]), "–"]
-    difference = f"{round(row['difference'], 3) + 0.0:+.3f}"
-    return [mean, str(row["n"]), _interval_text(difference, row["difference_low"], row["difference_high"], "+.3f")]
+    difference = f"{row['difference']:+z.3f}"
+    return [mean, str(row["n"]), _interval_text(difference, row["difference_low"], row["difference_high"], "+z.3f")]
 
 
 def _interval_text(text: str, low: float | None, high: float | None, form: str) -> str:

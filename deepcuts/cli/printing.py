@@ -82,7 +82,7 @@ def for_people(results: pd.DataFrame) -> pd.DataFrame:
     """
     frame = results.drop(columns=["majority", "at_majority"])
     if results["majority"].notna().any():
-        levels = [None if value != value else f"{value:.3f}" for value in results["majority"]]
+        levels = [None if value != value else f"{value:z.3f}" for value in results["majority"]]
         frame.insert(list(frame).index(STAGES[0]), "majority", levels)
     for stage in STAGES:
         names = [stage, *(f"{stage}_{of}" for of in ("half_width", "low", "high", "values"))]
@@ -114,15 +114,15 @@ def _of_seeds(
 ) -> str | None:
     """Write the mean over seeds with its interval; the values themselves where there are too few for one."""
     if half != half:
-        return ", ".join(f"{value:.3f}{'*' if value == majority else ''}" for value in values) or None
+        return ", ".join(f"{value:z.3f}{'*' if value == majority else ''}" for value in values) or None
     return mean_in_words(mean, half, low, high) + ("*" if majority in values else "")
 
 
 def mean_in_words(mean: float, half: float, low: float, high: float) -> str:
     """Write a mean with half of its interval, or with both ends where the metric's bounds cut it."""
     if mean - half < low - 1e-9 or high + 1e-9 < mean + half:
-        return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-    return f"{mean:.3f} ± {half:.3f}"
+        return f"{mean:z.3f} ({low:z.3f} to {high:z.3f})"
+    return f"{mean:z.3f} ± {half:.3f}"
 
 
 def print_results(results: pd.DataFrame) -> None:
@@ -145,7 +145,7 @@ def star_in_words(results: pd.DataFrame) -> str:
     marked = results[results["at_majority"].notna()].drop_duplicates(["dataset", "metric"])
     if marked.empty:
         return ""
-    scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:.3f}" for row in marked.itertuples())
+    scores = ", ".join(f"{row.dataset} {row.metric} {row.majority:z.3f}" for row in marked.itertuples())
     what = "exactly the score of always predicting the most frequent class"
     return f"{what}, or the mean of seeds of which one has that ({scores})"
 

@@ -53,7 +53,7 @@ def export_verb(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"deepcuts: {error}", file=sys.stderr)
         return INCOMPLETE
-    print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:.3f}")
+    print(f"wrote {args.folder}: {row['arm']} on {row['dataset']}, {row['metric']} {row['retrained']:z.3f}")
     if args.shrink:
         print(
             f"{row['neurons']:,} of {row['full_neurons']:,} neurons in each feed-forward layer,"

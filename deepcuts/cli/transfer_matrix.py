@@ -112,5 +112,5 @@ def _with_interval(row: Row, name: str, of: str) -> str:
     if value is None:
         return "–"
     if low is None or high is None:
-        return f"{value:.3f}"
+        return f"{value:z.3f}"
     return mean_in_words(value, max(high - value, value - low), low, high)

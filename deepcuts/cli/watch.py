@@ -202,7 +202,7 @@ def _ended(rows: Sequence[Row]) -> Table:
         words = (
             f"failed in {stage_in_words(row['error_stage'])}: {row['error']}"
             if failed
-            else f"{row['metric']} {value:.3f}"
+            else f"{row['metric']} {value:z.3f}"
         )
         at = row["finished_at"].strftime("%H:%M:%S UTC")
         table.add_row(Text(at, "dim"), Text(_name(row)), Text(words.splitlines()[0], "red" if failed else ""))

@@ -152,7 +152,7 @@ def facts_in_words(facts: Mapping[str, Facts], task: Task, limit: int | None = N
         score = majority_score(
             task.main_metric, np.repeat(np.arange(len(counts), dtype=np.float64), [*counts.values()])
         )
-        labels.append(f"always predicting {class_in_words(most)}: {task.main_metric} {score:.3f}")
+        labels.append(f"always predicting {class_in_words(most)}: {task.main_metric} {score:z.3f}")
     notes = [f"note: {problems}" for split, each in facts.items() if (problems := _problems(split, each))]
     return [f"labels {'; '.join(labels)}", *notes]
 

@@ -125,6 +125,6 @@ def _level_text(group: list[tuple[str, float]]) -> str:
     """Name levels that are close, the highest first: `unpruned 0.873 · dense 0.853 to 0.861`."""
     values: dict[str, list[str]] = {}
     for name, value in reversed(group):
-        values.setdefault(name, []).append(f"{value:.3f}")
+        values.setdefault(name, []).append(f"{value:z.3f}")
     ends = {name: list(dict.fromkeys([some[-1], some[0]])) for name, some in values.items()}
     return " · ".join(f"{name} {' to '.join(some)}" for name, some in ends.items())

@@ -116,7 +116,7 @@ def _highest(whole: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+    return f"{low:z.2f}" if f"{low:z.2f}" == f"{high:z.2f}" else f"{low:z.2f} to {high:z.2f}"
 
 
 def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64], narrow: bool) -> None:
@@ -141,9 +141,7 @@ def _heatmap(figure: Figure, axes: Axes, kappa: NDArray[np.float64], narrow: boo
     for (row, column), value in np.ndenumerate(kappa):
         if np.isfinite(value):
             color = "white" if value > 0.6 else INK
-            axes.text(
-                column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize="xx-small", color=color
-            )
+            axes.text(column, row, f"{value:z.2f}", ha="center", va="center", fontsize="xx-small", color=color)
 
 
 def _trial_labels(axes: Axes, rows: pd.DataFrame, letters: int, inches: float) -> None:

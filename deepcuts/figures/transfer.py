@@ -99,7 +99,7 @@ def _matrix(axes: Axes, part: pd.DataFrame, places: tuple[list[str], list[str]],
         if row["own"]:
             axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=GREY, linewidth=0.8))
         about: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if _luminance(color) < _DARK else INK}
-        axes.text(x, y - 0.16, f"{row['mean']:.3f}", fontsize="small", **about)
+        axes.text(x, y - 0.16, f"{row['mean']:z.3f}", fontsize="small", **about)
         axes.text(x, y + 0.24, _below(row), fontsize="xx-small", **about)
     axes.set_xticks(range(len(targets)), [plain(name) for name in targets])
     axes.set_yticks(range(len(sources)), [plain(name) for name in sources])
@@ -117,7 +117,7 @@ def _below(row: dict[str, Any]) -> str:
     if row["low"] is None:
         return counted(row["n"], "seed")
     below, above = row["mean"] - row["low"], row["high"] - row["mean"]
-    return f"± {above:.3f}" if abs(above - below) < 1e-9 else f"{row['low']:.2f} to {row['high']:.2f}"
+    return f"± {above:.3f}" if abs(above - below) < 1e-9 else f"{row['low']:z.2f} to {row['high']:z.2f}"
 
 
 def _scale(figure: Figure, grid: Any, norm: Normalize) -> None:

@@ -116,7 +116,7 @@ def _point(row: Row) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
+    return "–" if value is None else f"{value:+z.3f}".replace("-", "−")
 
 
 # The value after retraining of each seed, by dataset, arm, and compression or else sparsity asked for.

@@ -166,7 +166,7 @@ def _holdout(spec: TrialSpec) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:z.4f}"
 
 
 def _how(spec: TrialSpec, row: Row, shrunk: Shrunk | None) -> str:

@@ -218,7 +218,7 @@ def overlap_section(shared: Sequence[Mapping[str, Any]], notes: Sequence[str]) -
             " · ".join(filter(None, (row["label"], row["dataset"]))),
             level(row["compression"], row["sparsity_asked"]) if row["relation"] != "other compression" else "–",
             f"{row['pairs']:,}",
-            *("–" if row[key] is None else f"{round(row[key], 3) + 0.0:.3f}" for key in names),
+            *("–" if row[key] is None else f"{row[key]:z.3f}" for key in names),
         ]
         for row in shared
     )

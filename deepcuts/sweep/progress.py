@@ -159,7 +159,7 @@ class _Cell:
 
 def _result(row: Mapping[str, Any]) -> str:
     value = row["dense"] if row.get("retrained") is None else row["retrained"]
-    text = f"{row['metric']} {value:.3f}"
+    text = f"{row['metric']} {value:z.3f}"
     if row.get("retrained") is not None:
-        text += f" (dense {row['dense']:.3f}), sparsity {row['sparsity']:.1%}"
+        text += f" (dense {row['dense']:z.3f}), sparsity {row['sparsity']:.1%}"
     return f"{text}, {duration(row['total_seconds'])}"

@@ -286,13 +286,13 @@ def _correlation(ours: Sequence[float] | Floats, theirs: Sequence[float] | Float
     """Say how two numbers of the same trials (N,) correlate by rank (Spearman 1904); nothing where one is constant."""
     if len(set(ours)) < 2 or len(set(theirs)) < 2:
         return ""
-    return f"rank correlation {spearmanr(ours, theirs).statistic:+.2f} over {len(ours)} trials"
+    return f"rank correlation {spearmanr(ours, theirs).statistic:+z.2f} over {len(ours)} trials"
 
 
 def _iou(results: Results, arm: Arm, other: Arm, places: Iterable[Place]) -> str:
     """Say between which means over seeds the IoU of two arms lies, over several places; nothing where none has run."""
     means = [values.mean() for at in places if len(values := results.overlaps(arm, other, *at))]
-    return f"{min(means):.3f} to {max(means):.3f}" if means else ""
+    return f"{min(means):z.3f} to {max(means):z.3f}" if means else ""
 
 
 CLAIMS: tuple[Callable[[Results], Claim], ...] = (

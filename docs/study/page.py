@@ -20,7 +20,7 @@ REASONS = {
     "a recently published method": "The claims are about the paper's criteria; none says that they are the best.",
     "every method at every operating point": "An arm runs where a claim asks for it.",
 }
-_UNITS = {"points": "+.2f", "IoU": ".3f", "kappa": ".3f", "share": ".4f"}
+_UNITS = {"points": "+z.2f", "IoU": "z.3f", "kappa": "z.3f", "share": "z.4f"}
 
 
 def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict, float]], results: Results) -> str:

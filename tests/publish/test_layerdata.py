@@ -71,6 +71,14 @@ def test_each_thing_that_is_broken_has_its_own_number_of_trials() -> None:
     ]
 
 
+def test_a_network_that_is_never_retrained_may_predict_one_class() -> None:
+    broken = pd.DataFrame(columns=["trial_id", "kind", "what"])
+    for epochs, said in ((0, []), (1, ["LayerMagWeight 2x on toy: predicts one class alone when retrained"])):
+        row = row_of(specs.trial(retrain=Training(epochs=epochs)))
+        broken.loc[0] = [row["trial_id"], "one class", "retrained"]
+        assert degenerate_in_words(broken, pd.DataFrame([row])) == said
+
+
 def test_layers_have_the_mean_density_and_shares_of_a_group(store: Store) -> None:
     (group,) = layer_groups(*_frames(store))
     assert group["n"] == 2
