@@ -53,11 +53,12 @@ class _Server:
 
 
 @contextmanager
-def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
+def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """End the process with words and RAY_DIED once a server of Ray is gone; `clean_up` is called before.
 
     A server on this machine is gone when nobody listens at its port. One of another machine may be restarted, so it
-    is given two thirds of the time that Ray waits for it.
+    is given two thirds of the time that Ray waits for it. Yields what looks at once, for a sweep that has errors which
+    may come of that.
     """
     servers, over = [server for server in _servers() if server.answers()], threading.Event()
 
@@ -69,14 +70,17 @@ def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[None]:
                 if server.is_dead():
                     _end(server, clean_up)
 
+    def look() -> None:
+        for server in servers:
+            if not server.answers():
+                _end(server, clean_up)
+
     thread = threading.Thread(target=watch, daemon=True, name="lifeline")
     thread.start()
     try:
-        yield
+        yield look
     except Exception:
-        for server in servers:
-            if not server.answers():  # that is what the exception comes from
-                _end(server, clean_up)
+        look()
         raise
     finally:
         over.set()

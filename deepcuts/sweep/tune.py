@@ -96,9 +96,11 @@ def run_plan(
         with (
             LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
             _ending_early(outcome, searcher, store, launch.launch_id, deadline),
-            ending_with_ray(partial(_clean_up, folder, progress)),
+            ending_with_ray(partial(_clean_up, folder, progress)) as end_if_ray_died,
         ):
             tuner.fit()
+            if outcome.outside:
+                end_if_ray_died()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome

@@ -78,6 +78,18 @@ def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: sock
     assert ended[0] == "raylet"
 
 
+def test_a_sweep_with_errors_may_ask_whether_ray_died(
+    listener: socket.socket, ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifeline, "TRY_SECONDS", 60)
+    with ending_with_ray(lambda: None) as end_if_ray_died:
+        end_if_ray_died()
+        assert ended == []
+        listener.close()
+        end_if_ray_died()
+        assert ended == ["raylet"]
+
+
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Callable[[str, float], subprocess.Popen[bytes]]]:
     """Starts processes with names of servers of Ray that sleep for some seconds; none outlives the test."""

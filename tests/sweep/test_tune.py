@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -149,11 +151,13 @@ def lose_everything(given: Launch, trial: TrialSpec, store: Store, beat: Any) ->
 
 
 def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_next_launch(
-    four_gpus: None, tmp_path: Path
+    four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, store = one_strategy(), Store(str(tmp_path))
+    spec, store, looked = one_strategy(), Store(str(tmp_path)), Mock()
+    monkeypatch.setattr("deepcuts.sweep.tune.ending_with_ray", lambda clean_up: nullcontext(looked))
     outcome = launch(spec, store, lose_everything, max_failures=1)
     assert [each.lasting for each in outcome.outside.values()] == [False, False]
+    looked.assert_called_once_with()  # whether they come of the death of Ray
     dense, pruned = sorted(store.read("trials").table.to_pylist(), key=lambda row: row["strategy"])
     assert [(row["status"], row["failure"]) for row in (dense, pruned)] == [("failed", "infrastructure")] * 2
     assert (dense["compression"], dense["sparsity_asked"], dense["error_stage"]) == (1.0, 0.0, "score")
@@ -163,6 +167,7 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
     assert pruned["error"].startswith("ActorDiedError: The actor died")
     launch(spec, store, lambda given, trial, store, beat: write_row(store, trial))
     assert set(store.statuses().values()) == {"completed"}
+    looked.assert_called_once()
 
 
 def fail_by_itself(given: Launch, trial: TrialSpec, store: Store, beat: Any) -> Mapping[str, Any]:
