@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -94,9 +95,11 @@ def compare(
 
 
 def check_margin(margin: float) -> None:
-    """Raise ValueError for a margin that is not above 0."""
-    if not margin > 0:
-        raise ValueError(f"margin {margin!r} must be above 0: it is the largest difference that does not matter")
+    """Raise ValueError for a margin that is not above 0, or is not finite."""
+    if not 0 < margin < math.inf:
+        raise ValueError(
+            f"margin {margin!r} must be above 0 and finite: it is the largest difference that does not matter"
+        )
 
 
 def usual_baseline(trials: pd.DataFrame) -> str:

@@ -65,6 +65,8 @@ def status_verb(args: argparse.Namespace) -> int:
     """How far every sweep of a store is; with --watch again and again, until Ctrl-C."""
     store = opened(args.store_uri) if args.watch else existing(args.store_uri)  # one may watch before the run begins
     if args.watch:
+        if ignored := [flag for flag, given in (("--json", args.json), ("--by-arm", args.by_arm)) if given]:
+            raise ValueError(f"status: --watch shows what it shows, without {' and '.join(ignored)}: leave out one")
         from deepcuts.cli.watch import watch_store
 
         watch_store(store)

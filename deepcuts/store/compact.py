@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ def compact(store: Store) -> list[dict[str, Any]]:
     with Beat(store, None, new_launch_id(), [CLAIM]):
         read = store.read("trials", ["trial_id", "status"])
         if read.damaged:
-            raise OSError(f"{next(iter(read.damaged))} is damaged; run deepcuts doctor {store.uri} --fix first")
+            raise OSError(f"{next(iter(read.damaged))} is damaged; run deepcuts doctor {quote(store.uri)} --fix first")
         running = {name.removesuffix(".json") for name in store.names("running", ".json")}
         rows = read.table.to_pylist()
         completed = {row["trial_id"] for row in rows if row["status"] == "completed"} - running

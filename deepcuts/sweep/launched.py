@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 
 from deepcuts.experiment.grid import describe
 from deepcuts.experiment.spec import TrialSpec
@@ -44,6 +45,7 @@ class Launched:
 
     def __str__(self) -> str:
         uri, wanted, labels = self.plan.store.uri, len(self.plan.todo.wanted), self.plan.labels
+        shell = quote(uri)
         lines = [
             f"{len(self.completed)} of {wanted} trials completed, {len(self.failed)} failed, {len(self.left)} left;"
             f" store {uri}"
@@ -55,7 +57,7 @@ class Launched:
         for error in dict.fromkeys(stopped.values()):
             ids = [trial_id for trial_id, each in stopped.items() if each == error]
             lines.append(
-                f"  {counted(len(ids), 'trial')} stopped by an error from outside: {error.text}: deepcuts show {uri}"
+                f"  {counted(len(ids), 'trial')} stopped by an error from outside: {error.text}: deepcuts show {shell}"
                 f" {ids[0]}"
             )
         waiting = self._waiting()
@@ -80,7 +82,7 @@ class Launched:
             then = ", then those that wait for them" if waiting else ""
             lines.append(f"run the same command with --retry-failed to try the failed ones again{then}")
         if not self.left and not self.failed:
-            lines.append(f"next: deepcuts curves {uri}   deepcuts iou {uri}   deepcuts table {uri}")
+            lines.append(f"next: deepcuts curves {shell}   deepcuts iou {shell}   deepcuts table {shell}")
         return "\n".join(lines)
 
     def _waiting(self) -> dict[str, TrialSpec]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Literal, get_args
 
 import pandas as pd
@@ -108,6 +109,6 @@ def _check_stages(store: Store, trial: TrialSpec) -> None:
         own = "" if trial.score.own is None else f" --criteria {trial.score.own.file}"
         raise ValueError(
             f"{' and '.join(missing)} of trial {trial.trial_id!r} are not in store {store.uri!r}: `deepcuts cache --gc`"
-            f" removes what no trial needs any more; `deepcuts run-one {store.uri} {trial.trial_id}{own}` makes them"
-            " again"
+            f" removes what no trial needs any more; `deepcuts run-one {quote(store.uri)} {trial.trial_id}{own}` makes"
+            " them again"
         )

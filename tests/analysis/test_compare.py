@@ -176,6 +176,7 @@ def test_other_stages_and_metrics() -> None:
         ({"baseline": "LayerMagWeigth"}, "unknown baseline 'LayerMagWeigth'; did you mean 'LayerMagWeight'"),
         ({"stage": "prunde"}, "unknown stage 'prunde'; did you mean 'pruned'"),
         ({"margin": 0.0}, "margin 0.0 must be above 0"),
+        ({"margin": float("inf")}, "margin inf must be above 0 and finite"),
         ({"metric": "f1"}, "give metrics="),
     ],
 )

@@ -138,6 +138,8 @@ def test_piped_it_prints_what_has_changed_and_ends_with_the_last_trial(
             store.write("trials", each * 16, [trial(each * 16, "LayerSNIP", 2, dataset="cola", compression=4.0)])
 
     monkeypatch.setattr(time, "sleep", go_on)
+    assert main(["status", store.uri, "--watch", "--json", "--by-arm"]) == 2
+    assert "without --json and --by-arm" in capsys.readouterr().err
     assert main(["status", store.uri, "--watch"]) == 0
     out = capsys.readouterr().out
     assert [f"{done} of 5 done" in out for done in (1, 2, 3, 4)] == [True, True, False, True]

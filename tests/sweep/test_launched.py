@@ -19,7 +19,7 @@ IMPORT, LOST = OutsideError("ImportError: no numpy", True), OutsideError("ActorD
 @pytest.fixture
 def said(tmp_path):
     """What a launch says of three trials, of which the first is completed, with some stopped from outside."""
-    store, trials = Store(str(tmp_path)), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
+    store, trials = Store(str(tmp_path / "a store")), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
     store.write("trials", trials[0].trial_id, [row(trials[0].trial_id)])
     planned = SimpleNamespace(labels={}, store=store, todo=SimpleNamespace(wanted=trials))
 
@@ -37,7 +37,7 @@ def test_what_was_not_reached_is_run_by_the_same_command(said):
 
 def test_an_error_of_the_workers_is_named_once_and_running_again_is_not_proposed(said):
     [_, named, advice] = said(None, IMPORT, IMPORT)
-    assert named.startswith("  2 trials stopped by an error from outside: ImportError: no numpy: deepcuts show ")
+    assert named.startswith("  2 trials stopped by an error from outside: ImportError: no numpy: deepcuts show '")
     assert advice == LASTING
 
 
@@ -66,14 +66,14 @@ def fail(store, trial, error):
 
 
 def test_trials_that_failed_alike_are_told_once_and_not_to_be_tried_again(tmp_path):
-    store, trials = Store(str(tmp_path)), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
+    store, trials = Store(str(tmp_path / "a store")), sweep(strategies=["LayerSNIP", "GlobalSNIP"]).trials()
     planned = SimpleNamespace(labels={}, store=store, todo=SimpleNamespace(wanted=trials))
     for step, trial in enumerate(trials):
         fail(store, trial, NAN.format(step))
     first, why, see, advice = str(launched(planned)).splitlines()
     assert "0 of 3 trials completed, 3 failed, 0 left" in first
     assert why.startswith("  3 trials failed in fine-tuning: ValueError: the loss of dense step ")
-    assert see.startswith(f"    see one: deepcuts show {tmp_path} ")
+    assert see.startswith(f"    see one: deepcuts show '{tmp_path}/a store' ")
     assert advice == "what failed" + HOPELESS
     fail(store, trials[0], "KeyError: 'x'")
     lines = str(launched(planned)).splitlines()
