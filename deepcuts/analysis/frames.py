@@ -211,16 +211,20 @@ def show(store: Store, trial: str) -> pd.DataFrame:
 
     >>> dc.show(store, trials["trial_id"].iloc[0]).T
     """
-    read = store.read("trials")
-    rows = {row["trial_id"]: row for row in read.table.to_pylist()}
+    ids = store.read("trials", ["trial_id"])
+    damaged = dict(ids.damaged)
     try:
-        row = rows[find_id(trial, rows)]
+        found = find_id(trial, ids.table["trial_id"].to_pylist())
+        read = store.read("trials", where=ds.field("trial_id") == found)
+        damaged |= read.damaged
+        if not len(read.table):
+            raise ValueError(f"the row of trial {found!r} cannot be read")
     except ValueError as error:
-        damaged = "".join(f"; damaged: {path}: {reason}" for path, reason in read.damaged.items())
-        raise ValueError(f"{error}{damaged}") from None
-    frame = pd.DataFrame([row], dtype=object)
-    frame["arm"], _ = labelled(store, frame, None, read.damaged)
-    frame.attrs["damaged"] = read.damaged
+        unread = "".join(f"; damaged: {path}: {reason}" for path, reason in damaged.items())
+        raise ValueError(f"{error}{unread}") from None
+    frame = pd.DataFrame(read.table.to_pylist(), dtype=object)
+    frame["arm"], _ = labelled(store, frame, None, damaged)
+    frame.attrs["damaged"] = damaged
     return frame
 
 
