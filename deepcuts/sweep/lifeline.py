@@ -26,6 +26,8 @@ TRY_SECONDS = 2.0
 TRIES_HERE = 2
 CONNECT_SECONDS = 1.0
 
+_ENDING = threading.Lock()
+
 
 @dataclass
 class _Server:
@@ -162,6 +164,7 @@ def _servers() -> list[_Server]:
 
 
 def _end(server: _Server, clean_up: Callable[[], None]) -> None:
+    _ENDING.acquire()  # for good: whoever else sees the death waits here, and says nothing
     with suppress(Exception):
         clean_up()
     logs = ray._private.worker._global_node.get_logs_dir_path()

@@ -29,6 +29,8 @@ VICTIMS = {
     "everything": "",
 }
 
+LAST_WORDS = "nothing that was saved is lost: run the same command again to go on\n"
+
 TESTS = Path(__file__).parents[1]
 LOG = logging.getLogger(__name__)
 Numbers = dict[str, list[dict[str, object]]]
@@ -125,7 +127,7 @@ def kill(process: subprocess.Popen[str], victim: str, moments: random.Random) ->
         output, _ = process.communicate(timeout=40)
         if victim in ("raylet", "GCS") and process.returncode != 0:  # 0: its last trial had ended before
             assert process.returncode == RAY_DIED, output
-            assert output.endswith("nothing that was saved is lost: run the same command again to go on\n")
+            assert output.endswith(LAST_WORDS), output[-2000:]
 
 
 @pytest.mark.timeout(300 + 60 * KILLS)
