@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow import fs
 
 from deepcuts.analysis.arms import OF_ARMS, setting_columns, with_arms
 from deepcuts.names import find_id, nearest
@@ -83,8 +82,7 @@ def labelled(
 
 def sweeps_by_age(store: Store) -> list[str]:
     """Return the sweeps that have a table of what they want, from the one that was run first to the one run last."""
-    files = store.filesystem.get_file_info(fs.FileSelector(store.path("sweeps"), allow_not_found=True))
-    tables = [info for info in files if info.base_name.endswith(".parquet")]
+    tables = [info for info in store.listing("sweeps") if info.base_name.endswith(".parquet")]
     return [
         info.base_name.removesuffix(".parquet")
         for info in sorted(tables, key=lambda info: (info.mtime_ns or 0, info.base_name))

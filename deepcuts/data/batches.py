@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import Tensor
 
 from deepcuts.data.user_cache import cache_folder, write_cache
@@ -133,7 +133,7 @@ def tokenise(
     arrays = _read_cache(path, len(texts))
     if arrays is None:
         arrays = _tokenise(tokenizer, texts, max_tokens)
-        write_cache(path, save(arrays))
+        write_cache(path, save(arrays, {"sha256": _digest(arrays)}))
     _check_lengths(np.diff(arrays["starts"]))
     names = [name.removeprefix("input/") for name in arrays if name.startswith("input/")]
     padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": int(tokenizer.pad_token_type_id)}
@@ -173,13 +173,28 @@ def _tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_tokens: int)
 
 
 def _read_cache(path: Path, examples: int) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of an entry; None where it is missing, damaged or has another number of examples."""
+    """Return the arrays of an entry; None where it is missing, damaged or has another number of examples.
+
+    An entry of an older version has no checksum, and is read without.
+    """
     try:
-        arrays = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            arrays, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     except (OSError, SafetensorError):
+        return None
+    if about and about.get("sha256") != _digest(arrays):
         return None
     whole = {"starts", "cut", "input/input_ids"} <= set(arrays)
     return arrays if whole and len(arrays["starts"]) == examples + 1 else None
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of arrays, with their names, types and shapes."""
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
 
 
 def cache_key(*parts: object) -> str:

@@ -139,8 +139,7 @@ def _short(value: Any) -> str:
 
 
 def _files(store: Store, folder: str) -> Iterator[tuple[str, int]]:
-    infos = store.filesystem.get_file_info(fs.FileSelector(store.path(folder), recursive=True, allow_not_found=True))
-    for info in infos:
+    for info in store.listing(folder, recursive=True):
         if info.type == fs.FileType.File:
             yield info.path, info.size
 
@@ -164,4 +163,4 @@ def collect_garbage(store: Store) -> list[Row]:
 def remove_stage(store: Store, kind: str, key: str) -> None:
     """Remove an artifact, its meta first. Raises OSError."""
     store.delete(f"artifacts/{kind}/{key}/meta.json")
-    store.filesystem.delete_dir(store.path(f"artifacts/{kind}/{key}"))
+    store.remove_folder(f"artifacts/{kind}/{key}")

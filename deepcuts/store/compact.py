@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from shlex import quote
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from deepcuts.names import COMPACTED
+from deepcuts.store.disk import patient
 from deepcuts.store.live import Beat, at_work, new_launch_id
 from deepcuts.store.store import Store
-from deepcuts.store.tables import CHECKED, SCHEMAS, compaction_number, table_writer
+from deepcuts.store.tables import compaction_number, table_writer
 
 # The rows in `trials` go last: as long as one stands alone, everything of its trial can be found.
 MERGED_TABLES = ("masks", "predictions", "metrics", "trials")
@@ -34,8 +33,8 @@ def compact(store: Store) -> list[dict[str, Any]]:
     """Merge the files of single trials; return a row per table with the number of `files` merged and their new `name`.
 
     A kill at any moment neither loses nor repeats a row. Trials that somebody is running again are left alone, and
-    nothing is merged while another process compacts the store. Raises OSError if a file of `trials` is damaged, and
-    names the command that mends it.
+    nothing is merged while another process compacts the store. Raises OSError if a file is damaged, and names the
+    command that mends it; the tables that were merged before it stay merged.
 
     >>> dc.compact(store)
     """
@@ -43,8 +42,8 @@ def compact(store: Store) -> list[dict[str, Any]]:
         return []
     with Beat(store, None, new_launch_id(), [CLAIM]):
         read = store.read("trials", ["trial_id", "status"])
-        if read.damaged:
-            raise OSError(f"{next(iter(read.damaged))} is damaged; run deepcuts doctor {quote(store.uri)} --fix first")
+        for path, reason in read.damaged.items():
+            raise store.damage(path, reason)
         running = {name.removesuffix(".json") for name in store.names("running", ".json")}
         rows = read.table.to_pylist()
         completed = {row["trial_id"] for row in rows if row["status"] == "completed"} - running
@@ -82,23 +81,27 @@ def _gathered(store: Store, table: str, names: Sequence[str], sizes: Mapping[str
         some.append(name)
         size += sizes.get(name, 0)
         if table == "masks" or len(some) == FILES_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield _rows(store, table, some)
+            yield store.read_files(table, some)
             some, size = [], 0
     if some:
-        yield _rows(store, table, some)
-
-
-def _rows(store: Store, table: str, names: Sequence[str]) -> pa.Table:
-    paths = [store.path(table, name) for name in names]
-    data = ds.dataset(paths, SCHEMAS[table], format=CHECKED, filesystem=store.filesystem)
-    return data.to_table().cast(SCHEMAS[table])
+        yield store.read_files(table, some)
 
 
 def _merge(store: Store, table: str, names: list[str], number: int) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     target = f"{table}/{COMPACTED}{number:06}-{digest}.parquet"
     before = _marks(store, table, names)
-    sizes = {name: size or 0 for name, (_, size) in before.items()}
+    _write_merged(store, table, names, {name: size or 0 for name, (_, size) in before.items()}, target)
+    for start in range(0, len(names), FILES_AT_ONCE):
+        some = names[start : start + FILES_AT_ONCE]
+        for name, mark in _marks(store, table, some).items():
+            if mark == before[name]:  # else a trial was run again meanwhile, and its own file is the newer
+                store.delete(f"{table}/{name}")
+    return target
+
+
+@patient
+def _write_merged(store: Store, table: str, names: Sequence[str], sizes: Mapping[str, int], target: str) -> None:
     rows = 0
     with store.new_file(target) as path:
         with path.open("w+b") as file, table_writer(file, table, {"compression": "zstd"}) as writer:
@@ -108,16 +111,11 @@ def _merge(store: Store, table: str, names: list[str], number: int) -> str:
         written = pq.read_metadata(path).num_rows
         if written != rows:
             raise OSError(f"{target}: {written} rows were written of {rows}; nothing was removed")
-    for start in range(0, len(names), FILES_AT_ONCE):
-        some = names[start : start + FILES_AT_ONCE]
-        for name, mark in _marks(store, table, some).items():
-            if mark == before[name]:  # else a trial was run again meanwhile, and its own file is the newer
-                store.delete(f"{table}/{name}")
-    return target
 
 
 def _marks(store: Store, table: str, names: list[str]) -> dict[str, tuple[int | None, int | None]]:
     """Return what tells that a file was written again: its time and size, as the filesystem has them."""
-    infos = store.filesystem.get_file_info([store.path(table, name) for name in names])
+    paths = [store.path(table, name) for name in names]
+    infos = patient(store.filesystem.get_file_info)(paths)
     there = {info.base_name: info for info in infos if info.type == fs.FileType.File}
     return {name: (info.mtime_ns, info.size) for name, info in there.items()}

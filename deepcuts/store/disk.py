@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -19,6 +20,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 WAITS_FOR_HANDLE = (0.1, 1.0)
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether an error says that the handle of a file is stale."""
+    return isinstance(error, OSError) and error.errno == errno.ESTALE
 
 
 def patient(function: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -33,7 +39,7 @@ def patient(function: Callable[_P, _T]) -> Callable[_P, _T]:
             try:
                 return function(*args, **kwargs)
             except OSError as error:
-                if error.errno != errno.ESTALE:
+                if not is_stale(error):
                     raise
                 time.sleep(seconds)
         return function(*args, **kwargs)
@@ -110,3 +116,46 @@ def share(path: Path, root: Path) -> None:
             os.chown(path, -1, store.st_gid)
         rights = stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(made.st_mode) else stat.S_IRGRP | stat.S_IWGRP
         path.chmod(stat.S_IMODE(made.st_mode) | (store.st_mode & rights))
+
+
+def closed_folder(folder: str, levels: int) -> str | None:
+    """Return the first folder in which this user may not read and write: this one, or one that many levels below it.
+
+    None where there is none. The lowest level's names that begin with `_` are of work under way, and are left out.
+    """
+    if _closed(folder):
+        return folder
+    below = _folders_in(folder) if levels else []
+    below = [each for each in below if levels > 1 or not os.path.basename(each).startswith("_")]
+    return next((found for each in below if (found := closed_folder(each, levels - 1))), None)
+
+
+@patient
+def _closed(folder: str) -> bool:
+    try:
+        os.stat(folder)  # os.access would take a stale handle for a refusal
+    except FileNotFoundError:
+        return False
+    return not os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
+@patient
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+@patient
+def size_and_digest(path: Path) -> dict[str, Any]:
+    """Return the `size` of a file in bytes and its `sha256` in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+@patient
+def sizes_and_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the `size_and_digest` of each file in a folder by its name, in the order of the names. Raises OSError."""
+    return {path.name: size_and_digest(path) for path in sorted(folder.iterdir())}

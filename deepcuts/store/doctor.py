@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Literal
 from pyarrow import fs
 
 from deepcuts.names import COMPACTED
-from deepcuts.store.checksums import json_state, text_state
+from deepcuts.store.checksums import State, json_state, tensors_state, text_state
 from deepcuts.store.code import all_code, kept_code, used_code
 from deepcuts.store.compact import MERGED_TABLES
-from deepcuts.store.disk import make_folder
+from deepcuts.store.disk import make_folder, patient
 from deepcuts.store.salvage import keep_readable
 from deepcuts.store.store import Store
 from deepcuts.store.table_checks import Metric, TableChecks
@@ -58,22 +59,31 @@ def examine_store(store: Store, busy: bool, functions: Mapping[str, Metric] | No
         Finding(name, problem + KEPT if COMPACTED in name else problem, "set aside")
         for name, problem in checks.damaged.items()
     ]
+    checkpoints = _checkpoint_states(store)
     findings += [*_of_trials(checks), *_sweeps(store, checks), *_code(store), *_artifacts(store)]
+    findings += [
+        Finding(name, "damaged: it is not what was written; its stage begins anew", "set aside")
+        for name, state in checkpoints.items()
+        if state == "damaged"
+    ]
     if not busy:
         findings += [*_without_a_trial(checks), *_orphans(store)]
-    return [*findings, *_unverifiable(store, checks)]
+    return [*findings, *_unverifiable(store, checks, Counter(checkpoints.values())["unverifiable"])]
 
 
-def _unverifiable(store: Store, checks: TableChecks) -> Iterator[Finding]:
+def _unverifiable(store: Store, checks: TableChecks, checkpoints: int) -> Iterator[Finding]:
     """Count the files that have no checksum."""
-    counts = Counter({table: count for table, count in checks.unverifiable.items() if count})
+    counts = Counter({table: len(names) for table, names in checks.unverifiable.items()})
     texts = [store.read_bytes(f"sweeps/{name}") for name in store.names("sweeps", ".yaml")]
     counts["sweeps"] += sum(text_state(text) == "unverifiable" for text in texts)
     metas = [store.artifact(kind, key) for kind in _ARTIFACTS for key in store.artifacts(kind)]
     counts["artifacts"] += sum(meta is not None and json_state(meta) == "unverifiable" for meta in metas)
+    counts[CHECKPOINTS] += checkpoints
     for folder, count in counts.items():
         if count:
-            advice = "; deepcuts compact gives those of completed trials one" if folder in MERGED_TABLES else ""
+            names = checks.unverifiable.get(folder, []) if folder in MERGED_TABLES else []
+            own = any(not name.startswith(COMPACTED) for name in names)
+            advice = "; deepcuts compact merges those of single completed trials into one that has it" if own else ""
             text = f"files without a checksum, of an older version: {count}; they can be read, and a changed byte in"
             yield Finding(folder, f"{text} them may go unseen{advice}", "none")
 
@@ -94,8 +104,13 @@ def _of_trials(checks: TableChecks) -> Iterator[Finding]:
 
 def _without_a_trial(checks: TableChecks) -> Iterator[Finding]:
     """Find rows of trials that are not in `trials`: their row was lost, or a kill came before it was written."""
-    for name in checks.without_a_trial():
-        yield Finding(name, "its trial has no row in trials; a run that wants the trial makes it again", "set aside")
+    for name, trials in checks.without_a_trial().items():
+        if COMPACTED in name:
+            text = f"{counted(len(trials), 'trial')} of it, such as {trials[0]}, without a row in trials"
+            yield Finding(name, f"{text}; a run that wants them makes them again", "set aside", tuple(trials))
+        else:
+            text = "its trial has no row in trials; a run that wants the trial makes it again"
+            yield Finding(name, text, "set aside")
 
 
 def _sweeps(store: Store, checks: TableChecks) -> Iterator[Finding]:
@@ -140,28 +155,48 @@ def _artifacts(store: Store) -> Iterator[Finding]:
                 what = "damaged" if store.exists(f"{name}/meta.json") else "missing"
                 yield Finding(name, f"incomplete: its meta.json is {what}", "set aside")
                 continue
-            for file, about in meta["files"].items():
-                if problem := _checked(store, f"{name}/{file}", about["sha256"]):
-                    yield Finding(name, f"{file} {problem}", "set aside")
-                    break
+            checked = [
+                (file, _checked(store, f"{name}/{file}", about["sha256"])) for file, about in meta["files"].items()
+            ]
+            if problems := [f"{file} {problem}" for file, problem in checked if problem]:
+                yield Finding(name, "; ".join(problems), "set aside")
 
 
 def _checked(store: Store, name: str, expected: str) -> str | None:
-    """Say what is wrong with a file, read as a stream; None if its checksum is the expected one."""
-    digest = hashlib.sha256()
+    """Say what is wrong with a file; None if its checksum is the expected one."""
     try:
-        with store.filesystem.open_input_stream(store.path(name)) as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
+        return None if _sha256(store, name) == expected else "does not have the checksum that it was published with"
     except OSError as error:
         return f"cannot be read: {error}"
-    return None if digest.hexdigest() == expected else "does not have the checksum that it was published with"
+
+
+@patient
+def _sha256(store: Store, name: str) -> str:
+    digest = hashlib.sha256()
+    with store.filesystem.open_input_stream(store.path(name)) as stream:
+        while chunk := stream.read(1 << 24):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checkpoint_states(store: Store) -> dict[str, State]:
+    """Return what can be told of each checkpoint, by its path in the store."""
+    states: dict[str, State] = {}
+    for name in (f"{CHECKPOINTS}/{name}" for name in store.names(CHECKPOINTS, ".safetensors")):
+        with suppress(FileNotFoundError):  # its stage has ended since it was listed
+            states[name] = _checkpoint_state(store, name)
+    return states
+
+
+@patient
+def _checkpoint_state(store: Store, name: str) -> State:
+    with store.filesystem.open_input_file(store.path(name)) as file:
+        return tensors_state(file)
 
 
 def _orphans(store: Store) -> Iterator[Finding]:
     """Find the working files and the live state that a killed process left."""
-    infos = store.filesystem.get_file_info(fs.FileSelector(store.path(""), recursive=True, allow_not_found=True))
-    for info in sorted(infos, key=lambda info: info.path):
+    for info in sorted(store.listing(recursive=True), key=lambda info: info.path):
         name = _inside(store, info.path)
         parts = name.split("/")
         if parts[0] == ASIDE or name == CHECKPOINTS:
@@ -180,11 +215,22 @@ def _inside(store: Store, path: str) -> str:
 
 def bytes_of_store(store: Store) -> tuple[int, int]:
     """Return how many files `examine_store` reads, and how many bytes they have."""
-    sizes = []
-    for folder in (*SCHEMAS, "artifacts"):
-        selector = fs.FileSelector(store.path(folder), recursive=True, allow_not_found=True)
-        sizes += [info.size for info in store.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-    return len(sizes), sum(sizes)
+    infos = [info for folder in (*SCHEMAS, "artifacts") for info in store.listing(folder, recursive=True)]
+    sizes = {_inside(store, info.path): info.size for info in infos if info.type == fs.FileType.File}
+    read = [sizes[name] for name in _files_read(store) if name in sizes]
+    return len(read), sum(read)
+
+
+def _files_read(store: Store) -> Iterator[str]:
+    for table in SCHEMAS:
+        yield from (f"{table}/{name}" for name in store.names(table, ".parquet"))
+    for suffix in (".yaml", ".py"):
+        yield from (f"sweeps/{name}" for name in store.names("sweeps", suffix))
+    for kind in _ARTIFACTS:
+        for key in store.artifacts(kind):
+            files = (store.artifact(kind, key) or {"files": ()})["files"]
+            yield from (f"artifacts/{kind}/{key}/{name}" for name in ("meta.json", *files))
+    yield from (f"{CHECKPOINTS}/{name}" for name in store.names(CHECKPOINTS, ".safetensors"))
 
 
 def mend_store(store: Store, findings: list[Finding]) -> str:
@@ -198,12 +244,12 @@ def mend_store(store: Store, findings: list[Finding]) -> str:
     aside = f"{ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     for finding in findings:
         source = store.path(finding.path)
-        info = store.filesystem.get_file_info(source)
+        info = store.info(finding.path)
         if info.type == fs.FileType.NotFound or finding.mend not in ("delete", "set aside"):
             continue
         if finding.mend == "delete":
             folder = info.type == fs.FileType.Directory
-            store.filesystem.delete_dir(source) if folder else store.filesystem.delete_file(source)
+            store.remove_folder(finding.path) if folder else store.delete(finding.path)
             continue
         if COMPACTED in finding.path:
             keep_readable(store, finding.path, finding.trials)
@@ -217,7 +263,7 @@ def _move(store: Store, source: str, target: str, folder: bool) -> None:
     if folder and not store.local:
         _move_files(store, source, target)
     else:
-        store.filesystem.move(source, target)
+        patient(store.filesystem.move)(source, target)
 
 
 def _move_files(store: Store, source: str, target: str) -> None:

@@ -6,9 +6,8 @@ are read.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from deepcuts.names import COMPACTED, find_id
 from deepcuts.pruning.bits import Bools, Words, count_ones, unpack, words
+from deepcuts.store.disk import is_stale, patient, size_and_digest
 from deepcuts.store.store import Store
 from deepcuts.store.tables import SCHEMAS, Row
 
@@ -90,7 +90,7 @@ def trial_in_file(path: Path, trial: str | None = None) -> str:
 
 def _mask_rows(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, schema=SCHEMAS["masks"], page_checksum_verification=True)
+        return patient(pq.read_table)(path, schema=SCHEMAS["masks"], page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"cannot read the file of masks {str(path)!r}: {reason}") from None
@@ -98,8 +98,7 @@ def _mask_rows(path: Path) -> pa.Table:
 
 def mask_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return str(size_and_digest(path)["sha256"])
 
 
 class PrunedTensor(NamedTuple):
@@ -199,6 +198,7 @@ class MaskReader:
             for file in files.values():
                 file.close()
 
+    @patient
     def _open(self, path: str) -> pq.ParquetFile:
         """Open a file of masks. The footer of a compacted one is kept: it has a row group for each of many tensors."""
         source, footer = self.store.filesystem.open_input_file(path), self._footers.get(path)
@@ -207,6 +207,7 @@ class MaskReader:
             self._footers[path] = file.metadata
         return file
 
+    @patient
     def _index(self, path: str, wanted: Collection[str]) -> dict[str, dict[PrunedTensor, BitsPlace]]:
         """Return those of the wanted trials that a file of masks has, with the place of each of their tensors."""
         found: dict[str, dict[PrunedTensor, BitsPlace]] = {}
@@ -234,7 +235,7 @@ class MaskReader:
             return {place.path for place in self.places[trial_id].values()}
         return paths
 
-    def load(self, tensor: PrunedTensor, trials: Sequence[str], files: Mapping[str, pq.ParquetFile]) -> Words:
+    def load(self, tensor: PrunedTensor, trials: Sequence[str], files: dict[str, pq.ParquetFile]) -> Words:
         """Read one tensor's bits of each trial as (T, W).
 
         A row that cannot be read, or is not what was recorded, is noted in `damaged`, its trial in `broken`.
@@ -243,12 +244,28 @@ class MaskReader:
         for row, trial_id in zip(loaded, trials, strict=True):
             place = self.places[trial_id][tensor]
             try:
-                _fill(row, tensor.size, place, files[place.path])
+                self._fill(row, tensor.size, place, files)
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 self.damaged[place.path] = f"{trial_id} {tensor.layer}.{tensor.parameter}: {reason}"
                 self.broken.add(trial_id)
         return loaded
+
+    @patient
+    def _fill(self, out: Words, size: int, place: BitsPlace, files: dict[str, pq.ParquetFile]) -> None:
+        """Read one tensor's bits into `out` (W,). Raises OSError if they are not what was recorded."""
+        try:
+            group = files[place.path].read_row_group(place.group, ["bits"], use_threads=False)
+        except OSError as error:
+            if is_stale(error):
+                files[place.path] = self._open(place.path)
+            raise
+        bits = group.column("bits")[place.row].as_buffer()
+        if bits.size != (size + 7) // 8 or math.prod(place.shape) != size:
+            raise OSError(f"{bits.size:,} bytes hold no mask of {size:,} weights in the shape {place.shape}")
+        words(memoryview(bits), out)
+        if (ones := count_ones(out)) != place.kept:
+            raise OSError(f"{ones:,} weights are kept where {place.kept:,} were recorded")
 
 
 def _should_have_masks(row: Row) -> bool:
@@ -261,14 +278,3 @@ def _may_hold(footer: pq.FileMetaData, group: int, column: int, wanted: Collecti
     if ids is None or not ids.has_min_max or ids.min != ids.max:
         return True
     return ids.min in wanted
-
-
-def _fill(out: Words, size: int, place: BitsPlace, file: pq.ParquetFile) -> None:
-    """Read one tensor's bits into `out` (W,). Raises OSError if they are not what was recorded."""
-    group = file.read_row_group(place.group, ["bits"], use_threads=False)
-    bits = group.column("bits")[place.row].as_buffer()
-    if bits.size != (size + 7) // 8 or math.prod(place.shape) != size:
-        raise OSError(f"{bits.size:,} bytes hold no mask of {size:,} weights in the shape {place.shape}")
-    words(memoryview(bits), out)
-    if (ones := count_ones(out)) != place.kept:
-        raise OSError(f"{ones:,} weights are kept where {place.kept:,} were recorded")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from shlex import quote
+from shutil import copyfile
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,9 +16,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from deepcuts.names import valid_name
-from deepcuts.store.checksums import seal_text, unsealed_text
+from deepcuts.store.checksums import seal_text, text_state, unsealed_text
 from deepcuts.store.code import all_code, keep_code, kept_code
 from deepcuts.store.compact import MERGED_TABLES
+from deepcuts.store.disk import patient
 from deepcuts.store.removal import check_sweep
 from deepcuts.store.store import Store
 from deepcuts.store.tables import Row, encode_table, in_schema
@@ -86,8 +88,8 @@ def merge_stores(store: Store, other: Store) -> Merged:
 
 def _sound(other: Store) -> dict[str, str]:
     statuses, damaged = other.read_statuses()
-    if damaged:
-        raise OSError(f"{next(iter(damaged))} is damaged; run deepcuts doctor {quote(other.uri)} --fix first")
+    for path, reason in damaged.items():
+        raise other.damage(path, reason)
     return statuses
 
 
@@ -100,7 +102,7 @@ def _wanted(store: Store) -> dict[str, set[str]]:
 
 def _age(store: Store, sweep: str) -> int:
     """Return when the table of a sweep was last written, in ns: views show the sweep that was run last."""
-    return int(store.filesystem.get_file_info(store.path("sweeps", f"{sweep}.parquet")).mtime_ns or 0)
+    return int(store.info("sweeps", f"{sweep}.parquet").mtime_ns or 0)
 
 
 def _write_sweep_of_age(store: Store, sweep: str, rows: Sequence[Row], age: int) -> None:
@@ -151,12 +153,29 @@ def _trials_of(store: Store, table: str, ids: Collection[str]) -> Iterator[tuple
     files += [(name, set(ids) - hidden[store.path(table, name)]) for name in compacted]
     for name, mine in ((name, mine) for name, mine in files if mine):
         try:
-            yield from _trials_in(store, table, name, mine)
+            yield from _patiently(store, table, name, mine)
         except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise OSError(
-                f"{store.path(table, name)} is damaged: {reason}; run deepcuts doctor {quote(store.uri)} --fix first"
-            ) from error
+            raise store.damage(store.path(table, name), error) from error
+
+
+def _patiently(store: Store, table: str, name: str, ids: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield what `_trials_in` does. Where its handle is stale, open the file again for the trials that are left."""
+    left = set(ids)
+    trials: Iterator[tuple[str, pa.Table]] | None = None
+
+    @patient
+    def following() -> tuple[str, pa.Table] | None:
+        nonlocal trials
+        trials = trials or _trials_in(store, table, name, left)
+        try:
+            return next(trials, None)
+        except OSError:
+            trials = None
+            raise
+
+    while left and (found := following()):
+        yield found
+        left.discard(found[0])
 
 
 def _trials_in(store: Store, table: str, name: str, ids: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -199,7 +218,7 @@ def _copy_artifact(store: Store, other: Store, kind: str, key: str) -> bool:
     with store.new_artifact(kind, key, about) as folder:
         for file in meta["files"]:
             with other.open_artifact(kind, key, file) as source:
-                (folder / file).write_bytes(source.read_bytes())
+                patient(copyfile)(source, folder / file)
     return True
 
 
@@ -208,7 +227,8 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
 
     The ids of trials have no part of a name, so nothing runs again. A kill at any moment leaves rows of both names,
     and the same command completes it. The sweep keeps its age. Raises ValueError for an unknown sweep, and for a name
-    that is its own, that is taken or that no sweep may have.
+    that is its own, that is taken or that no sweep may have; OSError, before anything is written, where the file of
+    the sweep is damaged.
 
     >>> dc.rename_sweep(store, sweep.name, "first-try")
     """
@@ -219,10 +239,10 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
         raise ValueError(f"the sweep has the name {name!r} already; choose another name")
     if name in wanted and wanted[name] != wanted[sweep]:
         raise ValueError(f"the store already has a sweep {name!r}, with different trials; choose another name")
+    settings = _settings(store, f"sweeps/{sweep}.yaml")
     rows = store.read("sweeps", where=ds.field("sweep") == sweep).table.to_pylist()
     _write_sweep_of_age(store, name, [row | {"sweep": name} for row in rows], _age(store, sweep))
-    if store.exists(f"sweeps/{sweep}.yaml"):
-        settings = unsealed_text(store.read_bytes(f"sweeps/{sweep}.yaml"))
+    if settings is not None:
         text = re.sub(r"^name: .*$", f'name: "{name}"', settings, count=1, flags=re.MULTILINE)
         store.write_bytes(f"sweeps/{name}.yaml", seal_text(text))
     ran = store.read("trials", where=ds.field("sweep") == sweep).table.to_pylist()
@@ -231,3 +251,13 @@ def rename_sweep(store: Store, sweep: str, name: str) -> int:
     for suffix in (".yaml", ".parquet"):
         store.delete(f"sweeps/{sweep}{suffix}")
     return len(ran)
+
+
+def _settings(store: Store, name: str) -> str | None:
+    """Return the text of a sweep; None where the store has none. Raises OSError where it is damaged."""
+    if not store.exists(name):
+        return None
+    content = store.read_bytes(name)
+    if text_state(content) == "damaged":
+        raise store.damage(store.path(name), "it is not what was written")
+    return unsealed_text(content)

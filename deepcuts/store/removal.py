@@ -88,7 +88,7 @@ def _with_rows(store: Store, table: str, ids: set[str]) -> tuple[list[str], list
     """Return the files of the trials themselves, and the compacted ones that have rows of them."""
     own, compacted = store.files(table)
     return [name for name in own if name.removesuffix(".parquet") in ids], [
-        name for name in compacted if ids & set(store.read_file(table, name, ["trial_id"])["trial_id"].to_pylist())
+        name for name in compacted if ids & set(store.read_files(table, [name], ["trial_id"])["trial_id"].to_pylist())
     ]
 
 

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
-from shlex import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deepcuts.names import COMPACTED
+from deepcuts.store.disk import is_stale, patient
 from deepcuts.store.store import Store
 from deepcuts.store.tables import compaction_number, in_schema, table_writer
 
 
+@patient
 def keep_readable(store: Store, name: str, without: Collection[str]) -> None:
     """Write the row groups of a compacted file that can be read into another, but for the rows of some trials.
 
     Nothing is written where all can be read and no trial is left out: the damage is then in what describes the data,
-    and none of it can be trusted. Nor where the footer cannot be read.
+    and none of it can be trusted. Nor where the footer cannot be read, or no row would be left.
     """
     try:
         file = _opened(store, name)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError) as error:
+        if is_stale(error):
+            raise
         return
     with file:
         lost, torn = _lost(file, _table(name))
-        if lost or without:
-            _write(store, name, file, [*without, *torn], lost)
+        left_out = {*without, *torn}
+        if (lost or without) and _others(file, left_out, lost):
+            _write(store, name, file, left_out, lost)
 
 
+@patient
 def write_without(store: Store, name: str, ids: Collection[str]) -> str | None:
     """Write a compacted file into another, but for the rows of some trials; return its name in the store.
 
@@ -41,12 +46,17 @@ def write_without(store: Store, name: str, ids: Collection[str]) -> str | None:
         with _opened(store, name) as file:
             lost, _ = _lost(file, _table(name))
             if not lost:
-                others = set(file.read(["trial_id"])["trial_id"].to_pylist()) - set(ids)
-                return _write(store, name, file, ids, lost) if others else None
+                return _write(store, name, file, ids, lost) if _others(file, ids, lost) else None
             problem = f"{len(lost)} of its {file.num_row_groups} row groups cannot be read"
-    except pa.ArrowException as error:
-        problem = str(error).splitlines()[0]
-    raise OSError(f"{store.path(name)} is damaged: {problem}; run deepcuts doctor {quote(store.uri)} --fix first")
+    except (pa.ArrowException, OSError) as error:
+        raise store.damage(store.path(name), error) from error
+    raise store.damage(store.path(name), problem)
+
+
+def _others(file: pq.ParquetFile, ids: Collection[str], lost: set[int]) -> set[str]:
+    """Return the trials of a file but for some, by the row groups that are not lost."""
+    groups = sorted(set(range(file.num_row_groups)) - lost)
+    return set(file.read_row_groups(groups, ["trial_id"])["trial_id"].to_pylist()) - set(ids)
 
 
 def _table(name: str) -> str:
@@ -85,7 +95,9 @@ def _lost(file: pq.ParquetFile, table: str) -> tuple[set[int], set[str]]:
         try:
             ids = in_schema(table, file.read_row_group(group))["trial_id"]
             ends[group] = ids[0].as_py(), ids[-1].as_py()
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
+            if is_stale(error):
+                raise
             lost.add(group)
     if table in ("trials", "masks"):
         return lost, set()

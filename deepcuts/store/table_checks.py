@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deepcuts.names import COMPACTED
 from deepcuts.pruning.bits import count_ones, words
 from deepcuts.store.checksums import parquet_state
+from deepcuts.store.disk import patient
 from deepcuts.store.store import Store
 from deepcuts.store.tables import CHECKED, SCHEMAS, Row
 
@@ -35,13 +36,13 @@ class TableChecks:
     """What was found in the tables of a store, file by file. Of a trial that is there twice the rows that count count.
 
     `damaged` has the files that cannot be read, are not what was written, or are not of the trial of their name (path
-    in the store to reason), and `unverifiable` how many files of each table have no checksum. Metrics are compared
-    with the predictions where `functions` has a function for them.
+    in the store to reason), and `unverifiable` the names of the files of each table that have no checksum. Metrics are
+    compared with the predictions where `functions` has a function for them.
     """
 
     def __init__(self, store: Store, functions: Mapping[str, Metric]) -> None:
         self.damaged: dict[str, str] = {}
-        self.unverifiable: Counter[str] = Counter()
+        self.unverifiable: dict[str, list[str]] = {}
         self._store, self._functions = store, functions
         self._rows: dict[str, Row] = {}
         self._files: dict[str, str] = {}
@@ -59,6 +60,7 @@ class TableChecks:
                 except (pa.ArrowException, OSError) as error:
                     self.damaged[f"{table}/{name}"] = f"unreadable: {str(error).splitlines()[0]}"
 
+    @patient
     def _check_file(self, table: str, name: str) -> None:
         path = self._store.path(table, name)
         with self._store.filesystem.open_input_file(path) as file:
@@ -81,7 +83,8 @@ class TableChecks:
         if wrong and not name.startswith(COMPACTED):
             self.damaged[f"{table}/{name}"] = f"damaged: {wrong}"
             return
-        self.unverifiable[table] += state == "unverifiable"
+        if state == "unverifiable":
+            self.unverifiable.setdefault(table, []).append(name)
         self._keep(table, f"{table}/{name}", rows)
         self._problems |= {key: "; ".join(problems) for key, problems in found.items() if problems}
 
@@ -166,13 +169,18 @@ class TableChecks:
         """Return the path in the store of the file that has a trial's row in `trials`."""
         return self._files[trial_id]
 
-    def without_a_trial(self) -> Iterator[str]:
-        """Yield the trials' own files in other tables whose trial is not in `trials` (path in the store)."""
+    def without_a_trial(self) -> dict[str, list[str]]:
+        """Return the files of other tables that have rows of trials that are not in `trials`, each with these trials.
+
+        A file is its path in the store. Nothing is known before a damaged compacted file of `trials` is mended.
+        """
         lost = {name.removeprefix("trials/").removesuffix(".parquet") for name in self.damaged}
+        found: dict[str, list[str]] = {}
         for files in self._there.values() if "trials" not in self._torn() else ():
             for key, file in files.items():
-                if key not in self._rows and key not in lost and COMPACTED not in file:
-                    yield file
+                if key not in self._rows and key not in lost:
+                    found.setdefault(file, []).append(key)
+        return found
 
     def sweeps_of_trials(self) -> Counter[str]:
         """Count the trials that no sweep wants by the sweep that ran them."""

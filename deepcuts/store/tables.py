@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from deepcuts.names import COMPACTED
 from deepcuts.store.checksums import CHECKSUM, PLACEHOLDER, seal_parquet
+from deepcuts.store.disk import patient
 
 SCHEMA_VERSION = "1"
 
@@ -169,6 +170,7 @@ def _lean(table: str) -> dict[str, Any]:
     }
 
 
+@patient
 def decode(table: str, path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file that `encode` made, without the columns that are null in all of them."""
     content = pq.read_table(path, schema=SCHEMAS[table], page_checksum_verification=True)

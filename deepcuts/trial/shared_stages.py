@@ -24,7 +24,7 @@ from deepcuts.pruning.own import load_criteria
 from deepcuts.scoring.score import Variant, score
 from deepcuts.store.store import Store, decode, encode
 from deepcuts.store.tables import Row
-from deepcuts.store.tensors import load_artifact, save_tensors
+from deepcuts.store.tensors import copy_tensors, is_whole, load_artifact, save_tensors
 from deepcuts.training.train import evaluate
 from deepcuts.trial.context import Context
 from deepcuts.trial.fitting import fit
@@ -68,8 +68,7 @@ def fine_tune(network: Network, material: Material, dense: DenseSpec, context: C
         for table, content in (("metrics", rows), ("predictions", predictions)):
             (folder / f"{table}.parquet").write_bytes(encode(table, content))
         for step in context.snapshots:
-            with context.store.local_copy(context.snapshot_name(key, step)) as path:
-                (folder / snapshot_file(step)).write_bytes(path.read_bytes())
+            copy_tensors(context.store, context.snapshot_name(key, step), folder / snapshot_file(step))
     context.checkpoint(key).remove()
     for step in context.snapshots:
         context.store.delete(context.snapshot_name(key, step))
@@ -101,7 +100,7 @@ def _check_snapshots(material: Material, dense: DenseSpec, context: Context) -> 
             f"rewind: step {min(beyond)} is beyond the {steps} steps of fine-tuning; rewind to one of them"
         )
     key = dense.dense_id
-    if lost := [step for step in context.snapshots if not context.store.exists(context.snapshot_name(key, step))]:
+    if lost := [step for step in context.snapshots if not is_whole(context.store, context.snapshot_name(key, step))]:
         saved = context.checkpoint(key).load()
         if saved is not None and saved[1]["step"] > min(lost):
             context.checkpoint(key).remove()

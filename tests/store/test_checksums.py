@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders.rows import mask_rows, random_masks, trial, write_trial
 
-from deepcuts.store.checksums import json_state, parquet_state, seal_json, seal_text, text_state
+from deepcuts.store.checksums import json_state, parquet_state, seal_json, seal_text, text_state, unsealed_text
 from deepcuts.store.masks import masks
 from deepcuts.store.store import SCHEMAS, Store, encode
 
@@ -78,6 +78,15 @@ def test_a_text_is_checked_below_its_first_line():
     assert text_state(sealed[:-5]) == text_state(b"") == text_state(bytes(99)) == "damaged"
     assert text_state(b"name: x\n") == "unverifiable"
     assert text_state(b"name: x\nmod") == "damaged"
+
+
+def test_no_byte_of_a_text_changes_unseen():
+    sealed = seal_text("name: x\nmodel: toy\n")
+    for place in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        assert text_state(bytes(changed)) == "damaged", place
+    assert unsealed_text(sealed.replace(b"\nname", b"\x0bname")) == "name: x\nmodel: toy\n"
 
 
 def test_a_json_object_is_checked_whatever_the_order_of_its_entries():

@@ -174,6 +174,77 @@ def test_a_launch_merges_a_store_of_many_files_and_says_so(store: Store, monkeyp
     assert store.files("trials")[0] == []
 
 
+@pytest.mark.parametrize("table", ["masks", "predictions", "metrics", "trials"])
+@pytest.mark.parametrize("cut", [100, 0])
+def test_a_damaged_file_ends_no_launch_and_is_named_with_what_mends_it(
+    store: Store, table: str, cut: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compaction, "MANY_FILES", 4)
+    path = Path(store.root) / table / f"{B}.parquet"
+    path.write_bytes(path.read_bytes()[:cut])
+    said: list[str] = []
+    compact_many(store, said.append)
+    assert said[0].startswith(f"the files of the trials could not be merged: {path} is damaged: ")
+    assert said[0].endswith(f"; run deepcuts doctor {store.root} --fix first")
+    assert store.files(table) == ([f"{key}.parquet" for key in (A, B, C, D, E)], [])
+    assert main(["compact", store.root]) == 1
+    assert f"{path} is damaged: " in capsys.readouterr().err
+    assert main(["doctor", store.root, "--fix"]) == 0
+    compact(store)
+    assert set(store.statuses()) == {A, C, D, E}
+
+
+def test_a_compacted_file_of_trials_that_is_lost_is_named_and_its_trials_run_again(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compact(store)
+    [first] = store.files("trials")[1]
+    for seed, key in enumerate(("f" * 16, "e" * 15 + "f")):
+        whole_trial(store, key, seed)
+    compact(store)
+    store.delete(f"trials/{first}")
+    lost = examine_store(store, busy=False)
+    assert {finding.path.partition("-")[0] for finding in lost} == {
+        f"{table}/compact" for table in ("masks", "metrics", "predictions")
+    }
+    assert {(len(finding.trials), finding.mend) for finding in lost} == {(5, "set aside")}
+    assert all(f"5 trials of it, such as {A}, without a row in trials" in finding.problem for finding in lost)
+    assert "a run that wants them makes them again" in lost[0].problem
+    assert main(["doctor", store.root]) == 1
+    assert main(["doctor", store.root, "--fix"]) == 0
+    capsys.readouterr()
+    assert main(["doctor", store.root]) == 0
+    assert set(store.statuses()) == {"f" * 16, "e" * 15 + "f"}
+    whole_trial(store, A, 0)
+    assert examine_store(store, busy=False) == []
+
+
+def test_no_file_is_left_of_a_compacted_one_whose_trials_are_all_lost(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compact(store)
+    store.delete(f"masks/{store.files('masks')[1][0]}")
+    assert main(["doctor", store.root, "--fix"]) == 0
+    capsys.readouterr()
+    assert [store.names(table, ".parquet") for table in compaction.MERGED_TABLES] == [[], [], [], []]
+
+
+def test_compacting_is_advised_only_where_it_would_give_checksums(store: Store) -> None:
+    def plain(name: str) -> None:
+        path = Path(store.root) / "trials" / name
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+
+    def advice() -> list[bool]:
+        return ["deepcuts compact merges" in each.problem for each in examine_store(store, busy=False)]
+
+    plain(f"{A}.parquet")
+    assert advice() == [True]
+    compact(store)
+    assert advice() == []
+    plain(store.files("trials")[1][0])
+    assert advice() == [False]
+
+
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF

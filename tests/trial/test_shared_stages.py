@@ -109,6 +109,24 @@ def test_a_step_that_a_later_trial_rewinds_to_is_made_though_a_checkpoint_is_pas
     assert everything(store, late) == everything(undisturbed, late)
 
 
+@pytest.mark.filterwarnings("ignore:the checkpoint .* is damaged")
+@pytest.mark.parametrize("ending", ["", "-step-1"])
+def test_a_changed_byte_in_what_an_interrupted_trial_left_changes_no_bit(ending: str, tmp_path: Path) -> None:
+    spec = trial(rewind=1)
+    undisturbed, store = Store(str(tmp_path / "undisturbed")), Store(str(tmp_path / "stopped"))
+    run_stages(spec, "test", context(undisturbed))
+    steps = iter(range(1, 100))
+    with pytest.raises(Interrupted):
+        run_stages(spec, "test", context(store, stop=lambda: next(steps) == 2))
+    left = Path(store.root, "artifacts/_checkpoints", f"{spec.dense.dense_id}{ending}.safetensors")
+    content = bytearray(left.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    content[begin + 3 :: 400] = bytes(each ^ 0x40 for each in content[begin + 3 :: 400])
+    left.write_bytes(content)
+    assert run_stages(spec, "test", context(store))["status"] == "completed"
+    assert everything(store, spec) == everything(undisturbed, spec)
+
+
 def test_a_step_that_a_later_trial_rewinds_to_is_added_to_a_finished_network(store: Store) -> None:
     run_stages(trial(), "test", context(store))
     before = theta_1(store, trial())
