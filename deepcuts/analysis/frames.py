@@ -249,10 +249,8 @@ def query(store: Store, sql: str) -> pd.DataFrame:
         return _select(store, sql, {})
     except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
         raise ValueError(_shortened(error)) from None
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except (duckdb.Error, pa.ArrowException, OSError):  # a damaged file, or one that was gone or stale for a moment
         damaged = {path: reason for table in SCHEMAS for path, reason in store.read(table).damaged.items()}
-        if not damaged:
-            raise ValueError(_shortened(error)) from None
     try:
         return _select(store, sql, damaged)
     except duckdb.Error as error:

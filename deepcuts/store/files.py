@@ -43,7 +43,7 @@ class StoreFiles:
         if not uri.strip() or not self.root:
             raise ValueError(f"cannot open the store {uri!r}: it names no folder; {_ALLOWED}")
         self.local = isinstance(self.filesystem, fs.LocalFileSystem)
-        if self.local and not self._nearest_folder().is_dir():
+        if self.local and not patient(self._nearest_folder().is_dir)():
             raise ValueError(f"cannot open the store {uri!r}: {str(self._nearest_folder())!r} is a file; {_ALLOWED}")
 
     @patient

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 from deepcuts.data.batches import (
     Tokens,
@@ -202,6 +203,24 @@ def damage(request: pytest.FixtureRequest, cache: Path, tokenizer: Any) -> None:
 @pytest.mark.usefixtures("damage")
 def test_a_damaged_cache_is_harmless(tokenizer: Any) -> None:
     assert tokenise(tokenizer, TEXTS, LABELS, 6, "k").lengths.tolist() == [6, 6, 3]
+
+
+def test_no_byte_of_the_cache_changes_the_tokens(tokenizer: Any, cache: Path) -> None:
+    first = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    [entry] = cache.iterdir()
+    content = entry.read_bytes()
+    for place in range(len(content)):
+        entry.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        again = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+        assert (again.digest(), again.cut.tolist()) == (first.digest(), first.cut.tolist()), place
+
+
+def test_the_cache_of_an_older_version_is_read(tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tokenise(tokenizer, TEXTS, LABELS, 6, "k")
+    [entry] = cache.iterdir()
+    entry.write_bytes(save(load(entry.read_bytes())))
+    monkeypatch.delattr("deepcuts.data.batches._tokenise")
+    assert tokenise(tokenizer, TEXTS, LABELS, 6, "k").digest() == first.digest()
 
 
 def test_a_cache_that_cannot_be_written_is_harmless(

@@ -17,7 +17,10 @@ from deepcuts.analysis.overlap import overlap
 from deepcuts.cli.main import main
 from deepcuts.experiment.metrics import FUNCTIONS
 from deepcuts.store.checksums import seal_text
+from deepcuts.store.compact import compact
 from deepcuts.store.doctor import Finding, examine_store
+from deepcuts.store.merging import rename_sweep
+from deepcuts.store.removal import plan_removal, remove
 from deepcuts.store.store import SCHEMAS, Store
 
 A, B, C = (letter * 16 for letter in "abc")
@@ -163,6 +166,25 @@ def test_a_view_leaves_a_damaged_metric_out_and_names_it(store: Store) -> None:
     found = metrics(store)
     assert sorted(set(found["trial_id"])) == [B, C]
     assert list(found.attrs["damaged"]) == [str(path)]
+
+
+def test_a_sweep_whose_text_is_damaged_is_not_renamed(store: Store) -> None:
+    sealed = store.read_bytes("sweeps/first.yaml")
+    store.write_bytes("sweeps/first.yaml", sealed.replace(b"\nmodel", b"\x0bmodel"))
+    files = kept_files(Path(store.root))
+    with pytest.raises(OSError, match=r"first\.yaml is damaged: .* --fix first"):
+        rename_sweep(store, "first", "second")
+    assert kept_files(Path(store.root)) == files
+
+
+def test_a_damaged_compacted_file_is_named_before_anything_is_removed(store: Store) -> None:
+    compact(store)
+    removal = plan_removal(store, [A])
+    path = Path(store.root) / "metrics" / store.files("metrics")[1][0]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match=rf"{path} is damaged: .* --fix first"):
+        remove(store, removal)
+    assert set(store.statuses()) == {A, B, C}
 
 
 def test_files_of_an_older_version_are_sound_as_far_as_can_be_told(

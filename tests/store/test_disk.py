@@ -17,7 +17,7 @@ import torch
 from builders.rows import trial, write_trial
 from builders.stores import write_artifact
 
-from deepcuts.store.disk import patient
+from deepcuts.store.disk import closed_folder, patient
 from deepcuts.store.store import Store
 from deepcuts.store.tensors import save_tensors
 
@@ -129,6 +129,39 @@ def test_a_folder_that_another_user_keeps_to_himself_is_named_before_anything_is
     assert "4001: ValueError: cannot write the store" in done.stderr
     assert f"no permission in '{shared}/artifacts/dense'; let its owner run `chmod -R g+rwX {shared}`" in done.stderr
     assert sorted(os.listdir(shared)) == ["artifacts"]
+
+
+@needs_root
+@pytest.mark.parametrize("meta", [True, False])
+def test_an_artifact_that_another_user_keeps_to_himself_is_named_before_anything_is_trained(shared, meta):
+    os.chown(shared, -1, 4242)
+    shared.chmod(0o2775)
+    folder = shared / "artifacts/dense/0123"
+    folder.mkdir(parents=True)
+    if meta:
+        (folder / "meta.json").write_text("{}")
+    for each in (shared / "artifacts", shared / "artifacts/dense"):
+        os.chown(each, -1, 4242)
+        each.chmod(0o2775)
+    folder.chmod(0o755)
+    done = as_users(shared, [4001], 4242)
+    assert f"4001: ValueError: cannot write the store '{shared}': no permission in '{folder}'; let its" in done.stderr
+    folder.chmod(0o2775)
+    os.chown(folder, -1, 4242)
+    assert as_users(shared, [4001], 4242).returncode == 0
+
+
+def test_the_work_under_way_of_another_user_is_not_looked_into(tmp_path, monkeypatch):
+    for name in ("dense/_x.ab12", "dense/x", "_checkpoints/_k.ab12"):
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+    (tmp_path / "artifacts/_checkpoints/k.safetensors").write_bytes(b"")
+    seen = []
+    monkeypatch.setattr(os, "access", lambda path, mode: seen.append(str(path)) or True)
+    assert closed_folder(str(tmp_path / "artifacts"), 2) is None
+    assert [name.removeprefix(str(tmp_path)) for name in seen] == [
+        f"/artifacts{name}" for name in ("", "/_checkpoints", "/dense", "/dense/x")
+    ]
+    assert closed_folder(str(tmp_path / "absent"), 2) is None
 
 
 def stale(times: int) -> list[OSError]:

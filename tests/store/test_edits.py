@@ -355,25 +355,6 @@ def test_a_damaged_file_of_the_other_store_is_named(store: Store, tmp_path: Path
         merge_stores(Store(str(tmp_path / "target")), store)
 
 
-def test_a_sweep_whose_text_is_damaged_is_not_renamed(store: Store) -> None:
-    store.write_bytes("sweeps/large.yaml", seal_text("name: large\n").replace(b"\nname", b"\x0bname"))
-    files = store.names("sweeps", "")
-    with pytest.raises(OSError, match=r"large\.yaml is damaged: .* --fix first"):
-        rename_sweep(store, "large", "larger")
-    assert store.names("sweeps", "") == files
-
-
-def test_a_damaged_compacted_file_is_named_before_anything_is_removed(store: Store) -> None:
-    compact(store)
-    everything = ids(store)
-    removal = plan_removal(store, list(everything)[:1])
-    path = Path(store.root) / "metrics" / store.files("metrics")[1][0]
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(OSError, match=rf"{path} is damaged: .* --fix first"):
-        remove(store, removal)
-    assert ids(store) == everything
-
-
 def test_other_results_of_one_trial_are_named_and_left_alone(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
