@@ -251,11 +251,9 @@ def _ray_at(address: str | None, source: str) -> AbstractContextManager[None]:
 def _trial_cpus(planned: SweepPlan) -> int:
     """The CPU cores of a trial. Raises ValueError where no node has them, or where a node cannot use the store."""
     from deepcuts.sweep.cluster import check_nodes, choose_cpus
-    from deepcuts.sweep.lifeline import ending_with_ray
 
-    with ending_with_ray(lambda: None):
-        cpus = choose_cpus(planned.file.resources.cpus, planned.gpus)
-        check_nodes(planned.store, planned.store.address)
+    cpus = choose_cpus(planned.file.resources.cpus, planned.gpus)
+    check_nodes(planned.store, planned.store.address)
     return cpus
 
 

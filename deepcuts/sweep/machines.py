@@ -61,10 +61,14 @@ def resources_text(cpus: float, gpus: float) -> str:
 def ray_address(given: str | None) -> tuple[str | None, str]:
     """Return the address of the Ray cluster to use, and where it is from; None for a Ray of our own.
 
-    `given` counts first, then RAY_ADDRESS, as everywhere in Ray; `local` means a Ray of our own.
+    `given` counts first, then RAY_ADDRESS, as everywhere in Ray; `local` means a Ray of our own, and `auto` that of
+    RAY_ADDRESS, if it names one, else the cluster of this machine.
     """
+    named = os.environ.get("RAY_ADDRESS", "").strip()
     source = "--address" if given else "RAY_ADDRESS"
-    address = (given or os.environ.get("RAY_ADDRESS") or "").strip()
+    address = (given or named).strip()
+    if address == "auto" and named not in ("", "local", "auto"):
+        return named, "RAY_ADDRESS"
     return (None, source) if address in ("", "local") else (address, source)
 
 

@@ -28,7 +28,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
 from deepcuts.sweep.launched import OutsideError
-from deepcuts.sweep.lifeline import ending_with_ray
+from deepcuts.sweep.lifeline import cleaning_up, end_if_ray_died
 from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
@@ -96,7 +96,7 @@ def run_plan(
         with (
             LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
             _ending_early(outcome, searcher, store, launch.launch_id, deadline),
-            ending_with_ray(partial(_clean_up, folder, progress)) as end_if_ray_died,
+            cleaning_up(partial(_clean_up, folder, progress)),
         ):
             tuner.fit()
             if outcome.outside:
