@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 from deepcuts.wording import counted
@@ -121,7 +122,8 @@ def local_gpus() -> int:
     """Count the NVIDIA GPUs of this machine that CUDA would see, without loading it.
 
     CUDA_VISIBLE_DEVICES is read as CUDA reads it: indices, or UUIDs of GPUs or of MIG slices (each slice counts);
-    what follows an invalid entry is not seen, nor is anything where one is named twice. It can only hide GPUs.
+    what follows an invalid entry is not seen, nor is anything where one is named twice, be it by the beginning of its
+    UUID. It can only hide GPUs.
     """
     here = _gpus_of_machine()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -138,7 +140,7 @@ def local_gpus() -> int:
             seen.append(str(int(index[0])))
         else:
             break
-    if len(seen) > len(set(seen)):
+    if any(one.startswith(other) if kind else one == other for one, other in permutations(seen, 2)):
         return 0
     return len(seen) if kind == "MIG-" else min(len(seen), here)
 

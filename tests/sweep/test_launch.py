@@ -87,6 +87,17 @@ def test_what_is_planned_is_heard_before_a_run(sweep: Sweep, tmp_path: Path) -> 
     assert store.exists("sweeps/twice.parquet")
 
 
+@pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+@pytest.mark.usefixtures("torch_state")
+def test_what_a_kill_left_of_a_completed_trial_is_removed(sweep: Sweep, tmp_path: Path) -> None:
+    store = run_file(tmp_path / "small.yaml", tmp_path / "store")
+    done, *_ = store.statuses()
+    for key in (done, f"{done}-scoring", "of-a-trial-at-work"):
+        store.write_bytes(f"artifacts/_checkpoints/{key}.safetensors", b"")
+    deepcuts.run(sweep, store)
+    assert store.names("artifacts/_checkpoints", ".safetensors") == ["of-a-trial-at-work.safetensors"]
+
+
 def test_a_plan_for_a_machine_that_is_not_here_checks_nothing_of_this_one(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,8 @@ def test_more_cores_than_the_process_may_use_are_refused(monkeypatch):
         ("7", 0),
         ("GPU-8932f937,GPU-46b2d6a5", 2),
         ("GPU-8932f937,GPU-8932f937", 0),
+        ("GPU-8932f937,GPU-8932f937-d72c", 0),
+        ("GPU-8932f937-d72c,GPU-8932f937", 0),
         ("GPU-8932f937,0", 1),
         ("MIG-a,MIG-b,MIG-c,MIG-d,MIG-e", 5),
         ("MIG-GPU-8932f937/1/0", 1),

@@ -209,7 +209,7 @@ def test_a_sweep_runs_in_a_thread_and_ends_at_its_deadline(
     monkeypatch.setattr(threading, "Timer", AfterTheTrialBegan)
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(launch, spec, store, stop_when_asked, deadline=time.monotonic() + 1).result()
-    assert outcome == Outcome(signal.SIGINT)
+    assert outcome == Outcome(signal.SIGINT, late=True)
     assert store.exists("notes/waits.json")
     assert store.statuses() == {spec.trials()[0].trial_id: "completed"}
     assert store.names("running", ".json") == []
