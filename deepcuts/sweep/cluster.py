@@ -106,13 +106,15 @@ _ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.arg
 def _found(source: str) -> str:
     """Return the address of the Ray cluster of this machine, which Ray means by `auto`. Raises ValueError.
 
-    That is the one that `ray start` wrote down, or else, as on a machine that has left it, one whose server runs here.
+    That is the one that was started here last, or that this machine joined; where it is gone, the one that runs here.
     """
     running, latest = services.find_gcs_addresses(), services.find_bootstrap_address(None)
     if latest and (latest in running or not running):
         return latest
     if not running:
         raise ValueError(f"{source} 'auto': {_NOBODY} on this machine: `ray start` was not run here; {_OWN}")
+    if len(running) > 1:
+        raise ValueError(f"{source} 'auto': several Rays run here, {', '.join(sorted(running))}: name one; {_OWN}")
     return min(running)
 
 

@@ -246,7 +246,8 @@ def _cluster(given: str | None) -> Iterator[str | None]:
         yield None
         return
     with _ray_at(address, source):
-        yield f"{address} ({source})"
+        there = f"auto, at {sys.modules['ray'].get_runtime_context().gcs_address}" if address == "auto" else address
+        yield f"{there} ({source})"
 
 
 def _ray_at(address: str | None, source: str) -> AbstractContextManager[None]:

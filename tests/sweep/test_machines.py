@@ -212,11 +212,16 @@ def test_auto_is_the_cluster_that_was_started_or_runs_here(monkeypatch, answered
 
 
 @pytest.mark.parametrize(
-    ("latest", "message"), [(None, "answers on this machine"), ("127.0.0.1:9", "127.0.0.1:9': no Ray .* there")]
+    ("latest", "running", "message"),
+    [
+        (None, [], "answers on this machine"),
+        ("127.0.0.1:9", [], "127.0.0.1:9': no Ray .* there"),
+        ("127.0.0.1:9", ["127.0.0.1:8", "127.0.0.1:7"], "several Rays run here, 127.0.0.1:7, 127.0.0.1:8: name one"),
+    ],
 )
-def test_auto_where_no_cluster_is_left_is_refused(monkeypatch, latest, message):
+def test_auto_where_no_cluster_is_left_is_refused(monkeypatch, latest, running, message):
     monkeypatch.setattr(cluster.services, "find_bootstrap_address", lambda folder: latest)
-    monkeypatch.setattr(cluster.services, "find_gcs_addresses", set)
+    monkeypatch.setattr(cluster.services, "find_gcs_addresses", lambda: set(running))
     with pytest.raises(ValueError, match=message):
         start_ray("auto")
 
