@@ -179,7 +179,7 @@ def try_kind(kind: str, folder: Path, data: Mapping[str, Any]) -> dict[str, str]
         trial = sweep_of(folder / "model", data).trials()[-1]
         row["criteria"] = criteria_that_run(trial)
         network, material = load_network(trial.dense), load_material(trial.dense)
-        said = how_counted(network, material.train, find_prunable(network.model, False).names, "Wanda")
+        said = how_counted(network, material.train, find_prunable(network.model, False).names, CRITERIA["Wanda"])
         row["rows of unknown tokens"] = said.split(" in ")[1] if said else "none"
         store = dc.Store(str(folder / "store"))
         made = dc.run_trial(trial, store, threads=1, keep_model=True)

@@ -28,13 +28,16 @@ from deepcuts.analysis import frames
 from deepcuts.analysis.across import compare_over_datasets
 from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.compare import compare
-from deepcuts.analysis.curves import best_epoch, curves, table
+from deepcuts.analysis.curves import best_epoch, curves, table, training_curves
+from deepcuts.analysis.measured import measured
+from deepcuts.analysis.selection import shown_trials
 from deepcuts.analysis.transfer import transfer
-from deepcuts.cli.views import NEEDED
+from deepcuts.cli.shown import NEEDED
 from deepcuts.experiment.settings import Scoring, Training
 from deepcuts.experiment.spec import DenseSpec, ModelSource, ScoreSpec, TrialSpec, canonical, score_spec
 from deepcuts.experiment.tasks import TASKS
 from deepcuts.pruning.criteria import CRITERIA, NOT_PRUNED, parse_strategy
+from deepcuts.publish.report import report
 from deepcuts.store.store import Store, encode
 
 SQL = "SELECT strategy, avg(value) AS f1 FROM trials JOIN metrics USING (trial_id) WHERE stage = 'retrained' GROUP BY 1"
@@ -97,9 +100,8 @@ def write(folder: Path, rows: list[dict[str, Any]], compacted: bool) -> Store:
     """Write the trials with their metrics, compacted or with a file for each trial."""
     for name in ("trials", "metrics"):
         (folder / name).mkdir(parents=True)
-    Store(str(folder)).write(
-        "sweeps", "synthetic", [{"sweep": "synthetic", "trial_id": row["trial_id"]} for row in rows]
-    )
+    wanted = ("sweep", "trial_id", "strategy", "arm", "dataset", "seed")
+    Store(str(folder)).write("sweeps", "synthetic", [{name: row[name] for name in wanted} for row in rows])
     if compacted:
         for number, start in enumerate(range(0, len(rows), AT_ONCE), 1):
             some = rows[start : start + AT_ONCE]
@@ -123,23 +125,26 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
     return found
 
 
-def report(store: Store) -> None:
+def time_views(store: Store) -> None:
     """Time everything that reads the store."""
     timed("statuses", store.statuses)
     timed("status", lambda: frames.status(store))
     timed("show", lambda: frames.show(store, f"{7:016x}"))
-    timed("what `table`, `curves` and `compare` read", lambda: frames.chosen_trials(store, NEEDED))
+    timed("what `table`, `curves` and `compare` read", lambda: shown_trials(store, NEEDED))
     trials = timed("trials", lambda: frames.trials(store))
     timed("trials of a dataset, three columns", lambda: frames.trials(store, ["strategy", "seed"], dataset="cola"))
     metrics = timed("metrics", lambda: frames.metrics(store))
     timed("curves", lambda: curves(trials))
     timed("curves of another metric", lambda: curves(trials, "f1", metrics=metrics))
+    timed("`--metric`", lambda: measured(store, trials, "f1"))
+    timed("curves by epoch", lambda: training_curves(trials, metrics))
     timed("best epochs", lambda: best_epoch(trials, metrics))
     timed("table", lambda: table(trials))
     timed("compare", lambda: compare(trials))
     timed("compare over datasets", lambda: compare_over_datasets(trials))
     timed("transfer", lambda: transfer(trials))
     timed("checklist", lambda: checklist(trials))
+    timed("report", lambda: [report(store)])
     timed("query, one table", lambda: frames.query(store, "SELECT status, count(*) FROM trials GROUP BY 1"))
     timed("query, two tables", lambda: frames.query(store, SQL))
     timed("query, settings", lambda: frames.query(store, "SELECT arm, count(*) FROM settings GROUP BY 1"))
@@ -169,7 +174,7 @@ def main() -> None:
         for compacted in (True,) if args.compacted else (True, False):
             store = write(folder / str(compacted), rows, compacted)
             print(f"{args.trials:,} trials, {'compacted' if compacted else 'a file per trial'}")
-            report(store)
+            time_views(store)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB")
     finally:
         shutil.rmtree(folder)

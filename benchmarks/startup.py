@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from deepcuts.sweep.machines import usable_cpus
+
 COMMAND = [sys.executable, "-m", "deepcuts.cli.main"]
 
 
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--sweep", default="sweeps/quickstart.yaml")
     parser.add_argument("--trials", type=int, default=10_000)
     args = parser.parse_args()
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    print(f"load average {os.getloadavg()[0]:.1f} on {usable_cpus()} cores", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["DEEPCUTS_CACHE"] = str(folder / "cache")

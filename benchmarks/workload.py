@@ -22,6 +22,7 @@ from deepcuts.fast.attention import use_quick_attention
 from deepcuts.fast.dropout import use_quick_dropout
 from deepcuts.model.load import load_model, load_tokenizer, silence_transformers
 from deepcuts.model.network import Network, compiled, prunable
+from deepcuts.sweep.machines import usable_cpus
 
 from .sides import Peaks
 
@@ -50,7 +51,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--folder", default=MINILM, help="the model, and the tokenizer of every shape")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape in place of the folder's")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=min(2, usable_cpus()))
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
         "--length", type=int, help="tokens of each text, made of several sentences (default: as they are)"

@@ -151,12 +151,14 @@ def __dir__() -> list[str]:
 
 
 def _give_the_hub_a_home() -> None:
-    """Where a user has no home folder, as in some containers, let the Hub's library keep its files with our cache.
+    """Where a user has no home folder, or may not write it, let the Hub's library keep its files with our cache.
 
     It looks for its folder as it is imported, and where it finds none it fails at the first download.
     """
-    if os.path.expanduser("~") == "~" and not {"HF_HOME", "XDG_CACHE_HOME"} & set(os.environ):
-        os.environ["HF_HOME"] = str(import_module("deepcuts.data.user_cache").cache_folder("hub"))
+    if not {"HF_HOME", "XDG_CACHE_HOME"} & set(os.environ):
+        user_cache = import_module("deepcuts.data.user_cache")
+        if user_cache.user_folder("huggingface") is None:
+            os.environ["HF_HOME"] = str(user_cache.cache_folder("hub"))
 
 
 _give_the_hub_a_home()

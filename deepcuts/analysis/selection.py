@@ -122,8 +122,8 @@ def formerly_called(store: Store, frame: pd.DataFrame, name: str) -> list[str]:
 def labels_of_store(store: Store) -> list[str]:
     """Return all labels that sweeps and trials of a store have for arms, for `figures.style.figure_options`."""
     columns = ["strategy", "arm"]
-    rows = [*store.read("sweeps", columns).table.to_pylist(), *store.read("trials", columns).table.to_pylist()]
-    return sorted({row["arm"] or row["strategy"] for row in rows})
+    tables = (store.read(table, columns).table.group_by(columns).aggregate([]) for table in ("sweeps", "trials"))
+    return sorted({row["arm"] or row["strategy"] for table in tables for row in table.to_pylist()})
 
 
 def columns_of(only: Collection[str]) -> list[str]:

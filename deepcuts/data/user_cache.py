@@ -12,16 +12,25 @@ from pathlib import Path
 def cache_folder(kind: str) -> Path:
     """Return the folder for one kind of entries: in DEEPCUTS_CACHE, else in the user's cache folder.
 
-    A user without a home folder, as in some containers, has it in the folder for temporary files.
+    A user without a home folder of their own, as in some containers, has it in the folder for temporary files.
     """
     if given := os.environ.get("DEEPCUTS_CACHE"):
         return Path(given) / kind
     if given := os.environ.get("XDG_CACHE_HOME"):
         return Path(given) / "deepcuts" / kind
+    if home := user_folder("deepcuts"):
+        return home / kind
+    return Path(tempfile.gettempdir()) / f"deepcuts-{os.getuid()}" / kind
+
+
+def user_folder(name: str) -> Path | None:
+    """Return ~/.cache/NAME; None where there is no home, or where the folder is not there and cannot be made."""
     try:
-        return Path.home() / ".cache" / "deepcuts" / kind
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"deepcuts-{os.getuid()}" / kind
+        folder = Path.home() / ".cache" / name
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+    except (RuntimeError, PermissionError):
+        return None
+    return folder if there == folder or (there.is_dir() and os.access(there, os.W_OK)) else None
 
 
 def write_cache(path: Path, content: bytes) -> None:

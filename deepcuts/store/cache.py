@@ -160,6 +160,13 @@ def collect_garbage(store: Store) -> list[Row]:
     return gone
 
 
+def remove_checkpoints(store: Store, trial_ids: Collection[str]) -> None:
+    """Remove what completed trials saved as they ran, which a kill at their end leaves behind. Raises OSError."""
+    for name in store.names("artifacts/_checkpoints", ".safetensors"):
+        if name.removesuffix(".safetensors").removesuffix("-scoring") in trial_ids:
+            store.delete(f"artifacts/_checkpoints/{name}")
+
+
 def remove_stage(store: Store, kind: str, key: str) -> None:
     """Remove an artifact, its meta first. Raises OSError."""
     store.delete(f"artifacts/{kind}/{key}/meta.json")

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepcuts.store.store import Store
-from deepcuts.sweep.lifeline import ending_if_ray_dies_early
+from deepcuts.sweep.lifeline import ending_if_ray_dies_early, ending_with_ray
 from deepcuts.sweep.machines import MOST_CPUS, Machines, RayNotStarted, resources_text, this_machine
 from deepcuts.wording import counted
 
@@ -50,14 +52,14 @@ def start_ray(address: str | None, source: str = "--address") -> None:
     """
     options = ray_options() | {"log_to_driver": False}
     if address:
+        if address == "auto":
+            address = _found(source)
         _check_answers(address, source)
         try:
             ray.init(address=address, **options)
         except Exception as error:  # Ray raises plain ones too
             raise ValueError(
-                f"{source} {address!r}: Ray cannot connect to it: {_first_line(error)}; see that the cluster has this"
-                f" version of Ray ({ray.__version__}), and where it asks for a token, set RAY_AUTH_MODE=token and"
-                f" RAY_AUTH_TOKEN; {_OWN}"
+                f"{source} {address!r}: Ray cannot connect to it: {_first_line(error)}; {_LIKE_OURS}; {_OWN}"
             ) from None
         return
     here = this_machine().nodes[0]
@@ -90,25 +92,56 @@ def _first_line(error: Exception) -> str:
 
 
 _NOBODY, _OWN = "no Ray cluster answers", "give --address local to start a Ray of your own, or unset RAY_ADDRESS"
+_LIKE_OURS = (
+    f"see that the cluster has this version of Ray ({ray.__version__}), and where it asks for a token, set"
+    " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+)
+_NO_CLIENT = "Ray's client, over which no sweep runs: run it on a machine of the cluster"
 ANSWER_SECONDS = 5.0
+# For a process that loads Ray, which takes a busy machine ten seconds, and asks; Ray itself asks without end.
+CLUSTER_SECONDS = 30.0
+_ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+
+
+def _found(source: str) -> str:
+    """Return the address of the Ray cluster of this machine, which Ray means by `auto`. Raises ValueError.
+
+    That is the one that was started here last, or that this machine joined; where it is gone, the one that runs here.
+    """
+    running, latest = services.find_gcs_addresses(), services.find_bootstrap_address(None)
+    if latest and (latest in running or not running):
+        return latest
+    if not running:
+        raise ValueError(f"{source} 'auto': {_NOBODY} on this machine: `ray start` was not run here; {_OWN}")
+    if len(running) > 1:
+        raise ValueError(f"{source} 'auto': several Rays run here, {', '.join(sorted(running))}: name one; {_OWN}")
+    return min(running)
 
 
 def _check_answers(address: str, source: str) -> None:
-    """Try to reach HOST:PORT, for Ray itself keeps trying for minutes. Raises ValueError."""
-    if address == "auto":
-        return
+    """Find out whether a Ray cluster answers at HOST:PORT, for Ray itself keeps trying. Raises ValueError."""
+    if address.startswith("ray://"):
+        raise ValueError(f"{source} {address!r} is the address of {_NO_CLIENT}, with its HOST:PORT or auto; {_OWN}")
     if address.startswith(("http://", "https://")):
         raise ValueError(
             f"{source} {address!r} is the address of a dashboard, which takes jobs; give that of the cluster, HOST:PORT"
             f" as `ray status` prints it (6379 is its usual port); {_OWN}"
         )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"{source} {address!r} is not HOST:PORT, such as 10.0.0.1:6379, nor auto; {_OWN}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"{source} {address!r}: {_NOBODY} there: {error}; {_OWN}") from None
+    ask = [sys.executable, "-c", _ASK, address]
+    try:
+        subprocess.run(ask, timeout=CLUSTER_SECONDS, capture_output=True, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"{source} {address!r}: {_NOBODY} there within {CLUSTER_SECONDS:g} s, though something listens: give"
+            f" HOST:PORT as `ray status` prints it (6379 is its usual port), and {_LIKE_OURS}; {_OWN}"
+        ) from None
 
 
 # Ray's sockets lie in FOLDER/session_DATE_TIME_MICROSECONDS_PROCESS/sockets/, and Linux allows their paths 107 bytes.
@@ -167,12 +200,16 @@ def use_ray(address: str | None, source: str = "--address") -> Iterator[None]:
                 f"{source} {address!r}: this process is connected to a Ray already; call ray.shutdown() first, or give"
                 " no address to use that one"
             )
+        if ray.util.client.ray.is_connected():
+            raise ValueError(f"this process is connected to Ray by ray://, {_NO_CLIENT}; call ray.shutdown() first")
         ray_options()
-        yield
+        with ending_with_ray():
+            yield
         return
     start_ray(address, source)
     try:
-        yield
+        with ending_with_ray():
+            yield
     finally:
         ray.shutdown()
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,6 +20,7 @@ from deepcuts.experiment.reading import parse_sweep, read_sweep_file
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.experiment.sweepfile import SweepFile
 from deepcuts.names import Selection, nearest
+from deepcuts.store.cache import remove_checkpoints
 from deepcuts.store.checksums import seal_text
 from deepcuts.store.code import keep_code
 from deepcuts.store.compact import compact_many
@@ -200,12 +201,19 @@ def run(
         if not planned.todo.to_run:
             store.probe()
             _write_sweep(store, planned.prepared.spec)
-            return launched(planned)
+            compact_many(store, print)
+            return _tidied(launched(planned))
         with _alone(), nullcontext() if cluster else _ray_at(None, ""):
             cpus = _trial_cpus(planned)  # Ray may refuse too, and nothing is written by then
             store.probe()
             _write_sweep(store, planned.prepared.spec)
-            return _launch(planned, cpus, max_hours)
+            return _tidied(_launch(planned, cpus, max_hours))
+
+
+def _tidied(result: Launched) -> Launched:
+    with suppress(OSError):  # which costs disk alone, and the next launch tries again
+        remove_checkpoints(result.plan.store, {trial.trial_id for trial in result.completed})
+    return result
 
 
 _RUNNING = Lock()
@@ -238,7 +246,8 @@ def _cluster(given: str | None) -> Iterator[str | None]:
         yield None
         return
     with _ray_at(address, source):
-        yield f"{address} ({source})"
+        there = f"auto, at {sys.modules['ray'].get_runtime_context().gcs_address}" if address == "auto" else address
+        yield f"{there} ({source})"
 
 
 def _ray_at(address: str | None, source: str) -> AbstractContextManager[None]:
@@ -251,11 +260,9 @@ def _ray_at(address: str | None, source: str) -> AbstractContextManager[None]:
 def _trial_cpus(planned: SweepPlan) -> int:
     """The CPU cores of a trial. Raises ValueError where no node has them, or where a node cannot use the store."""
     from deepcuts.sweep.cluster import check_nodes, choose_cpus
-    from deepcuts.sweep.lifeline import ending_with_ray
 
-    with ending_with_ray(lambda: None):
-        cpus = choose_cpus(planned.file.resources.cpus, planned.gpus)
-        check_nodes(planned.store, planned.store.address)
+    cpus = choose_cpus(planned.file.resources.cpus, planned.gpus)
+    check_nodes(planned.store, planned.store.address)
     return cpus
 
 
@@ -284,7 +291,7 @@ def _launch(planned: SweepPlan, cpus: int, max_hours: float | None) -> Launched:
             deadline=time.monotonic() + max_hours * 3600 if max_hours else None,
             callbacks=tracker_callbacks(file.trackers, file.name, store, progress.say) if file.trackers else [],
         )
-        if outcome.signal is None:
+        if outcome.signal is None or outcome.late:
             compact_many(store, progress.say)
     return launched(planned, outcome.signal, tuple(outcome.errors), outcome.outside)
 

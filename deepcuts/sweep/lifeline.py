@@ -26,8 +26,6 @@ TRY_SECONDS = 2.0
 TRIES_HERE = 2
 CONNECT_SECONDS = 1.0
 
-_ENDING = threading.Lock()
-
 
 @dataclass
 class _Server:
@@ -54,39 +52,59 @@ class _Server:
         return self.missed >= self.tries
 
 
+# A process has one Ray, so these are the process's: its servers while they are watched, what to do before it ends
+# because one died, and who ends it.
+_WATCHED: list[_Server] = []
+_CLEAN_UPS: list[Callable[[], None]] = []
+_ENDING = threading.Lock()
+
+
 @contextmanager
-def ending_with_ray(clean_up: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """End the process with words and RAY_DIED once a server of Ray is gone; `clean_up` is called before.
+def ending_with_ray() -> Iterator[None]:
+    """End the process with words and RAY_DIED once a server of Ray is gone.
 
     A server on this machine is gone when nobody listens at its port. One of another machine may be restarted, so it
-    is given two thirds of the time that Ray waits for it. Yields what looks at once, for a sweep that has errors which
-    may come of that.
+    is given two thirds of the time that Ray waits for it.
     """
-    servers, over = [server for server in _servers() if server.answers()], threading.Event()
+    _WATCHED[:] = [server for server in _servers() if server.answers()]
+    over = threading.Event()
 
     def watch() -> None:
         began = time.monotonic()
         while not over.wait(max(0.0, TRY_SECONDS - (time.monotonic() - began))):
             began = time.monotonic()
-            for server in servers:
+            for server in _WATCHED:
                 if server.is_dead():
-                    _end(server, clean_up)
-
-    def look() -> None:
-        for server in servers:
-            if not server.answers():
-                _end(server, clean_up)
+                    _end(server)
 
     thread = threading.Thread(target=watch, daemon=True, name="lifeline")
     thread.start()
     try:
-        yield look
+        yield
     except Exception:
-        look()
+        end_if_ray_died()  # that is what the exception comes from
         raise
     finally:
         over.set()
         thread.join()
+        _WATCHED.clear()
+
+
+def end_if_ray_died() -> None:
+    """End the process as `ending_with_ray` does, without waiting, where errors may come of a server that is gone."""
+    for server in _WATCHED:
+        if not server.answers():
+            _end(server)
+
+
+@contextmanager
+def cleaning_up(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Call `clean_up` before the process ends because a server of Ray died in this block."""
+    _CLEAN_UPS.append(clean_up)
+    try:
+        yield
+    finally:
+        _CLEAN_UPS.remove(clean_up)
 
 
 @contextmanager
@@ -150,9 +168,7 @@ def _end_early(dead: str, folder: str) -> None:
 
 
 def _servers() -> list[_Server]:
-    """The servers that this driver cannot live without; none where it reaches its cluster through a proxy (ray://)."""
-    if ray.util.client.ray.is_connected():
-        return []
+    """The servers that this driver cannot live without."""
     context = ray.get_runtime_context()
     [node] = [node for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
     here = node["NodeManagerAddress"]
@@ -163,10 +179,11 @@ def _servers() -> list[_Server]:
     return [_Server("gcs_server", host, int(port), tries), _Server("raylet", here, node["NodeManagerPort"], TRIES_HERE)]
 
 
-def _end(server: _Server, clean_up: Callable[[], None]) -> None:
+def _end(server: _Server) -> None:
     _ENDING.acquire()  # for good: whoever else sees the death waits here, and says nothing
-    with suppress(Exception):
-        clean_up()
+    for clean_up in reversed(_CLEAN_UPS):
+        with suppress(Exception):
+            clean_up()
     logs = ray._private.worker._global_node.get_logs_dir_path()
     sys.stderr.write(
         f"deepcuts: Ray died under the sweep: its {server.name} at {server.host}:{server.port} no longer answers"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 from deepcuts.wording import counted
@@ -61,10 +62,14 @@ def resources_text(cpus: float, gpus: float) -> str:
 def ray_address(given: str | None) -> tuple[str | None, str]:
     """Return the address of the Ray cluster to use, and where it is from; None for a Ray of our own.
 
-    `given` counts first, then RAY_ADDRESS, as everywhere in Ray; `local` means a Ray of our own.
+    `given` counts first, then RAY_ADDRESS, as everywhere in Ray; `local` means a Ray of our own, and `auto` that of
+    RAY_ADDRESS, if it names one, else the cluster of this machine.
     """
+    named = os.environ.get("RAY_ADDRESS", "").strip()
     source = "--address" if given else "RAY_ADDRESS"
-    address = (given or os.environ.get("RAY_ADDRESS") or "").strip()
+    address = (given or named).strip()
+    if address == "auto" and named not in ("", "local", "auto"):
+        return named, "RAY_ADDRESS"
     return (None, source) if address in ("", "local") else (address, source)
 
 
@@ -117,7 +122,8 @@ def local_gpus() -> int:
     """Count the NVIDIA GPUs of this machine that CUDA would see, without loading it.
 
     CUDA_VISIBLE_DEVICES is read as CUDA reads it: indices, or UUIDs of GPUs or of MIG slices (each slice counts);
-    what follows an invalid entry is not seen, nor is anything where one is named twice. It can only hide GPUs.
+    what follows an invalid entry is not seen, nor is anything where one is named twice, be it by the beginning of its
+    UUID. It can only hide GPUs.
     """
     here = _gpus_of_machine()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -134,7 +140,7 @@ def local_gpus() -> int:
             seen.append(str(int(index[0])))
         else:
             break
-    if len(seen) > len(set(seen)):
+    if any(one.startswith(other) if kind else one == other for one, other in permutations(seen, 2)):
         return 0
     return len(seen) if kind == "MIG-" else min(len(seen), here)
 

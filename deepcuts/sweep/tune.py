@@ -28,7 +28,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.store.live import LaunchBeat, Watch, request_stop, withdraw_stop
 from deepcuts.store.store import Store
 from deepcuts.sweep.launched import OutsideError
-from deepcuts.sweep.lifeline import ending_with_ray
+from deepcuts.sweep.lifeline import cleaning_up, end_if_ray_died
 from deepcuts.sweep.pace import place_of
 from deepcuts.sweep.plan import Plan
 from deepcuts.sweep.progress import Progress
@@ -45,10 +45,12 @@ UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 class Outcome:
     """How a launch ended: the signal that ended it early (None: it ran to its end), and errors that no row could hold.
 
-    A launch that reached its deadline has SIGINT. `outside` has, by trial, the errors that stopped some from outside.
+    A launch that reached its deadline has SIGINT, and is `late`. `outside` has, by trial, the errors that stopped some
+    from outside.
     """
 
     signal: int | None = None
+    late: bool = False
     errors: list[str] = field(default_factory=list)
     outside: dict[str, OutsideError] = field(default_factory=dict)
 
@@ -68,14 +70,12 @@ def run_plan(
     """Run every trial of the plan; its rows are written to the store. Works in any thread.
 
     `gpus` is how many GPUs, or what share of one, a trial takes. `deadline` is a time of `time.monotonic()` at which
-    the launch ends early, as it does at the first SIGINT or SIGTERM in the main thread: nothing new starts, and running
-    trials save and end. Where Ray dies, the process ends with RAY_DIED.
+    the launch ends early, as it does at the first SIGINT or SIGTERM in the main thread: running trials save and end.
     """
     outcome = Outcome()
     if not plan.to_run:
         return outcome
-    there = plan.dense_there, plan.scores_there
-    queue = Queue(plan.to_run, *there, max_concurrent, plan.again, plan.left_there)
+    queue = Queue(plan.to_run, plan.dense_there, plan.scores_there, max_concurrent, plan.again, plan.left_there)
     searcher = _Searcher(queue, Watch(store, launch.launch_id), store, progress, launch.labels)
     listener = _Listener(queue, launch, store, progress, outcome)
     trainable = tune.with_parameters(run_in_worker, reference=[ray.put(launch)])
@@ -96,7 +96,7 @@ def run_plan(
         with (
             LaunchBeat(store, launch.launch_id, launch.sweep, progress.seconds_left),
             _ending_early(outcome, searcher, store, launch.launch_id, deadline),
-            ending_with_ray(partial(_clean_up, folder, progress)) as end_if_ray_died,
+            cleaning_up(partial(_clean_up, folder, progress)),
         ):
             tuner.fit()
             if outcome.outside:
@@ -299,6 +299,7 @@ def _ending_early(
 
     def expire() -> None:
         if outcome.signal is None:
+            outcome.late = True
             end(signal.SIGINT)
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

@@ -12,6 +12,7 @@ from builders.toy_sweeps import SWEEP
 
 import deepcuts
 from deepcuts.cli.main import main
+from deepcuts.data.user_cache import cache_folder
 
 
 @pytest.fixture
@@ -49,6 +50,22 @@ def test_the_hub_keeps_its_files_with_the_cache_where_there_is_no_home(
 ) -> None:
     deepcuts._give_the_hub_a_home()
     assert os.environ.pop("HF_HOME") == str(tmp_path / f"deepcuts-{os.getuid()}" / "hub")
-    monkeypatch.setenv("HOME", "/root")
+    monkeypatch.setenv("HOME", str(tmp_path))
     deepcuts._give_the_hub_a_home()
     assert "HF_HOME" not in os.environ
+
+
+def test_a_home_that_cannot_be_written_is_none(homeless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As / is of a user without an entry in passwd; a folder that is there already may have been filled by others."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    ours = tmp_path / f"deepcuts-{os.getuid()}"
+    assert cache_folder("tokens") == ours / "tokens"
+    deepcuts._give_the_hub_a_home()
+    assert os.environ.pop("HF_HOME") == str(ours / "hub")
+    (tmp_path / "home" / ".cache" / "huggingface").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    deepcuts._give_the_hub_a_home()
+    assert "HF_HOME" not in os.environ
+    assert cache_folder("tokens") == ours / "tokens"

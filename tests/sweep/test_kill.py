@@ -111,10 +111,15 @@ def written_since(began: float, store: Path) -> bool:
 
 
 def processes(process: subprocess.Popen[str], having: str) -> list[int]:
-    """The driver and all that it started, if their command lines have some text."""
-    listing = subprocess.run(["ps", "-ww", "-e", "-o", "pid=,sid=,args="], capture_output=True, text=True, check=True)
-    lines = [line.split(None, 2) for line in listing.stdout.splitlines()]
-    return [int(pid) for pid, session, command in lines if int(session) == process.pid and having in command]
+    """The driver and all that it started and that lives, if their command lines have some text."""
+    command = ["ps", "-ww", "-e", "-o", "pid=,sid=,stat=,args="]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line.split(None, 3) for line in listing.stdout.splitlines()]
+    return [
+        int(pid)
+        for pid, session, state, args in lines
+        if int(session) == process.pid and having in args and state[0] != "Z"
+    ]
 
 
 def kill(process: subprocess.Popen[str], victim: str, moments: random.Random) -> None:
@@ -134,7 +139,7 @@ def kill(process: subprocess.Popen[str], victim: str, moments: random.Random) ->
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, undisturbed: Numbers) -> None:
     stores, moments, turns = [sweep.parent / "killed-0"], random.Random(0), cycle(VICTIMS)
     killed: list[str] = []
-    process = start(sweep, stores[-1])
+    launches = [process := start(sweep, stores[-1])]
     while len(killed) < KILLS:
         wait_for_work(process, stores[-1])
         wait = moments.uniform(0, 4)
@@ -149,10 +154,14 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(sweep: Path, u
             if process.returncode == 0:  # it came to its end between two kills
                 check_whole(stores[-1], undisturbed)
                 stores.append(sweep.parent / f"killed-{len(stores)}")
-            process = start(sweep, stores[-1])
+            launches.append(process := start(sweep, stores[-1]))
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     check_whole(stores[-1], undisturbed)
+    until = time.monotonic() + 60
+    while (left := [pid for each in launches for pid in processes(each, "")]) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not left  # Ray's processes end with the driver, however that ends
     LOG.info("%s; %d stores, each with the bits of the undisturbed one", dict(Counter(killed)), len(stores))
 
 

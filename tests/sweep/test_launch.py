@@ -30,6 +30,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has a Ray already, of two GPUs."""
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("deepcuts.sweep.cluster._node_kinds", lambda: [{"CPU": 4.0, "GPU": 2.0}])
+    monkeypatch.setattr("deepcuts.sweep.lifeline._servers", list)
 
 
 def test_a_second_sweep_at_once_in_one_process_is_refused_and_writes_nothing(sweep: Sweep, tmp_path: Path) -> None:
@@ -43,6 +44,17 @@ def test_an_address_is_refused_where_the_process_has_a_ray(sweep: Sweep, tmp_pat
         with pytest.raises(ValueError, match="'auto': this process is connected to a Ray already"):
             launch(sweep, Store(str(tmp_path / "store")), address="auto")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_process_that_reaches_its_ray_through_a_client_is_refused(
+    connected: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
+    with (
+        pytest.raises(ValueError, match="by ray://, Ray's client, over which no sweep runs.*ray.shutdown"),
+        use_ray(None),
+    ):
+        pass
 
 
 def test_gpus_are_those_of_the_ray_that_the_process_has(sweep: Sweep, tmp_path: Path, connected: None) -> None:
@@ -73,6 +85,17 @@ def test_what_is_planned_is_heard_before_a_run(sweep: Sweep, tmp_path: Path) -> 
     assert heard == [(["toy LayerMagWeight 50 % seed 0"], False)]
     assert (len(done.completed), len(done.failed), len(done.left)) == (2, 0, 0)
     assert store.exists("sweeps/twice.parquet")
+
+
+@pytest.mark.filterwarnings("ignore::deepcuts.experiment.metrics.UndefinedMetric")
+@pytest.mark.usefixtures("torch_state")
+def test_what_a_kill_left_of_a_completed_trial_is_removed(sweep: Sweep, tmp_path: Path) -> None:
+    store = run_file(tmp_path / "small.yaml", tmp_path / "store")
+    done, *_ = store.statuses()
+    for key in (done, f"{done}-scoring", "of-a-trial-at-work"):
+        store.write_bytes(f"artifacts/_checkpoints/{key}.safetensors", b"")
+    deepcuts.run(sweep, store)
+    assert store.names("artifacts/_checkpoints", ".safetensors") == ["of-a-trial-at-work.safetensors"]
 
 
 def test_a_plan_for_a_machine_that_is_not_here_checks_nothing_of_this_one(

@@ -10,12 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from deepcuts.sweep import lifeline
-from deepcuts.sweep.lifeline import _Server, ending_if_ray_dies_early, ending_with_ray
+from deepcuts.sweep.lifeline import (
+    _Server,
+    cleaning_up,
+    end_if_ray_died,
+    ending_if_ray_dies_early,
+    ending_with_ray,
+)
 
 
 @pytest.fixture
@@ -31,7 +39,7 @@ def ended(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> list[str]
     names: list[str] = []
     monkeypatch.setattr(lifeline, "_servers", lambda: servers)
     monkeypatch.setattr(lifeline, "TRY_SECONDS", 0.05)
-    monkeypatch.setattr(lifeline, "_end", lambda server, clean_up: names.append(server.name))
+    monkeypatch.setattr(lifeline, "_end", lambda server: names.append(server.name))
     return names
 
 
@@ -54,7 +62,7 @@ def test_too_many_open_files_are_not_the_death_of_a_server(monkeypatch: pytest.M
 
 
 def test_the_process_ends_when_a_server_that_answered_is_gone(listener: socket.socket, ended: list[str]) -> None:
-    with ending_with_ray(lambda: None):
+    with ending_with_ray():
         time.sleep(0.3)
         assert ended == []  # the other one never answered, as one behind a wall that lets Ray alone through
         listener.close()
@@ -70,10 +78,10 @@ def lose(server: socket.socket) -> None:
 
 
 def test_an_exception_that_comes_of_a_dead_server_is_told_as_that(listener: socket.socket, ended: list[str]) -> None:
-    with pytest.raises(RuntimeError, match="mine"), ending_with_ray(lambda: None):
+    with pytest.raises(RuntimeError, match="mine"), ending_with_ray():
         raise RuntimeError("mine")
     assert ended == []
-    with pytest.raises(RuntimeError, match="Ray's"), ending_with_ray(lambda: None):
+    with pytest.raises(RuntimeError, match="Ray's"), ending_with_ray():
         lose(listener)
     assert ended[0] == "raylet"
 
@@ -82,12 +90,33 @@ def test_a_sweep_with_errors_may_ask_whether_ray_died(
     listener: socket.socket, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifeline, "TRY_SECONDS", 60)
-    with ending_with_ray(lambda: None) as end_if_ray_died:
+    with ending_with_ray():
         end_if_ray_died()
         assert ended == []
         listener.close()
         end_if_ray_died()
         assert ended == ["raylet"]
+    end_if_ray_died()  # of a Ray that is not used any more
+    assert ended == ["raylet"]
+
+
+def test_what_a_block_leaves_is_cleaned_up_before_the_process_ends(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        done.append("inner")
+        raise OSError("gone already")
+
+    monkeypatch.setattr(lifeline, "_ENDING", Lock())
+    monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
+    monkeypatch.setattr(lifeline.ray._private.worker, "_global_node", Mock())
+    with cleaning_up(lambda: done.append("over")):
+        pass
+    with cleaning_up(lambda: done.append("outer")), cleaning_up(fail):
+        lifeline._end(_Server("raylet", *listener.getsockname(), 2))
+    assert done == ["inner", "outer", "exit 3"]
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ def test_more_cores_than_the_process_may_use_are_refused(monkeypatch):
         ("7", 0),
         ("GPU-8932f937,GPU-46b2d6a5", 2),
         ("GPU-8932f937,GPU-8932f937", 0),
+        ("GPU-8932f937,GPU-8932f937-d72c", 0),
+        ("GPU-8932f937-d72c,GPU-8932f937", 0),
         ("GPU-8932f937,0", 1),
         ("MIG-a,MIG-b,MIG-c,MIG-d,MIG-e", 5),
         ("MIG-GPU-8932f937/1/0", 1),
@@ -147,7 +149,10 @@ def test_slots_are_what_the_cores_and_gpus_of_each_node_allow(nodes, cpus, gpus,
     [
         (None, None, (None, "RAY_ADDRESS")),
         (None, "10.0.0.1:6379", ("10.0.0.1:6379", "RAY_ADDRESS")),
-        ("auto", "10.0.0.1:6379", ("auto", "--address")),
+        ("auto", "10.0.0.1:6379", ("10.0.0.1:6379", "RAY_ADDRESS")),  # as Ray reads them
+        ("auto", "local", ("auto", "--address")),
+        ("auto", None, ("auto", "--address")),
+        (None, "auto", ("auto", "RAY_ADDRESS")),
         ("local", "10.0.0.1:6379", (None, "--address")),
         (None, "local", (None, "RAY_ADDRESS")),
         (None, "", (None, "RAY_ADDRESS")),
@@ -167,6 +172,7 @@ def test_the_address_is_what_is_given_or_that_of_the_environment(monkeypatch, gi
         ("somewhere", "is not HOST:PORT"),
         ("10.0.0.1:port", "is not HOST:PORT"),
         ("127.0.0.1:99999", "no Ray cluster answers there"),
+        ("ray://10.0.0.1:10001", "is the address of Ray's client, over which no sweep runs"),
     ],
 )
 def test_an_address_of_no_cluster_is_refused_with_what_to_do(address, message):
@@ -174,13 +180,59 @@ def test_an_address_of_no_cluster_is_refused_with_what_to_do(address, message):
         start_ray(address, "RAY_ADDRESS")
 
 
-def test_an_address_that_answers_is_the_one_that_ray_connects_to(monkeypatch):
+@pytest.fixture
+def answered(monkeypatch) -> list[str]:
+    """The addresses that were asked for their cluster; each answers as one."""
+    asked: list[str] = []
+    monkeypatch.setattr(cluster.subprocess, "run", lambda command, **options: asked.append(command[-1]))
+    return asked
+
+
+def test_an_address_that_answers_is_the_one_that_ray_connects_to(monkeypatch, answered):
     asked = {}
     monkeypatch.setattr(ray, "init", asked.update)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         start_ray(address, "RAY_ADDRESS")
-    assert asked["address"] == address
+    assert [asked["address"]] == answered == [address]
+
+
+@pytest.mark.parametrize(("running", "expected"), [((), 0), ((0, 1), 0), ((1,), 1)])
+def test_auto_is_the_cluster_that_was_started_or_runs_here(monkeypatch, answered, running, expected):
+    """And never RAY_ADDRESS behind our back, which may be of nobody."""
+    asked = {}
+    monkeypatch.setattr(ray, "init", asked.update)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (one, other)]
+        monkeypatch.setattr(cluster.services, "find_bootstrap_address", lambda folder: addresses[0])
+        monkeypatch.setattr(cluster.services, "find_gcs_addresses", lambda: {addresses[i] for i in running})
+        start_ray("auto")
+    assert [asked["address"]] == answered == [addresses[expected]]
+
+
+@pytest.mark.parametrize(
+    ("latest", "running", "message"),
+    [
+        (None, [], "answers on this machine"),
+        ("127.0.0.1:9", [], "127.0.0.1:9': no Ray .* there"),
+        ("127.0.0.1:9", ["127.0.0.1:8", "127.0.0.1:7"], "several Rays run here, 127.0.0.1:7, 127.0.0.1:8: name one"),
+    ],
+)
+def test_auto_where_no_cluster_is_left_is_refused(monkeypatch, latest, running, message):
+    monkeypatch.setattr(cluster.services, "find_bootstrap_address", lambda folder: latest)
+    monkeypatch.setattr(cluster.services, "find_gcs_addresses", lambda: set(running))
+    with pytest.raises(ValueError, match=message):
+        start_ray("auto")
+
+
+def test_what_listens_and_is_no_ray_is_refused(monkeypatch):
+    monkeypatch.setattr(cluster, "CLUSTER_SECONDS", 4.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(ValueError, match="no Ray cluster answers there within 4 s, though something listens"),
+    ):
+        start_ray(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_dead_address_is_refused_at_once():
@@ -194,7 +246,7 @@ def test_a_dead_address_is_refused_at_once():
     "error",
     [AuthenticationError("no token was found"), ConnectionError("Failed to connect"), Exception("No node was found")],
 )
-def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, error: Exception):
+def test_a_cluster_that_asks_for_a_token_is_told_as_that(monkeypatch, answered, error: Exception):
     def refuse(**options: object) -> None:
         raise error
 

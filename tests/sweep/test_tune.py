@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +28,7 @@ from deepcuts.experiment.grid import tracker_labels
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.store.live import Watch
 from deepcuts.store.store import Store
-from deepcuts.sweep.cluster import choose_cpus, machines_of_cluster
+from deepcuts.sweep.cluster import _check_answers, choose_cpus, machines_of_cluster
 from deepcuts.sweep.pace import Pace
 from deepcuts.sweep.plan import make_plan
 from deepcuts.sweep.progress import Progress
@@ -83,6 +82,7 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(four_gpus: None) -> 
     with pytest.raises(ValueError, match=r"5 GPUs on one node.*4 CPU cores and 4 GPUs"):
         choose_cpus(None, 5)
     assert choose_cpus(None, 0.5) == 4
+    _check_answers(ray.get_runtime_context().gcs_address, "--address")  # as one that can be reached
     there = machines_of_cluster(None)
     assert there.name == "the Ray cluster of this process: 1 node, 4 CPU cores and 4 GPUs"
     assert (there.gpus, there.slots(1, 1), there.slots(2, 1)) == (4, 4, 2)
@@ -154,7 +154,7 @@ def test_infrastructure_failures_that_outlast_the_retries_run_again_with_the_nex
     four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, store, looked = one_strategy(), Store(str(tmp_path)), Mock()
-    monkeypatch.setattr("deepcuts.sweep.tune.ending_with_ray", lambda clean_up: nullcontext(looked))
+    monkeypatch.setattr("deepcuts.sweep.tune.end_if_ray_died", looked)
     outcome = launch(spec, store, lose_everything, max_failures=1)
     assert [each.lasting for each in outcome.outside.values()] == [False, False]
     looked.assert_called_once_with()  # whether they come of the death of Ray
@@ -209,7 +209,7 @@ def test_a_sweep_runs_in_a_thread_and_ends_at_its_deadline(
     monkeypatch.setattr(threading, "Timer", AfterTheTrialBegan)
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(launch, spec, store, stop_when_asked, deadline=time.monotonic() + 1).result()
-    assert outcome == Outcome(signal.SIGINT)
+    assert outcome == Outcome(signal.SIGINT, late=True)
     assert store.exists("notes/waits.json")
     assert store.statuses() == {spec.trials()[0].trial_id: "completed"}
     assert store.names("running", ".json") == []
