@@ -20,9 +20,10 @@ from deepcuts.analysis import frames
 from deepcuts.analysis.frames import query, sweeps_by_age, trials
 from deepcuts.analysis.overlap import overlap
 from deepcuts.experiment.metrics import FUNCTIONS
+from deepcuts.store import merging
 from deepcuts.store.cache import collect_garbage, shared_stages
 from deepcuts.store.checksums import seal_text
-from deepcuts.store.compact import compact, compact_many
+from deepcuts.store.compact import MERGED_TABLES, compact, compact_many
 from deepcuts.store.doctor import Finding, bytes_of_store, examine_store, mend_store
 from deepcuts.store.masks import mask_file_digest, masks
 from deepcuts.store.merging import merge_stores
@@ -49,10 +50,18 @@ class Disk:
 
 
 class StaleFile(io.FileIO):
+    """A file whose handle, once it is stale, stays so."""
+
     disk: Disk
+    stale: OSError | None = None
 
     def read(self, size: int | None = -1) -> bytes:
-        self.disk.call(self.name)
+        try:
+            self.disk.call(self.name)
+        except OSError as error:
+            self.stale = error
+        if self.stale:
+            raise self.stale
         return super().read(-1 if size is None else size)
 
     def __del__(self) -> None:
@@ -137,6 +146,12 @@ def checkpoint(store: Store) -> Any:
     return {name: tensor.tolist() for name, tensor in tensors.items()}, notes
 
 
+def rows_to_merge(store: Store) -> list[Any]:
+    return [
+        (key, rows.to_pylist()) for table in MERGED_TABLES for key, rows in merging._trials_of(store, table, (A, B, C))
+    ]
+
+
 READS: dict[str, Callable[[Store], Any]] = {
     "statuses": lambda store: store.statuses(),
     "exists": lambda store: store.check_exists(),
@@ -147,6 +162,7 @@ READS: dict[str, Callable[[Store], Any]] = {
     "masks": lambda store: {name: mask.tolist() for key in (A, C) for name, mask in masks(store, key).items()},
     "mask file": lambda store: mask_file_digest(Path(store.path("masks", f"{C}.parquet"))),
     "overlap": lambda store: (str(overlap(store).to_dict("list")), overlap(store).attrs["damaged"]),
+    "rows to merge": rows_to_merge,
     "artifact": lambda store: load_artifact(store, "dense", A, "model.safetensors")["weight"].tolist(),
     "artifacts": lambda store: (store.artifacts("dense"), store.artifact("dense", A)),
     "checkpoint": checkpoint,
