@@ -41,7 +41,6 @@ def load_artifact(store: Store, kind: str, key: str, file: str) -> dict[str, Ten
             raise OSError(f"{store.path('artifacts', kind, key, file)} is damaged: {error}") from None
 
 
-@patient
 def _read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and notes of a file. Raises ValueError or SafetensorError where it is not what was written."""
     if _state(path) == "damaged":

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,21 @@ from deepcuts.store.tensors import StoreCheckpoint, copy_tensors, is_whole, load
 
 A, B, C = (letter * 16 for letter in "abc")
 TENSORS = {"weight": torch.arange(4.0)}
-VIEWED, CHANGED = 20, 5  # how many calls of each find a stale handle, a run for each; all did, once
 
 
 class Disk:
     """Counts the calls that reach a folder; the one whose `turn` it is finds a stale handle."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.calls, self.turn = str(folder), 0, 0
+        self.folder, self.calls, self.turn = str(folder), list[tuple[str, ...]](), 0
 
-    def call(self, path: Any) -> None:
+    def begin(self, turn: int) -> None:
+        self.calls, self.turn = [], turn
+
+    def call(self, what: str, path: Any) -> None:
         if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder):
-            self.calls += 1
-            if self.calls == self.turn:
+            self.calls.append((what, *os.fspath(path).removeprefix(self.folder).split("/")[2:3]))
+            if len(self.calls) == self.turn:
                 raise OSError(errno.ESTALE, "Stale file handle", os.fspath(path))
 
 
@@ -57,7 +59,7 @@ class StaleFile(io.FileIO):
 
     def read(self, size: int | None = -1) -> bytes:
         try:
-            self.disk.call(self.name)
+            self.disk.call("read", self.name)
         except OSError as error:
             self.stale = error
         if self.stale:
@@ -81,7 +83,7 @@ class LocalDisk(fs.FileSystemHandler):
         return path
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        self.disk.call(path)
+        self.disk.call("open", path)
         file = StaleFile(path)
         file.disk = self.disk
         return pa.PythonFile(file, mode="r")
@@ -92,7 +94,7 @@ class LocalDisk(fs.FileSystemHandler):
 def heard(name: str) -> Callable[..., Any]:
     def call(self: LocalDisk, *given: Any) -> Any:
         first = given[0][0] if isinstance(given[0], list) else given[0]
-        self.disk.call(first.base_dir if isinstance(first, fs.FileSelector) else first)
+        self.disk.call(name, first.base_dir if isinstance(first, fs.FileSelector) else first)
         return getattr(self.local, name.removesuffix("_selector"))(*given)
 
     return call
@@ -125,7 +127,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*given: Any, **named: Any) -> Any:
-            disk.call(given[0] if given else None)
+            disk.call(call.__name__, given[0] if given else None)
             return call(*given, **named)
 
         return counting
@@ -173,21 +175,21 @@ READS: dict[str, Callable[[Store], Any]] = {
 }
 
 
-def turns(calls: int, most: int) -> list[int]:
-    """Every call, or some that are spread over all of them."""
+def last_of_each(calls: Sequence[Any]) -> list[int]:
+    """The last call of each kind, counted from 1."""
     assert calls
-    return sorted({round(1 + (calls - 1) * number / (most - 1)) for number in range(most)})
+    return sorted({call: turn for turn, call in enumerate(calls, 1)}.values())
 
 
 @pytest.mark.parametrize("name", READS)
 def test_a_stale_handle_at_any_call_of_a_view_changes_no_answer(name: str, store: Store, disk: Disk) -> None:
     store, read = opened(store.root, disk), READS[name]
-    disk.calls = 0
+    disk.begin(0)
     expected = read(store)
-    for turn in turns(disk.calls, VIEWED):
-        disk.calls, disk.turn = 0, turn
+    for turn in last_of_each(disk.calls):
+        disk.begin(turn)
         assert read(store) == expected, turn
-        assert disk.calls >= turn
+        assert len(disk.calls) >= turn
 
 
 def test_a_stale_handle_ends_no_query(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,12 +251,13 @@ def test_a_stale_handle_at_any_call_of_a_change_leaves_what_it_should(
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(before, work)
         changed = opened(str(work), disk)
-        disk.calls, disk.turn = 0, turn
+        disk.begin(turn)
         write(changed)
-        disk.turn, calls[:] = 0, [disk.calls]
+        calls[:] = disk.calls
+        disk.begin(0)
         return contents(work) | contents(tmp_path / "target" if name == "merge" else work)
 
-    calls: list[int] = []
+    calls: list[tuple[str, ...]] = []
     expected = after(0)
-    for turn in turns(*calls, CHANGED):
+    for turn in last_of_each([what for what, *_ in calls]):
         assert after(turn) == expected, turn
