@@ -46,7 +46,7 @@ class Disk:
 
     def call(self, what: str, path: Any) -> None:
         if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder):
-            self.calls.append((what, *os.fspath(path).removeprefix(self.folder).split("/")[2:3]))
+            self.calls.append((what, *os.fspath(path).removeprefix(self.folder).split("/")[2:]))
             if len(self.calls) == self.turn:
                 raise OSError(errno.ESTALE, "Stale file handle", os.fspath(path))
 
