@@ -187,8 +187,14 @@ def _interval(metric: pd.Series, n: pd.Series, mean: pd.Series, sd: pd.Series) -
 
 def comparable(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the completed trials but for steps, with the columns of `with_arms`."""
-    rows = with_arms(levels_only(trials))
-    return rows[rows["status"] == "completed"]
+    return _completed(with_arms(levels_only(trials)))
+
+
+def _completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the completed trials, without the attributes of the frame: pandas copies them for every group of rows."""
+    rows = rows[rows["status"] == "completed"]
+    rows.attrs = {}
+    return rows
 
 
 def _axis(rows: pd.DataFrame) -> Axis:
@@ -230,7 +236,7 @@ def table(trials: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     trials = with_arms(levels_only(trials))
     settings = setting_columns(trials, columns).assign(**{name: trials[name] for name in _GROUP if name != "metric"})
-    rows = trials[trials["status"] == "completed"]
+    rows = _completed(trials)
     groups = rows.sort_values("seed").groupby(_GROUP, dropna=False)
     means = groups[[*STAGES, "sparsity", "compression_achieved"]].mean()
     for stage in STAGES:
