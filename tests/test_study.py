@@ -225,4 +225,6 @@ def test_the_numbers_of_the_readme_are_those_of_the_tables() -> None:
     shifted = [each.mean for each in found[1] if each.unit == "IoU" and each.seeds]
     assert f"masks with an IoU of {min(shifted):.2f} to {max(shifted):.2f}" in text
     padded = min(each.mean for each in found[6] if each.unit == "IoU" and each.seeds)
-    assert float(re.findall(r"padding hardly changes GradCAM's masks \(IoU above (0\.\d+)\)", text)[0]) < padded
+    assert float(re.findall(r"Padding hardly changes its masks \(IoU above (0\.\d+)\)", text)[0]) < padded
+    shared = max(each.mean for each in found[7] if each.unit == "IoU")
+    assert f"share little at 91 % (IoU at most {shared:.2f})" in text
