@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -13,8 +14,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from deepcuts.cli.main import _parsed
 from deepcuts.experiment.reading import read_sweep_file
+from deepcuts.names import chosen_values
 from docs.study import __main__ as study
+from docs.study import page as made_parts
 from docs.study.claims import LEVELS, claims
 from docs.study.evidence import AnyOf, Claim, Condition, holm, verdicts
 from docs.study.results import Arm, Results, read
@@ -187,15 +191,43 @@ def test_claims_are_about_arms_and_levels_that_the_sweeps_have(monkeypatch: pyte
     assert set(LEVELS) <= {level for _, _, level in known}
 
 
+def test_commands_choose_arms_and_levels_that_the_sweeps_have() -> None:
+    sweeps = {path.stem: read_sweep_file(path) for path in SWEEPS.glob("*.yaml")}
+    for claim in every_claim():
+        assert claim.commands
+        for command in claim.commands:
+            args = _parsed(shlex.split(command))
+            chosen = chosen_values(args.only)
+            of_sweep = {name: {arm.label for arm in sweeps[name].arms} for name in chosen["sweep"]}
+            assert set(chosen["arm"]) <= set().union(*of_sweep.values())
+            assert all(labels & set(chosen["arm"]) for labels in of_sweep.values())
+            assert getattr(args, "baseline", chosen["arm"][0]) in chosen["arm"]
+            assert {float(level) for level in chosen.get("sparsity", ())} <= {
+                float(level) for name in chosen["sweep"] for level in sweeps[name].sparsities
+            }
+
+
 def test_the_page_is_what_the_committed_tables_say(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    made_parts = r"(<!-- (verdicts|counts|checklist|claim \d+) -->\n).*?(<!-- end \2 -->)"
-    page.write_text(re.sub(made_parts, r"\1\3", PAGE.read_text(), flags=re.DOTALL))
+    parts = r"(<!-- (verdicts|counts|checklist|claim \d+) -->\n).*?(<!-- end \2 -->)"
+    page.write_text(re.sub(parts, r"\1\3", PAGE.read_text(), flags=re.DOTALL))
     study.main(tmp_path)
     assert page.read_text() == PAGE.read_text()
     drawn = set(re.findall(r"\(img/([\w-]+\.png)\)", page.read_text()))
     assert drawn == {path.name for path in (tmp_path / "img").glob("*.png")}
     assert drawn <= {path.name for path in (PAGE.parent / "img").glob("*.png")}
+
+
+def test_what_the_study_does_without_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = read()
+    ended = replace(results, sweeps=results.sweeps[results.sweeps["trial_id"].isin(results.trials["trial_id"])])
+    running = replace(results, sweeps=pd.concat([ended.sweeps, ended.sweeps.head(1).assign(trial_id="not run")]))
+    assert "The claims are about the paper's criteria" in made_parts.checked(ended)
+    monkeypatch.setattr(made_parts, "REASONS", {})
+    with pytest.raises(ValueError, match="the study does without 'every method at every operating point"):
+        made_parts.checked(ended)
+    rows = made_parts.checked(running).splitlines()
+    assert all(row.endswith("Not all trials have run yet. |") for row in rows if "| no |" in row)
 
 
 def test_committed_tables_are_small_and_whole() -> None:

@@ -77,6 +77,19 @@ def overlapping(
     return [Condition(f"{text}, {place(*at)}", results.overlaps(*arms, *at), low, high, "IoU") for at in places]
 
 
+def only(sweeps: Sequence[str], arms: Iterable[str], at: Iterable[float] = (), dataset: str = "") -> str:
+    """Return the `--only` that chooses the trials of these arms, at these sparsities or all, on a dataset or all."""
+    chosen = [*(f"sweep={sweep}" for sweep in sweeps), *([f"dataset={dataset}"] if dataset else [])]
+    chosen += [*(f"arm={arm}" for arm in arms), *(f"sparsity={sparsity:g}" for sparsity in at)]
+    return f'--only "{",".join(chosen)}"'
+
+
+def compare(baseline: str, points: float, chosen: str, stage: str = "retrained") -> str:
+    """Return the arguments of `deepcuts` that compare arms with a baseline, with a margin in points if it is not 0."""
+    margin = f" --margin {points / 100:g}" if points else ""
+    return f'compare --stage {stage} --baseline "{baseline}"{margin} {chosen}'
+
+
 def claims(results: Results) -> list[Claim]:
     """Return all claims, with what the trials say of them."""
     return [each(results) for each in CLAIMS]
@@ -91,7 +104,11 @@ def shift_is_mag_grad(results: Results) -> Claim:
     seen = {shift: _iou(results, masks(label), masks("LayerMagGrad"), everywhere()) for shift, label in shifts.items()}
     listed = ", ".join(f"shift {shift} {text}" for shift, text in seen.items() if text)
     notes = [f"IoU with LayerMagGrad, over all datasets and sparsities: {listed}."] if listed else []
-    return Claim(1, "GradCAMShift with shift 10 is abs(W g)", "A", conditions, notes)
+    commands = [
+        f"iou {only(['masks'], [SHIFTED.label, 'LayerMagGrad'])}",
+        compare("LayerMagGrad", 1, only(["accuracy"], ["LayerGradCAMShift", "LayerMagGrad"])),
+    ]
+    return Claim(1, "GradCAMShift with shift 10 is abs(W g)", "A", conditions, notes, commands)
 
 
 def dropout_is_active(results: Results) -> Claim:
@@ -105,7 +122,14 @@ def dropout_is_active(results: Results) -> Claim:
     conditions += apart(results, dropout, arms, levels, "retrained", low=2)
     arms = ours, Arm("dropout", "SmoothGrad without noise")
     conditions += apart(results, noise, arms, levels, "retrained", low=-1, high=1)
-    return Claim(2, "Noise is inert; dropout is the active ingredient of SmoothGrad", "A", conditions)
+    commands = [
+        f"iou {only(['masks'], [without.label, 'SmoothGrad without either'])}",
+        compare(plain.label, 5, only(["masks"], [plain.label, without.label], (0.64, 0.85)), "pruned"),
+        compare(plain.label, 2, only(["accuracy", "dropout"], [plain.label, without.label], (0.64, 0.85))),
+        compare(plain.label, 1, only(["accuracy", "dropout"], [arm.label for arm in arms], (0.64, 0.85))),
+    ]
+    text = "Noise is inert; dropout is the active ingredient of SmoothGrad"
+    return Claim(2, text, "A", conditions, commands=commands)
 
 
 def smooth_grad_beats_magnitude(results: Results) -> Claim:
@@ -119,13 +143,18 @@ def smooth_grad_beats_magnitude(results: Results) -> Claim:
         Condition(f"{what} 91 %", difference(0.91), low=2),
         Condition(f"{what} 96 %", difference(0.96), high=1),
     ]
-    return Claim(3, "LayerSmoothGrad beats LayerMagWeight at 85 and 91 % on SST-2, not at 96 %", "B", conditions)
+    text = "LayerSmoothGrad beats LayerMagWeight at 85 and 91 % on SST-2, not at 96 %"
+    chosen = only(["accuracy"], ["LayerSmoothGrad", "LayerMagWeight"], dataset="sst2")
+    commands = [compare("LayerMagWeight", 2, chosen)]
+    return Claim(3, text, "B", conditions, commands=commands)
 
 
 def abstract(results: Results) -> Claim:
     arms = accuracy("LayerSmoothGradCAMShift"), accuracy("LayerMagWeight")
     conditions = apart(results, "SmoothGradCAMShift - MagWeight", arms, everywhere((0.96,)), "retrained", low=0)
-    return Claim(4, "LayerSmoothGradCAMShift is better than LayerMagWeight at 96 %", "B", conditions)
+    commands = [compare("LayerMagWeight", 0, only(["accuracy", "extreme"], [arm.label for arm in arms], (0.96,)))]
+    text = "LayerSmoothGradCAMShift is better than LayerMagWeight at 96 %"
+    return Claim(4, text, "B", conditions, commands=commands)
 
 
 def sst2_cannot_tell(results: Results) -> Claim:
@@ -138,7 +167,8 @@ def sst2_cannot_tell(results: Results) -> Claim:
     for dataset in ("cola", "stsb"):
         some = [against_random(label, dataset, low=0) for label in arms]
         conditions.append(AnyOf(f"some arm is better than LayerRandom on {place(dataset, 0.96)}", some))
-    return Claim(5, "SST-2 cannot tell methods apart at 96 %; CoLA and STS-B can", "B", conditions)
+    commands = [compare("LayerRandom", 3, only(["accuracy", "extreme"], [*arms, "LayerRandom"], (0.96,)))]
+    return Claim(5, "SST-2 cannot tell methods apart at 96 %; CoLA and STS-B can", "B", conditions, commands=commands)
 
 
 def activations_hurt(results: Results) -> Claim:
@@ -146,7 +176,12 @@ def activations_hurt(results: Results) -> Claim:
     conditions = apart(results, "GradCAM - MagGrad", (ours, masks("LayerMagGrad")), levels, "pruned", high=-1)
     padded = ours, masks("GradCAM with padding")
     conditions += overlapping(results, "IoU of GradCAM with and without padding", padded, levels, high=0.9)
-    return Claim(6, "The activation factor without a shift hurts, and depends on padding", "A", conditions)
+    commands = [
+        compare("LayerMagGrad", 1, only(["masks"], [ours.label, "LayerMagGrad"], (0.85, 0.91)), "pruned"),
+        f"iou {only(['masks'], [arm.label for arm in padded], (0.85, 0.91))}",
+    ]
+    text = "The activation factor without a shift hurts, and depends on padding"
+    return Claim(6, text, "A", conditions, commands=commands)
 
 
 def masks_differ(results: Results) -> Claim:
@@ -155,15 +190,16 @@ def masks_differ(results: Results) -> Claim:
         for label in GRADIENTS:
             what, arms = f"{label} and MagWeight, {place(dataset, 0.91)}", (masks(label), masks("LayerMagWeight"))
             kappa = results.overlaps(*arms, dataset, 0.91, "kappa")
-            iou = results.overlaps(*arms, dataset, 0.91)
+            shared = results.overlaps(*arms, dataset, 0.91)
             conditions.append(Condition(f"kappa of {what}", kappa, low=0, unit="kappa"))
-            conditions.append(Condition(f"IoU of {what}", iou, high=0.35, unit="IoU"))
+            conditions.append(Condition(f"IoU of {what}", shared, high=0.35, unit="IoU"))
     return Claim(
         7,
         "Masks of gradients and magnitudes overlap more than by chance, and little",
         "A",
         conditions,
         _predictions(results),
+        [f"iou {only(['masks'], [*GRADIENTS, 'LayerMagWeight'], (0.91,))}"],
     )
 
 
@@ -176,10 +212,10 @@ def _predictions(results: Results) -> list[str]:
         for label in RETRAINED:
             found = masks(SHIFTED.label if label == "LayerGradCAMShift" else label)
             for sparsity in LEVELS if label != "LayerMagWeight" else ():
-                iou = results.overlaps(found, masks("LayerMagWeight"), dataset, sparsity)
+                shared = results.overlaps(found, masks("LayerMagWeight"), dataset, sparsity)
                 gain = results.difference(accuracy(label), accuracy("LayerMagWeight"), dataset, sparsity, "retrained")
-                if len(iou) == len(gain):
-                    overlaps, gains = [*overlaps, *iou], [*gains, *gain]
+                if len(shared) == len(gain):
+                    overlaps, gains = [*overlaps, *shared], [*gains, *gain]
         if together := _correlation(overlaps, gains):
             notes.append(f"{dataset}: IoU with LayerMagWeight and gain over it: {together}.")
     return notes
@@ -194,7 +230,9 @@ def supermask(results: Results) -> Claim:
         rewound, retrained = (np.concatenate(each) for each in zip(*pairs, strict=True))
         if found := _correlation(rewound, retrained):
             notes.append(f"{dataset}: rewound and retrained: {found}.")
-    return Claim(8, "A mask from trained weights is a supermask", "A", conditions, notes)
+    chosen = only(["tickets"], [arm.label for arm in arms], (0.43, 0.64))
+    commands = [compare(arms[1].label, 5, chosen, "rewound")]
+    return Claim(8, "A mask from trained weights is a supermask", "A", conditions, notes, commands)
 
 
 def _stages(results: Results, arm: Arm, dataset: str) -> tuple[Floats, Floats]:
@@ -219,7 +257,12 @@ def pooler(results: Results) -> Claim:
                 low=0,
             ),
         ]
-    return Claim(9, "GlobalGradCAM empties the pooler; to exclude it, or Lamp, mends that", "A", conditions)
+    commands = [
+        f"iou --by-kind {only(['masks'], [whole.label, 'LampGradCAM'], (0.91,))}",
+        compare(whole.label, 0, only(["masks"], [spared.label, whole.label], (0.91,)), "pruned"),
+    ]
+    text = "GlobalGradCAM empties the pooler; to exclude it, or Lamp, mends that"
+    return Claim(9, text, "A", conditions, commands=commands)
 
 
 def sanity(results: Results) -> Claim:
@@ -235,9 +278,13 @@ def sanity(results: Results) -> Claim:
 
     conditions = [loss(name, dataset, 0.64, low=3) for name in controls for dataset in DATASETS]
     conditions += [loss(name, "sst2", 0.96, high=1) for name in controls]
-    return Claim(
-        10, "Shuffled, inverted masks and random weights lose at 64 %, and not at 96 % on SST-2", "B", conditions
-    )
+    arms = ["LayerMagWeight", *(arm.label for arm in controls.values())]
+    commands = [
+        compare("LayerMagWeight", 3, only(["accuracy", "sanity"], arms, (0.64,))),
+        compare("LayerMagWeight", 1, only(["accuracy", "sanity"], arms, (0.96,), "sst2")),
+    ]
+    text = "Shuffled, inverted masks and random weights lose at 64 %, and not at 96 % on SST-2"
+    return Claim(10, text, "B", conditions, commands=commands)
 
 
 def budget(results: Results) -> Claim:
@@ -256,16 +303,21 @@ def budget(results: Results) -> Claim:
         ]
     ten = _iou(results, arm(10), arm(1000), [("sst2", sparsity) for sparsity in LEVELS])
     notes = [f"IoU of 10 and 1,000 batches, over all sparsities: {ten}."] if ten else []
-    return Claim(11, "The scoring budget saturates at 100 batches", "A", conditions, notes)
+    chosen = only(["budget"], [arm(batches).label for batches in (1, 10, 100, 1000)])
+    commands = [f"iou {chosen}", compare(arm(1000).label, 1, chosen, "pruned")]
+    return Claim(11, "The scoring budget saturates at 100 batches", "A", conditions, notes, commands)
 
 
 def scoring_rounds(results: Results) -> Claim:
     conditions: list[Condition] = []
+    commands = []
+    levels = (0.85, 0.91, 0.96)
     for label in ("LayerMagGrad", "LayerSNIP"):
         arms = Arm("tickets", f"{label} rounds=8"), Arm("tickets", f"{label} rounds=1")
-        levels = everywhere((0.85, 0.91, 0.96))
-        conditions += apart(results, f"{label}, 8 rounds - 1", arms, levels, "pruned", low=2)
-    return Claim(12, "Scoring in 8 rounds gains 2 points before retraining", "A", conditions)
+        conditions += apart(results, f"{label}, 8 rounds - 1", arms, everywhere(levels), "pruned", low=2)
+        chosen = only(["tickets"], [arm.label for arm in arms], levels)
+        commands.append(compare(arms[1].label, 2, chosen, "pruned"))
+    return Claim(12, "Scoring in 8 rounds gains 2 points before retraining", "A", conditions, commands=commands)
 
 
 def iterative(results: Results) -> Claim:
@@ -279,7 +331,9 @@ def iterative(results: Results) -> Claim:
         for label in others
         for dataset in DATASETS
     ]
-    return Claim(13, "Iterative magnitude pruning beats every single-shot arm at 64 %", "B", conditions)
+    commands = [compare("iterative", 0, only(["iterative"], ["iterative", *others]))]
+    text = "Iterative magnitude pruning beats every single-shot arm at 64 %"
+    return Claim(13, text, "B", conditions, commands=commands)
 
 
 def _correlation(ours: Sequence[float] | Floats, theirs: Sequence[float] | Floats) -> str:

@@ -109,13 +109,17 @@ class AnyOf:
 
 @dataclass(frozen=True)
 class Claim:
-    """One of the thirteen: what it says, its family, its conditions, and what is reported beside them."""
+    """One of the thirteen: what it says, its family, its conditions, and what is reported beside them.
+
+    `commands` are what `deepcuts` has to do, as its arguments, to show the same differences and overlaps.
+    """
 
     number: int
     text: str
     family: Literal["A", "B"]
     conditions: Sequence[Condition | AnyOf]
     notes: Sequence[str] = field(default=())
+    commands: Sequence[str] = field(default=())
 
     def all_conditions(self) -> list[Condition]:
         return [

@@ -51,13 +51,26 @@ def counts(results: Results) -> str:
 
 
 def checked(results: Results) -> str:
-    """Return a row for each item of `dc.checklist`: whether the study's trials meet it, and why, or why not."""
-    ids = results.sweeps.loc[~results.sweeps["sweep"].str.startswith("lr-"), "trial_id"]
+    """Return a row for each item of `dc.checklist`: whether the study's trials meet it, and why, or why not.
+
+    Raises ValueError for an item that a study whose trials have all run does not meet, and that REASONS lacks.
+    """
+    wanted = results.sweeps.loc[~results.sweeps["sweep"].str.startswith("lr-"), "trial_id"]
+    trials = results.trials[results.trials["trial_id"].isin(wanted)]
+    otherwise = "" if set(wanted) <= set(trials["trial_id"]) else "Not all trials have run yet."
     rows = ["| recommendation | met | |", "|---|---|---|"]
-    for item in dc.checklist(results.trials[results.trials["trial_id"].isin(ids)]).itertuples():
-        reasons = [f". {text}" for begin, text in REASONS.items() if str(item.item).startswith(begin) and not item.met]
-        rows.append(f"| {item.item} | {'yes' if item.met else 'no'} | {item.why}{''.join(reasons)} |")
+    for item in dc.checklist(trials).itertuples():
+        reason = "" if item.met else f". {_reason(str(item.item), otherwise)}"
+        rows.append(f"| {item.item} | {'yes' if item.met else 'no'} | {item.why}{reason} |")
     return "\n".join(rows)
+
+
+def _reason(item: str, otherwise: str) -> str:
+    """Return why the study does without what an item of the checklist recommends."""
+    reason = next((text for begin, text in REASONS.items() if item.startswith(begin)), otherwise)
+    if not reason:
+        raise ValueError(f"the study does without {item!r}: meet it, or say in REASONS why not")
+    return reason
 
 
 def table(claims: Sequence[tuple[Claim, tuple[Verdict, float]]]) -> str:
@@ -92,6 +105,7 @@ def section(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
     lines += [_row(each) for each in claim.all_conditions()]
     if claim.notes:
         lines += ["", "Also seen:", "", *(f"- {note}" for note in claim.notes)]
+    lines += ["", "```sh", *(f"deepcuts {command}" for command in claim.commands), "```"]
     return "\n".join(lines)
 
 
