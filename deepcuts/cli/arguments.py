@@ -122,7 +122,11 @@ ONLY = argument(
 )
 # Which trials of a store a verb looks at.
 WHICH = (
-    argument("--sweep", metavar="NAME", help="just the trials that this sweep wants (default: the newest; all: any)"),
+    argument(
+        "--sweep",
+        metavar="NAME",
+        help="just the trials that this sweep wants (default: the newest; all: any; several: --only sweep=A,sweep=B)",
+    ),
     ONLY,
 )
 # How a figure looks, for every verb that draws.
