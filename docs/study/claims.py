@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -204,21 +205,35 @@ def masks_differ(results: Results) -> Claim:
 
 
 def _predictions(results: Results) -> list[str]:
-    """Say whether the overlap with LayerMagWeight goes with the difference in accuracy, over arms, levels and seeds."""
+    """Say whether the overlap with LayerMagWeight goes with the difference in accuracy, over arms, levels and seeds.
+
+    And without the controls, at each sparsity alone: overlap falls and differences grow with sparsity, for all arms.
+    """
     notes = []
+    methods = [label for label in RETRAINED if label not in CONTROLS]
     for dataset in DATASETS:
-        overlaps: list[float] = []
-        gains: list[float] = []
-        for label in RETRAINED:
-            found = masks(SHIFTED.label if label == "LayerGradCAMShift" else label)
-            for sparsity in LEVELS if label != "LayerMagWeight" else ():
-                shared = results.overlaps(found, masks("LayerMagWeight"), dataset, sparsity)
-                gain = results.difference(accuracy(label), accuracy("LayerMagWeight"), dataset, sparsity, "retrained")
-                if len(shared) == len(gain):
-                    overlaps, gains = [*overlaps, *shared], [*gains, *gain]
-        if together := _correlation(overlaps, gains):
+        if together := _correlation(*_gains(results, dataset, list(RETRAINED), LEVELS)):
             notes.append(f"{dataset}: IoU with LayerMagWeight and gain over it: {together}.")
+        alone = {level: _correlation(*_gains(results, dataset, methods, [level])) for level in LEVELS}
+        if listed := "; ".join(f"at {100 * level:g} % {text}" for level, text in alone.items() if text):
+            notes.append(f"{dataset}, the same without {' and '.join(CONTROLS)}: {listed}.")
     return notes
+
+
+def _gains(
+    results: Results, dataset: str, labels: Iterable[str], levels: Iterable[float]
+) -> tuple[list[float], list[float]]:
+    """Return the IoU with LayerMagWeight and the gain over it (N,) of all trials of some arms, levels and any seed."""
+    magnitude = accuracy("LayerMagWeight")
+    overlaps: list[float] = []
+    gains: list[float] = []
+    for label, level in product(labels, levels):
+        found = masks(SHIFTED.label if label == "LayerGradCAMShift" else label)
+        shared = results.overlaps(found, masks(magnitude.label), dataset, level)
+        gain = results.difference(accuracy(label), magnitude, dataset, level, "retrained")
+        if label != magnitude.label and len(shared) == len(gain):
+            overlaps, gains = [*overlaps, *shared], [*gains, *gain]
+    return overlaps, gains
 
 
 def supermask(results: Results) -> Claim:
