@@ -22,6 +22,7 @@ from docs.study import __main__ as study
 from docs.study import page as made_parts
 from docs.study.claims import LEVELS, claims
 from docs.study.evidence import AnyOf, Claim, Condition, holm, verdicts
+from docs.study.figures import forest
 from docs.study.results import Arm, Results, read
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +96,10 @@ def test_a_mean_on_a_bound_is_not_above_it() -> None:
     claim = Claim(1, "", "A", [same])
     [(verdict, p)] = verdicts([claim])
     assert (verdict, p >= 0.5) == ("undecided", True)
+    assert np.isnan(claim.seeds_needed(8))
+    every = claim, with_values(claim, inside), with_values(claim, outside)
+    assert len({forest(each).axes[0].lines[0].get_color() for each in every}) == 3
+    assert replace(claim, conditions=[replace(same, values=same.values + [0, 0, 0, 1, 1, 2])]).seeds_needed(8) > 6
 
 
 def test_holm_is_that_of_the_definition() -> None:

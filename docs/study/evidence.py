@@ -72,11 +72,14 @@ class Condition:
     def needs(self, claims: int, conditions: int) -> float:
         """Return how many seeds would decide it in 80 % of all studies, if this mean and spread are the true ones.
 
-        NaN: none up to 10,000, or unknown. `claims` of its family, and `conditions` by which its claim can fail.
+        NaN: none up to 10,000, as where the mean is on a bound, or unknown. `claims` of its family, and `conditions` by
+        which its claim can fail.
         """
         if self.seeds < 2:
             return math.nan
         distance = min((self.mean - bound for bound in self.bounds), key=abs)
+        if distance == 0:
+            return math.nan
         rows = claims if self.holds else claims * conditions
         return float(seeds_needed(distance, spread(self.values), _NO_MARGIN, rows))
 

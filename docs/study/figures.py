@@ -78,6 +78,6 @@ def _color(condition: Condition) -> str:
     low, high = condition.interval
     if math.isnan(low):
         return _OPEN
-    if low >= condition.low and high <= condition.high:
+    if condition.low < low and high < condition.high:
         return _AS_CLAIMED
     return _NOT if high < condition.low or low > condition.high else _OPEN
