@@ -19,6 +19,7 @@ RELATIONS = ("other seed", "other strategy", "other settings", "other compressio
 
 _OF = ("methods", "controls")
 _ASKED = ["compression", "sparsity_asked"]
+_ARMS = ["arm", "arm_b"]
 # What decides a mask, of the fields of a trial's spec; another trial that it is taken from has its own.
 _OF_MASK = [
     "score",
@@ -102,7 +103,7 @@ def _differ(values: pd.Series, pairs: pd.DataFrame) -> pd.Series:
     return pd.Series(ours.to_numpy() != theirs.to_numpy(), pairs.index)
 
 
-def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+def decompose(overlap: pd.DataFrame, trials: pd.DataFrame, by_arm: bool = False) -> pd.DataFrame:
     """Average how far masks agree, by the one thing in which their trials differ.
 
     A row has `model, dataset, relation, of, compression, sparsity_asked` (null if that is what differs), `layer` (null
@@ -112,9 +113,11 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
     Rows `of` methods are over pairs of methods alone. Random and shuffled masks agree at chance level, and
     inverted ones less: the pairs with such a control have rows of their own, `of` controls. `arms` and `names` say
-    which methods or controls they are, and how many.
+    which methods or controls they are, and how many. With `by_arm` each pair of arms has rows of its own, and `arm,
+    arm_b` in place of these two: one arm twice where another seed, compression or dataset is what differs.
 
     >>> dc.decompose(dc.overlap(store), trials)
+    >>> dc.decompose(dc.overlap(store), trials, by_arm=True)
     """
     frame = related(overlap, trials)
     for column in _ASKED:
@@ -122,14 +125,21 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     frame["dataset"] = frame["dataset"].where(frame["relation"] != "other dataset")
     controls = pd.DataFrame({side: frame[side].map(is_control) for side in ("strategy", "strategy_b")})
     frame["of"] = pd.Categorical(np.where(controls.any(axis=1), *_OF[::-1]), _OF)
-    keys = ["model", "dataset", "relation", "of", *_ASKED, "layer"]
     frame["relation"] = pd.Categorical(frame["relation"], RELATIONS)
+    sorted_by = ["model", "dataset", "relation", "of", *_ASKED]
+    keys = [*sorted_by, "layer"]
+    if by_arm:
+        sides = zip(frame["arm"], frame["arm_b"], strict=True)
+        frame[_ARMS] = pd.DataFrame([sorted(pair, key=natural) for pair in sides], frame.index, _ARMS)
+        frame = frame.sort_values(_ARMS, key=lambda arms: arms.map(natural), kind="stable")
+        keys = [*sorted_by, *_ARMS, "layer"]
     groups = frame.groupby(keys, dropna=False, observed=True, sort=False)
     means = groups.agg(pairs=("trial_a", "size"), **{name: (name, "mean") for name in MEASURES}).reset_index()
-    kinds = [_named(part, control=key[3] == "controls") for key, part in groups]
-    means.insert(len(keys), "arms", [len(names) for names in kinds])
-    means.insert(len(keys) + 1, "names", [", ".join(names) for names in kinds])
-    means = means.sort_values(["model", "dataset", "relation", "of", *_ASKED], kind="stable", ignore_index=True)
+    if not by_arm:
+        kinds = [_named(part, control=key[3] == "controls") for key, part in groups]
+        means.insert(len(keys), "arms", [len(names) for names in kinds])
+        means.insert(len(keys) + 1, "names", [", ".join(names) for names in kinds])
+    means = means.sort_values(sorted_by, kind="stable", ignore_index=True)
     return means.astype({"relation": str, "of": str})
 
 

@@ -198,6 +198,7 @@ def _curves(args: argparse.Namespace, frame: pd.DataFrame) -> tuple[pd.DataFrame
     argument("--trials", nargs="+", action="extend", default=[], metavar="TRIAL", help="compare only these trials"),
     argument("--common", action="store_true", help="compare the tensors that all models have, where models differ"),
     argument("--by-kind", action="store_true", help="group the layers by kind (query, key, ...)"),
+    argument("--by-arm", action="store_true", help="print the means of each arm and each pair of arms"),
     JSON,
 )
 def iou_verb(args: argparse.Namespace) -> int:
@@ -227,12 +228,12 @@ def _iou(args: argparse.Namespace, frame: pd.DataFrame, pruned: list[str], out: 
     if args.json:
         print_json(made)
     else:
-        _print_overlap(made, frame, args.by_kind)
+        _print_overlap(made, frame, args.by_kind, args.by_arm)
     say_wrote(args, f"{', '.join(map(str, names))}{left_out}")
     return dict(made.attrs["damaged"])
 
 
-def _print_overlap(made: pd.DataFrame, frame: pd.DataFrame, by_kind: bool) -> None:
+def _print_overlap(made: pd.DataFrame, frame: pd.DataFrame, by_kind: bool, by_arm: bool) -> None:
     """Print the pairs of trials, where they are few, and the means of those that differ in one thing alone."""
     whole = made[made["layer"].isna()]
     if len(whole) <= MOST_ROWS:
@@ -240,7 +241,7 @@ def _print_overlap(made: pd.DataFrame, frame: pd.DataFrame, by_kind: bool) -> No
     else:
         print(f"{len(whole):,} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
-    print_records(deepcuts.decompose(made if by_kind else whole, frame))
+    print_records(deepcuts.decompose(made if by_kind else whole, frame, by_arm))
     print()
 
 

@@ -87,6 +87,26 @@ def test_means_are_over_the_pairs_of_a_relation(store: Store) -> None:
     assert across[["compression", "sparsity_asked"]].isna().all(axis=None)
 
 
+def test_every_pair_of_arms_has_its_own_mean(store: Store) -> None:
+    add(store, "0", random_masks(6, 0.5), "LayerMagGrad")
+    frame = overlap(store)
+    whole = frame[frame["layer"].isna()]
+    kept = {a[0] + b[0]: iou for a, b, iou in zip(whole["trial_a"], whole["trial_b"], whole["kept_iou"], strict=True)}
+    found = decompose(whole, trials(store), by_arm=True)
+    strategies = found[found["relation"] == "other strategy"]
+    assert list(zip(strategies["arm"], strategies["arm_b"], strategies["pairs"], strict=True)) == [
+        ("LayerFisher", "LayerMagGrad", 1),
+        ("LayerFisher", "LayerSNIP", 2),
+        ("LayerMagGrad", "LayerSNIP", 1),
+    ]
+    expected = [kept["0c"], (kept["ac"] + kept["bf"]) / 2, kept["0a"]]
+    assert list(strategies["kept_iou"]) == pytest.approx(expected)
+    seeds = found[found["relation"] == "other seed"]
+    assert list(zip(seeds["arm"], seeds["arm_b"], strict=True)) == [(name, name) for name in ("LayerFisher", "LayerSNIP")]
+    assert list(seeds["kept_iou"]) == pytest.approx([kept["cf"], kept["ab"]])
+    assert not {"arms", "names"} & set(found)
+
+
 def test_trials_of_other_models_are_no_relatives(store: Store) -> None:
     known = trials(store)
     known.loc[known["trial_id"] == "b" * 16, "model"] = "other"

@@ -300,6 +300,8 @@ def test_iou_prints_pairs_and_what_they_tell_and_draws_its_figures(
     assert "other seed" in out
     assert main(["iou", masked, "--by-kind", "-o", str(tmp_path / "iou.svg")]) == 0
     assert "query" in capsys.readouterr().out
+    assert main(["iou", masked, "--by-arm", "-o", str(tmp_path / "iou.svg")]) == 0
+    assert "arm_b" in capsys.readouterr().out
     names = {"iou.svg", "iou-layers.svg", "iou-density.svg", "iou-dead.svg"}
     assert {path.name for path in tmp_path.glob("*.svg")} == names
 
