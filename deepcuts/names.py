@@ -104,23 +104,24 @@ def selection_text(only: Selection) -> str:
 def selected(key: str, values: Sequence[str], known: Sequence[object]) -> list[bool]:
     """Tell which of the known values of a key a selection names.
 
-    Numbers match however they are written (0.5 and .50), and a trial matches by 4 or more
-    characters that only its id begins with. Raises ValueError for a value that matches none, naming what there is.
+    Values match as in `is_value`, and a trial by 4 or more characters that only its id begins with. Raises ValueError
+    for a value that matches none, naming what there is.
     """
     if key in ("trial", "trial_id"):
         ids = {find_id(value, [str(each) for each in known]) for value in values}
         return [each in ids for each in known]
     for value in values:
-        if not any(_same(each, value) for each in known):
+        if not any(is_value(each, value) for each in known):
             there = sorted({str(each) for each in known if each is not None}, key=natural)
             shown = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "")
             raise ValueError(
                 f"--only {key}={value}: no trial has it{nearest(value, there) or ';'} the trials have {shown}"
             )
-    return [any(_same(each, value) for value in values) for each in known]
+    return [any(is_value(each, value) for value in values) for each in known]
 
 
-def _same(value: object, text: str) -> bool:
+def is_value(value: object, text: str) -> bool:
+    """Tell whether a text names a value; numbers match however they are written (0.5 and .50)."""
     try:
         return str(value) == text or (isinstance(value, int | float) and float(value) == float(text))
     except ValueError:

@@ -10,7 +10,7 @@ import pandas as pd
 from deepcuts.analysis.arm_names import settings_in_words
 from deepcuts.analysis.arms import OF_ARMS, arms_called, levels_only, named_among, shared_settings, with_arms
 from deepcuts.analysis.frames import labelled, sweeps_by_age, trials, wanted_by
-from deepcuts.names import Selection, chosen_values, nearest, selected, selection_text
+from deepcuts.names import Selection, chosen_values, is_value, nearest, selected, selection_text
 from deepcuts.store.store import SCHEMAS, Store
 
 # Names all trials of a store where a view is asked for a sweep, unless a sweep is called so.
@@ -18,6 +18,9 @@ EVERY_SWEEP = "all"
 
 # Other names by which a person may ask for a column of `trials`.
 _RENAMED = {"trial": "trial_id", "sparsity": "sparsity_asked"}
+
+# The columns of `trials` that are known of a trial before it runs.
+_PLANNED = ("dataset", "strategy", "arm", "compression", "sparsity_asked", "seed")
 
 
 def chosen_trials(
@@ -28,7 +31,8 @@ def chosen_trials(
     Rounds of iterative pruning that are no level (`levels_only`) are left out unless `only` names them, or `steps` asks
     for them. Arms are named among all trials of the store, or of the sweep: what an arm is called does not depend on
     `only`. A sweep in `only` stands for the trials that it wants, whichever sweep ran them, and an arm may be given by
-    a name that it had in another sweep.
+    a name that it had in another sweep. A value that no trial has yet, but one that a sweep wants, chooses none beside
+    others of its key; `attrs["waiting"]` has these as KEY=VALUE.
     Raises ValueError as `trials` and `narrowed` do; where there is no trial at all, the frame is empty.
     """
     return _chosen(store, columns, sweep, dict(chosen_values(only or {})), steps)[0]
@@ -54,9 +58,41 @@ def _chosen(
     renamed = {name: arms for name in only.get("arm", ()) if (arms := formerly_called(store, frame, name))}
     if renamed:
         only["arm"] = tuple(each for name in only["arm"] for each in renamed.get(name, [name]))
-    frame = frame if frame.empty else narrowed(frame, only)
-    frame.attrs = {**frame.attrs, "renamed": renamed}
+    waiting: _Only = {}
+    if not frame.empty:
+        waiting = _waiting(store, frame, only, [sweep] if sweep else sweeps)
+        frame = narrowed(frame, {key: [each for each in only[key] if each not in waiting.get(key, ())] for key in only})
+    said = [f"{key}={value}" for key, values in waiting.items() for value in values]
+    frame.attrs = {**frame.attrs, "renamed": renamed, "waiting": said}
     return frame, every
+
+
+def _waiting(store: Store, frame: pd.DataFrame, only: _Only, sweeps: Sequence[str]) -> _Only:
+    """Return the values that no trial has, but one that these sweeps want (by default any).
+
+    Raises ValueError where they are all the values of a key.
+    """
+    columns = {key: column for key, column in zip(only, columns_of(only), strict=True) if column in _PLANNED}
+    missing = {key: [each for each in only[key] if not _has(frame, column, each)] for key, column in columns.items()}
+    if not any(missing.values()):
+        return {}
+    rows = store.read("sweeps", ["sweep", *_PLANNED]).table.to_pylist()
+    wanted = [row | {"arm": row["arm"] or row["strategy"]} for row in rows if not sweeps or row["sweep"] in sweeps]
+    found = {
+        key: tuple(each for each in values if any(is_value(row[columns[key]], each) for row in wanted))
+        for key, values in missing.items()
+    }
+    for key, values in found.items():
+        if values and len(values) == len(only[key]):
+            raise ValueError(f"--only {selection_text({key: values})}: a sweep wants such a trial; there is none yet")
+    return found
+
+
+def _has(trials: pd.DataFrame, column: str, text: str) -> bool:
+    """Tell whether a trial has a value, or belongs to an arm, that a text names."""
+    if column == "arm":
+        return bool(arms_called(trials, text))
+    return any(is_value(each, text) for each in trials[column].unique())
 
 
 def shown_trials(
@@ -98,6 +134,8 @@ def _named(frame: pd.DataFrame, every: pd.DataFrame, sweep: str | None, about: l
     for name, arms in frame.attrs["renamed"].items():
         now = sorted(set(shown.loc[frame["arm"].isin(arms), "arm"]))
         about.append(f"{name} is now called {' and '.join(now)}")
+    if waiting := frame.attrs["waiting"]:
+        about.append(f"there is no trial yet with {', '.join(waiting)}")
     if shared := shared_settings(frame, every):
         about.append(f"all of these have {settings_in_words(shared)}")
     if unsaid := shown.attrs.get("unsaid", []):

@@ -37,6 +37,8 @@ def rm_verb(args: argparse.Namespace) -> int:
     what = counted(len(planned.trials), "trial") + (f" and the sweep {planned.sweep}" if planned.sweep else "")
     with_stages = f", with {counted(len(planned.stages), 'shared stage')} ({size_text(planned.bytes)})"
     print(f"to remove: {what}{with_stages if planned.stages else ''}")
+    if waiting := chosen.attrs["waiting"]:
+        print(f"there is no trial yet with {', '.join(waiting)}")
     if stay := len(chosen) - len(shown):
         print(f"not to remove, as another sweep wants them: {counted(stay, 'trial')}")
     if not args.yes:

@@ -92,6 +92,21 @@ def test_an_arm_is_found_by_a_name_that_it_had_before(store: Store) -> None:
     assert labels_of_store(store) == ["LayerMagWeight", "LayerSNIP", "late", "rewound"]
 
 
+def test_what_has_not_run_yet_is_left_out_and_said(store: Store) -> None:
+    later = trial("SNIP", of=dense(seed=5), retrain=ONCE)
+    write_sweep(store, "first", [(trial(retrain=ONCE), "LayerMagWeight"), (later, "later")])
+    frame = shown_trials(store, [], "first", {"arm": ["LayerMagWeight", "later"], "seed": ["0", "5.0"]})
+    assert set(frame["arm"]) == {"LayerMagWeight"}
+    assert frame.attrs["about"] == ["there is no trial yet with arm=later, seed=5.0"]
+    assert shown_trials(store, [], "all", {"arm": ["LayerSNIP", "late"]}).attrs["waiting"] == []
+    with pytest.raises(ValueError, match="--only arm=later: a sweep wants such a trial; there is none yet"):
+        shown_trials(store, [], "first", {"arm": "later"})
+    with pytest.raises(ValueError, match="--only arm=latter: no trial has it"):
+        shown_trials(store, [], "first", {"arm": ["LayerMagWeight", "latter"]})
+    with pytest.raises(ValueError, match="--only arm=later: no trial has it"):  # another sweep wants it
+        shown_trials(store, [], "second", {"arm": ["LayerMagWeight", "later"]})
+
+
 def test_flags_take_a_former_name_and_say_what_is_meant(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     out = f"{store.uri}/curves.svg"
     assert main(["curves", store.uri, "-o", out, "--arms", "rewound,LayerSNIP", "--label", "rewound=Rewound"]) == 0

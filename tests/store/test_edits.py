@@ -139,6 +139,9 @@ def test_rm_lists_asks_and_removes(
     chosen = ids(store, strategy="LayerMagWeight", seed=1)
     assert main([*words, "--yes"]) == 0
     assert (len(chosen), ids(store)) == (2, before - chosen)
+    store.write("sweeps", "wide", [{"sweep": "wide", "trial_id": "e" * 16, "dataset": "cola", "seed": 0}])
+    assert main(["rm", store.uri, "--only", "dataset=toy,dataset=cola"]) == 0
+    assert "there is no trial yet with dataset=cola\n" in capsys.readouterr().out
     assert main(["rm", store.uri, "--sweep", "large", "--yes"]) == 0
     assert "not to remove, as another sweep wants them: " in capsys.readouterr().out
 
