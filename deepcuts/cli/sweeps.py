@@ -13,7 +13,7 @@ import deepcuts
 from deepcuts.cli.arguments import INTO, JSON, ONLY, OUTPUT, STORE, SWEEP, TRIAL, argument, existing, opened, verb
 from deepcuts.cli.drawing import figure_file, say_wrote
 from deepcuts.cli.printing import DONE, INCOMPLETE, print_degenerate, print_json, print_records, print_results
-from deepcuts.wording import duration
+from deepcuts.wording import duration, place_in_words
 
 if TYPE_CHECKING:
     from deepcuts.experiment.spec import TrialSpec
@@ -234,4 +234,5 @@ class _Told:
         before = self.last.get(stage, (-1, 0.0))
         if epoch != before[0] or time.monotonic() - before[1] > 10:
             self.last[stage] = epoch, time.monotonic()
-            print(f"  {stage}: epoch {epoch}, step {step}", flush=True)
+            place = {"stage": stage, "epoch": epoch, "step": step}
+            print(f"  {place_in_words(place)}", flush=True)

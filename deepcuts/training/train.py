@@ -197,7 +197,7 @@ class _StageRun:
         for step, loss in enumerate(losses, first):
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"the loss of {self.stage} step {step} (epoch {self.position.epoch}) is {loss!r}, not finite;"
+                    f"the loss of {self.stage} step {step} (epoch {self.position.epoch + 1}) is {loss!r}, not finite;"
                     f" {_advice(step, self.settings)}"
                 )
             self.position.loss_sum += loss

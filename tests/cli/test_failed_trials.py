@@ -11,7 +11,7 @@ from builders.rows import trial, write_trial
 from deepcuts.cli.main import main
 from deepcuts.store.store import Store
 
-NAN = "ValueError: the loss of dense step 7 (epoch 0) is nan, not finite; lower the learning rate (lr is 0.5)"
+NAN = "ValueError: the loss of dense step 7 (epoch 1) is nan, not finite; lower the learning rate (lr is 0.5)"
 OWN = json.dumps({"score": {"own": {"file": "mine.py", "digest": "1a2b"}}})
 
 

@@ -34,7 +34,7 @@ def test_kinds_beyond_the_tenth_are_counted():
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        ("ValueError: the loss of dense step 3 (epoch 0) is nan, not finite; lower", True),
+        ("ValueError: the loss of dense step 3 (epoch 1) is nan, not finite; lower", True),
         ("ValueError: 3 of 9 scores of 'w' are NaN", True),
         ("KeyError: 'x'", False),
         (None, False),

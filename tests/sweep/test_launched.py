@@ -52,7 +52,7 @@ def test_a_trial_that_another_launch_has_completed_meanwhile_is_not_named(said):
     assert said(IMPORT)[1:] == [AGAIN]
 
 
-NAN = "ValueError: the loss of dense step {} (epoch 0) is nan, not finite; lower the learning rate (lr is 0.5)"
+NAN = "ValueError: the loss of dense step {} (epoch 1) is nan, not finite; lower the learning rate (lr is 0.5)"
 RETRY = "run the same command with --retry-failed to try the failed ones again"
 HOPELESS = " would fail the same way again, bit for bit: change the settings as the error says"
 

@@ -14,6 +14,7 @@ from builders.toy_sweeps import toy_sweep
 from builders.toy_trials import trial
 
 import deepcuts
+from deepcuts.cli.main import main
 from deepcuts.experiment.sharing import shared
 from deepcuts.store.store import Store
 from deepcuts.sweep.launch import _write_sweep
@@ -31,6 +32,13 @@ def test_a_trial_that_runs_again_keeps_the_names_of_its_sweep_and_arm(tmp_path: 
     other = deepcuts.run_trial(trial("LayerRandom"), store)
     assert (other["sweep"], other["arm"]) == ("run-one", "LayerRandom")
     assert set(deepcuts.trials(store)["sweep"]) == {"ablation", "run-one"}
+
+
+@pytest.mark.usefixtures("torch_state")
+def test_the_verb_says_where_the_trial_is_as_a_sweep_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = deepcuts.run_trial(trial(), Store(str(tmp_path)))
+    assert main(["run-one", str(tmp_path), row["trial_id"]]) == 0
+    assert "\n  retraining, epoch 1, step " in capsys.readouterr().out
 
 
 THREADS = """

@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_step(micro_batch: int | N
     tokens = examples(outputs=1)
     tokens.labels[5] = float("nan")
     step = next(i for i, batch in enumerate(shuffled(tokens.lengths, 8, 0, "dense", 0)) if 5 in batch)
-    with pytest.raises(ValueError, match=rf"the loss of dense step {step} \(epoch 0\) is nan, not finite"):
+    with pytest.raises(ValueError, match=rf"the loss of dense step {step} \(epoch 1\) is nan, not finite"):
         run(network, PLAIN.model_copy(update={"micro_batch": micro_batch}), tokens=tokens)
 
 

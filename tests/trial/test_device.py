@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_is_found(
     monkeypatch.setattr(step, "take_step", take_step)
     row = run_stages(trial("Dense", dense(device=device)), "test", context(Store(str(tmp_path)), capture=capture))
     assert (row["status"], row["failure"]) == ("failed", "trial")
-    assert "the loss of dense step 1 (epoch 0) is nan, not finite" in row["error"]
+    assert "the loss of dense step 1 (epoch 1) is nan, not finite" in row["error"]
 
 
 @on_cuda_alone
