@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepcuts.analysis.arms import with_arms, without_seed
+from deepcuts.analysis.arms import levels_only, with_arms, without_seed
 from deepcuts.analysis.compare import lower_is_better
 from deepcuts.pruning.criteria import NOT_PRUNED, SCOPES, is_control
 
@@ -32,11 +32,12 @@ _RECENT = {"Wanda": 2023, "SNIP": 2019}
 def checklist(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row per recommendation: the `item`, whether it is `met`, and `why`, with what would meet it.
 
-    `trials` are the rows of `trials(store)`; failed ones do not count. A store without completed trials meets none.
+    `trials` are the rows of `trials(store)`; failed ones do not count, nor do rounds that no sweep asks for as a level.
+    A store without completed trials meets none.
 
     >>> dc.checklist(trials)
     """
-    done = trials[trials["status"] == "completed"]
+    done = levels_only(trials[trials["status"] == "completed"])
     pruned = done[~done["strategy"].isin(NOT_PRUNED)]
     checks = {
         "the exact models, datasets and metrics": _named,

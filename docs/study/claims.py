@@ -205,7 +205,7 @@ def masks_differ(results: Results) -> Claim:
         "A",
         conditions,
         _predictions(results),
-        [f"iou {only(['masks'], [*GRADIENTS, 'LayerMagWeight'], (0.91,))}"],
+        [f"iou --by-arm {only(['masks'], [*GRADIENTS, 'LayerMagWeight'], (0.91,))}"],
     )
 
 
@@ -324,7 +324,7 @@ def budget(results: Results) -> Claim:
     ten = _iou(results, arm(10), arm(1000), [("sst2", sparsity) for sparsity in LEVELS])
     notes = [f"IoU of 10 and 1,000 batches, over all sparsities: {ten}."] if ten else []
     chosen = only(["budget"], [arm(batches).label for batches in (1, 10, 100, 1000)])
-    commands = [f"iou {chosen}", compare(arm(1000).label, 1, chosen, "pruned")]
+    commands = [f"iou --by-arm {chosen}", compare(arm(1000).label, 1, chosen, "pruned")]
     return Claim(11, "The scoring budget saturates at 100 batches", "A", conditions, notes, commands)
 
 

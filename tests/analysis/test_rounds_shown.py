@@ -12,6 +12,7 @@ from builders.specs import sweep
 
 from deepcuts.analysis.arms import levels_only, with_arms
 from deepcuts.analysis.chains import rounds
+from deepcuts.analysis.checklist import checklist
 from deepcuts.analysis.curves import curves, table
 from deepcuts.analysis.frames import trials
 from deepcuts.analysis.selection import chosen_trials
@@ -52,6 +53,8 @@ def test_at_once_and_in_rounds_are_two_lines_and_steps_are_left_out(tmp_path: Pa
         places = made[made["strategy"] == "LayerMagWeight"].groupby("arm")["sparsity_asked"].apply(list)
         assert places.to_dict() == {"at once": [0.36, 0.488], "imp": [0.36, 0.488]}
     assert len(levels_only(frame)) == len(frame) - 4
+    points = checklist(frame).set_index("item").loc["at least 5 operating points over a range of compressions", "why"]
+    assert points.startswith("2 per dataset")
     assert not chosen_trials(store, [])["step"].any()
     assert len(chosen_trials(store, ["step"], only={"step": "True"})) == 4
 
