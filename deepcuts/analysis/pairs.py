@@ -127,12 +127,11 @@ def decompose(overlap: pd.DataFrame, trials: pd.DataFrame, by_arm: bool = False)
     frame["of"] = pd.Categorical(np.where(controls.any(axis=1), *_OF[::-1]), _OF)
     frame["relation"] = pd.Categorical(frame["relation"], RELATIONS)
     sorted_by = ["model", "dataset", "relation", "of", *_ASKED]
-    keys = [*sorted_by, "layer"]
+    keys = [*sorted_by, *(_ARMS if by_arm else []), "layer"]
     if by_arm:
         sides = zip(frame["arm"], frame["arm_b"], strict=True)
         frame[_ARMS] = pd.DataFrame([sorted(pair, key=natural) for pair in sides], frame.index, _ARMS)
         frame = frame.sort_values(_ARMS, key=lambda arms: arms.map(natural), kind="stable")
-        keys = [*sorted_by, *_ARMS, "layer"]
     groups = frame.groupby(keys, dropna=False, observed=True, sort=False)
     means = groups.agg(pairs=("trial_a", "size"), **{name: (name, "mean") for name in MEASURES}).reset_index()
     if not by_arm:
