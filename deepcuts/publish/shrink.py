@@ -5,7 +5,6 @@ F = neurons of a feed-forward layer, B = texts of a batch, C = outputs of the he
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.model.feed_forward import find_feed_forward, with_neurons
+from deepcuts.model.hardware import device_name
 from deepcuts.pruning.bits import Bools
 from deepcuts.pruning.compression import FeedForward
 from deepcuts.pruning.neurons import kept_neurons
@@ -111,7 +111,7 @@ def shrink_network(model: nn.Module, masks: Mapping[str, Bools], tokenizer: Any,
         seconds=median(times),
         full_seconds=median(full_times),
         ratios=tuple(before / now for before, now in zip(full_times, times, strict=True)),
-        machine=f"{platform.processor() or platform.machine()} with {counted(threads, 'thread')}",
+        machine=f"{device_name(torch.device('cpu'))} with {counted(threads, 'thread')}",
     )
 
 

@@ -13,7 +13,6 @@ pruned stays pruned. A trial with the mask of another one scores nothing.
 
 from __future__ import annotations
 
-import platform
 import socket
 import time
 import traceback
@@ -27,6 +26,7 @@ from torch import Tensor
 from deepcuts.experiment.settings import examples_at_once
 from deepcuts.experiment.spec import TrialSpec
 from deepcuts.fast.process import prepare_process
+from deepcuts.model.hardware import device_name
 from deepcuts.model.network import Network, Prunable, find_prunable, flops, set_weights, weights_of
 from deepcuts.pruning.bits import pack
 from deepcuts.pruning.masks import bytewise, zero_weights
@@ -119,7 +119,7 @@ def _fail(account: Account, error: Exception) -> None:
 def _run(trial: TrialSpec, context: Context, account: Account, keep_model: bool) -> None:
     dense = trial.dense
     prepare_process(context.threads, dense.tf32)
-    account.row |= {"device": _device_name(device_of(dense)), "torch": torch.__version__}  # with its CUDA
+    account.row |= {"device": device_name(device_of(dense)), "torch": torch.__version__}  # with its CUDA
     if dense.device == "cuda":
         torch.cuda.empty_cache()  # of the trial before
         torch.cuda.reset_peak_memory_stats()
@@ -175,12 +175,6 @@ def _begin(step: str, account: Account, context: Context) -> None:
 
 def _shortcuts_column(network: Network) -> Row:
     return {"shortcuts_off": ", ".join(sorted(network.shortcuts_off)) or None}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine() or "cpu"
 
 
 def _gpu_memory() -> Row:
