@@ -36,12 +36,28 @@ def frame(columns: str, *rows: tuple[object, ...]) -> pd.DataFrame:
 
 
 def made(*trials: tuple[object, ...], pairs: pd.DataFrame | None = None) -> Results:
-    """Return results of trials (id, sweep, arm, dataset, sparsity, seed, pruned, retrained)."""
+    """Return results of one machine, of trials (id, sweep, arm, dataset, sparsity, seed, pruned, retrained)."""
     rows = frame("trial_id sweep arm dataset sparsity_asked seed pruned retrained", *trials)
     rows = rows.assign(status="completed", dense=0.9, rewound=rows["pruned"] - 0.1)
     none = frame("trial_a trial_b kept_iou kappa")
+    frames = (
+        rows,
+        none,
+        rows[["sweep", "trial_id", "arm"]],
+        none if pairs is None else pairs,
+        frame("trial_id density"),
+    )
+    return Results(*(each.assign(machine="1") for each in frames))
+
+
+def together(*machines: Results) -> Results:
+    """Return the results of several machines: the first is machine 1."""
+    each = [(found.trials, found.metrics, found.sweeps, found.overlap, found.pooler) for found in machines]
     return Results(
-        rows, none, rows[["sweep", "trial_id", "arm"]], none if pairs is None else pairs, frame("trial_id density")
+        *(
+            pd.concat([part.assign(machine=f"{at + 1}") for at, part in enumerate(parts)])
+            for parts in zip(*each, strict=True)
+        )
     )
 
 
@@ -171,6 +187,33 @@ def test_overlaps_are_found_whichever_mask_comes_first() -> None:
     assert list(results.overlaps(Arm("masks", "b"), Arm("masks", "a"), "sst2", 0.64, "kappa")) == [0.1, 0.2]
 
 
+def test_differences_and_overlaps_are_of_one_machine_the_first_that_ran_both() -> None:
+    """Of seed 0 both ran on the first machine, of seed 1 both on the second alone, of seed 2 one on each."""
+
+    def of(arm: str, seed: int, retrained: float) -> tuple[object, ...]:
+        return f"{arm}-{seed}", "accuracy", arm, "sst2", 0.64, seed, retrained - 0.1, retrained
+
+    pairs = frame("trial_a trial_b kept_iou kappa", ("a-0", "b-0", 0.5, 0.1))
+    first = made(of("a", 0, 0.9), of("b", 0, 0.8), of("a", 1, 0.7), of("a", 2, 0.7), pairs=pairs)
+    pairs = frame("trial_a trial_b kept_iou kappa", ("b-0", "a-0", 0.6, 0.2), ("b-1", "a-1", 0.7, 0.3))
+    second = made(*(of(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), of("b", 2, 0.1), pairs=pairs)
+    both = together(first, second)
+    at = Arm("accuracy", "a"), Arm("accuracy", "b"), "sst2", 0.64
+    assert both.difference(*at, "retrained") == pytest.approx([10, 0])
+    assert together(second, first).difference(*at, "retrained") == pytest.approx([0, 0])
+    assert list(both.overlaps(*at)) == [0.5, 0.7]
+    assert list(both.overlaps(*at, "kappa")) == [0.1, 0.3]
+    assert list(both.metric(Arm("accuracy", "b"), "sst2", 0.64, "retrained")) == pytest.approx([80, 60, 10])
+    density = frame("trial_id density machine", ("a-0", 0.3, "2"), ("a-0", 0.2, "1"), ("a-1", 0.4, "2"))
+    assert list(replace(both, pooler=density).pooler_density(Arm("accuracy", "a"), "sst2", 0.64)) == [0.2, 0.4]
+    row = "| accuracy | 6 | 6 | 0 | 0 |"
+    assert made_parts.counts(both).splitlines()[-1] == row
+    failed = replace(
+        both, trials=both.trials.assign(status=np.where(both.trials["machine"] == "1", "failed", "completed"))
+    )
+    assert made_parts.counts(failed).splitlines()[-1] == "| accuracy | 6 | 5 | 1 | 0 |"
+
+
 def test_claims_are_about_arms_and_levels_that_the_sweeps_have(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[tuple[Arm, str, float]] = set()
 
@@ -240,12 +283,14 @@ def test_what_the_study_does_without_needs_a_reason(monkeypatch: pytest.MonkeyPa
 def test_committed_tables_are_small_and_whole() -> None:
     results = read()
     data = PAGE.parent / "data"
-    assert sum(path.stat().st_size for path in data.iterdir()) < 5_000_000
-    assert set(results.metrics["trial_id"]) <= set(results.trials["trial_id"])
-    last = results.metrics.merge(results.trials[["trial_id", "metric"]], on=["trial_id", "metric"])
+    assert sum(path.stat().st_size for path in data.glob("*/*.parquet")) < 5_000_000
+    keys = ["machine", "trial_id"]
+    assert not results.trials.duplicated(keys).any()
+    assert results.metrics.merge(results.trials[keys], on=keys, how="left", indicator=True)["_merge"].eq("both").all()
+    last = results.metrics.merge(results.trials[[*keys, "metric"]], on=[*keys, "metric"])
     last = last[(last["stage"] == "retrained") & (last["split"] == "validation")]
-    last = last.sort_values("epoch").groupby("trial_id")["value"].last()
-    retrained = results.trials.set_index("trial_id")["retrained"].dropna()
+    last = last.sort_values("epoch").groupby(keys)["value"].last()
+    retrained = results.trials.set_index(keys)["retrained"].dropna()
     shared = retrained.index.intersection(last.index)
     assert len(shared) > 0
     assert np.array_equal(retrained[shared], last[shared])

@@ -28,8 +28,8 @@ def curves(results: Results, stage: Literal["pruned", "retrained"]) -> Figure | 
     Before retraining the trials are those of `masks.yaml`, after it those of `accuracy.yaml`, which lacks LayerGradCAM.
     """
     sweep = {"pruned": "masks", "retrained": "accuracy"}[stage]
-    wanted = results.sweeps[(results.sweeps["sweep"] == sweep) & results.sweeps["arm"].isin(_SHOWN)]
-    trials = results.trials[results.trials["trial_id"].isin(wanted["trial_id"])]
+    wanted = results.wanted[(results.wanted["sweep"] == sweep) & results.wanted["arm"].isin(_SHOWN)]
+    trials = results.one_each[results.one_each["trial_id"].isin(wanted["trial_id"])]
     if not (trials["status"] == "completed").any():
         return None
     return dc.plot_curves(dc.curves(trials, stage=stage))

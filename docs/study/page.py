@@ -42,7 +42,7 @@ def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict,
 
 def counts(results: Results) -> str:
     """Say how many trials each sweep wants, and how many of them completed and failed."""
-    trials = results.sweeps.merge(results.trials[["trial_id", "status"]], on="trial_id", how="left")
+    trials = results.wanted.merge(results.one_each[["trial_id", "status"]], on="trial_id", how="left")
     rows = ["| sweep | trials | completed | failed | not run yet |", "|---|---|---|---|---|"]
     for sweep, part in trials.groupby("sweep"):
         states = part["status"].value_counts()
@@ -58,8 +58,8 @@ def checked(results: Results) -> str:
 
     Raises ValueError for an item that a study whose trials have all run does not meet, and that REASONS lacks.
     """
-    wanted = results.sweeps.loc[~results.sweeps["sweep"].str.startswith(_ASIDE), "trial_id"]
-    trials = results.trials[results.trials["trial_id"].isin(wanted)]
+    wanted = results.wanted.loc[~results.wanted["sweep"].str.startswith(_ASIDE), "trial_id"]
+    trials = results.one_each[results.one_each["trial_id"].isin(wanted)]
     otherwise = "" if set(wanted) <= set(trials["trial_id"]) else "Not all trials have run yet."
     rows = ["| recommendation | met | |", "|---|---|---|"]
     for item in dc.checklist(trials).itertuples():

@@ -1,6 +1,9 @@
-"""The results of the study: read from what is committed beside this file, and collected there from its store.
+"""The results of the study: read from what is committed beside this file, and collected there from its stores.
 
-python -m docs.study.results STORE
+    python -m docs.study.results STORE MACHINE
+
+The study ran on several machines, each with a store of its own, and processors of two kinds train networks of other
+bits. So each difference and each overlap is of two trials of one machine: of a seed, those of the first that ran both.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ class Results:
     """Frames as `deepcuts query` shows the tables (`trials`, `metrics`, `sweeps`), and two made from the masks.
 
     `overlap`: trial_a, trial_b, kept_iou, kappa of pairs that share dataset, seed and sparsity; `pooler`: trial_id and
-    density, the share of the pooler's weights that its mask keeps.
+    density, the share of the pooler's weights that its mask keeps. All have `machine` besides, the first one first; a
+    trial that ran on two has two rows.
     """
 
     trials: pd.DataFrame
@@ -49,55 +53,82 @@ class Results:
     pooler: pd.DataFrame
 
     @cached_property
+    def wanted(self) -> pd.DataFrame:
+        """What the sweeps want, whichever machine's store says so: sweep, trial_id, arm."""
+        return self.sweeps[["sweep", "trial_id", "arm"]].drop_duplicates(["sweep", "trial_id"])
+
+    @cached_property
+    def one_each(self) -> pd.DataFrame:
+        """A row for each trial: of the first machine that completed it, else of the first."""
+        failed = self.trials["status"] != "completed"
+        return self.trials.assign(failed=failed).sort_values(["failed", "machine"]).drop_duplicates("trial_id")
+
+    @cached_property
     def _arms(self) -> dict[tuple[object, ...], pd.DataFrame]:
-        """Completed trials by seed, of each sweep, arm (by its label in that sweep), dataset and sparsity."""
+        """Completed trials by seed and machine, of each sweep, arm (by its label in it), dataset and sparsity."""
         done = self.trials[self.trials["status"] == "completed"].drop(columns=["sweep", "arm"])
-        rows = self.sweeps[["sweep", "trial_id", "arm"]].merge(done, on="trial_id")
+        rows = self.wanted.merge(done, on="trial_id")
         rows = rows.dropna(subset=["sparsity_asked"])
         groups = rows.groupby(["sweep", "arm", "dataset", "sparsity_asked"])
-        return {key: part.set_index("seed").sort_index() for key, part in groups}
+        return {key: part.set_index(["seed", "machine"]).sort_index() for key, part in groups}
 
     @cached_property
     def _pairs(self) -> pd.DataFrame:
-        """Overlaps, both ways round, by the ids of the pair."""
+        """Overlaps, both ways round, by machine and the ids of the pair."""
         turned = self.overlap.rename(columns={"trial_a": "trial_b", "trial_b": "trial_a"})
-        both = pd.concat([self.overlap, turned]).drop_duplicates(["trial_a", "trial_b"])
-        return both.set_index(["trial_a", "trial_b"])
+        keys = ["machine", "trial_a", "trial_b"]
+        return pd.concat([self.overlap, turned]).drop_duplicates(keys).set_index(keys)
 
     def _of(self, arm: Arm, dataset: str, sparsity: float) -> pd.DataFrame:
-        none = pd.DataFrame({name: [] for name in ("trial_id", *STAGES)}, index=pd.Index([], name="seed"))
+        index = pd.MultiIndex.from_arrays([[], []], names=["seed", "machine"])
+        none = pd.DataFrame({name: [] for name in ("trial_id", *STAGES)}, index=index)
         return self._arms.get((arm.sweep, arm.label, dataset, sparsity), none)
 
     def metric(self, arm: Arm, dataset: str, sparsity: float, stage: str) -> pd.Series:
         """Return the metric after one of STAGES by seed, in points (hundredths)."""
-        return 100 * self._of(arm, dataset, sparsity)[stage].dropna().astype(float)
+        return _first_machine(100 * self._of(arm, dataset, sparsity)[stage].astype(float))
 
     def difference(self, arm: Arm, other: Arm, dataset: str, sparsity: float, stage: str) -> Floats:
-        """Return arm - other (S,), in points, over the seeds that both have."""
-        ours, theirs = (self.metric(each, dataset, sparsity, stage) for each in (arm, other))
-        return (ours - theirs).dropna().to_numpy(np.float64)
+        """Return arm - other (S,), in points, over the seeds that both have on one machine."""
+        ours, theirs = (self._of(each, dataset, sparsity)[stage].astype(float) for each in (arm, other))
+        return _first_machine(100 * ours - 100 * theirs).to_numpy(np.float64)
 
     def overlaps(self, arm: Arm, other: Arm, dataset: str, sparsity: float, measure: str = "kept_iou") -> Floats:
-        """Return the IoU of kept weights (or kappa) of both arms' masks (S,), over the seeds that both have."""
+        """Return the IoU of kept weights (or kappa) of both arms' masks (S,), over the seeds that both have on one."""
         ours, theirs = (self._of(each, dataset, sparsity)["trial_id"] for each in (arm, other))
-        if ours.empty or theirs.empty:
-            return np.empty(0)
         ids = pd.concat([ours, theirs], axis=1, join="inner")
-        pairs = pd.MultiIndex.from_frame(ids.set_axis(["trial_a", "trial_b"], axis=1))
-        return self._pairs[measure].reindex(pairs).dropna().to_numpy(np.float64)
+        if ids.empty:
+            return np.empty(0)
+        pairs = ids.set_axis(["trial_a", "trial_b"], axis=1).reset_index()[["machine", "trial_a", "trial_b"]]
+        found = self._pairs[measure].reindex(pd.MultiIndex.from_frame(pairs))
+        return _first_machine(found.set_axis(ids.index)).to_numpy(np.float64)
 
     def pooler_density(self, arm: Arm, dataset: str, sparsity: float) -> Floats:
         """Return the share of the pooler's weights that the masks keep (S,)."""
         ids = self._of(arm, dataset, sparsity)["trial_id"]
-        return self.pooler.set_index("trial_id")["density"].reindex(ids).dropna().to_numpy(np.float64)
+        keys = pd.MultiIndex.from_frame(ids.reset_index()[["machine", "trial_id"]])
+        density = self.pooler.set_index(["machine", "trial_id"])["density"].reindex(keys)
+        return _first_machine(density.set_axis(ids.index)).to_numpy(np.float64)
+
+
+def _first_machine(values: pd.Series) -> pd.Series:
+    """Return by seed, of values by seed and machine, that of the first machine which has one."""
+    return values.dropna().sort_index().groupby(level="seed").first()
 
 
 def read(folder: Path = DATA) -> Results:
-    """Read what `collect` wrote."""
-    return Results(*(pd.read_parquet(folder / f"{name}.parquet") for name in (*TABLES, *FRAMES)))
+    """Read what `collect` wrote, of all machines."""
+    found = {
+        name: [
+            pd.read_parquet(each / f"{name}.parquet").assign(machine=each.name)
+            for each in sorted(folder.iterdir(), key=lambda machine: int(machine.name))
+        ]
+        for name in (*TABLES, *FRAMES)
+    }
+    return Results(*(pd.concat(parts, ignore_index=True) for parts in found.values()))
 
 
-def collect(uri: str, folder: Path = DATA) -> None:
+def collect(uri: str, folder: Path) -> None:
     """Write the tables of a store, and what its masks say, as a Parquet file each.
 
     Where the data's files lay is left out; a digest says which they were.
@@ -129,6 +160,6 @@ def _masked(trials: pd.DataFrame) -> list[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m docs.study.results STORE")
-    collect(sys.argv[1])
+    if len(sys.argv) != 3 or not sys.argv[2].isdigit():
+        sys.exit("usage: python -m docs.study.results STORE MACHINE, a number: 1 for the first")
+    collect(sys.argv[1], DATA / sys.argv[2])
