@@ -206,6 +206,13 @@ def test_differences_and_overlaps_are_of_one_machine_the_first_that_ran_both() -
     assert list(both.metric(Arm("accuracy", "b"), "sst2", 0.64, "retrained")) == pytest.approx([80, 60, 10])
     density = frame("trial_id density machine", ("a-0", 0.3, "2"), ("a-0", 0.2, "1"), ("a-1", 0.4, "2"))
     assert list(replace(both, pooler=density).pooler_density(Arm("accuracy", "a"), "sst2", 0.64)) == [0.2, 0.4]
+    networks = both.trials.assign(dense_id=[*"xxxy", *"xxyyz"], dense=[0.9] * 4 + [0.8, 0.8, 0.93, 0.93, 0.5])
+    assert made_parts.machines(replace(both, trials=networks)).splitlines()[2:] == [
+        "| sst2 | dense | 2 | 6.50 | 10.00 |",
+        "| sst2 | pruned | 3 | 20.00 | 30.00 |",
+        "| sst2 | rewound | 3 | 20.00 | 30.00 |",
+        "| sst2 | retrained | 3 | 20.00 | 30.00 |",
+    ]
     row = "| accuracy | 6 | 6 | 0 | 0 |"
     assert made_parts.counts(both).splitlines()[-1] == row
     failed = replace(
@@ -258,7 +265,7 @@ def test_commands_choose_arms_and_levels_that_the_sweeps_have() -> None:
 
 def test_the_page_is_what_the_committed_tables_say(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    parts = r"(<!-- (verdicts|counts|checklist|claim \d+) -->\n).*?(<!-- end \2 -->)"
+    parts = r"(<!-- (verdicts|counts|checklist|machines|claim \d+) -->\n).*?(<!-- end \2 -->)"
     page.write_text(re.sub(parts, r"\1\3", PAGE.read_text(), flags=re.DOTALL))
     study.main(tmp_path)
     assert page.read_text() == PAGE.read_text()

@@ -10,7 +10,7 @@ import deepcuts as dc
 from deepcuts.analysis.significance import FEWEST_SEEDS
 
 from .evidence import Claim, Condition, Verdict
-from .results import Results
+from .results import STAGES, Results
 
 # Why the study does without what `dc.checklist` recommends, by the beginning of the item.
 REASONS = {
@@ -19,6 +19,7 @@ REASONS = {
     "a method from before the 2010s": "The claims are about the paper's criteria; none says that they are the best.",
     "a recently published method": "The claims are about the paper's criteria; none says that they are the best.",
     "every method at every operating point": "An arm runs where a claim asks for it.",
+    "the same libraries, hardware": "The first machine was lost. A difference is of two trials of one machine.",
     "all methods start from the same": "Within a sweep they do; `budget.yaml` trains on more examples than the others.",
 }
 # How the names of sweeps begin that decide no claim.
@@ -30,6 +31,7 @@ def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict,
     """Return the page with its made parts made again. Raises ValueError where the page lacks one."""
     found = list(zip(claims, verdicts, strict=True))
     parts = {"counts": counts(results), "verdicts": table(found), "checklist": checked(results)}
+    parts["machines"] = machines(results)
     families = {family: sum(claim.family == family for claim in claims) for family in "AB"}
     parts |= {f"claim {claim.number}": section(claim, *verdict, families[claim.family]) for claim, verdict in found}
     for name, text in parts.items():
@@ -50,6 +52,19 @@ def counts(results: Results) -> str:
             f"| {sweep} | {len(part):,} | {states.get('completed', 0):,} | {states.get('failed', 0):,}"
             f" | {part['status'].isna().sum():,} |"
         )
+    return "\n".join(rows)
+
+
+def machines(results: Results) -> str:
+    """Say how far the metrics are apart of networks that more than one machine trained, in points."""
+    done = results.trials[results.trials["status"] == "completed"]
+    rows = ["| dataset | metric of | networks | difference, mean | largest |", "|---|---|---|---|---|"]
+    for stage in STAGES:
+        key = "dense_id" if stage == "dense" else "trial_id"  # many trials share a fine-tuned network
+        values = done.groupby(["dataset", key, "machine"])[stage].first().dropna().unstack("machine")
+        apart = 100 * (values.max(axis=1) - values.min(axis=1))[values.count(axis=1) > 1]
+        for dataset, part in apart.groupby("dataset"):
+            rows.append(f"| {dataset} | {stage} | {len(part)} | {part.mean():.2f} | {part.max():.2f} |")
     return "\n".join(rows)
 
 
