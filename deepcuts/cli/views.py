@@ -218,7 +218,7 @@ def _iou(args: argparse.Namespace, frame: pd.DataFrame, pruned: list[str], out: 
     chosen = [find_id(each, frame["trial_id"]) for each in args.trials] or pruned
     if out is None:
         made = deepcuts.overlap(store, chosen, args.common, args.by_kind)
-        print_json(made)
+        print_json(_means(args, made, frame) if args.by_arm else made)
         return dict(made.attrs["damaged"])
     made, kept = deepcuts.overlap_and_density(store, chosen, args.common, args.by_kind)
     figures, left_out = _iou_figures(made, kept, frame)
@@ -226,14 +226,19 @@ def _iou(args: argparse.Namespace, frame: pd.DataFrame, pruned: list[str], out: 
     for figure, path in zip(figures.values(), names, strict=True):
         deepcuts.save_figure(figure, path)
     if args.json:
-        print_json(made)
+        print_json(_means(args, made, frame) if args.by_arm else made)
     else:
-        _print_overlap(made, frame, args.by_kind, args.by_arm)
+        _print_overlap(args, made, frame)
     say_wrote(args, f"{', '.join(map(str, names))}{left_out}")
     return dict(made.attrs["damaged"])
 
 
-def _print_overlap(made: pd.DataFrame, frame: pd.DataFrame, by_kind: bool, by_arm: bool) -> None:
+def _means(args: argparse.Namespace, made: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of the pairs that differ in one thing alone: of whole masks, or of each kind of layer."""
+    return deepcuts.decompose(made if args.by_kind else made[made["layer"].isna()], frame, args.by_arm)
+
+
+def _print_overlap(args: argparse.Namespace, made: pd.DataFrame, frame: pd.DataFrame) -> None:
     """Print the pairs of trials, where they are few, and the means of those that differ in one thing alone."""
     whole = made[made["layer"].isna()]
     if len(whole) <= MOST_ROWS:
@@ -241,7 +246,7 @@ def _print_overlap(made: pd.DataFrame, frame: pd.DataFrame, by_kind: bool, by_ar
     else:
         print(f"{len(whole):,} pairs of trials: --json prints each of them, and each layer")
     print("\nmeans of the pairs that differ in one thing alone:")
-    print_records(deepcuts.decompose(made if by_kind else whole, frame, by_arm))
+    print_records(_means(args, made, frame))
     print()
 
 

@@ -306,6 +306,20 @@ def test_iou_prints_pairs_and_what_they_tell_and_draws_its_figures(
     assert {path.name for path in tmp_path.glob("*.svg")} == names
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_iou_gives_the_means_of_each_pair_of_arms_as_json_too(
+    masked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn: bool
+) -> None:
+    output = ["-o", str(tmp_path / "iou.svg")] if drawn else []
+    assert main(["iou", masked, "--json", "--by-arm", *output]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["arm"], row["arm_b"], row["pairs"]) == ("LayerSNIP", "LayerSNIP", 3)
+    assert main(["iou", masked, "--json", "--by-arm", "--by-kind", *output]) == 0
+    assert "query" in {row["layer"] for row in json.loads(capsys.readouterr().out)}
+    assert main(["iou", masked, "--json", *output]) == 0
+    assert {"trial_a", "trial_b"} <= set(json.loads(capsys.readouterr().out)[0])
+
+
 def test_iou_of_different_models_is_of_what_they_have_in_common_when_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
