@@ -73,6 +73,18 @@ def test_it_renders_without_a_word_on_the_console_and_asks_for_nothing_else(
     assert browser.run("document.querySelectorAll('#trial-table tbody tr').length") == 19
 
 
+@pytest.mark.parametrize(("scheme", "inverted"), [("light", False), ("dark", True)])
+def test_a_still_figure_is_dark_on_a_dark_page(
+    browser: Page, tmp_path: Path, store: Store, scheme: str, inverted: bool
+) -> None:
+    """An image brings its own colours, black on white, into the page."""
+    browser = _open(browser, tmp_path, store)
+    browser.look(scheme=scheme)
+    browser.run("document.body.appendChild(document.createElement('figure')).appendChild(new Image()).id = 'still'")
+    shown = browser.run("getComputedStyle(document.querySelector('#still')).filter")
+    assert shown.startswith("invert(") == inverted
+
+
 def test_the_controls_of_the_curves_work(browser: Page, tmp_path: Path, store: Store) -> None:
     browser = _open(browser, tmp_path, store)
     text = "document.querySelector('#curve-chart').textContent"
