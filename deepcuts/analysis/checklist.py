@@ -131,7 +131,9 @@ def _dense(pruned: pd.DataFrame) -> Met:
 
 
 def _same_start(pruned: pd.DataFrame) -> Met:
-    counts = pruned.groupby(["model", "dataset", "seed"])["dense_id"].nunique()
+    # Processors of two kinds give one fine-tuning other bits, and mostly another metric.
+    task = ["model", "dataset", "seed"]
+    counts = pruned.drop_duplicates([*task, "dense_id", "dense"]).groupby(task).size()
     if (counts != 1).any():
         model, dataset, seed = counts.index[counts != 1][0]
         return False, f"{dataset} with {model}, seed {seed}: {counts[counts != 1].iloc[0]} fine-tuned networks"

@@ -128,6 +128,17 @@ def test_a_method_that_lacks_a_point_or_started_elsewhere_is_named() -> None:
     assert (row["met"], row["why"]) == (False, "cola with tiny, seed 0: 2 fine-tuned networks")
 
 
+def test_one_fine_tuning_on_two_kinds_of_processor_makes_two_networks() -> None:
+    rows = pd.DataFrame(good())
+    again = (rows["dataset"] == "cola") & (rows["seed"] == 0) & (rows["strategy"] == "LayerRandom")
+    rows.loc[again, ["dense", "device"]] = 0.8076, "AMD EPYC (avx512_bf16)"
+    found = checklist(rows).set_index("item")
+    row = found.loc["all methods start from the same fine-tuned network"]
+    assert (row["met"], row["why"]) == (False, "cola with tiny, seed 0: 2 fine-tuned networks")
+    row = found.loc["the same libraries, hardware and precision for all"]
+    assert (row["met"], row["why"]) == (False, "mixed: device (AMD EPYC (avx512_bf16), cpu)")
+
+
 def test_a_recent_method_comes_with_its_year() -> None:
     row = checklist(pd.DataFrame(good())).set_index("item").loc["a recently published method"]
     assert row["why"] == "RowWanda (2023)"
