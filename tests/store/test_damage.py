@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,6 +56,12 @@ def harm(path: Path, how: str) -> None:
     else:
         content[places[how] if len(content) > 12 else 0] ^= 1
         path.write_bytes(content)
+
+
+def test_a_copy_without_networks_and_scores_is_sound(store: Store) -> None:
+    shutil.rmtree(Path(store.root) / "artifacts")
+    assert examined(store) == []
+    assert len(overlap(store, [A, B])) > 0
 
 
 def test_a_sound_store_has_no_findings(store: Store) -> None:
