@@ -137,26 +137,36 @@ def collect(uri: str, folder: Path) -> None:
     frames = {name: dc.query(store, f"select * from {name}") for name in TABLES}
     trials = frames["trials"].drop(columns=["traceback"])
     frames["trials"] = trials.assign(spec=trials["spec"].str.replace(r'"files":\{[^}]*\}', '"files":null', regex=True))
-    masked = _masked(frames["trials"])
-    pairs = dc.overlap(store, masked, same=["dataset", "seed", "sparsity_asked"])
-    frames["overlap"] = pairs.loc[pairs["layer"].isna(), ["trial_a", "trial_b", "kept_iou", "kappa"]]
-    density = dc.density(store, masked)
-    frames["pooler"] = density[density["kind"] == layer_kind("bert.pooler.dense")[1]][["trial_id", "density"]]
+    frames["overlap"], frames["pooler"] = _of_masks(store, _masked(frames["trials"]))
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.reset_index(drop=True).to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
 
 
-def _masked(trials: pd.DataFrame) -> list[str]:
-    """Return the ids of the trials whose masks are compared: those that were not retrained.
+def _of_masks(store: dc.Store, masked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the frames `overlap` and `pooler` of the masks of trials, without rows where nothing can be compared."""
+    same = ["dataset", "seed", "sparsity_asked"]
+    pairs = pd.DataFrame(columns=["trial_a", "trial_b", "layer", "kept_iou", "kappa"])
+    density = pd.DataFrame(columns=["trial_id", "kind", "density"])
+    if masked.duplicated(same).any():
+        pairs = dc.overlap(store, list(masked["trial_id"]), same=same)
+    if len(masked):
+        density = dc.density(store, list(masked["trial_id"]))
+    density = density[density["kind"] == layer_kind("bert.pooler.dense")[1]]
+    return (
+        pairs.loc[pairs["layer"].isna(), ["trial_a", "trial_b", "kept_iou", "kappa"]],
+        density[["trial_id", "density"]],
+    )
+
+
+def _masked(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the trials whose masks are compared: those that were not retrained.
 
     A trial that was retrained has the mask of the one that was not. Masks that leave out a tensor cover other weights.
     """
     rows = trials[(trials["status"] == "completed") & trials["sparsity_asked"].gt(0)]
     specs = [json.loads(spec) for spec in rows["spec"]]
-    return list(
-        rows["trial_id"][[spec["retrain"]["epochs"] == 0 and not spec["score"].get("exclude") for spec in specs]]
-    )
+    return rows[[spec["retrain"]["epochs"] == 0 and not spec["score"].get("exclude") for spec in specs]]
 
 
 if __name__ == "__main__":
