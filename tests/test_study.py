@@ -50,6 +50,11 @@ def made(*trials: tuple[object, ...], pairs: pd.DataFrame | None = None) -> Resu
     return Results(*(each.assign(machine="1") for each in frames))
 
 
+def ran(arm: str, seed: int, metric: float) -> tuple[object, ...]:
+    """Return a trial for `made`, whose metric was lower before retraining."""
+    return f"{arm}-{seed}", "accuracy", arm, "sst2", 0.64, seed, metric - 0.1, metric
+
+
 def together(*machines: Results) -> Results:
     """Return the results of several machines: the first is machine 1."""
     each = [(found.trials, found.metrics, found.sweeps, found.overlap, found.pooler) for found in machines]
@@ -189,14 +194,10 @@ def test_overlaps_are_found_whichever_mask_comes_first() -> None:
 
 def test_differences_and_overlaps_are_of_one_machine_the_first_that_ran_both() -> None:
     """Of seed 0 both ran on the first machine, of seed 1 both on the second alone, of seed 2 one on each."""
-
-    def of(arm: str, seed: int, retrained: float) -> tuple[object, ...]:
-        return f"{arm}-{seed}", "accuracy", arm, "sst2", 0.64, seed, retrained - 0.1, retrained
-
     pairs = frame("trial_a trial_b kept_iou kappa", ("a-0", "b-0", 0.5, 0.1))
-    first = made(of("a", 0, 0.9), of("b", 0, 0.8), of("a", 1, 0.7), of("a", 2, 0.7), pairs=pairs)
+    first = made(ran("a", 0, 0.9), ran("b", 0, 0.8), ran("a", 1, 0.7), ran("a", 2, 0.7), pairs=pairs)
     pairs = frame("trial_a trial_b kept_iou kappa", ("b-0", "a-0", 0.6, 0.2), ("b-1", "a-1", 0.7, 0.3))
-    second = made(*(of(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), of("b", 2, 0.1), pairs=pairs)
+    second = made(*(ran(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), ran("b", 2, 0.1), pairs=pairs)
     both = together(first, second)
     at = Arm("accuracy", "a"), Arm("accuracy", "b"), "sst2", 0.64
     assert both.difference(*at, "retrained") == pytest.approx([10, 0])
@@ -206,6 +207,11 @@ def test_differences_and_overlaps_are_of_one_machine_the_first_that_ran_both() -
     assert list(both.metric(Arm("accuracy", "b"), "sst2", 0.64, "retrained")) == pytest.approx([80, 60, 10])
     density = frame("trial_id density machine", ("a-0", 0.3, "2"), ("a-0", 0.2, "1"), ("a-1", 0.4, "2"))
     assert list(replace(both, pooler=density).pooler_density(Arm("accuracy", "a"), "sst2", 0.64)) == [0.2, 0.4]
+
+
+def test_a_trial_that_ran_on_two_machines_is_counted_once_and_compared() -> None:
+    first = made(ran("a", 0, 0.9), ran("b", 0, 0.8), ran("a", 1, 0.7), ran("a", 2, 0.7))
+    both = together(first, made(*(ran(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), ran("b", 2, 0.1)))
     networks = both.trials.assign(dense_id=[*"xxxy", *"xxyyz"], dense=[0.9] * 4 + [0.8, 0.8, 0.93, 0.93, 0.5])
     assert made_parts.machines(replace(both, trials=networks)).splitlines()[2:] == [
         "| sst2 | dense | 2 | 6.50 | 10.00 |",
