@@ -213,11 +213,13 @@ def test_a_trial_that_ran_on_two_machines_is_counted_once_and_compared() -> None
     first = made(ran("a", 0, 0.9), ran("b", 0, 0.8), ran("a", 1, 0.7), ran("a", 2, 0.7))
     both = together(first, made(*(ran(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), ran("b", 2, 0.1)))
     networks = both.trials.assign(dense_id=[*"xxxy", *"xxyyz"], dense=[0.9] * 4 + [0.8, 0.8, 0.93, 0.93, 0.5])
+    not_retrained = networks["trial_id"] == "a-1"
+    networks["spec"] = np.where(not_retrained, '{"retrain": {"epochs": 0}}', '{"retrain": {"epochs": 3}}')
     assert made_parts.machines(replace(both, trials=networks)).splitlines()[2:] == [
         "| sst2 | dense | 2 | 6.50 | 10.00 |",
         "| sst2 | pruned | 3 | 20.00 | 30.00 |",
         "| sst2 | rewound | 3 | 20.00 | 30.00 |",
-        "| sst2 | retrained | 3 | 20.00 | 30.00 |",
+        "| sst2 | retrained | 2 | 25.00 | 30.00 |",
     ]
     row = "| accuracy | 6 | 6 | 0 | 0 |"
     assert made_parts.counts(both).splitlines()[-1] == row

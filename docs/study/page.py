@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -61,11 +62,17 @@ def machines(results: Results) -> str:
     rows = ["| dataset | metric of | networks | difference, mean | largest |", "|---|---|---|---|---|"]
     for stage in STAGES:
         key = "dense_id" if stage == "dense" else "trial_id"  # many trials share a fine-tuned network
-        values = done.groupby(["dataset", key, "machine"])[stage].first().dropna().unstack("machine")
+        values = done[done["spec"].map(_retrains)] if stage == "retrained" else done
+        values = values.groupby(["dataset", key, "machine"])[stage].first().dropna().unstack("machine")
         apart = 100 * (values.max(axis=1) - values.min(axis=1))[values.count(axis=1) > 1]
         for dataset, part in apart.groupby("dataset"):
             rows.append(f"| {dataset} | {stage} | {len(part)} | {part.mean():.2f} | {part.max():.2f} |")
     return "\n".join(rows)
+
+
+def _retrains(spec: str) -> bool:
+    """Tell whether a trial trained its pruned network; if not, `retrained` is what it was rewound to."""
+    return ((json.loads(spec)["retrain"] or {}).get("epochs") or 0) > 0
 
 
 def checked(results: Results) -> str:
