@@ -17,8 +17,8 @@ _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve2", "sve", "b
 def device_name(device: torch.device) -> str:
     """Return what a GPU is called, as `NVIDIA H200`, or a processor, as `AMD EPYC (avx512_bf16)`.
 
-    Virtual machines hide which processor they have, but not its instructions: two that differ in either compute other
-    bits.
+    Virtual machines hide which processor they have, but not its instructions: two that differ in either may compute
+    other bits.
     """
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
 
@@ -28,7 +28,7 @@ def _processor_name() -> str:
         text = _PROCESSORS.read_text("utf-8", errors="replace")
     except OSError:  # not Linux
         text = ""
-    found = {key: value for key, value in re.findall(r"^([\w ]+?)\s*: (.+)$", text, re.MULTILINE)}
+    found = dict(re.findall(r"^([\w ]+?)\s*: (.+)$", text, re.MULTILINE))
     name = found.get("model name") or platform.processor() or platform.machine() or "cpu"
     flags = (found.get("flags") or found.get("Features") or "").split()
     widest = next((each for each in _INSTRUCTIONS if each in flags), None)
