@@ -27,6 +27,11 @@ def is_stale(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ESTALE
 
 
+def not_of_its_bytes(error: BaseException) -> bool:
+    """Whether an error is of the way to a file (missing rights), and not of its bytes (a bad disk: EIO)."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EIO)
+
+
 def patient(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Make a function try again, at most twice, where it finds a stale handle (ESTALE).
 

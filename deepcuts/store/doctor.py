@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,9 @@ def examine_store(store: Store, busy: bool, functions: Mapping[str, Metric] | No
 
     With `busy` somebody is at work on it (`live.at_work`), so working files, live state and what is not yet complete
     are theirs, not orphans.
+
+    Raises OSError for a file that cannot be reached, as without the right to read it or while the network is down:
+    nothing is known of its bytes then, and what other files lack without it would be no fault of theirs.
 
     >>> dc.examine_store(store, busy=False)
     """
@@ -166,7 +170,11 @@ def _checked(store: Store, name: str, expected: str) -> str | None:
     """Say what is wrong with a file; None if its checksum is the expected one."""
     try:
         return None if _sha256(store, name) == expected else "does not have the checksum that it was published with"
+    except FileNotFoundError:
+        return "is missing"
     except OSError as error:
+        if error.errno != errno.EIO:  # of the way to the file: missing rights, or the network
+            raise
         return f"cannot be read: {error}"
 
 

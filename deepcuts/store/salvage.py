@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from deepcuts.names import COMPACTED
-from deepcuts.store.disk import is_stale, patient
+from deepcuts.store.disk import not_of_its_bytes, patient
 from deepcuts.store.store import Store
 from deepcuts.store.tables import compaction_number, in_schema, table_writer
 
@@ -22,17 +24,18 @@ def keep_readable(store: Store, name: str, without: Collection[str]) -> None:
     Nothing is written where all can be read and no trial is left out: the damage is then in what describes the data,
     and none of it can be trusted. Nor where the footer cannot be read, or no row would be left.
     """
-    try:
-        file = _opened(store, name)
-    except (pa.ArrowException, OSError) as error:
-        if is_stale(error):
-            raise
-        return
-    with file:
-        lost, torn = _lost(file, _table(name))
-        left_out = {*without, *torn}
-        if (lost or without) and _others(file, left_out, lost):
-            _write(store, name, file, left_out, lost)
+    with store.local_copy(name) as path:
+        try:
+            file = _opened(store, path)
+        except (pa.ArrowException, OSError) as error:
+            if not_of_its_bytes(error):
+                raise
+            return
+        with file:
+            lost, torn = _lost(file, _table(name))
+            left_out = {*without, *torn}
+            if (lost or without) and _others(file, left_out, lost):
+                _write(store, name, file, left_out, lost)
 
 
 @patient
@@ -42,14 +45,15 @@ def write_without(store: Store, name: str, ids: Collection[str]) -> str | None:
     None where there are no other rows: nothing is written then. Raises OSError, before anything is written, where a
     row of it cannot be read: what is lost must stay visible.
     """
-    try:
-        with _opened(store, name) as file:
-            lost, _ = _lost(file, _table(name))
-            if not lost:
-                return _write(store, name, file, ids, lost) if _others(file, ids, lost) else None
-            problem = f"{len(lost)} of its {file.num_row_groups} row groups cannot be read"
-    except (pa.ArrowException, OSError) as error:
-        raise store.damage(store.path(name), error) from error
+    with store.local_copy(name) as path:
+        try:
+            with _opened(store, path) as file:
+                lost, _ = _lost(file, _table(name))
+                if not lost:
+                    return _write(store, name, file, ids, lost) if _others(file, ids, lost) else None
+                problem = f"{len(lost)} of its {file.num_row_groups} row groups cannot be read"
+        except (pa.ArrowException, OSError) as error:
+            raise store.damage(store.path(name), error) from error
     raise store.damage(store.path(name), problem)
 
 
@@ -63,8 +67,9 @@ def _table(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _opened(store: Store, name: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store.filesystem.open_input_file(store.path(name)), page_checksum_verification=True)
+def _opened(store: Store, copy: Path) -> pq.ParquetFile:
+    filesystem = store.filesystem if store.local else fs.LocalFileSystem()
+    return pq.ParquetFile(filesystem.open_input_file(str(copy)), page_checksum_verification=True)
 
 
 def _write(store: Store, name: str, file: pq.ParquetFile, without: Collection[str], lost: set[int]) -> str:
@@ -96,7 +101,7 @@ def _lost(file: pq.ParquetFile, table: str) -> tuple[set[int], set[str]]:
             ids = in_schema(table, file.read_row_group(group))["trial_id"]
             ends[group] = ids[0].as_py(), ids[-1].as_py()
         except (pa.ArrowException, OSError) as error:
-            if is_stale(error):
+            if not_of_its_bytes(error):
                 raise
             lost.add(group)
     if table in ("trials", "masks"):

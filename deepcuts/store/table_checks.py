@@ -6,17 +6,19 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from deepcuts.names import COMPACTED
 from deepcuts.pruning.bits import count_ones, words
 from deepcuts.store.checksums import parquet_state
-from deepcuts.store.disk import patient
+from deepcuts.store.disk import not_of_its_bytes, patient
 from deepcuts.store.store import Store
 from deepcuts.store.tables import CHECKED, SCHEMAS, Row
 
@@ -53,22 +55,27 @@ class TableChecks:
         for table in ("trials", "metrics", "predictions", "masks", "sweeps"):
             own, compacted = store.files(table)
             for name in (*own, *compacted):
-                try:
-                    self._check_file(table, name)
-                except FileNotFoundError:  # merged into another file by a compaction, since it was listed
-                    continue
-                except (pa.ArrowException, OSError) as error:
-                    self.damaged[f"{table}/{name}"] = f"unreadable: {str(error).splitlines()[0]}"
+                with suppress(FileNotFoundError), store.local_copy(f"{table}/{name}") as path:
+                    # else it was merged into another file by a compaction, since it was listed
+                    self._check_copy(table, name, str(path))
+
+    def _check_copy(self, table: str, name: str, path: str) -> None:
+        try:
+            self._check_file(table, name, path)
+        except (pa.ArrowException, OSError) as error:
+            if not_of_its_bytes(error):
+                raise
+            self.damaged[f"{table}/{name}"] = f"unreadable: {str(error).splitlines()[0]}"
 
     @patient
-    def _check_file(self, table: str, name: str) -> None:
-        path = self._store.path(table, name)
-        with self._store.filesystem.open_input_file(path) as file:
+    def _check_file(self, table: str, name: str, path: str) -> None:
+        filesystem = self._store.filesystem if self._store.local else fs.LocalFileSystem()
+        with filesystem.open_input_file(path) as file:
             state = parquet_state(file)
         found: dict[str, list[str]] = {}
         rows = {}
         # All columns are read, so that all can be: those of SCHEMAS, with their types.
-        data = ds.dataset([path], SCHEMAS[table], format=CHECKED, filesystem=self._store.filesystem)
+        data = ds.dataset([path], SCHEMAS[table], format=CHECKED, filesystem=filesystem)
         of = "sweep" if table == "sweeps" else "trial_id"
         for key, part in _by_key(data.scanner(use_threads=False).to_batches(), of):
             problems = found.setdefault(key, [])

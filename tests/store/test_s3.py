@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from builders.toy_sweeps import numbers, run_missing, toy_sweep
@@ -163,3 +164,23 @@ def test_a_wire_that_is_cut_in_the_middle_leaves_no_half_result(uri: str, wire: 
     wire.up = True
     assert store.statuses() == {}
     assert run_missing(store) == 3
+
+
+def test_a_wire_that_is_cut_while_a_store_is_examined_is_no_damage(uri: str, wire: Wire) -> None:
+    store = Store(uri)
+    assert run_missing(store) == 3
+    sound = examine_store(store, busy=False)
+    download, names = Store._download, list[str]()
+
+    def cut_at_the_masks(self: Store, name: str, copy: Path) -> None:
+        names.append(name)
+        wire.up = not name.startswith("masks/")
+        download(self, name, copy)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "_download", cut_at_the_masks)
+        with pytest.raises(OSError, match=r"NETWORK_CONNECTION"):
+            examine_store(store, busy=False)
+    assert names[-1].startswith("masks/")
+    wire.up = True
+    assert examine_store(store, busy=False) == sound
