@@ -21,7 +21,7 @@ from deepcuts.names import chosen_values
 from docs.study import __main__ as study
 from docs.study import page as made_parts
 from docs.study.claims import LEVELS, claims
-from docs.study.evidence import AnyOf, Claim, Condition, holm, verdicts
+from docs.study.evidence import AnyOf, Claim, Condition, by_tests_alone, holm, verdicts
 from docs.study.figures import forest
 from docs.study.results import Arm, Results, read
 
@@ -87,6 +87,11 @@ def inside(condition: Condition) -> np.ndarray:
 def outside(condition: Condition) -> np.ndarray:
     low, high = condition.low, condition.high
     return (low - 1 if np.isfinite(low) else high + 1) + 0.01 * np.array([-3.0, -1, 0, 0, 1, 3])
+
+
+def section_of(claim: Claim) -> str:
+    [found], [by_tests] = verdicts([claim]), verdicts([by_tests_alone(claim)])
+    return made_parts.section(claim, found, by_tests, 1)
 
 
 @cache
@@ -209,6 +214,18 @@ def test_differences_and_overlaps_are_of_one_machine_the_first_that_ran_both() -
     assert list(replace(both, pooler=density).pooler_density(Arm("accuracy", "a"), "sst2", 0.64)) == [0.2, 0.4]
 
 
+def test_overlaps_and_gains_are_of_the_same_seeds() -> None:
+    pairs = frame("trial_a trial_b kept_iou kappa", *((f"a-{seed}", f"b-{seed}", seed / 10, 0.0) for seed in (1, 2, 3)))
+    results = made(*(ran(arm, seed, 0.8 + seed / 100) for arm in "ac" for seed in (0, 1, 3)), pairs=pairs)
+    more = made(*(ran("b", seed, 0.7) for seed in range(4)), ran("a", 2, 0.9))
+    results = replace(
+        results, trials=pd.concat([results.trials, more.trials]), sweeps=pd.concat([results.sweeps, more.sweeps])
+    )
+    a, b, c = (Arm("accuracy", arm) for arm in "abc")
+    shared, gains = results.overlaps_and_gains((a, b), (c, b), "sst2", 0.64)
+    assert (list(shared), gains) == ([0.1, 0.3], pytest.approx([11, 13]))
+
+
 def test_a_trial_that_ran_on_two_machines_is_counted_once_and_compared() -> None:
     first = made(ran("a", 0, 0.9), ran("b", 0, 0.8), ran("a", 1, 0.7), ran("a", 2, 0.7))
     both = together(first, made(*(ran(arm, seed, 0.6) for arm in "ab" for seed in (0, 1)), ran("b", 2, 0.1)))
@@ -293,6 +310,28 @@ def test_what_the_study_does_without_needs_a_reason(monkeypatch: pytest.MonkeyPa
         made_parts.checked(ended)
     rows = made_parts.checked(running).splitlines()
     assert all(row.endswith("Not all trials have run yet. |") for row in rows if "| no |" in row)
+
+
+def test_the_page_says_what_a_verdict_is_without_values_that_are_the_same_in_every_seed() -> None:
+    spread = np.array([1.9, 2.0, 1.7, 2.2, 1.8, 2.1])
+    same, near = Condition("same", np.zeros(6), low=2), Condition("near", spread, low=2)
+    assert (same.certain, near.certain, Condition("few", np.zeros(5), low=2).certain) == (True, False, False)
+    claim = Claim(1, "gains", "A", [near, same])
+    first = section_of(claim).splitlines()[0]
+    assert first.startswith(
+        "**Refuted** (p < 0.001, corrected over the 1 claims of family A). Values that are the same"
+    )
+    p = 2 * stats.ttest_1samp(spread, 2, alternative="less").pvalue
+    assert first.endswith(f"; without such conditions the claim is undecided (p = {p:.3f}).")
+    alone = replace(claim, conditions=[near, replace(same, low=-1)])
+    assert "in every seed" not in section_of(alone)
+    assert "in every seed" not in section_of(replace(claim, conditions=[Condition("below", spread, high=0)]))
+    either = AnyOf("either", [same, replace(same, text="other")])
+    assert [each.seeds for each in by_tests_alone(replace(claim, conditions=[near, either])).all_conditions()] == [
+        6,
+        0,
+        0,
+    ]
 
 
 def test_committed_tables_are_small_and_whole() -> None:

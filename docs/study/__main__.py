@@ -13,7 +13,6 @@ from pathlib import Path
 from deepcuts.figures.style import save_figure
 
 from .claims import claims
-from .evidence import verdicts
 from .figures import curves, forest
 from .page import filled
 from .results import read
@@ -26,7 +25,7 @@ def main(folder: Path = HERE) -> None:
     results = read()
     found = claims(results)
     page = folder / "README.md"
-    page.write_text(filled(page.read_text("utf-8"), found, verdicts(found), results), "utf-8")
+    page.write_text(filled(page.read_text("utf-8"), found, results), "utf-8")
     (folder / "img").mkdir(exist_ok=True)
     for stage in ("pruned", "retrained"):
         if (figure := curves(results, stage)) is not None:

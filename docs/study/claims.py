@@ -233,10 +233,9 @@ def _gains(
     overlaps: list[float] = []
     gains: list[float] = []
     for label, level in product(labels, levels):
-        found = masks(SHIFTED.label if label == "LayerGradCAMShift" else label)
-        shared = results.overlaps(found, masks(magnitude.label), dataset, level)
-        gain = results.difference(accuracy(label), magnitude, dataset, level, "retrained")
-        if label != magnitude.label and len(shared) == len(gain):
+        if label != magnitude.label:
+            masked = masks(SHIFTED.label if label == "LayerGradCAMShift" else label), masks(magnitude.label)
+            shared, gain = results.overlaps_and_gains(masked, (accuracy(label), magnitude), dataset, level)
             overlaps, gains = [*overlaps, *shared], [*gains, *gain]
     return overlaps, gains
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -88,6 +88,11 @@ class Condition:
         """Whether the mean that was seen lies within the bounds, and not on one of them."""
         return self.low < self.mean < self.high
 
+    @property
+    def certain(self) -> bool:
+        """Whether all seeds have the same value, enough of them: its p values are then 0 and 1, and come of no test."""
+        return self.seeds >= FEWEST_SEEDS and float(np.ptp(self.values)) == 0
+
 
 def _p_above_zero(values: Floats) -> float:
     p = float(t_test(values)) / 2
@@ -159,6 +164,19 @@ class Claim:
         if any(math.isnan(each) for each in needs) and not outside:
             return math.nan
         return min((each for each in needs if not math.isnan(each)), default=math.nan) if outside else max(needs)
+
+
+def by_tests_alone(claim: Claim) -> Claim:
+    """Return a claim as if no seed had run of the conditions that are `certain`, so that tests alone decide it."""
+
+    def emptied(condition: Condition) -> Condition:
+        return replace(condition, values=condition.values[:0]) if condition.certain else condition
+
+    conditions = [
+        AnyOf(each.text, [emptied(one) for one in each.conditions]) if isinstance(each, AnyOf) else emptied(each)
+        for each in claim.conditions
+    ]
+    return replace(claim, conditions=conditions)
 
 
 def _known(p: float) -> float:

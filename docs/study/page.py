@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import deepcuts as dc
 from deepcuts.analysis.significance import FEWEST_SEEDS
 
-from .evidence import Claim, Condition, Verdict
+from .evidence import Claim, Condition, Verdict, by_tests_alone, verdicts
 from .results import STAGES, Results
 
 # Why the study does without what `dc.checklist` recommends, by the beginning of the item.
@@ -28,13 +28,15 @@ _ASIDE = ("lr-", "padding")
 _UNITS = {"points": "+z.2f", "IoU": "z.3f", "kappa": "z.3f", "share": "z.4f"}
 
 
-def filled(page: str, claims: Sequence[Claim], verdicts: Sequence[tuple[Verdict, float]], results: Results) -> str:
+def filled(page: str, claims: Sequence[Claim], results: Results) -> str:
     """Return the page with its made parts made again. Raises ValueError where the page lacks one."""
-    found = list(zip(claims, verdicts, strict=True))
+    found = list(zip(claims, verdicts(claims), strict=True))
     parts = {"counts": counts(results), "verdicts": table(found), "checklist": checked(results)}
     parts["machines"] = machines(results)
     families = {family: sum(claim.family == family for claim in claims) for family in "AB"}
-    parts |= {f"claim {claim.number}": section(claim, *verdict, families[claim.family]) for claim, verdict in found}
+    by_tests = verdicts([by_tests_alone(claim) for claim in claims])
+    for (claim, verdict), without in zip(found, by_tests, strict=True):
+        parts[f"claim {claim.number}"] = section(claim, verdict, without, families[claim.family])
     for name, text in parts.items():
         part = re.search(rf"<!-- {name} -->\n.*?<!-- end {name} -->", page, re.DOTALL)
         if part is None:
@@ -119,12 +121,14 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def section(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
-    """Return a claim's verdict, figure, conditions and notes."""
+def section(claim: Claim, found: tuple[Verdict, float], by_tests: tuple[Verdict, float], family: int) -> str:
+    """Return a claim's verdict and its p, figure, conditions and notes; `by_tests` is what tests alone decide."""
+    verdict, p = found
     known = [each for each in claim.all_conditions() if each.seeds]
     if not known:
         return "Not run yet."
-    lines = [f"**{verdict.capitalize()}**{_why(claim, verdict, p, family)}", ""]
+    why = _why(claim, verdict, p, family) + _by_tests(claim, verdict, *by_tests)
+    lines = [f"**{verdict.capitalize()}**{why}", ""]
     lines += [f"![{claim.text}](img/claim-{claim.number}.png)", ""]
     lines += ["| condition | seen | 95 % interval | seeds | claimed | |", "|---|---|---|---|---|---|"]
     lines += [_row(each) for each in claim.all_conditions()]
@@ -143,6 +147,14 @@ def _why(claim: Claim, verdict: Verdict, p: float, family: int) -> str:
     needed = claim.seeds_needed(family)
     seeds = "no number of seeds up to 10,000" if math.isnan(needed) else f"about {needed:.0f} seeds"
     return f" (p {_p(p)}); {seeds} would decide, as it looks."
+
+
+def _by_tests(claim: Claim, verdict: Verdict, otherwise: Verdict, p: float) -> str:
+    """Say what tests alone decide of a claim that is refuted, where conditions fail by the same in every seed."""
+    if verdict != "refuted" or not any(each.certain and not each.holds for each in claim.all_conditions()):
+        return ""
+    same = "Values that are the same in every seed count as certain, without a test"
+    return f" {same}; without such conditions the claim is {otherwise} (p {_p(p)})."
 
 
 def _row(condition: Condition) -> str:

@@ -90,18 +90,33 @@ class Results:
 
     def difference(self, arm: Arm, other: Arm, dataset: str, sparsity: float, stage: str) -> Floats:
         """Return arm - other (S,), in points, over the seeds that both have on one machine."""
+        return self._differences(arm, other, dataset, sparsity, stage).to_numpy(np.float64)
+
+    def _differences(self, arm: Arm, other: Arm, dataset: str, sparsity: float, stage: str) -> pd.Series:
         ours, theirs = (self._of(each, dataset, sparsity)[stage].astype(float) for each in (arm, other))
-        return _first_machine(100 * ours - 100 * theirs).to_numpy(np.float64)
+        return _first_machine(100 * ours - 100 * theirs)
 
     def overlaps(self, arm: Arm, other: Arm, dataset: str, sparsity: float, measure: str = "kept_iou") -> Floats:
         """Return the IoU of kept weights (or kappa) of both arms' masks (S,), over the seeds that both have on one."""
+        return self._overlaps(arm, other, dataset, sparsity, measure).to_numpy(np.float64)
+
+    def _overlaps(self, arm: Arm, other: Arm, dataset: str, sparsity: float, measure: str) -> pd.Series:
         ours, theirs = (self._of(each, dataset, sparsity)["trial_id"] for each in (arm, other))
         ids = pd.concat([ours, theirs], axis=1, join="inner")
         if ids.empty:
-            return np.empty(0)
+            return pd.Series([], ids.index.droplevel("machine"), dtype=float)
         pairs = ids.set_axis(["trial_a", "trial_b"], axis=1).reset_index()[["machine", "trial_a", "trial_b"]]
         found = self._pairs[measure].reindex(pd.MultiIndex.from_frame(pairs))
-        return _first_machine(found.set_axis(ids.index)).to_numpy(np.float64)
+        return _first_machine(found.set_axis(ids.index))
+
+    def overlaps_and_gains(
+        self, masked: tuple[Arm, Arm], trained: tuple[Arm, Arm], dataset: str, sparsity: float
+    ) -> tuple[Floats, Floats]:
+        """Return the IoU of two arms' masks, and two arms' difference when retrained (S,), of seeds that have both."""
+        shared = self._overlaps(*masked, dataset, sparsity, "kept_iou")
+        gains = self._differences(*trained, dataset, sparsity, "retrained")
+        seeds = shared.index.intersection(gains.index)
+        return shared[seeds].to_numpy(np.float64), gains[seeds].to_numpy(np.float64)
 
     def pooler_density(self, arm: Arm, dataset: str, sparsity: float) -> Floats:
         """Return the share of the pooler's weights that the masks keep (S,)."""
