@@ -104,7 +104,7 @@ class Results:
         ours, theirs = (self._of(each, dataset, sparsity)["trial_id"] for each in (arm, other))
         ids = pd.concat([ours, theirs], axis=1, join="inner")
         if ids.empty:
-            return pd.Series([], ids.index.droplevel("machine"), dtype=float)
+            return pd.Series([], pd.Index([], name="seed"), dtype=float)
         pairs = ids.set_axis(["trial_a", "trial_b"], axis=1).reset_index()[["machine", "trial_a", "trial_b"]]
         found = self._pairs[measure].reindex(pd.MultiIndex.from_frame(pairs))
         return _first_machine(found.set_axis(ids.index))
