@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -24,6 +24,7 @@ from deepcuts.figures.style import (
     drawn,
     figure_width,
     legend,
+    letters,
     line_style,
     looks,
     new_figure,
@@ -93,12 +94,12 @@ def _curves_panel(axes: Axes, part: pd.DataFrame, arms: Mapping[str, Look]) -> N
 
 
 def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
-    """Place ticks where trials are; use a log scale of the kept weights where sparsities would overlap."""
+    """Place ticks where trials are; use a log scale of the kept weights where sparsities would touch."""
     places = np.sort(part["x"].unique())
     if part["axis"].iloc[0] == "sparsity":
         labels = [level(None, place) for place in places]
         axes.set_xlabel("sparsity of the prunable weights")
-        if len(places) > 1 and np.diff(places).min() < 0.08 * np.ptp(places) and places[-1] < 1:
+        if _would_touch(axes, places, labels) and places[-1] < 1:
             axes.set_xscale("function", functions=(_log_kept, lambda position: -np.expm1(-position)))
     else:
         sparsity = part.groupby("x")["sparsity"].mean()
@@ -107,6 +108,17 @@ def _place_ticks(axes: Axes, part: pd.DataFrame) -> None:
     axes.set_xticks(places, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.06)
+
+
+def _would_touch(axes: Axes, places: NDArray[np.float64], labels: Sequence[str]) -> bool:
+    """Whether the labels of ticks (N,) would be nearer to each other than a letter on a linear scale."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None
+    assert place is not None
+    lengths = np.array([len(label) for label in labels])
+    # From the first tick to the last are some 7 tenths of a panel.
+    between = np.diff(places) / np.ptp(places) * 0.7 * letters(figure, "small") / place.get_gridspec().ncols
+    return bool((between < (lengths[1:] + lengths[:-1]) / 2 + 1).any())
 
 
 def _log_kept(sparsity: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -303,7 +303,7 @@ def called(arm: object) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _letters(figure: Figure, size: str) -> float:
+def letters(figure: Figure, size: str) -> float:
     """Return about how many letters fit beside each other."""
     points = FontProperties(size=size).get_size_in_points()
     return 72 * float(figure.get_figwidth()) / (0.56 * points)
@@ -311,13 +311,13 @@ def _letters(figure: Figure, size: str) -> float:
 
 def wrapping(figure: Figure) -> int:
     """Return after how many letters a small text is wrapped."""
-    return max(20, int(_letters(figure, "small")))
+    return max(20, int(letters(figure, "small")))
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", title: str = "") -> None:
     """Add a legend of lines with labels, in as many columns as there is room for, at most 4."""
     longest = max(len(str(line.get_label())) for line in handles)
-    columns = int(_letters(figure, "small") / (longest + 7))
+    columns = int(letters(figure, "small") / (longest + 7))
     figure.legend(handles=handles, loc=loc, ncols=max(1, min(4, len(handles), columns)), title=title)
 
 

@@ -136,6 +136,31 @@ def test_names_beside_the_rows_of_a_single_level_do_not_overlap(width: float | N
     assert min(box.x0 for box in boxes) >= 0
 
 
+@pytest.mark.parametrize(
+    ("panels", "sparsities", "scale"),
+    [
+        (1, (0.64, 0.85, 0.91, 0.96), "linear"),
+        (2, (0.5, 0.8, 0.9), "linear"),
+        (3, (0.5, 0.8, 0.9), "linear"),
+        (3, (0.64, 0.85, 0.91, 0.96), "function"),
+        (1, (0.5, 0.9, 0.99, 0.999), "function"),
+    ],
+)
+def test_the_labels_of_sparsities_do_not_touch(panels: int, sparsities: tuple[float, ...], scale: str) -> None:
+    rows = [
+        trial(f"{name}{place}", arm, sparsity_asked=asked, retrained=0.7, dataset=name, compression=None)
+        for name in "abc"[:panels]
+        for arm in ("LayerRandom", "LayerMagGrad")
+        for place, asked in enumerate(sparsities)
+    ]
+    figure = plot_curves(curves(pd.DataFrame(rows)))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(left.x1 + 0.3 * left.height < right.x0 for left, right in pairwise(boxes))
+        assert axes.get_xscale() == scale
+
+
 def test_compressions_are_labelled_with_the_sparsity_that_they_are() -> None:
     rows = [trial(str(c), compression=c, sparsity_asked=None, sparsity=1 - 1 / c) for c in (2.0, 4.0)]
     figure = plot_curves(curves(pd.DataFrame(rows)))
