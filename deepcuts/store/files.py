@@ -171,6 +171,11 @@ class StoreFiles:
             self._download(name, copy)
             yield copy
 
+    @property
+    def copies(self) -> fs.FileSystem:
+        """The filesystem of the paths that `local_copy` yields."""
+        return self.filesystem if self.local else fs.LocalFileSystem()
+
     @patient
     def _download(self, name: str, copy: Path) -> None:
         with self.filesystem.open_input_file(self.path(name)) as source, copy.open("wb") as file:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from deepcuts.names import COMPACTED
 from deepcuts.store.disk import not_of_its_bytes, patient
@@ -68,8 +67,7 @@ def _table(name: str) -> str:
 
 
 def _opened(store: Store, copy: Path) -> pq.ParquetFile:
-    filesystem = store.filesystem if store.local else fs.LocalFileSystem()
-    return pq.ParquetFile(filesystem.open_input_file(str(copy)), page_checksum_verification=True)
+    return pq.ParquetFile(store.copies.open_input_file(str(copy)), page_checksum_verification=True)
 
 
 def _write(store: Store, name: str, file: pq.ParquetFile, without: Collection[str], lost: set[int]) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from deepcuts.names import COMPACTED
 from deepcuts.pruning.bits import count_ones, words
@@ -55,8 +54,8 @@ class TableChecks:
         for table in ("trials", "metrics", "predictions", "masks", "sweeps"):
             own, compacted = store.files(table)
             for name in (*own, *compacted):
+                # One that is gone was merged into another file by a compaction, since it was listed.
                 with suppress(FileNotFoundError), store.local_copy(f"{table}/{name}") as path:
-                    # else it was merged into another file by a compaction, since it was listed
                     self._check_copy(table, name, str(path))
 
     def _check_copy(self, table: str, name: str, path: str) -> None:
@@ -69,13 +68,12 @@ class TableChecks:
 
     @patient
     def _check_file(self, table: str, name: str, path: str) -> None:
-        filesystem = self._store.filesystem if self._store.local else fs.LocalFileSystem()
-        with filesystem.open_input_file(path) as file:
+        with self._store.copies.open_input_file(path) as file:
             state = parquet_state(file)
         found: dict[str, list[str]] = {}
         rows = {}
         # All columns are read, so that all can be: those of SCHEMAS, with their types.
-        data = ds.dataset([path], SCHEMAS[table], format=CHECKED, filesystem=filesystem)
+        data = ds.dataset([path], SCHEMAS[table], format=CHECKED, filesystem=self._store.copies)
         of = "sweep" if table == "sweeps" else "trial_id"
         for key, part in _by_key(data.scanner(use_threads=False).to_batches(), of):
             problems = found.setdefault(key, [])

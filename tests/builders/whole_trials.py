@@ -7,6 +7,8 @@ from typing import Any
 
 from builders.rows import mask_rows, random_masks, trial
 
+from deepcuts.store.checksums import seal_text
+from deepcuts.store.compact import compact
 from deepcuts.store.store import Store
 
 STAGES = ("dense", "pruned", "rewound", "retrained")
@@ -39,6 +41,16 @@ def whole_trial(store: Store, key: str, seed: int = 0, masks: int | None = None,
     )
     store.write("masks", key, made)
     store.write("trials", key, [row])
+
+
+def partly_compacted(store: Store, keys: Sequence[str]) -> None:
+    """Write trials, all but the last one compacted, and the sweep that wants them, whose text has a checksum."""
+    for seed, key in enumerate(keys):
+        whole_trial(store, key, seed)
+        if seed == len(keys) - 2:
+            compact(store)
+    sweep_of(store, keys)
+    store.write_bytes("sweeps/first.yaml", seal_text("name: first\n"))
 
 
 def sweep_of(store: Store, keys: Sequence[str], name: str = "first") -> None:

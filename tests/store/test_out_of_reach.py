@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 from builders.stores import kept_files, write_artifact
-from builders.whole_trials import sweep_of, whole_trial
+from builders.whole_trials import partly_compacted
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 from deepcuts.cli.main import main
 from deepcuts.names import COMPACTED
-from deepcuts.store.checksums import seal_text
-from deepcuts.store.compact import compact
 from deepcuts.store.doctor import Finding, examine_store, mend_store
 from deepcuts.store.store import Store
 
@@ -39,12 +37,7 @@ class Closed(LocalFileSystem):
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store"))
-    for seed, key in enumerate((A, B)):
-        whole_trial(made, key, seed)
-    compact(made)
-    whole_trial(made, C, 2)
-    sweep_of(made, (A, B, C))
-    made.write_bytes("sweeps/first.yaml", seal_text("name: first\n"))
+    partly_compacted(made, (A, B, C))
     write_artifact(made, "dense", A)
     assert examine_store(made, busy=False) == []
     return made

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from builders.whole_trials import sweep_of, whole_trial
+from builders.whole_trials import partly_compacted, whole_trial
 from pyarrow import fs
 
 from deepcuts.analysis import frames
@@ -22,8 +22,7 @@ from deepcuts.analysis.overlap import overlap
 from deepcuts.experiment.metrics import FUNCTIONS
 from deepcuts.store import merging
 from deepcuts.store.cache import collect_garbage, shared_stages
-from deepcuts.store.checksums import seal_text
-from deepcuts.store.compact import MERGED_TABLES, compact, compact_many
+from deepcuts.store.compact import MERGED_TABLES, compact_many
 from deepcuts.store.doctor import Finding, bytes_of_store, examine_store, mend_store
 from deepcuts.store.masks import mask_file_digest, masks
 from deepcuts.store.merging import merge_stores
@@ -108,12 +107,7 @@ LocalDisk.__abstractmethods__ = frozenset()
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store"))
-    for seed, key in enumerate((A, B)):
-        whole_trial(made, key, seed)
-    compact(made)
-    whole_trial(made, C, 2)
-    sweep_of(made, (A, B, C))
-    made.write_bytes("sweeps/first.yaml", seal_text("name: first\n"))
+    partly_compacted(made, (A, B, C))
     with made.new_artifact("dense", A, {"spec": {"dataset": "toy", "seed": 0}}) as folder:
         save_tensors(folder / "model.safetensors", TENSORS)
     StoreCheckpoint(made, "key", 5).save(TENSORS, {"step": 3})
