@@ -32,8 +32,8 @@ from deepcuts.pruning.criteria import NOT_PRUNED
 from deepcuts.wording import Stage, level
 
 COMPARISON_COLUMNS = [
-    *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "difference", "low", "high"),
-    *("p_t", "p_signflip", "p_differs", "p_within", "verdict", "seeds_needed"),
+    *("dataset", "compression", "sparsity", "strategy", "baseline", "metric", "n", "mixed", "difference"),
+    *("low", "high", "p_t", "p_signflip", "p_differs", "p_within", "verdict", "seeds_needed"),
 ]
 
 # The largest difference that does not matter, in the metric's own unit, unless another is given.
@@ -46,6 +46,9 @@ BASELINES = ("LayerMagWeight", "GlobalMagWeight", "LayerRandom", "GlobalRandom")
 FEWEST_TESTED = 2
 
 _KEY = ["dataset", "metric", "compression", "sparsity_asked"]
+
+# What changes the bits of a trial and is no setting of it.
+_RAN_ON = ["device", "torch", "transformers"]
 
 
 def compare(
@@ -66,8 +69,9 @@ def compare(
 
     `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per arm and place: `difference` is
     strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
-    `low, high` (`significance.interval`). One rule gives every verdict: a t test over at least 6 seeds, with p times
-    the number of rows that share 2 seeds or more at most 0.05 (docs/statistics.md).
+    `low, high` (`significance.interval`). `mixed` of these pairs ran on two devices, or with two versions of torch or
+    transformers, which has a part in their differences. One rule gives every verdict: a t test over at least 6 seeds,
+    with p times the number of rows that share 2 seeds or more at most 0.05 (docs/statistics.md).
     - equivalent: `p_within` (both one-sided tests) says that the difference lies within ± `margin`;
     - better, worse: `p_differs` (two-sided; uncorrected `p_t`) says that there is a difference;
     - undecided otherwise. Where both are shown, the verdict is equivalent, and `in_words` says which one is higher.
@@ -88,7 +92,8 @@ def compare(
         return pd.DataFrame(columns=COMPARISON_COLUMNS)
     groups = pairs.groupby([*_KEY, *arms], dropna=False)
     tested = _tested(np.asarray(groups.ngroup(), np.int64), pairs, margin)
-    frame = pd.concat([groups.size().index.to_frame(index=False), tested], axis=1).merge(_places(pairs), on=_KEY)
+    found = groups["mixed"].sum().reset_index()
+    frame = pd.concat([found, tested], axis=1).merge(_places(pairs), on=_KEY)
     frame["low"], frame["high"] = within_bounds(frame["metric"], frame["low"], frame["high"], differences=True)
     frame["verdict"] = [verdict_of(row) for row in frame.to_dict("records")]
     return in_order(frame, ["dataset", "sparsity", *arms])[COMPARISON_COLUMNS]
@@ -150,6 +155,7 @@ def of_arm(rows: pd.DataFrame, name: str) -> pd.Series:
 
 def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
     """Return every pruned trial with its value `ours` and, where the baseline has the same seed, `theirs`."""
+    rows = rows.assign(ran_on=_ran_on(rows))
     every_dense = baseline == "Dense" and len(rows) > 0
     chosen = rows["strategy"] == "Dense" if every_dense else of_arm(rows, baseline)
     pruned = rows[~rows["strategy"].isin(NOT_PRUNED) & ~chosen].assign(ours=lambda each: each[stage])
@@ -160,13 +166,21 @@ def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
         column, those = "dense", _dense(rows)
         those = those if every_dense else those[those["arm"] == baseline]
     key = [*place, "settings_b", "seed"]
-    those = those.rename(columns={"settings": "settings_b", "arm": "baseline", column: "theirs"})
+    those = those.rename(columns={"settings": "settings_b", "arm": "baseline", column: "theirs", "ran_on": "theirs_on"})
     theirs = those.dropna(subset=["theirs"]).drop_duplicates([*key, "baseline"])
     pairs = pruned.rename(columns={"arm": "name"})
     partners = _partners(pairs, theirs, baseline, exact=baseline in set(rows["arm"]))
     pairs = pairs.merge(partners, on=["dataset", "name"]).drop(columns="strategy").rename(columns={"name": "strategy"})
-    columns = [*_KEY, "sparsity", "strategy", "baseline", "seed", "ours", "theirs"]
-    return pairs.merge(theirs[[*key, "baseline", "theirs"]], on=[*key, "baseline"], how="left")[columns]
+    columns = [*_KEY, "sparsity", "strategy", "baseline", "seed", "ours", "theirs", "mixed"]
+    pairs = pairs.merge(theirs[[*key, "baseline", "theirs", "theirs_on"]], on=[*key, "baseline"], how="left")
+    both = pairs[["ours", "theirs", "ran_on", "theirs_on"]].notna().all(axis=1)
+    return pairs.assign(mixed=both & (pairs["ran_on"] != pairs["theirs_on"]).fillna(False))[columns]
+
+
+def _ran_on(rows: pd.DataFrame) -> pd.Series:
+    """Return what each trial ran on, in one text; null where a row does not say all of it."""
+    device, torch, transformers = (known for _, known in rows.reindex(columns=_RAN_ON).astype("string").items())
+    return device + "; " + torch + "; " + transformers
 
 
 def _dense(rows: pd.DataFrame) -> pd.DataFrame:

@@ -121,3 +121,8 @@ def _print_verdicts(made: pd.DataFrame, args: argparse.Namespace) -> None:
         print()
         for row in part.to_dict("records"):
             print(deepcuts.in_words({str(key): value for key, value in row.items()}, args.margin))
+    if mixed := int(made["mixed"].sum()):
+        print(
+            f"\nnote: {mixed} of {int(made['n'].sum())} pairs ran on two devices, or with two versions of torch or"
+            " transformers, which has a part in their differences (--json: mixed; the report's checklist says which)"
+        )

@@ -200,6 +200,19 @@ def test_rows_of_a_dataset_in_two_metrics_say_which_is_theirs() -> None:
     assert found["difference"].tolist() == pytest.approx([0.01, 0.01])
 
 
+def test_pairs_that_ran_on_two_devices_are_counted() -> None:
+    """Processors of two kinds train the same trial to other bits, and so do other versions of torch."""
+    here = {"device": "A", "torch": "2.13", "transformers": "5.17"}
+    ours, theirs = points("LayerSNIP", BASE[:7], **here), points("LayerMagWeight", BASE[:7], **here)
+    assert compare(frame(ours, theirs))["mixed"].item() == 0
+    ours[0]["device"], theirs[1]["torch"] = "B", "2.11"
+    ours[2]["device"] = theirs[2]["device"] = "B"
+    ours[3]["device"], theirs[4]["transformers"] = None, None
+    ours[5] |= {"device": "B", "retrained": None}
+    found = compare(frame(ours, theirs[:6]))
+    assert found[["n", "mixed"]].values.tolist() == [[5, 2]]
+
+
 def test_models_are_never_mixed() -> None:
     rows = frame(points("LayerSNIP", BASE), points("LayerMagWeight", BASE, model="other"))
     with pytest.raises(ValueError, match="trials of 2 models are not paired: other, tiny"):
