@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NEEDED = (
     *("trial_id", "sweep", "model", "dataset", "strategy", "arm", "compression", "sparsity_asked", "seed", "status"),
     *("metric", "dense", "pruned", "rewound", "retrained", "compression_achieved", "sparsity", "dense_id"),
-    *("majority", "finished_at", "spec", "mask_from", "mask_trial"),
+    *("majority", "finished_at", "spec", "mask_from", "mask_trial", "device", "torch", "transformers"),
 )
 
 

@@ -145,9 +145,10 @@ def test_a_strategy_in_several_settings_is_compared_once_one_is_named(
 
 
 def test_compare_says_how_many_pairs_ran_on_two_devices(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "two devices" not in out(capsys, "compare", uri, "--sweep", "all")
+    every = ("compare", uri, "--sweep", "all")
+    assert "two devices" not in out(capsys, *every)
     for seed, device in enumerate(("A", "B", "B")):
         for strategy, ran_on in (("LayerSNIP", "A"), ("LayerMagWeight", device)):
             made = trial(f"{strategy}{seed}", strategy, seed, dataset="other", device=ran_on)
             write_trial(Store(uri), made | {"torch": "2.13", "transformers": "5.17"})
-    assert "\nnote: 2 of 5 pairs ran on two devices, or with two versions" in out(capsys, "compare", uri, "--sweep", "all")
+    assert "\nnote: 2 of 5 pairs ran on two devices, or with two versions" in out(capsys, *every)
