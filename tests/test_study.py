@@ -340,6 +340,8 @@ def test_committed_tables_are_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in data.glob("*/*.parquet")) < 5_000_000
     keys = ["machine", "trial_id"]
     assert not results.trials.duplicated(keys).any()
+    completed = results.trials.loc[results.trials["status"] == "completed", "trial_id"]
+    assert results.wanted["trial_id"].isin(completed).all()
     assert results.metrics.merge(results.trials[keys], on=keys, how="left", indicator=True)["_merge"].eq("both").all()
     last = results.metrics.merge(results.trials[[*keys, "metric"]], on=[*keys, "metric"])
     last = last[(last["stage"] == "retrained") & (last["split"] == "validation")]
@@ -361,7 +363,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_tables() -> None:
     )
     every = claims(results)
     counts = Counter(verdict for verdict, _ in verdicts(every))
-    assert f"so far {counts['confirmed']} is confirmed and {counts['refuted']} are refuted" in text
+    said = f"{counts['confirmed']} is confirmed, {counts['refuted']} are refuted, {counts['undecided']} undecided"
+    assert said in text
     found = {claim.number: claim.all_conditions() for claim in every}
     shifted = [each.mean for each in found[1] if each.unit == "IoU" and each.seeds]
     assert f"is nearly abs(W g) (IoU {min(shifted):.2f} to {max(shifted):.2f})" in text
