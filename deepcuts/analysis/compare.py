@@ -69,9 +69,9 @@ def compare(
 
     `trials` are the rows of `trials(store)`. A row of COMPARISON_COLUMNS per arm and place: `difference` is
     strategy - baseline, the mean over the `n` seeds that both have, in the metric's own unit, with its 95 % interval
-    `low, high` (`significance.interval`). `mixed` of these pairs ran on two devices, or with two versions of torch or
-    transformers, which has a part in their differences. One rule gives every verdict: a t test over at least 6 seeds,
-    with p times the number of rows that share 2 seeds or more at most 0.05 (docs/statistics.md).
+    `low, high` (`significance.interval`). `mixed` of these pairs ran on two kinds of device, or with two versions of
+    torch or transformers, which has a part in their differences. One rule gives every verdict: a t test over at least
+    6 seeds, with p times the number of rows that share 2 seeds or more at most 0.05 (docs/statistics.md).
     - equivalent: `p_within` (both one-sided tests) says that the difference lies within ± `margin`;
     - better, worse: `p_differs` (two-sided; uncorrected `p_t`) says that there is a difference;
     - undecided otherwise. Where both are shown, the verdict is equivalent, and `in_words` says which one is higher.
@@ -173,8 +173,8 @@ def _paired(rows: pd.DataFrame, baseline: str, stage: Stage) -> pd.DataFrame:
     pairs = pairs.merge(partners, on=["dataset", "name"]).drop(columns="strategy").rename(columns={"name": "strategy"})
     columns = [*_KEY, "sparsity", "strategy", "baseline", "seed", "ours", "theirs", "mixed"]
     pairs = pairs.merge(theirs[[*key, "baseline", "theirs", "theirs_on"]], on=[*key, "baseline"], how="left")
-    both = pairs[["ours", "theirs", "ran_on", "theirs_on"]].notna().all(axis=1)
-    return pairs.assign(mixed=both & (pairs["ran_on"] != pairs["theirs_on"]).fillna(False))[columns]
+    known = pairs[["ours", "theirs", "ran_on", "theirs_on"]].notna().all(axis=1)
+    return pairs.assign(mixed=(known & (pairs["ran_on"] != pairs["theirs_on"])).astype(bool))[columns]
 
 
 def _ran_on(rows: pd.DataFrame) -> pd.Series:
